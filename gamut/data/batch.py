@@ -1,0 +1,63 @@
+"""The packed batch: the only form in which clips reach a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A planned clip that turned out unusable, decided by its bytes alone, so alike on every rank and on replay."""
+
+    row: int  # row in the index
+    key: str
+    reason: str  # checksum | truncated | length | unreadable | empty | ...
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """m packs joined: C clips with V views each, S = C * V segments, clip-major (segment = clip * V + view).
+
+    `waveform` is one flat buffer; segment s owns samples [offset[s], offset[s + 1]), of which the first length[s] are
+    the clip's and the rest are zero padding. It yields exactly frames[s] log-mel frames at hop shift[s]:
+    offset[s + 1] - offset[s] = (frames[s] - 1) * shift[s] + 400. A batch of no clips is legal (an empty pack).
+    """
+
+    waveform: torch.Tensor  # int16 [samples], 16 kHz
+    offset: torch.Tensor  # int64 [S + 1]
+    length: torch.Tensor  # int64 [S], samples that are the clip's own
+    shift: torch.Tensor  # int64 [S], hop in samples
+    frames: torch.Tensor  # int64 [S], a multiple of 16
+    clip_id: torch.Tensor  # int64 [C], the 64-bit hash read as signed
+    draw: torch.Tensor  # int64 [C], which copy of the clip in this epoch
+    row: torch.Tensor  # int64 [C], row in the index
+    label_offset: torch.Tensor  # int64 [C + 1]
+    label: torch.Tensor  # int64 [labels], class ids
+    views: int  # V
+    epoch: int
+    sizes: tuple[int, ...] = ()  # frames as Python numbers, so that no device synchronisation is needed
+    holes: tuple[Hole, ...] = field(default=())
+
+    @property
+    def clips(self) -> int:
+        return len(self.clip_id)
+
+    @property
+    def segments(self) -> int:
+        return len(self.frames)
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on another device (asynchronous from pinned memory)."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **moved)
+
+    def segment_key(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(clip id, draw, view) of every segment, int64 [S] each: what randomness is keyed by."""
+        view = torch.arange(self.views, device=self.clip_id.device).repeat(self.clips)
+        return self.clip_id.repeat_interleave(self.views), self.draw.repeat_interleave(self.views), view

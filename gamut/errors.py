@@ -1,0 +1,63 @@
+"""Errors that a person can act on.
+
+Every error that a user's input can cause is a `GamutError` whose message is one or more full sentences: what was
+wrong, where (file, key, clip), and what to do. Commands print the message without a stack trace and exit 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class GamutError(Exception):
+    """Something that the person at the keyboard can put right. The message is for them."""
+
+
+class RecipeError(GamutError):
+    """A recipe, an override or a key in one of them is wrong."""
+
+
+class ShardError(GamutError):
+    """A shard set, an index or a tar member is missing, damaged or out of date."""
+
+
+class AudioError(GamutError):
+    """An audio file or clip cannot be used. `reason` is a short stable word for counting, such as `truncated`."""
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PlanError(GamutError):
+    """A plan cannot be made from this index and policy, or a saved plan does not belong to them."""
+
+
+class CheckpointError(GamutError):
+    """A checkpoint is missing, damaged, or belongs to another recipe, model or world."""
+
+
+class RunError(GamutError):
+    """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
+
+
+def command(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Wrap a command's `main`: a `GamutError` becomes its message on stderr and exit status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except GamutError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return wrapped

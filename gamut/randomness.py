@@ -1,0 +1,129 @@
+"""One counter-based integer hash: the only source of randomness.
+
+Key = (seed, epoch, clip id, draw, view, purpose or layer). The same key gives the same bits in NumPy, in torch on the
+CPU and in torch on CUDA, whatever ran before; nothing draws from a generator with hidden state. So a crop, a mask or
+a dropped layer can be replayed from its key alone, on any rank, at any world size, after any restart.
+
+The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit words. NumPy computes it
+in uint64, torch in int64 with logical shifts; both wrap modulo 2**64, so the bits agree.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+GOLDEN = 0x9E3779B97F4A7C15
+FIRST = 0xBF58476D1CE4E5B9
+SECOND = 0x94D049BB133111EB
+WORD = (1 << 64) - 1
+
+
+class Purpose(IntEnum):
+    """What a key is for, so that no two uses of one clip share bits. Numbers are part of the format: only append."""
+
+    ORDER_SHARDS = 1
+    ORDER_CLIPS = 2
+    DRAW = 3
+    CROP = 4
+    SHIFT = 5
+    MIXUP = 6
+    PARTNER = 7
+    MASK = 8
+    MASK_TARGET = 9
+    FILL = 10
+    SPEC_TIME = 11
+    SPEC_FREQUENCY = 12
+    NOISE = 13
+    NOISE_SCALE = 14
+    ROLL = 15
+    DROP_TOKEN = 16
+    DROP_PATH = 17
+    DROPOUT = 18
+    INIT = 19
+    SAMPLE = 20
+
+
+def _mix(word: Any) -> Any:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(FIRST)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(SECOND)
+    return word ^ (word >> np.uint64(31))
+
+
+def _as_uint64(part: Any) -> Any:
+    if isinstance(part, (int, np.integer)):
+        return np.uint64(int(part) & WORD)
+    array = np.asarray(part)
+    return array if array.dtype == np.uint64 else array.astype(np.int64).view(np.uint64)
+
+
+def key(*parts: Any) -> Any:
+    """Hash integers and integer arrays (broadcast against each other) into uint64 keys.
+
+    The order of the parts matters. Arrays of uint64 (clip ids) and of signed integers are both accepted.
+
+    >>> hex(key(0, 1, 2))
+    '0x7c55bb7774ddcf8c'
+    """
+    with np.errstate(over="ignore"):
+        word = np.uint64(0)
+        for part in parts:
+            word = _mix((word ^ _as_uint64(part)) + np.uint64(GOLDEN))
+    return word
+
+
+def uniform(keys: Any) -> Any:
+    """Map uint64 keys to float64 in [0, 1): the top 24 bits, so that float32 holds the same number exactly."""
+    return (np.asarray(keys) >> np.uint64(40)).astype(np.float64) * 2.0**-24
+
+
+def integers(keys: Any, low: Any, high: Any) -> Any:
+    """Map uint64 keys to int64 in [low, high), by multiply-shift on the top 32 bits. `high` - `low` <= 2**31."""
+    top = (np.asarray(keys) >> np.uint64(32)).astype(np.uint64)
+    span = (np.asarray(high) - np.asarray(low)).astype(np.uint64)
+    return ((top * span) >> np.uint64(32)).astype(np.int64) + low
+
+
+def permutation(n: int, *parts: Any) -> np.ndarray:
+    """A permutation of range(n), int64, from a key: positions sorted by their hash, ties by position."""
+    return np.argsort(key(*parts, np.arange(n, dtype=np.int64)), kind="stable")
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64) if constant >> 63 else constant
+
+
+def _shift(word: torch.Tensor, by: int) -> torch.Tensor:
+    return (word >> by) & ((1 << (64 - by)) - 1)  # torch shifts int64 arithmetically; the mask makes it logical
+
+
+def key_torch(*parts: Any, device: torch.device | str | None = None) -> torch.Tensor:
+    """`key` on torch int64 tensors (and integers): the same 64 bits, read as int64."""
+    import torch
+
+    word = torch.zeros((), dtype=torch.int64, device=device)
+    for part in parts:
+        if not isinstance(part, torch.Tensor):
+            part = _signed(int(part) & WORD)
+        elif part.dtype != torch.int64:
+            part = part.to(torch.int64)
+        word = (word ^ part) + _signed(GOLDEN)
+        word = (word ^ _shift(word, 30)) * _signed(FIRST)
+        word = (word ^ _shift(word, 27)) * _signed(SECOND)
+        word = word ^ _shift(word, 31)
+    return word
+
+
+def uniform_torch(keys: torch.Tensor) -> torch.Tensor:
+    """`uniform` on torch keys: float32 in [0, 1), equal to NumPy's numbers."""
+    return _shift(keys, 40).float() * 2.0**-24
+
+
+def integers_torch(keys: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
+    """`integers` on torch keys: int64 in [low, high), equal to NumPy's."""
+    return _shift(_shift(keys, 32) * (high - low), 32) + low

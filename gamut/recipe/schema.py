@@ -1,0 +1,190 @@
+"""What a recipe may say: one frozen dataclass a section. A recipe is data; these are its types.
+
+Code takes the section it needs, never the whole recipe. Units are in the names or the comments: Hz, ms, frames, tokens,
+clips, epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """The log-mel (PAPERS: AST convention) and its normalisation (x - mean) / (2 * std)."""
+
+    mean: float | None = None  # None: the shard set's own statistics, or computed by `gamut.shards stats`
+    std: float | None = None
+    mode: str = "fast"  # fast (within 1e-4 of Kaldi) | exact (bit-identical to torchaudio.compliance.kaldi.fbank)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A vision transformer on packed 16x16 patches."""
+
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    positions: str = "learned"  # learned (time x frequency grid + CLS) | factorised (time table + frequency table)
+    table_frames: int = 592  # length of the time axis of the position table, in frames (a multiple of 16)
+    pooling: str = "cls"  # cls | attention (ElasticAST: one learned query, masked) | mean
+    pooling_heads: int = 12
+    drop_path: float = 0.1
+    attention_scale: float | None = None  # None: 1 / sqrt(head dim)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What of each clip the model sees."""
+
+    count: int = 1  # views a clip
+    frames: int | None = None  # crop length in frames (a multiple of 16); None: the clip's own length
+    random: bool = True  # random crop, else the first `frames`
+    pad: bool = True  # zero-pad shorter clips to `frames`; False: they keep their own length, floored to 16 frames
+    max_frames: int | None = None  # native length: a longer clip is cut to this many frames
+    too_long: str = "cut"  # cut | error
+
+
+@dataclass(frozen=True)
+class Step:
+    """A global step is `packs` packs; a pack holds exactly `clips` clips, or as many as fit into `tokens`."""
+
+    packs: int = 32
+    clips: int | None = None
+    tokens: int | None = None
+    max_clips: int = 64  # bound on clips a pack when packing by tokens
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    packer: str = "exact"  # exact (subset-sum fill with lookahead) | next_fit (ElasticAST, in order)
+    lookahead: int = 64  # clips the exact packer may look ahead
+    window: int = 16384  # clips shuffled together within a lane
+    shuffle: bool = True
+    locality: str = "none"  # none | node
+
+
+@dataclass(frozen=True)
+class Loader:
+    workers: int = 2
+    packs_per_forward: int = 1  # m: packs joined in one forward; memory only, never results
+    prefetch: int = 2  # steps ahead, a worker
+    max_holes: float = 0.01  # share of clips that may turn out unusable before the run stops
+
+
+@dataclass(frozen=True)
+class Optim:
+    lr: float = 5e-4
+    lr_base_batch: int = 256  # peak lr = lr * (clips a global step) / lr_base_batch; 0: lr as it stands
+    lr_end: float = 1e-6
+    warmup_epochs: float = 10.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4  # cosine from weight_decay; none on biases and 1-D parameters
+    layer_decay: float = 1.0
+    clip: float = 3.0  # global gradient norm; 0: no clipping
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every_epochs: float = 1.0
+    every_minutes: float = 15.0  # whichever comes first
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class Track:
+    mlflow: str = "auto"  # auto: sqlite in the runs folder | a server's URI | off
+    experiment: str = "gamut"
+    picture_epochs: float = 10.0  # a picture each so many epochs; 0: none
+    log_steps: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: str = "runs"
+    name: str = ""  # empty: the recipe's name
+    threads: int = 0  # torch threads a rank on CPU; 0: cores / ranks on this machine
+    deterministic: bool = True  # always so on CPU
+    timeout_seconds: float = 600.0  # a rank silent for so long dumps its stacks and aborts
+
+
+@dataclass(frozen=True)
+class Asit:
+    """The ASiT objective (PAPERS: Views, GMML masking, Heads, Losses)."""
+
+    mask_target: float = 0.70
+    mask_fill: str = "zeros"
+    mask_aligned: bool = False
+    mask_time_share: float = 0.3  # blocks up to 0.3 T high
+    mask_frequency_share: float = 0.3  # and 0.3 F wide
+    hidden: int = 2048  # width of the projection and reconstruction MLPs
+    bottleneck: int = 256
+    prototypes: int = 8192  # K = C
+    weight_reconstruction: float = 1.0
+    weight_local: float = 1.0
+    weight_global: float = 1.0
+    local_on: str = "masked"  # masked (wholly or in part) | all
+    teacher_temperature: float = 0.07
+    student_temperature: float = 0.1
+    centre_momentum: float = 0.9
+    teacher_momentum: float = 0.996  # cosine to 1 over the run
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Training-time augmentation of fine-tuning (PAPERS: SpecAugment, random noise)."""
+
+    time_mask: int = 0  # frames, width U[0, time_mask)
+    frequency_mask: int = 0  # bins
+    mask_fill: str = "zero"  # zero, before normalisation | mean
+    noise: bool = False  # AST's random noise and roll
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Cross-validation by an index column. Each entry of `test` is one round: train on `train` or on all the others."""
+
+    column: str = "fold"
+    test: list[list[int]] = field(default_factory=lambda: [[1], [2], [3], [4], [5]])
+    train: list[int] | None = None  # None: every fold that is not in the round's test folds
+
+
+@dataclass(frozen=True)
+class Finetune:
+    loss: str = "ce"  # ce | bce
+    label_smoothing: float = 0.0
+    evaluate_epochs: float = 10.0
+    seeds: int = 1  # repeats with seed, seed + 1, ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. `stage` names the objective; sections that a stage does not use keep their defaults."""
+
+    stage: str = "pretrain"
+    data: str = ""  # folder of a shard set
+    dataset: str = ""  # which converter makes it, for the message when it is missing
+    init: str = ""  # a run folder, a checkpoint folder or a safetensors file to start the weights from
+    subset: dict[str, list[int]] = field(default_factory=dict)  # index column -> allowed values, e.g. fold: [1, 2, 3]
+    seed: int = 0
+    epochs: int = 40
+    precision: str = "fp32"  # fp32 | bf16
+    front: FrontEnd = field(default_factory=FrontEnd)
+    model: Model = field(default_factory=Model)
+    views: Views = field(default_factory=Views)
+    step: Step = field(default_factory=Step)
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    loader: Loader = field(default_factory=Loader)
+    optim: Optim = field(default_factory=Optim)
+    asit: Asit = field(default_factory=Asit)
+    augment: Augment = field(default_factory=Augment)
+    folds: Folds = field(default_factory=Folds)
+    finetune: Finetune = field(default_factory=Finetune)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    track: Track = field(default_factory=Track)
+    run: Run = field(default_factory=Run)
+    deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 1}})

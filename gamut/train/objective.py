@@ -1,0 +1,72 @@
+"""What the training loop asks of an objective (a self-supervised or a supervised task)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gamut.data.batch import PackedBatch
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands. `fraction` = draws before this step / draws of the whole run: every schedule's argument."""
+
+    epoch: int
+    step: int  # steps since the start of the run
+    step_in_epoch: int
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A micro-batch that is loaded, augmented and masked on the training device, ready for its forward."""
+
+    inputs: Any
+    counts: torch.Tensor  # float64 [len(objective.count_names)], summed over ranks and micro-steps into `totals`
+
+
+class Objective(ABC):
+    """Owns the model, its forward and its loss; knows nothing of ranks, engines or checkpoints on disk.
+
+    The loop calls, every global step: `prepare` for each micro-batch; one float64 all-reduce of the counts into
+    `totals`; `loss` and backward for each; then, only if the update was applied, `after_step` on every rank.
+    """
+
+    model: nn.Module  # what the optimiser trains; called only through the engine that wraps it
+    count_names: tuple[str, ...]
+
+    @abstractmethod
+    def prepare(self, batch: PackedBatch, at: Moment) -> Prepared: ...
+
+    @abstractmethod
+    def loss(
+        self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """(this micro-batch's share of the global loss, metrics as shares that sum to the global value).
+
+        Each term is a sum over this micro-batch divided by the global count in `totals`; a count of 0 gives 0. For an
+        empty batch the loss is 0 x the model's outputs, so that every rank runs the same collectives.
+        """
+
+    def after_step(self, at: Moment) -> dict[str, float]:
+        """The update of this step was applied: move teacher and centres (may use collectives). Returns metrics."""
+        return {}
+
+    def skipped_step(self) -> None:
+        """The step was not applied: drop what was accumulated for it."""
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Tensors besides the model to save with a checkpoint (teacher, centres), the same on every rank."""
+        return {}
+
+    def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restore what `extra_state` gave. Raises CheckpointError naming a missing or misshapen tensor."""
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Optional groups with `lr_scale` and `weight_decay_scale`; None: decay all but biases and 1-D parameters."""
+        return None
