@@ -1,0 +1,128 @@
+"""Supervised fine-tuning: a backbone, one vector a clip, a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gamut.audio.augment import random_noise, spec_augment
+from gamut.audio.logmel import log_mel, normalise, patches
+from gamut.data.batch import PackedBatch
+from gamut.models.heads import Classifier
+from gamut.models.layout import Layout, layout
+from gamut.models.vit import VisionTransformer
+from gamut.randomness import key_torch
+from gamut.recipe import schema
+from gamut.train.objective import Moment, Objective, Prepared
+
+
+class ClassifierNetwork(nn.Module):
+    """Backbone, pooling to one vector a clip, LayerNorm + Linear."""
+
+    def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = VisionTransformer(model, seed=seed)
+        self.head = Classifier(model.dim, classes, seed=seed + 1)
+
+    def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
+        """Logits, [S, classes], of packed patches [N, 256]."""
+        tokens = self.backbone(patches.to(self.backbone.patch_embed.proj.weight.dtype), where, drop_keys)
+        return self.head(self.backbone.pool(tokens, where))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A micro-batch on the training device, ready for the classifier."""
+
+    patches: torch.Tensor  # float32 [N, 256]
+    where: Layout
+    drop_keys: torch.Tensor | None  # int64 [S] in training
+    targets: torch.Tensor  # float32 [C, classes]: one or several ones a row
+
+
+def multi_hot(batch: PackedBatch, classes: int) -> torch.Tensor:
+    """float32 [C, classes]: the labels of a batch, one or several a clip."""
+    counts = batch.label_offset.diff()
+    rows = torch.repeat_interleave(torch.arange(batch.clips, device=counts.device), counts)
+    target = torch.zeros(batch.clips, classes, device=counts.device)
+    target[rows, batch.label] = 1.0
+    return target
+
+
+class Classify(Objective):
+    """Cross-entropy over classes that exclude each other, or binary cross-entropy a class for clips with several."""
+
+    count_names = ("clips_with_labels",)
+
+    def __init__(
+        self, recipe: schema.Recipe, classes: int, mean: float, std: float, seed: int, device: torch.device
+    ) -> None:
+        self.recipe = recipe
+        self.classes = classes
+        self.mean, self.std = mean, std
+        self.seed = seed
+        self.device = device
+        self.model = ClassifierNetwork(recipe.model, classes, seed).to(device)
+
+    def _front_end(self, batch: PackedBatch, training: bool) -> torch.Tensor:
+        mel = log_mel(
+            batch.waveform, batch.offset, batch.length, batch.shift, batch.frames, batch.sizes, self.recipe.front.mode
+        )
+        augment = self.recipe.augment
+        keys = (self.seed, batch.epoch, *batch.segment_key())
+        if training and (augment.time_mask or augment.frequency_mask):
+            fill = 0.0 if augment.mask_fill == "zero" else self.mean
+            mel = spec_augment(
+                mel, batch.frames, batch.sizes, keys, augment.time_mask, augment.frequency_mask, fill=fill
+            )
+        mel = normalise(mel, self.mean, self.std)
+        if training and augment.noise:
+            mel = random_noise(mel, batch.frames, batch.sizes, keys)
+        return patches(mel)
+
+    def _inputs(self, batch: PackedBatch, training: bool) -> Clips:
+        batch = batch.to(self.device)
+        where = layout(batch.frames, batch.sizes, class_token=self.recipe.model.pooling == "cls")
+        keys = key_torch(self.seed, batch.epoch, *batch.segment_key(), device=self.device) if training else None
+        return Clips(self._front_end(batch, training), where, keys, multi_hot(batch, self.classes))
+
+    def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
+        count = torch.tensor([float(batch.clips)], dtype=torch.float64, device=self.device)
+        return Prepared(self._inputs(batch, training=True), count)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def loss(
+        self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        clips: Clips = prepared.inputs
+        with self._autocast():
+            logits = engine(clips.patches, clips.where, clips.drop_keys).float()
+        smoothing = self.recipe.finetune.label_smoothing
+        if self.recipe.finetune.loss == "ce":
+            target = clips.targets / clips.targets.sum(1, keepdim=True).clamp_min(1.0)
+            target = target * (1.0 - smoothing) + smoothing / self.classes
+            sums = -(target * F.log_softmax(logits, dim=-1)).sum()
+        else:
+            target = clips.targets * (1.0 - smoothing) + (1.0 - clips.targets) * smoothing / self.classes
+            sums = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / self.classes
+        clips_in_step = max(totals["clips_with_labels"], 1.0)
+        right = clips.targets.gather(1, logits.argmax(1, keepdim=True)).sum()
+        loss = sums / clips_in_step
+        return loss, {"loss": loss.detach(), "train/accuracy": right / clips_in_step}
+
+    @torch.no_grad()
+    def logits(self, batch: PackedBatch) -> torch.Tensor:
+        """Scores of a batch, float32 [C, classes], without augmentation."""
+        clips = self._inputs(batch, training=False)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._autocast():
+                return self.model(clips.patches, clips.where, None).float()
+        finally:
+            self.model.train(was_training)

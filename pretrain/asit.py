@@ -1,0 +1,217 @@
+"""The ASiT objective: group-masked reconstruction, local and global self-distillation (Atito et al.).
+
+The student sees both views with blocks hidden, the teacher sees them whole. One forward of each over both views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gamut.audio.logmel import log_mel, normalise, patches
+from gamut.data.batch import PackedBatch
+from gamut.errors import CheckpointError
+from gamut.models.heads import ProjectionHead, ReconstructionHead
+from gamut.models.layout import Layout, layout
+from gamut.models.vit import VisionTransformer
+from gamut.randomness import key_torch
+from gamut.recipe import schema
+from gamut.train.objective import Moment, Objective, Prepared
+from pretrain import losses
+from pretrain.masking import Masks, block_masks, mask_keys
+from pretrain.teacher import Centre, make_teacher, momentum, move, move_centres
+
+
+class AsitNetwork(nn.Module):
+    """Backbone, projection head (shared by CLS and data tokens) and reconstruction head."""
+
+    def __init__(self, model: schema.Model, asit: schema.Asit, seed: int) -> None:
+        super().__init__()
+        self.backbone = VisionTransformer(model, seed=seed)
+        self.projection = ProjectionHead(model.dim, asit.hidden, asit.bottleneck, asit.prototypes, seed=seed + 1)
+        self.reconstruction = ReconstructionHead(model.dim, asit.hidden, asit.bottleneck, seed=seed + 2)
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        where: Layout,
+        drop_keys: torch.Tensor | None,
+        data: torch.Tensor,
+        rebuild: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(CLS logits [S, K], logits [len(data), K] of the patches `data`, pixels [len(rebuild), 256] of `rebuild`).
+
+        patches: [N, 256]; data, rebuild: int64 patch numbers; rebuild None: no reconstruction.
+        """
+        tokens = self.backbone(patches.to(self.backbone.patch_embed.proj.weight.dtype), where, drop_keys)
+        chosen = torch.index_select(tokens, 0, torch.cat([where.cls, where.patch[data]]))
+        logits = self.projection(chosen)
+        pixels = None
+        if rebuild is not None:
+            pixels = self.reconstruction(torch.index_select(tokens, 0, where.patch[rebuild]))
+        return logits[: len(where.cls)], logits[len(where.cls) :], pixels
+
+
+@dataclass(frozen=True)
+class Views:
+    """A micro-batch on the training device: clean patches, masks and the packed layout."""
+
+    clean: torch.Tensor  # float32 [N, 256], normalised
+    masks: Masks
+    where: Layout
+    drop_keys: torch.Tensor  # int64 [S]
+    local: torch.Tensor  # int64: patches of the local loss
+    rebuild: torch.Tensor  # int64: patches of the reconstruction loss
+    counted: torch.Tensor  # bool [len(rebuild), 256]: pixels of the reconstruction loss
+    clips: int
+
+
+class Asit(Objective):
+    """Teacher and student on packed views. `model` is the student; the teacher is ours to move."""
+
+    count_names = ("masked_pixels", "local_tokens", "class_pairs", "pixels")
+
+    def __init__(self, recipe: schema.Recipe, mean: float, std: float, device: torch.device) -> None:
+        self.options = recipe.asit
+        self.seed = recipe.seed
+        self.mean, self.std, self.mode = mean, std, recipe.front.mode
+        self.precision = recipe.precision
+        self.device = device
+        self.model = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
+        self.teacher = make_teacher(self.model)
+        width = recipe.asit.prototypes
+        self.centre_class = Centre(width, recipe.asit.centre_momentum, device)
+        self.centre_data = Centre(width, recipe.asit.centre_momentum, device)
+
+    def front_end(self, batch: PackedBatch) -> torch.Tensor:
+        """Normalised log-mel patches [N, 256] of a batch on the device, float32."""
+        mel = log_mel(batch.waveform, batch.offset, batch.length, batch.shift, batch.frames, batch.sizes, self.mode)
+        return patches(normalise(mel, self.mean, self.std))
+
+    def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
+        batch = batch.to(self.device)
+        clip_id, draw, view = batch.segment_key()
+        clean = self.front_end(batch)
+        options = self.options
+        masks = block_masks(
+            mask_keys(self.seed, batch.epoch, clip_id, draw, view),
+            batch.frames,
+            batch.sizes,
+            options.mask_target,
+            options.mask_time_share,
+            options.mask_frequency_share,
+            options.mask_aligned,
+        )
+        everything = torch.arange(len(clean), device=self.device)
+        touched = masks.touched.nonzero()[:, 0]
+        masked = options.mask_target > 0
+        local = touched if masked and options.local_on == "masked" else everything
+        rebuild = touched if masked else everything
+        counted = masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool)
+        where = layout(batch.frames, batch.sizes, class_token=True)
+        drop_keys = key_torch(self.seed, batch.epoch, clip_id, draw, view, device=self.device)
+        inputs = Views(clean, masks, where, drop_keys, local, rebuild, counted, batch.clips)
+        counts = torch.stack(
+            [
+                counted.sum(dtype=torch.float64),
+                torch.tensor(float(len(local)), dtype=torch.float64, device=self.device),
+                torch.tensor(2.0 * batch.clips, dtype=torch.float64, device=self.device),
+                torch.tensor(float(clean.numel()), dtype=torch.float64, device=self.device),
+            ]
+        )
+        return Prepared(inputs, counts)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def loss(
+        self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        views: Views = prepared.inputs
+        options = self.options
+        everything = torch.arange(len(views.clean), device=self.device)
+        with torch.no_grad(), self._autocast():
+            teacher_class, teacher_data, _ = self.teacher(views.clean, views.where, None, everything)
+        self.centre_class.add(teacher_class)
+        self.centre_data.add(teacher_data)
+        hidden = views.clean.masked_fill(views.masks.patches, 0.0)
+        with self._autocast():
+            student_class, student_local, pixels = engine(
+                hidden, views.where, views.drop_keys, views.local, views.rebuild
+            )
+        class_target = losses.teacher_distribution(
+            teacher_class, self.centre_class.value, options.teacher_temperature
+        )
+        local_target = losses.teacher_distribution(
+            teacher_data[views.local], self.centre_data.value, options.teacher_temperature
+        )
+        shape = (views.clips, 2, options.prototypes)
+        sums = {
+            "reconstruction": losses.reconstruction(pixels, views.clean[views.rebuild], views.counted),
+            "local": losses.cross_entropy(local_target, student_local, options.student_temperature),
+            "global": losses.crosswise(
+                class_target.view(shape), student_class.view(shape), options.student_temperature
+            ),
+        }
+        counts = {
+            "reconstruction": totals["masked_pixels"],
+            "local": totals["local_tokens"],
+            "global": totals["class_pairs"],
+        }
+        weights = {
+            "reconstruction": options.weight_reconstruction,
+            "local": options.weight_local,
+            "global": options.weight_global,
+        }
+        terms = {name: sums[name] / max(counts[name], 1.0) for name in sums}
+        loss = sum((weights[name] * terms[name] for name in terms), torch.zeros((), device=self.device))
+        metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        metrics["loss"] = loss.detach()
+        metrics["teacher/entropy"] = losses.entropy(class_target) / max(totals["class_pairs"], 1.0)
+        metrics["mask/pixels"] = views.counted.sum() / max(totals["pixels"], 1.0)
+        return loss, metrics
+
+    def after_step(self, at: Moment) -> dict[str, float]:
+        speed = momentum(self.options.teacher_momentum, at.fraction)
+        move(self.teacher, self.model, speed)
+        move_centres([self.centre_class, self.centre_data])
+        return {"teacher/momentum": speed, "teacher/centre_norm": float(self.centre_class.value.norm())}
+
+    def skipped_step(self) -> None:
+        self.centre_class.drop()
+        self.centre_data.drop()
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        state = {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        return state | {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
+
+    def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        mine = self.extra_state()
+        for name, tensor in mine.items():
+            if name not in tensors:
+                raise CheckpointError(f"The checkpoint has no tensor {name}; it was not written by this objective.")
+            if tensors[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"The checkpoint's {name} has shape {tuple(tensors[name].shape)}, this recipe's has "
+                    f"{tuple(tensor.shape)}: resume with the recipe that wrote it, or start a run of another name."
+                )
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[name])
+
+    @torch.no_grad()
+    def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(patches, hidden, rebuilt patches) of a batch, [N, 256] each, by the student: for looking at."""
+        views: Views = self.prepare(batch, at).inputs
+        everything = torch.arange(len(views.clean), device=self.device)
+        hidden = views.clean.masked_fill(views.masks.patches, 0.0)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._autocast():
+                pixels = self.model(hidden, views.where, None, everything[:0], everything)[2]
+        finally:
+            self.model.train(was_training)
+        return views.clean, views.masks.patches, pixels.float()

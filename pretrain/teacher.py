@@ -1,0 +1,68 @@
+"""The teacher: an fp32 exponential moving average of the student, and the centres of its outputs."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def momentum(base: float, fraction: float) -> float:
+    """The teacher's EMA momentum: a half cosine from `base` at the start of the run to 1 at its end."""
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * fraction) + 1.0) / 2.0
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A frozen fp32 copy in evaluation mode."""
+    teacher = copy.deepcopy(student).float().eval()
+    return teacher.requires_grad_(False)
+
+
+@torch.no_grad()
+def move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, in fp32.
+
+    A bf16 average would never move: at 0.996 and above the change is below its resolution.
+    """
+    mine, theirs = [], []
+    for (name, slow), (other, fast) in zip(teacher.named_parameters(), student.named_parameters(), strict=True):
+        assert name == other and slow.dtype == torch.float32, f"the teacher's {name} does not match {other}"
+        mine.append(slow)
+        theirs.append(fast.float())
+    torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+
+
+class Centre:
+    """Running mean of the teacher's outputs, one vector [K], moved once a global step (ASiT section III-D, DINO).
+
+    Sums and counts gather over micro-steps; all micro-steps of a step use the old centre.
+    """
+
+    def __init__(self, width: int, momentum: float, device: torch.device) -> None:
+        self.value = torch.zeros(width, device=device)
+        self.momentum = momentum
+        self.sum = torch.zeros(width + 1, dtype=torch.float64, device=device)  # the last entry counts rows
+
+    def add(self, logits: torch.Tensor) -> None:
+        """Gather a micro-step's teacher outputs [n, K]."""
+        self.sum[:-1] += logits.sum(0, dtype=torch.float64)
+        self.sum[-1] += len(logits)
+
+    def drop(self) -> None:
+        """Forget what was gathered: the step was not applied."""
+        self.sum.zero_()
+
+
+def move_centres(centres: list[Centre]) -> None:
+    """One all-reduce for all centres, then their EMA. A centre that saw no row stays where it is."""
+    joined = torch.cat([centre.sum for centre in centres])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(joined)
+    for centre, total in zip(centres, joined.split([len(c.sum) for c in centres]), strict=True):
+        mean = (total[:-1] / total[-1].clamp_min(1.0)).float()
+        moved = centre.value * centre.momentum + mean * (1.0 - centre.momentum)
+        centre.value = torch.where(total[-1] > 0, moved, centre.value)
+        centre.drop()
