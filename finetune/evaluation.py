@@ -1,0 +1,80 @@
+"""Evaluation is a plan: index order, every clip once, the same score at any number of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from finetune.objective import Classify, multi_hot
+from gamut.data.loader import Loader
+from gamut.errors import RunError
+from gamut.evaluate.metrics import accuracy, mean_average_precision
+from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.shards import Index
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One row a clip, in index order."""
+
+    row: np.ndarray  # int64 [n]
+    target: np.ndarray  # float32 [n, classes]
+    logits: np.ndarray  # float32 [n, classes]
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [n]: the class with the highest score is one of the clip's."""
+        return np.take_along_axis(self.target, self.logits.argmax(1)[:, None], 1)[:, 0] > 0
+
+    def metrics(self, loss: str) -> dict[str, float]:
+        """Accuracy for classes that exclude each other, macro mAP otherwise; float64, computed once."""
+        if loss == "ce":
+            return {"accuracy": float(accuracy(self.target.argmax(1), self.logits))}
+        return {"mAP": float(mean_average_precision(self.target, self.logits))}
+
+    def save(self, path: Path, index: Index) -> None:
+        """Keys, targets and logits as an .npz that any tool reads (no pickles)."""
+        keys = np.array([index.key(int(row)) for row in self.row])
+        np.savez(path, key=keys, row=self.row, target=self.target, logits=self.logits)
+
+
+def evaluate(
+    objective: Classify, index: Index, clips: Clips, policy: Policy, *, per_forward: int, workers: int
+) -> Scores:
+    """Scores of every clip, alike on every rank. Raises RunError where a clip cannot be read: a score over fewer
+    clips than it claims is a wrong score."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    epoch = plan_evaluation(clips, policy)
+    loader = Loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers)
+    rows, targets, logits, holes = [], [], [], []
+    for _, batches in loader:
+        for batch in batches:
+            holes += [f"{hole.key} ({hole.reason})" for hole in batch.holes]
+            if batch.clips:
+                rows.append(batch.row.numpy())
+                targets.append(multi_hot(batch, objective.classes).numpy())
+                logits.append(objective.logits(batch).cpu().numpy())
+    empty = np.zeros((0, objective.classes), np.float32)
+    mine = (np.concatenate([np.zeros(0, np.int64), *rows]), np.concatenate([empty, *targets]),
+            np.concatenate([empty, *logits]), holes)  # fmt: skip
+    parts: list = [mine]
+    if world > 1:
+        parts = [None] * world
+        dist.all_gather_object(parts, mine)
+    holes = sorted(hole for part in parts for hole in part[3])
+    if holes:
+        raise RunError(
+            f"{len(holes)} of the clips to be scored cannot be read: {', '.join(holes[:5])}. Mend or remove them "
+            f"(`python -m gamut.shards verify {index.folder}` lists them) and run again."
+        )
+    row = np.concatenate([part[0] for part in parts])
+    order = np.argsort(row, kind="stable")
+    return Scores(
+        row[order],
+        np.concatenate([part[1] for part in parts])[order],
+        np.concatenate([part[2] for part in parts])[order],
+    )
+

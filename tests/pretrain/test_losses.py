@@ -1,0 +1,79 @@
+"""Losses and teacher against small cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain import losses
+from pretrain.teacher import Centre, make_teacher, momentum, move, move_centres
+
+
+def test_reconstruction_counts_hidden_pixels_only() -> None:
+    predicted = torch.tensor([[1.0, 5.0, -1.0, 0.0]])
+    pixels = torch.tensor([[0.0, 0.0, 1.0, 3.0]])
+    hidden = torch.tensor([[True, False, True, False]])
+    assert losses.reconstruction(predicted, pixels, hidden).item() == 1.0 + 2.0
+
+
+def test_teacher_is_centred_then_sharpened() -> None:
+    got = losses.teacher_distribution(torch.tensor([[2.0, 1.0]]), torch.tensor([1.0, 0.0]), 0.5)
+    assert torch.equal(got, torch.tensor([[0.5, 0.5]]))
+    got = losses.teacher_distribution(torch.tensor([[1.0, 0.0]]), torch.zeros(2), 0.5)
+    assert got[0, 0].item() == pytest.approx(1 / (1 + math.exp(-2.0)))
+
+
+def test_cross_entropy_by_hand() -> None:
+    target = torch.tensor([[0.25, 0.75]])
+    logits = torch.tensor([[0.0, 0.1 * math.log(3.0)]])  # at temperature 0.1: probabilities 1/4, 3/4
+    expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert losses.cross_entropy(target, logits, 0.1).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_global_loss_goes_across_the_views() -> None:
+    target = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # view 0 says class 0, view 1 says class 1
+    agree = torch.tensor([[[0.0, 5.0], [5.0, 0.0]]])  # the student's view 0 says what the teacher's view 1 does
+    assert losses.crosswise(target, agree, 0.1).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.crosswise(target, agree.flip(1), 0.1).item() == pytest.approx(100.0)
+
+
+def test_momentum_is_a_cosine_to_one() -> None:
+    assert momentum(0.996, 0.0) == pytest.approx(0.996)
+    assert momentum(0.996, 0.5) == pytest.approx(0.998)
+    assert momentum(0.996, 1.0) == 1.0
+
+
+def test_teacher_moves_in_fp32_even_after_a_bf16_student() -> None:
+    student = nn.Linear(4, 4).to(torch.bfloat16)
+    teacher = make_teacher(student)
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(0.5)
+    move(teacher, student, 0.999)
+    for (name, slow), fast in zip(teacher.named_parameters(), student.parameters(), strict=True):
+        assert slow.dtype == torch.float32
+        assert not slow.requires_grad
+        assert torch.allclose(slow, 0.999 * before[name] + 0.001 * fast.float(), atol=1e-7)
+        assert not torch.equal(slow, before[name])
+
+
+def test_centre_is_a_mean_over_the_global_step() -> None:
+    centre = Centre(2, 0.9, torch.device("cpu"))
+    centre.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    centre.add(torch.tensor([[8.0, 0.0]]))
+    assert torch.equal(centre.value, torch.zeros(2))  # micro-steps of a step all use the old centre
+    move_centres([centre])
+    assert torch.allclose(centre.value, torch.tensor([0.4, 0.2]))
+    centre.add(torch.tensor([[9.0, 9.0]]))
+    centre.drop()
+    move_centres([centre])  # a step without rows leaves it where it is
+    assert torch.allclose(centre.value, torch.tensor([0.4, 0.2]))
+
+
+def test_entropy_in_nats() -> None:
+    assert losses.entropy(torch.full((2, 8), 1 / 8)).item() == pytest.approx(2 * math.log(8))
+    assert losses.entropy(torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.0, abs=1e-6)

@@ -1,0 +1,91 @@
+"""Block masks: the published sampler's statistics, a slow reference, and independence of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gamut.randomness import key_torch
+from pretrain.masking import BINS, block_masks, draw_blocks, mask_keys
+
+
+def keys(n: int, salt: int = 0) -> torch.Tensor:
+    return mask_keys(salt, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+
+
+def one_by_one(key: torch.Tensor, frames: int, target: float, aligned: bool) -> np.ndarray:
+    """Lay block after block until the target share is hidden: what the matrix product must equal."""
+    blocks = draw_blocks(key[None], torch.tensor([frames]), 600, 0.3, 0.3, aligned)
+    mask = np.zeros((frames, BINS), dtype=bool)
+    for top, bottom, left, right in zip(*(edge[0].tolist() for edge in blocks), strict=True):
+        if mask.sum() >= target * mask.size:
+            break
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("target", [0.1, 0.3, 0.7, 0.9])
+def test_equals_laying_blocks_one_by_one(target: float, aligned: bool) -> None:
+    sizes = (592, 288, 96, 16, 592, 288)
+    key = keys(len(sizes), salt=3)
+    masks = block_masks(key, torch.tensor(sizes), sizes, target, aligned=aligned)
+    start = 0
+    for number, frames in enumerate(sizes):
+        expected = one_by_one(key[number], frames, target, aligned)
+        np.testing.assert_array_equal(masks.pixels[start : start + frames].numpy(), expected)
+        start += frames
+
+
+@pytest.mark.parametrize(
+    ("target", "pixels", "touched", "whole"), [(0.7, 0.707, 0.911, 0.414), (0.5, 0.511, 0.767, 0.239), (0.3, 0.314, 0.542, 0.119)]
+)  # fmt: skip
+def test_statistics_of_the_published_sampler(target: float, pixels: float, touched: float, whole: float) -> None:
+    n = 300
+    masks = block_masks(keys(n), torch.full((n,), 592), (592,) * n, target)
+    assert masks.pixels.float().mean().item() == pytest.approx(pixels, abs=0.003)
+    assert masks.touched.float().mean().item() == pytest.approx(touched, abs=0.012)
+    assert masks.patches.all(1).float().mean().item() == pytest.approx(whole, abs=0.015)
+
+
+def test_aligned_masks_hide_whole_patches_only() -> None:
+    masks = block_masks(keys(20), torch.full((20,), 288), (288,) * 20, 0.6, aligned=True)
+    assert torch.equal(masks.touched, masks.patches.all(1))
+
+
+def test_a_clip_s_mask_does_not_depend_on_its_neighbours() -> None:
+    sizes = (96, 592, 320)
+    key = keys(3, salt=9)
+    together = block_masks(key, torch.tensor(sizes), sizes, 0.7).pixels
+    alone = [block_masks(key[i : i + 1], torch.tensor([size]), (size,), 0.7).pixels for i, size in enumerate(sizes)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_epochs_views_and_clips_get_masks_of_their_own() -> None:
+    zero = torch.zeros(1, dtype=torch.int64)
+    masks = {
+        block_masks(mask_keys(seed, epoch, zero + clip, zero, zero + view), zero + 288, (288,), 0.7)
+        .pixels.numpy()
+        .tobytes()
+        for seed in range(2)
+        for epoch in range(2)
+        for clip in range(2)
+        for view in range(2)
+    }
+    assert len(masks) == 16
+
+
+def test_nothing_hidden_at_target_zero_and_for_no_clip() -> None:
+    assert not block_masks(keys(2), torch.tensor([96, 96]), (96, 96), 0.0).pixels.any()
+    empty = torch.zeros(0, dtype=torch.int64)
+    masks = block_masks(key_torch(empty, 1), empty, (), 0.7)
+    assert masks.pixels.shape == (0, BINS)
+    assert masks.patches.shape == (0, 256)
+
+
+def test_patches_are_cut_like_the_model_s_tokens() -> None:
+    sizes = (32,)
+    masks = block_masks(keys(1), torch.tensor(sizes), sizes, 0.4)
+    patch = masks.patches.view(2, 8, 16, 16)
+    assert torch.equal(patch[1, 3], masks.pixels[16:32, 48:64])
