@@ -1,0 +1,83 @@
+"""End with the processes that started us.
+
+A process whose launcher was killed must not live on: it would hold a GPU, a port and a run folder. Linux can signal
+the death of a parent only, and between a worker and its launcher there are others that survive, so the whole line is
+watched. A process is its pid and its start time, since pids are used again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine, for as long as it lives."""
+
+    pid: int
+    started: int  # clock ticks after boot
+
+    def alive(self) -> bool:
+        """Whether it runs: one that was killed and whom nobody has waited for yet does not."""
+        found = _stat(self.pid)
+        return found is not None and found[2] == self.started and found[1] not in "ZX"
+
+
+def _stat(pid: int) -> tuple[int, str, int, int] | None:
+    """(parent, state, start time, process group) from /proc, None where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    words = text[text.rindex(")") + 2 :].split()  # the name before it may hold spaces and brackets
+    return int(words[1]), words[0], int(words[19]), int(words[2])
+
+
+def ancestors(top: int | None = None) -> list[Process]:
+    """The living line above this process, parent first, up to the process `top`.
+
+    Without `top` the line goes up as far as it stays in this process's group, and has at least the parent: what a
+    shell starts as one job is one group, so the launcher is in it and the login shell is not. A job may thus outlive
+    the shell (nohup) but not its launcher. The first process of the machine or container is never in the line.
+    """
+    line: list[Process] = []
+    here = _stat(os.getpid())
+    pid = os.getppid()
+    while here is not None and pid > 1:
+        found = _stat(pid)
+        if found is None or (top is None and line and found[3] != here[3]):
+            break
+        line.append(Process(pid, found[2]))
+        if pid == top:
+            break
+        pid = found[0]
+    return line
+
+
+def watch_ancestors(top: int | None = None, *, every: float = 1.0, status: int = 113) -> threading.Thread:
+    """Start a daemon thread that ends this process within about `every` seconds of the death of an ancestor.
+
+    The line is that of `ancestors(top)`, taken now. The end is immediate (`os._exit(status)`): no handler runs and
+    nothing is saved, since whoever would want it is gone.
+    """
+    line = ancestors(top)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while True:
+            gone = next((process.pid for process in line if not process.alive()), None)
+            if gone is None and os.getppid() != parent:
+                gone = parent
+            if gone is not None:
+                print(f"process {os.getpid()} ends: its ancestor {gone} is gone", file=sys.stderr, flush=True)
+                os._exit(status)
+            time.sleep(every)
+
+    thread = threading.Thread(target=watch, name="ancestors", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,54 @@
+"""A batch on its way from a loader worker to its rank: all its tensors in one piece of memory.
+
+A tensor sent between processes takes a file descriptor for as long as it lives. One piece a batch makes that one
+descriptor instead of ten, so the descriptors in use are the batches in flight (tens, where the usual limit is 1,024),
+and torch's `file_descriptor` strategy is safe. That one is wanted because its memory has no name: nothing stays in
+/dev/shm when processes are killed, while the `file_system` strategy depends on a daemon that may be killed with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from gamut.data.batch import PackedBatch
+
+ALIGN = 16  # bytes
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A `PackedBatch` as bytes: `places` says where in `memory` each tensor lies, `rest` holds the other fields."""
+
+    memory: torch.Tensor  # uint8 [bytes]
+    places: dict[str, tuple[int, torch.dtype, tuple[int, ...]]]
+    rest: dict[str, Any]
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> Parcel:
+        """Copy a batch's tensors into one new piece of memory."""
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        places, end = {}, 0
+        for name, tensor in tensors.items():
+            places[name] = (end, tensor.dtype, tuple(tensor.shape))
+            end += -(-tensor.nbytes // ALIGN) * ALIGN
+        memory = torch.zeros(end, dtype=torch.uint8)
+        for name, tensor in tensors.items():
+            at = places[name][0]
+            memory[at : at + tensor.nbytes] = tensor.reshape(-1).view(torch.uint8)
+        return cls(memory, places, {name: value for name, value in values.items() if name not in tensors})
+
+    def open(self) -> PackedBatch:
+        """The batch, its tensors views of `memory` (pinned where that is)."""
+        tensors = {}
+        for name, (at, dtype, shape) in self.places.items():
+            count = torch.Size(shape).numel()
+            tensors[name] = self.memory[at : at + count * dtype.itemsize].view(dtype).reshape(shape)
+        return PackedBatch(**tensors, **self.rest)
+
+    def pin_memory(self, device: str | None = None) -> Parcel:
+        """The same in pinned memory; the name under which torch's DataLoader looks for it."""
+        return Parcel(self.memory.pin_memory(), self.places, self.rest)
