@@ -22,6 +22,12 @@ class Process:
     pid: int
     started: int  # clock ticks after boot
 
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process that has `pid` now, None where there is none."""
+        found = _stat(pid)
+        return None if found is None else cls(pid, found[2])
+
     def alive(self) -> bool:
         """Whether it runs: one that was killed and whom nobody has waited for yet does not."""
         found = _stat(self.pid)
@@ -59,14 +65,17 @@ def ancestors(top: int | None = None) -> list[Process]:
     return line
 
 
-def watch_ancestors(top: int | None = None, *, every: float = 1.0, status: int = 113) -> threading.Thread:
+def watch_ancestors(
+    top: int | None = None, *, parent: int | None = None, every: float = 1.0, status: int = 113
+) -> threading.Thread:
     """Start a daemon thread that ends this process within about `every` seconds of the death of an ancestor.
 
-    The line is that of `ancestors(top)`, taken now. The end is immediate (`os._exit(status)`): no handler runs and
-    nothing is saved, since whoever would want it is gone.
+    The line is that of `ancestors(top)`, taken now. `parent` is the pid of whoever started this process, where that
+    is known: it may have died before now. The end is immediate (`os._exit(status)`): no handler runs and nothing is
+    saved, since whoever would want it is gone.
     """
     line = ancestors(top)
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
 
     def watch() -> None:
         while True:

@@ -43,11 +43,11 @@ class Parcel:
 
     def open(self) -> PackedBatch:
         """The batch, its tensors views of `memory` (pinned where that is)."""
-        tensors = {}
+        values = dict(self.rest)
         for name, (at, dtype, shape) in self.places.items():
             count = torch.Size(shape).numel()
-            tensors[name] = self.memory[at : at + count * dtype.itemsize].view(dtype).reshape(shape)
-        return PackedBatch(**tensors, **self.rest)
+            values[name] = self.memory[at : at + count * dtype.itemsize].view(dtype).reshape(shape)
+        return PackedBatch(**values)
 
     def pin_memory(self, device: str | None = None) -> Parcel:
         """The same in pinned memory; the name under which torch's DataLoader looks for it."""

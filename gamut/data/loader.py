@@ -1,0 +1,185 @@
+"""A rank's share of an epoch, step by step, read ahead by worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from gamut.data.ancestors import watch_ancestors
+from gamut.data.assemble import assemble
+from gamut.data.batch import PackedBatch
+from gamut.data.parcel import Parcel
+from gamut.data.reader import Reader
+from gamut.errors import GamutError, RunError
+from gamut.plan import Epoch, deal
+from gamut.shards import Index
+
+# A worker is forked with its parent's handlers; until it has its own, these must not reach it. The preemption signal
+# is the one that matters: a scheduler's handler would save and requeue from inside a worker.
+HANDLED = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM}
+
+
+class Loader:
+    """Iterates over (step in the epoch, its micro-batches for this rank: A batches of up to `per_forward` packs each).
+
+    Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
+    and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
+    packs are dealt afresh from their costs, so every rank has A batches in every step, some perhaps empty.
+
+    With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
+    each worker has up to `prefetch` steps' worth of its share under way. `pin` puts batches into pinned memory.
+    `waited` is the time in seconds that the consumer has spent waiting for batches since the loader was made.
+
+    Raises, when the step comes that is concerned: ShardError or PlanError as `assemble` does, in whichever process;
+    RunError where a worker process died.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        epoch: Epoch,
+        *,
+        rank: int,
+        world: int,
+        per_forward: int,
+        start_step: int = 0,
+        workers: int = 2,
+        prefetch: int = 2,
+        pin: bool = False,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of a world of {world}")
+        if not 0 <= start_step <= epoch.steps:
+            raise ValueError(f"step {start_step} is not one of the {epoch.steps} steps of epoch {epoch.number}")
+        self.epoch = epoch
+        self.start_step = start_step
+        self.workers = workers
+        self.prefetch = prefetch
+        self.pin = pin
+        self.waited = 0.0
+        self._source = _MicroBatches(index, epoch, rank, world, per_forward)
+
+    @property
+    def accumulation(self) -> int:
+        """A, the micro-batches of a step: ceil(packs / (world x per_forward))."""
+        return self._source.accumulation
+
+    def __len__(self) -> int:
+        """Steps from `start_step` to the end of the epoch."""
+        return self.epoch.steps - self.start_step
+
+    def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
+        parcels = self._parcels()
+        try:
+            for step in range(self.start_step, self.epoch.steps):
+                since = time.perf_counter()
+                batches = [self._next(parcels).open() for _ in range(self.accumulation)]
+                self.waited += time.perf_counter() - since
+                yield step, batches
+        finally:
+            del parcels  # the last reference: its workers end now, not when the garbage is next collected
+
+    def _parcels(self) -> Iterator[Any]:
+        shared: dict[str, Any] = {}
+        if self.workers:
+            # Fork: nothing is pickled, the index and the plan are shared memory maps, a worker starts in milliseconds.
+            share = -(-self.accumulation // self.workers)
+            shared = {
+                "multiprocessing_context": "fork",
+                "worker_init_fn": functools.partial(_settle, os.getpid()),
+                "prefetch_factor": max(1, self.prefetch) * share,
+            }
+        items = range(self.start_step * self.accumulation, self.epoch.steps * self.accumulation)
+        loader = DataLoader(
+            self._source,
+            batch_size=None,
+            sampler=items,
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # else it draws a seed from the global generator
+            **shared,
+        )
+        with _held_signals():
+            return iter(loader)
+
+    def _next(self, parcels: Iterator[Any]) -> Parcel:
+        try:
+            item = next(parcels)
+        except (RuntimeError, EOFError, OSError) as error:
+            died = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
+            if not self.workers or not died or str(error).startswith("Caught "):  # raised inside a worker that lives
+                raise
+            raise RunError(
+                f"A data loader worker of process {os.getpid()} died ({error}). Killed from outside, it is most often "
+                "out of memory (see the kernel's log) or out of shared memory (df /dev/shm): give the job more, or "
+                "lower loader.workers or loader.prefetch. The run can be resumed from its last checkpoint."
+            ) from error
+        if isinstance(item, GamutError):
+            raise item
+        return item
+
+
+class _MicroBatches(Dataset):
+    """Item step * A + a is micro-batch a of a step, as a Parcel, or the GamutError that stopped it.
+
+    An error is returned, not raised, since torch would rebuild it from a traceback as a string.
+    """
+
+    def __init__(self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int) -> None:
+        self.index = index
+        self.epoch = epoch
+        self.rank = rank
+        self.world = world
+        self.per_forward = per_forward
+        self.accumulation = -(-epoch.packs // (world * per_forward))
+        self._reader: Reader | None = None  # opened by the process that reads
+        self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
+
+    def __getitem__(self, item: int) -> Parcel | GamutError:
+        step, part = divmod(item, self.accumulation)
+        if self._reader is None:
+            self._reader = Reader(self.index)
+        if self._dealt[0] != step:
+            first = step * self.epoch.packs
+            cost = self.epoch.pack_cost[first : first + self.epoch.packs]
+            self._dealt = step, deal(cost, self.world, self.per_forward)[self.rank]
+        packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
+        try:
+            return Parcel.of(assemble(self._reader, self.epoch, packs))
+        except GamutError as error:
+            return error
+
+
+def _settle(parent: int, worker: int) -> None:
+    """Make a forked worker a process of its own: its handlers, its end. (torch has set it to one thread.)"""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the rank decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    watch_ancestors(parent=parent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Hold signals back while workers are forked, and keep torch from raising out of a signal handler afterwards.
+
+    torch's SIGCHLD handler raises wherever the main thread happens to be when a worker dies, in the middle of a
+    collective or a checkpoint. Without it the loss is found by the next wait for a batch, within 5 s.
+    """
+    child = signal.getsignal(signal.SIGCHLD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        if child is not None and signal.getsignal(signal.SIGCHLD) is not child:
+            signal.signal(signal.SIGCHLD, child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

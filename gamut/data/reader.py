@@ -1,0 +1,143 @@
+"""One clip's bytes: one positional read from its shard, verified before anybody uses them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from types import TracebackType
+
+import numpy as np
+import xxhash
+
+from gamut.audio.decode import decode_flac
+from gamut.errors import AudioError, ShardError
+from gamut.shards import Index
+
+
+class Reader:
+    """Reads and decodes members of a shard set by row, keeping at most `files` shards open.
+
+    Two kinds of trouble are kept apart. Bytes that are wrong (checksum, cut short, not decodable, another length) are
+    the clip's own fault and the same for whoever reads them: `AudioError`, a hole. A read that fails (input/output
+    error, missing file) says nothing about the clip: it is tried `tries` times, `pause` seconds apart and doubling,
+    then raises `ShardError`, and the run stops. One reader belongs to one thread.
+
+    >>> reader = Reader(Index.open("shards/esc50"))        # doctest: +SKIP
+    >>> reader.decode(0).shape                             # doctest: +SKIP
+    (80000,)
+    """
+
+    def __init__(self, index: Index, *, files: int = 64, tries: int = 5, pause: float = 0.1) -> None:
+        self.index = index
+        self._files = files
+        self._tries = tries
+        self._pause = pause
+        self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the most recently used last
+        # Plain arrays over the same memory: a scalar of np.memmap costs several times as much.
+        self._shard = np.asarray(index.shard)
+        self._offset = np.asarray(index.offset)
+        self._size = np.asarray(index.size)
+        self._samples = np.asarray(index.samples)
+        self._checksum = np.asarray(index.checksum)
+
+    def read(self, row: int) -> bytes:
+        """The payload of the clip in `row` of the index, as it was when it was indexed.
+
+        Raises AudioError (reason `truncated` or `checksum`) where the bytes are not those, ShardError where the shard
+        cannot be read.
+        """
+        payload = self._payload(row)
+        reason = self._fault(row, payload)
+        if reason is None:
+            return payload
+        self._close(int(self._shard[row]))  # a new descriptor: the old one may be of a file replaced meanwhile
+        payload = self._payload(row)
+        reason = self._fault(row, payload)
+        if reason is None:
+            return payload
+        shard = self.index.shard_path(int(self._shard[row]))
+        found = "ends early" if reason == "truncated" else "does not have the checksum that the index holds"
+        raise AudioError(
+            f"Clip {self.index.key(row)} in {shard} {found}. Run `python -m gamut.shards verify {shard.parent}`.",
+            reason,
+        )
+
+    def decode(self, row: int) -> np.ndarray:
+        """The samples of the clip in `row`, int16 [samples of the index], 16 kHz.
+
+        Raises AudioError as `read` does, and with reason `empty`, `length` or the decoder's where the audio is not
+        what the index says.
+        """
+        samples = int(self._samples[row])
+        payload = self.read(row)
+        try:
+            waveform = decode_flac(payload, samples)
+        except AudioError as error:
+            shard = self.index.shard_path(int(self._shard[row]))
+            raise AudioError(f"Clip {self.index.key(row)} in {shard} is unusable. {error}", error.reason) from error
+        if samples == 0 or len(waveform) != samples:
+            raise AudioError(
+                f"Clip {self.index.key(row)} decodes to {len(waveform)} samples where the index has {samples}. "
+                f"Run `python -m gamut.shards verify {self.index.folder}`.",
+                "empty" if samples == 0 else "length",
+            )
+        return waveform
+
+    def close(self) -> None:
+        """Close every open shard; the next read opens what it needs again."""
+        for shard in list(self._open):
+            self._close(shard)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _fault(self, row: int, payload: bytes) -> str | None:
+        if len(payload) != self._size[row]:
+            return "truncated"
+        return None if xxhash.xxh3_64_intdigest(payload) == self._checksum[row] else "checksum"
+
+    def _payload(self, row: int) -> bytes:
+        """size[row] bytes, or fewer where the file ends."""
+        shard, offset, size = int(self._shard[row]), int(self._offset[row]), int(self._size[row])
+        for attempt in range(self._tries):
+            try:
+                descriptor = self._descriptor(shard)
+                payload = os.pread(descriptor, size, offset)
+                while 0 < len(payload) < size:  # a read may legally give less than was asked for
+                    rest = os.pread(descriptor, size - len(payload), offset + len(payload))
+                    if not rest:
+                        break
+                    payload += rest
+                return payload
+            except OSError as error:
+                failure = error
+                self._close(shard)
+                if attempt + 1 < self._tries:
+                    time.sleep(self._pause * 2**attempt)
+        raise ShardError(
+            f"Clip {self.index.key(row)} could not be read from {self.index.shard_path(shard)} in {self._tries} tries: "
+            f"{failure.strerror or failure}. Check that the file is there and its storage is healthy, then start again."
+        ) from failure
+
+    def _descriptor(self, shard: int) -> int:
+        descriptor = self._open.get(shard)
+        if descriptor is not None:
+            self._open.move_to_end(shard)
+            return descriptor
+        while len(self._open) >= self._files:
+            self._close(next(iter(self._open)))
+        descriptor = os.open(self.index.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC)
+        self._open[shard] = descriptor
+        return descriptor
+
+    def _close(self, shard: int) -> None:
+        descriptor = self._open.pop(shard, None)
+        if descriptor is not None:
+            os.close(descriptor)
