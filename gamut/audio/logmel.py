@@ -1,0 +1,265 @@
+"""Log-mel spectrogram of a ragged batch, and its cut into 16x16 patches.
+
+The front end of AST, ASiT and ElasticAST: Kaldi filter banks as torchaudio computes them (`PARAMETERS`) of the
+mean-free waveform in [-1, 1). Two modes: `exact` calls torchaudio a segment at a time and has its bits; `fast` is
+ours, one call for segments of any lengths, each with a hop of its own.
+
+`fast` does everything up to the transform in torchaudio's order of rounding. That is what keeps the two together:
+the logarithm of a bin with next to no energy in an otherwise loud frame amplifies every rounding before the transform.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+RATE = 16000  # Hz
+WINDOW = 400  # samples, 25 ms
+FFT = 512
+MELS = 128
+PATCH = 16  # frames and mel bins of a patch
+LOW = 20.0  # Hz
+PREEMPHASIS = 0.97
+FLOOR = torch.finfo(torch.float32).eps
+BANDS = 4
+SCALE = 1.0 / 32768.0
+
+# Frames worked on together: on a CPU a clip's worth, so that the intermediate results stay in the cache; on a GPU
+# enough to fill it, few enough to bound the memory (0.4 GB).
+CHUNK_CPU = 1024
+CHUNK_DEVICE = 65536
+
+PARAMETERS: dict[str, Any] = {
+    "htk_compat": True,
+    "use_energy": False,
+    "window_type": "hanning",
+    "num_mel_bins": MELS,
+    "dither": 0.0,
+    "frame_length": 25.0,
+    "sample_frequency": float(RATE),
+}
+
+
+@torch.no_grad()
+def log_mel(
+    waveform: torch.Tensor,
+    offset: torch.Tensor,
+    length: torch.Tensor,
+    shift: torch.Tensor,
+    frames: torch.Tensor,
+    sizes: tuple[int, ...],
+    mode: str = "fast",
+) -> torch.Tensor:
+    """Log-mel frames, float32 [sum(sizes), 128], of S segments one after the other, on the waveform's device.
+
+    Args:
+        waveform: int16 [samples], 16 kHz, all segments.
+        offset: int64 [S + 1]; segment s owns samples [offset[s], offset[s + 1]), at least
+            (frames[s] - 1) * shift[s] + 400 of them.
+        length: int64 [S], samples that are the clip's own. Their mean is subtracted; what follows them is silence.
+        shift: int64 [S], hop in samples.
+        frames: int64 [S], frames to compute.
+        sizes: `frames` as Python numbers, so that nothing waits for the device.
+        mode: `fast`, within 1e-4 of Kaldi's; or `exact`, the bits of `torchaudio.compliance.kaldi.fbank` on the
+            segment by itself (for checking: it goes a segment at a time and waits for the device).
+
+    Raises ValueError for an unknown mode or tensors that do not belong together.
+    """
+    if not len(offset) - 1 == len(length) == len(shift) == len(frames) == len(sizes):
+        raise ValueError(
+            f"offset, length, shift, frames and sizes describe {len(offset) - 1}, {len(length)}, {len(shift)}, "
+            f"{len(frames)} and {len(sizes)} segments; they must describe the same."
+        )
+    if mode not in ("fast", "exact"):
+        raise ValueError(f"The log-mel has the modes fast and exact, not {mode!r}.")
+    if not sum(sizes):
+        return torch.empty(0, MELS, device=waveform.device)
+    with torch.autocast(waveform.device.type, enabled=False), _full_precision(waveform.device):
+        if mode == "exact":
+            return _exact(waveform, offset, length, shift, sizes)
+        return _fast(_mean_free(waveform, offset, length), offset, shift, frames, sum(sizes))
+
+
+def _fast(
+    samples: torch.Tensor, offset: torch.Tensor, shift: torch.Tensor, frames: torch.Tensor, total: int
+) -> torch.Tensor:
+    """Frames of mean-free float32 `samples`: one gather of the frames' samples, then row-wise work."""
+    before = torch.repeat_interleave(frames.cumsum(0) - frames, frames, output_size=total)
+    hop = torch.repeat_interleave(shift, frames, output_size=total)
+    first = torch.repeat_interleave(offset[:-1], frames, output_size=total)
+    start = first + (torch.arange(total, device=samples.device) - before) * hop
+    # Row i of this view is samples [i, i + 400): picking rows gathers frames without N x 400 indices.
+    windows = samples.as_strided((len(samples) - WINDOW + 1, WINDOW), (1, 1))
+    chunk = min(total, CHUNK_CPU if samples.device.type == "cpu" else CHUNK_DEVICE)
+    padded = torch.zeros(chunk, FFT, device=samples.device)
+    result = torch.empty(total, MELS, device=samples.device)
+    for begin in range(0, total, chunk):
+        rows = torch.index_select(windows, 0, start[begin : begin + chunk])
+        _filter_banks(rows, padded[: len(rows)], result[begin : begin + chunk])
+    return result
+
+
+def _filter_banks(rows: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
+    """Write the log filter banks of frames `rows` [n, 400], which are overwritten, into `result` [n, 128].
+
+    `padded` [n, 512] is scratch space whose first column and last 112 are zero. The first sample of a frame never
+    counts, whatever pre-emphasis does there: the window begins with 0.
+    """
+    window, bands = _tables(rows.device)
+    rows -= rows.mean(dim=1, keepdim=True)
+    inside = padded[:, 1:WINDOW]
+    torch.mul(rows[:, :-1], PREEMPHASIS, out=inside)
+    torch.sub(rows[:, 1:], inside, out=inside)
+    inside *= window[1:]
+    parts = torch.view_as_real(torch.fft.rfft(padded)).square_()  # re^2 and im^2: abs() takes a root only to lose it
+    power = parts[..., 0] + parts[..., 1]
+    for low, high, first, weights in bands:
+        torch.mm(power[:, low:high], weights, out=result[:, first : first + weights.shape[1]])
+    result.clamp_min_(FLOOR).log_()
+
+
+def _mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """float32 [samples]: int16 / 32768 less the mean of the segment's own samples, and 0 after them."""
+    if waveform.device.type != "cpu":
+        return _mean_free_ragged(waveform, offset, length)
+    # The same, a segment at a time: on a CPU a quarter of the time of the sums over all samples.
+    samples = waveform * SCALE
+    for begin, end, own in zip(offset.tolist(), offset[1:].tolist(), length.tolist()):
+        clip = samples[begin : begin + own]
+        clip -= clip.mean() if own else 0.0
+        samples[begin + own : end] = 0.0
+    return samples
+
+
+def _mean_free_ragged(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """`_mean_free` over all segments at once: exact integer sums, so the order of summation does not matter."""
+    total = len(waveform)
+    sums = F.pad(waveform.cumsum(0, dtype=torch.int64), (1, 0))
+    mean = (sums[offset[:-1] + length] - sums[offset[:-1]]).double() / length.clamp_min(1)
+    span = offset.diff()
+    own_end = torch.repeat_interleave(offset[:-1] + length, span, output_size=total)
+    mean = torch.repeat_interleave((mean * SCALE).float(), span, output_size=total)
+    inside = torch.arange(total, device=waveform.device) < own_end
+    return torch.where(inside, waveform * SCALE - mean, 0.0)
+
+
+def _exact(
+    waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor, shift: torch.Tensor, sizes: tuple[int, ...]
+) -> torch.Tensor:
+    from torchaudio.compliance.kaldi import fbank  # takes a second to import, and only this mode needs it
+
+    pieces = []
+    for begin, own, hop, size in zip(offset.tolist(), length.tolist(), shift.tolist(), sizes):
+        samples = torch.zeros((size - 1) * hop + WINDOW, device=waveform.device)
+        clip = waveform[begin : begin + own].float() / 32768.0
+        clip = (clip - clip.mean())[: len(samples)] if own else clip
+        samples[: len(clip)] = clip
+        # torchaudio truncates milliseconds to samples; half a sample more keeps rounding from losing one.
+        pieces.append(fbank(samples[None], frame_shift=(hop + 0.5) * 1000.0 / RATE, **PARAMETERS))
+    return torch.cat(pieces)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No TF32 in here: ten bits of mantissa do not hold the energies of a loud and a silent bin."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def mel_weights() -> torch.Tensor:
+    """Triangular filters, float32 [128, 257]: equal to torchaudio's `get_mel_banks`, with the Nyquist bin of zeros."""
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (LOW, RATE / 2.0))
+    step = (high - low) / (MELS + 1)
+    index = torch.arange(MELS)[:, None]
+    left, centre, right = low + index * step, low + (index + 1.0) * step, low + (index + 2.0) * step
+    mel = (1127.0 * (1.0 + RATE / FFT * torch.arange(FFT / 2) / 700.0).log())[None]
+    slopes = torch.min((mel - left) / (centre - left), (right - mel) / (right - centre))
+    return F.pad(slopes.clamp_min(0.0), (0, 1))
+
+
+@functools.lru_cache(maxsize=16)
+def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
+    """(window [400], bands of filters). A band has only its own range of bins: (low, high, first mel, weights [., 32])."""
+    weights = mel_weights()
+    bands = []
+    for first in range(0, MELS, MELS // BANDS):
+        band = weights[first : first + MELS // BANDS]
+        used = band.any(dim=0).nonzero()[:, 0]
+        low, high = int(used[0]), int(used[-1]) + 1
+        bands.append((low, high, first, band[:, low:high].T.contiguous().to(device)))
+    return torch.hann_window(WINDOW, periodic=False).to(device), bands
+
+
+def normalise(log_mel: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """(x - mean) / (2 * std): about zero mean and a standard deviation of one half (AST's convention)."""
+    return (log_mel - mean) / (2.0 * std)
+
+
+def patches(log_mel: torch.Tensor) -> torch.Tensor:
+    """Cut frames [N, 128], N a multiple of 16, into patches [N // 16 * 8, 256].
+
+    Time-major: patch number = (frame // 16) * 8 + mel // 16. Inside a patch, pixel 16 * t + f. Segments whose numbers
+    of frames are multiples of 16 stay apart, so a ragged batch is cut in one go.
+    """
+    rows = len(log_mel) // PATCH
+    grid = log_mel.reshape(rows, PATCH, MELS // PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(rows * (MELS // PATCH), PATCH * PATCH)
+
+
+def unpatch(patches: torch.Tensor) -> torch.Tensor:
+    """The inverse of `patches`: [P, 256] -> [P // 8 * 16, 128]."""
+    rows = len(patches) // (MELS // PATCH)
+    grid = patches.reshape(rows, MELS // PATCH, PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(rows * PATCH, MELS)
+
+
+class RunningStatistics:
+    """Mean and standard deviation over every bin of every frame added so far, in float64 (Chan et al. 1979).
+
+    >>> statistics = RunningStatistics()
+    >>> statistics.add(torch.tensor([[1.0, 3.0]]))
+    >>> statistics.mean, statistics.std
+    (2.0, 1.0)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0  # sum of squared differences to the mean
+
+    def add(self, log_mel: torch.Tensor) -> None:
+        """Take in values of any shape."""
+        if log_mel.numel():
+            values = log_mel.double()
+            mean = values.mean()
+            self._join(values.numel(), float(mean), float((values - mean).square().sum()))
+
+    def merge(self, other: RunningStatistics) -> None:
+        """Take in what another one has seen."""
+        if other.count:
+            self._join(other.count, other.mean, other.squares)
+
+    def _join(self, count: int, mean: float, squares: float) -> None:
+        total = self.count + count
+        distance = mean - self.mean
+        self.mean += distance * count / total
+        self.squares += squares + distance * distance * self.count * count / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the values seen (not of a population they were drawn from); 0 before any."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
