@@ -1,0 +1,260 @@
+"""What a recipe's values must satisfy beyond their types: choices, ranges, and sections that agree with each other."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from gamut.errors import RecipeError
+from gamut.recipe.schema import Recipe
+
+COMMAND_LINE = "the command line"
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "stage": ("pretrain", "finetune"),
+    "precision": ("fp32", "bf16"),
+    "front.mode": ("fast", "exact"),
+    "model.positions": ("learned", "factorised"),
+    "model.pooling": ("cls", "attention", "mean"),
+    "views.too_long": ("cut", "error"),
+    "plan.packer": ("exact", "next_fit"),
+    "plan.locality": ("none", "node"),
+    "asit.mask_fill": ("zeros",),
+    "asit.local_on": ("masked", "all"),
+    "augment.mask_fill": ("zero", "mean"),
+    "finetune.loss": ("ce", "bce"),
+}
+
+_ANY = math.inf
+# key -> (least, most), both allowed
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, _ANY),
+    "seed": (0, 2**63 - 1),
+    "model.dim": (1, _ANY),
+    "model.depth": (1, _ANY),
+    "model.heads": (1, _ANY),
+    "model.table_frames": (16, _ANY),
+    "model.pooling_heads": (1, _ANY),
+    "model.drop_path": (0, 0.999),
+    "views.count": (1, _ANY),
+    "views.frames": (16, _ANY),
+    "views.max_frames": (16, _ANY),
+    "step.packs": (1, _ANY),
+    "step.clips": (1, _ANY),
+    "step.tokens": (1, _ANY),
+    "step.max_clips": (1, _ANY),
+    "plan.lookahead": (1, _ANY),
+    "plan.window": (1, _ANY),
+    "loader.workers": (0, _ANY),
+    "loader.packs_per_forward": (1, _ANY),
+    "loader.prefetch": (1, _ANY),
+    "loader.max_holes": (0, 1),
+    "optim.lr": (0, _ANY),
+    "optim.lr_base_batch": (0, _ANY),
+    "optim.lr_end": (0, _ANY),
+    "optim.warmup_epochs": (0, _ANY),
+    "optim.eps": (0, _ANY),
+    "optim.weight_decay": (0, _ANY),
+    "optim.weight_decay_end": (0, _ANY),
+    "optim.layer_decay": (0, 1),
+    "optim.clip": (0, _ANY),
+    "asit.mask_target": (0, 1),
+    "asit.mask_time_share": (0, 1),
+    "asit.mask_frequency_share": (0, 1),
+    "asit.hidden": (1, _ANY),
+    "asit.bottleneck": (1, _ANY),
+    "asit.prototypes": (2, _ANY),
+    "asit.weight_reconstruction": (0, _ANY),
+    "asit.weight_local": (0, _ANY),
+    "asit.weight_global": (0, _ANY),
+    "asit.centre_momentum": (0, 1),
+    "asit.teacher_momentum": (0, 1),
+    "augment.time_mask": (0, _ANY),
+    "augment.frequency_mask": (0, 128),
+    "finetune.label_smoothing": (0, 0.999),
+    "finetune.evaluate_epochs": (0, _ANY),
+    "finetune.seeds": (1, _ANY),
+    "checkpoint.every_epochs": (0, _ANY),
+    "checkpoint.every_minutes": (0, _ANY),
+    "checkpoint.keep": (1, _ANY),
+    "track.picture_epochs": (0, _ANY),
+    "track.log_steps": (1, _ANY),
+    "run.threads": (0, _ANY),
+}
+POSITIVE = (
+    "front.std",
+    "model.mlp_ratio",
+    "model.attention_scale",
+    "asit.teacher_temperature",
+    "asit.student_temperature",
+    "run.timeout_seconds",
+)
+
+
+def at(place: str) -> str:
+    """`on the command line`, or `in FILE`."""
+    return f"on {place}" if place == COMMAND_LINE else f"in {place}"
+
+
+def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a recipe or a section; lists, tuples and mappings are values."""
+    flat: dict[str, Any] = {}
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{f.name}."))
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def check(recipe: Recipe, origin: dict[str, str] | None = None) -> None:
+    """Raise RecipeError for the first value that cannot be. `origin` says where each key was set."""
+    origin = origin or {}
+    values = flatten(recipe)
+
+    def where(*keys: str) -> str:
+        places = [origin[key] for key in keys if key in origin]
+        places.sort(key=lambda place: place == COMMAND_LINE)  # what was typed last is the likelier slip
+        if not places:
+            return ""
+        return f" {at(places[-1])}"
+
+    for key, allowed in CHOICES.items():
+        if values[key] not in allowed:
+            raise RecipeError(f"{key}{where(key)} must be {_either(allowed)}, not {values[key]!r}.")
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{key}{where(key)} must be a finite number, not {value}.")
+    for key, (least, most) in RANGES.items():
+        value = values[key]
+        if value is not None and not least <= value <= most:
+            bound = f"at least {least:g}" if most == _ANY else f"between {least:g} and {most:g}"
+            raise RecipeError(f"{key}{where(key)} must be {bound}, not {value}.")
+    for key in POSITIVE:
+        if values[key] is not None and values[key] <= 0:
+            raise RecipeError(f"{key}{where(key)} must be above 0, not {values[key]}.")
+    for keys, problem in _contradictions(recipe):
+        place = where(*keys)
+        raise RecipeError(f"{problem} (set{place})." if place else f"{problem}.")
+
+
+def _either(allowed: tuple[str, ...]) -> str:
+    return allowed[0] if len(allowed) == 1 else f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+
+
+Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence without its end
+
+
+def _contradictions(recipe: Recipe) -> list[Problem]:
+    """Everything that does not fit together."""
+    found: list[Problem] = []
+
+    def refuse(wrong: bool, keys: tuple[str, ...], problem: str) -> None:
+        if wrong:
+            found.append((keys, problem))
+
+    model, views, step, front = recipe.model, recipe.views, recipe.step, recipe.front
+    given = [key for key in ("clips", "tokens") if getattr(step, key) is not None]
+    refuse(
+        len(given) != 1,
+        ("step.clips", "step.tokens"),
+        "step needs exactly one of step.clips and step.tokens: "
+        + ("both are given, so set one of them to null" if given else "neither is given"),
+    )
+    for key, frames in (
+        ("views.frames", views.frames),
+        ("views.max_frames", views.max_frames),
+        ("model.table_frames", model.table_frames),
+    ):
+        refuse(
+            frames is not None and frames % 16 != 0,
+            (key,),
+            f"{key} must be a multiple of 16 (a patch is 16 frames wide), not {frames}",
+        )
+    refuse(
+        model.dim % model.heads != 0,
+        ("model.dim", "model.heads"),
+        f"model.dim ({model.dim}) must be a multiple of model.heads ({model.heads})",
+    )
+    refuse(
+        model.pooling == "attention" and model.dim % model.pooling_heads != 0,
+        ("model.dim", "model.pooling_heads"),
+        f"model.dim ({model.dim}) must be a multiple of model.pooling_heads ({model.pooling_heads})",
+    )
+    refuse(
+        (front.mean is None) != (front.std is None),
+        ("front.mean", "front.std"),
+        "front.mean and front.std must both be given, or both be left to the shards' own statistics",
+    )
+    longest = views.frames or views.max_frames
+    if step.tokens is not None and longest:
+        one = views.count * (longest // 16 * 8 + (model.pooling == "cls"))
+        refuse(
+            one > step.tokens,
+            ("step.tokens", "views.frames", "views.max_frames"),
+            f"step.tokens ({step.tokens}) does not hold one clip of {one} tokens "
+            f"({views.count} x {longest} frames, class tokens included)",
+        )
+    refuse(
+        not all(0 <= beta < 1 for beta in recipe.optim.betas),
+        ("optim.betas",),
+        f"optim.betas must lie in [0, 1), not {list(recipe.optim.betas)}",
+    )
+    zero = recipe.deepspeed.get("zero_optimization", {})
+    refuse(
+        recipe.precision == "bf16" and isinstance(zero, dict) and zero.get("stage", 0) == 0,
+        ("deepspeed", "precision"),
+        "ZeRO stage 0 is for precision: fp32 only; use deepspeed.zero_optimization.stage=1 with bf16",
+    )
+    refuse(
+        not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", recipe.run.name),
+        ("run.name",),
+        f"run.name must be one folder name of letters, digits and ._+-, not {recipe.run.name!r}",
+    )
+    if recipe.stage == "pretrain":
+        found += _pretraining(recipe)
+    else:
+        found += _finetuning(recipe)
+    return found
+
+
+def _pretraining(recipe: Recipe) -> list[Problem]:
+    asit = recipe.asit
+    found: list[Problem] = []
+    if not (asit.weight_reconstruction or asit.weight_local or asit.weight_global):
+        found.append((("asit.weight_reconstruction",), "one of the three weights asit.weight_* must be above 0"))
+    if asit.weight_global and recipe.views.count != 2:
+        found.append(
+            (
+                ("asit.weight_global", "views.count"),
+                f"the global loss compares two views: views.count must be 2 (it is {recipe.views.count}) "
+                "or asit.weight_global 0",
+            )
+        )
+    if asit.weight_global and recipe.model.pooling != "cls":
+        found.append(
+            (
+                ("asit.weight_global", "model.pooling"),
+                "the global loss needs class tokens: model.pooling must be cls or asit.weight_global 0",
+            )
+        )
+    return found
+
+
+def _finetuning(recipe: Recipe) -> list[Problem]:
+    folds = recipe.folds
+    found: list[Problem] = []
+    if not folds.test or not all(folds.test):
+        found.append((("folds.test",), "folds.test needs at least one round of at least one fold"))
+    for test in folds.test:
+        both = sorted(set(test) & set(folds.train or []))
+        if both:
+            found.append(
+                (("folds.train", "folds.test"), f"fold {both[0]} is in folds.train and in a round of folds.test")
+            )
+    if recipe.views.count != 1:
+        found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
+    return found

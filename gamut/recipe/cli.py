@@ -1,0 +1,100 @@
+"""The command line that every stage shares: `run.py RECIPE [key=value ...] [--dry-run]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gamut.errors import RecipeError, ShardError
+from gamut.recipe.load import CONFIGS, list_recipes, load_recipe
+from gamut.recipe.names import nearest
+from gamut.recipe.schema import Recipe
+
+_EXAMPLES = {
+    "pretrain": "deepspeed --num_gpus 2 pretrain/run.py asit_tiny data=data/esc10 optim.lr=3e-4",
+    "finetune": "deepspeed --num_gpus 2 finetune/run.py esc50 init=runs/asit_b data=data/esc50",
+}
+_OPTIONS = ("--dry-run", "--help", "--local_rank")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was typed, understood."""
+
+    recipe: Recipe
+    name: str  # the recipe's name or path, as typed
+    overrides: tuple[str, ...]
+    dry_run: bool
+    local_rank: int | None  # as the deepspeed launcher passes it; None when it did not
+
+
+def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
+    """The recipe and options in `argv` (without the program's name).
+
+    `--local_rank N` or `--local_rank=N` may stand anywhere. Without a recipe the stage's recipes are listed and the
+    process exits with status 2; `--help` exits with 0. Raises RecipeError for everything else that is wrong.
+    """
+    words: list[str] = []
+    dry_run, local_rank = False, None
+    arguments = iter(argv)
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if option in ("--local_rank", "--local-rank"):
+            value = value or next(arguments, "")
+            if not value.isdigit():
+                raise RecipeError(f"--local_rank needs a number, not {value!r}.")
+            local_rank = int(value)
+        elif argument == "--dry-run":
+            dry_run = True
+        elif argument in ("--help", "-h"):
+            _say(usage(stage, configs), local_rank)
+            raise SystemExit(0)
+        elif argument.startswith("-"):
+            raise RecipeError(f"Unknown option {argument}{nearest(option, _OPTIONS)}; see --help.")
+        else:
+            words.append(argument)
+    names = [word for word in words if "=" not in word]
+    overrides = tuple(word for word in words if "=" in word)
+    if not names:
+        _say(usage(stage, configs), local_rank, error=True)
+        raise SystemExit(2)
+    if len(names) > 1:
+        raise RecipeError(
+            f"{names[1]!r} on the command line is not an override; write key=value, such as optim.lr=3e-4 "
+            f"(the recipe is {names[0]})."
+        )
+    recipe = load_recipe(stage, names[0], overrides, configs)
+    return Command(recipe, names[0], overrides, dry_run, local_rank)
+
+
+def usage(stage: str, configs: Path = CONFIGS) -> str:
+    recipes = "\n".join(f"  {name}" for name in list_recipes(stage, configs))
+    return (
+        f"usage: {stage}/run.py RECIPE [key=value ...] [--dry-run]\n\n"
+        f"example: {_EXAMPLES[stage]}\n\n"
+        f"  RECIPE       one of the recipes below, or a path to a YAML file\n"
+        f"  key=value    overrides a key of the recipe, such as optim.lr=3e-4 or run.name=second_try\n"
+        f"  --dry-run    show the resolved recipe and the plan, and train nothing\n\n"
+        f"{stage} recipes:\n{recipes}"
+    )
+
+
+def require_data(recipe: Recipe) -> Path:
+    """The folder of the recipe's shards. Raises ShardError with the command that makes them where it is missing."""
+    if recipe.data and Path(recipe.data).is_dir():
+        return Path(recipe.data)
+    if not recipe.data:
+        raise ShardError(f"The recipe of {recipe.run.name} names no data; add data=FOLDER with a set of shards.")
+    converter = recipe.dataset or "folder"
+    raise ShardError(
+        f"There are no shards at {recipe.data}. Make them with `python -m gamut.shards convert {converter} SRC "
+        f"{recipe.data}`, or say where they are with data=FOLDER or the environment variable GAMUT_DATA."
+    )
+
+
+def _say(text: str, local_rank: int | None, error: bool = False) -> None:
+    """Once, not from every rank."""
+    if (local_rank or int(os.environ.get("RANK", "0") or 0)) == 0:
+        print(text, file=sys.stderr if error else sys.stdout)

@@ -1,0 +1,210 @@
+"""From a recipe's name and the command line to a typed, checked `Recipe`.
+
+A recipe is a YAML file in configs/STAGE. `defaults: NAME` (or a list of names) inherits other recipes of the same
+stage, merged in order, before the file's own keys. Overrides `a.b=c` come last. OmegaConf holds the values and their
+types; this module turns everything that can be wrong into one sentence with the key, its place and the nearest name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gamut.errors import RecipeError
+from gamut.recipe import schema
+from gamut.recipe.check import COMMAND_LINE, at, check
+from gamut.recipe.names import describe, hints, nearest, nearest_key, not_none
+from gamut.recipe.text import parse_yaml
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+STAGES = ("pretrain", "finetune")
+
+# Sections that only one stage reads: setting them in the other is a mistake, not a wish.
+_ONLY = {"asit": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
+
+
+def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
+    """The names of a stage's recipes, sorted."""
+    _check_stage(stage)
+    return sorted(path.stem for path in (configs / stage).glob("*.yaml"))
+
+
+def load_recipe(
+    stage: str, name_or_path: str, overrides: list[str] | tuple[str, ...] = (), configs: Path = CONFIGS
+) -> schema.Recipe:
+    """The recipe called `name_or_path` (configs/STAGE/NAME.yaml, or a path to a YAML file) with `overrides` applied.
+
+    `run.name` is filled with the recipe's name where it is empty; `${oc.env:NAME,default}` is resolved. Raises
+    RecipeError for a missing recipe or file, an unknown key, a wrong type or value, sections that contradict each
+    other, and an override that is not `key=value`.
+    """
+    _check_stage(stage)
+    path = _find(stage, name_or_path, configs, asked_by="")
+    config = _writable(OmegaConf.structured(schema.Recipe))
+    origin: dict[str, str] = {}
+    for file, values in _chain(stage, path, configs, ()):
+        _apply(config, values, schema.Recipe, (), file, stage, origin)
+    for override in overrides:
+        _apply(config, _parse_override(override), schema.Recipe, (), COMMAND_LINE, stage, origin)
+    config.stage = stage
+    try:
+        OmegaConf.resolve(config)
+        recipe = typing.cast(schema.Recipe, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", "") or "")
+        place = at(origin.get(key, show(path)))
+        raise RecipeError(f"The value of {key or 'a key'} {place} cannot be resolved: {_first_line(error)}.") from None
+    if not recipe.run.name:
+        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=path.stem))
+    check(recipe, origin)
+    return recipe
+
+
+def _writable(config: DictConfig) -> DictConfig:
+    """OmegaConf makes a frozen dataclass read-only; here it is still being filled in."""
+    OmegaConf.set_readonly(config, False)
+    for name, hint in hints(schema.Recipe).items():
+        if dataclasses.is_dataclass(hint):
+            OmegaConf.set_readonly(config[name], False)
+    return config
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise RecipeError(f"There is no stage called {stage!r}; the stages are {' and '.join(STAGES)}.")
+
+
+def _find(stage: str, name: str, configs: Path, asked_by: str) -> Path:
+    """The file of a recipe. A name in `defaults` may also be a sibling of the file that asks for it."""
+    by = f" (asked for by {asked_by})" if asked_by else ""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_absolute() and asked_by and (Path(asked_by).parent / path).is_file():
+            path = Path(asked_by).parent / path
+        if not path.is_file():
+            raise RecipeError(f"There is no recipe file {name}{by}.")
+        return path
+    for folder in ([Path(asked_by).parent] if asked_by else []) + [configs / stage]:
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            return path
+    known = list_recipes(stage, configs)
+    raise RecipeError(
+        f"There is no {stage} recipe called {name!r}{by}{nearest(name, known)}. "
+        f"There are: {', '.join(known) or 'none'} (in {show(configs / stage)})."
+    )
+
+
+def show(path: Path) -> str:
+    """A path as a person would type it: relative to where they are, if it lies there."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file, its own values) of every recipe that `path` inherits, bases first, itself last."""
+    path = path.resolve()
+    if path in above:
+        circle = " -> ".join(p.stem for p in (*above[above.index(path) :], path))
+        raise RecipeError(f"The recipes inherit each other in a circle: {circle}; remove one `defaults` of them.")
+    values = _read_yaml(path)
+    bases = values.pop("defaults", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise RecipeError(f"`defaults` in {show(path)} must be the name of a recipe or a list of names.")
+    for base in bases:
+        yield from _chain(stage, _find(stage, base, configs, asked_by=str(path)), configs, (*above, path))
+    yield show(path), values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {show(path)} cannot be read: {error}.") from None
+    values = parse_yaml(text, show(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"The recipe {show(path)} must hold `key: value` lines.")
+    return values
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """`a.b=c` -> {a: {b: c}}. Text fields take the characters as they stand, the others are read as YAML."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", part) for part in parts):
+        raise RecipeError(f"{override!r} on {COMMAND_LINE} is not an override; write key=value, such as optim.lr=3e-4.")
+    value: Any = text if _is_text(parts) else parse_yaml(text, f"The value of {key} on {COMMAND_LINE}")
+    for part in reversed(parts):
+        value = {part: value}
+    return value
+
+
+def _is_text(parts: list[str]) -> bool:
+    cls: Any = schema.Recipe
+    for part in parts:
+        if not dataclasses.is_dataclass(cls) or part not in hints(typing.cast(type, cls)):
+            return False
+        cls = hints(typing.cast(type, cls))[part]
+    return cls is str
+
+
+def _apply(
+    config: DictConfig,
+    values: Any,
+    cls: type,
+    path: tuple[str, ...],
+    place: str,
+    stage: str,
+    origin: dict[str, str],
+) -> None:
+    """Write one source's values into `config`, one key at a time so that each mistake can be named."""
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{'.'.join(path)} {at(place)} is a section: give its keys ({', '.join(hints(cls))}), not {values!r}."
+        )
+    for name, value in values.items():
+        key = ".".join((*path, str(name)))
+        where = at(place)
+        if name not in hints(cls):
+            raise RecipeError(f"Unknown key {key} {where}{nearest_key(key)}.")
+        if not path and _ONLY.get(name, stage) != stage:
+            raise RecipeError(
+                f"The section {name} {where} is for {_ONLY[name]} recipes; a {stage} recipe has no use for it."
+            )
+        if key == "stage" and value != stage:
+            raise RecipeError(f"stage {where} is {value!r}, but the recipe is asked for by {stage}.")
+        hint = hints(cls)[name]
+        if dataclasses.is_dataclass(hint):
+            _apply(config[name], value, typing.cast(type, hint), (*path, name), place, stage, origin)
+            continue
+        _assign(config, name, value, hint, key, where)
+        origin[key] = place
+
+
+def _assign(config: DictConfig, name: str, value: Any, hint: Any, key: str, where: str) -> None:
+    wrong = RecipeError(f"{key} {where} must be {describe(hint)}, not {value!r}.")
+    base = not_none(hint)
+    if isinstance(value, bool) and base in (int, float, str):
+        raise wrong
+    try:
+        if typing.get_origin(base) is dict and isinstance(value, dict) and value:
+            value = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(config[name])), value)  # {} clears
+        OmegaConf.update(config, name, value, merge=False)
+    except OmegaConfBaseException:
+        raise wrong from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

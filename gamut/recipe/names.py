@@ -1,0 +1,79 @@
+"""The names and types of a recipe's keys, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from gamut.recipe import schema
+
+
+def nearest(word: str, names: list[str] | tuple[str, ...], prefix: str = "") -> str:
+    """`; the nearest is NAME`, or nothing where no name is near."""
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; the nearest valid name is {prefix}{found[0]}" if found else ""
+
+
+@cache
+def hints(cls: type) -> dict[str, Any]:
+    """Field name -> type of a section's dataclass, in order."""
+    resolved = typing.get_type_hints(cls)
+    return {f.name: resolved[f.name] for f in dataclasses.fields(cls)}
+
+
+def keys(cls: type = schema.Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a recipe that holds a value: `optim.lr`, `data`, ..."""
+    for name, hint in hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from keys(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def nearest_key(key: str) -> str:
+    """The end of a sentence about an unknown dotted key: the valid key that was probably meant.
+
+    A key of the same last name in another section comes first (`lr` means optim.lr), then the likeliest of its section.
+    """
+    known = list(keys())
+    section, _, last = key.rpartition(".")
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    if len(same) == 1:
+        return f"; the nearest valid name is {same[0]}"
+    siblings = [k[len(section) + 1 :] for k in known if section and k.startswith(section + ".")]
+    if siblings:
+        return nearest(last, siblings, f"{section}.") or f"; {section} has {', '.join(siblings)}"
+    sections = sorted({k.split(".")[0] for k in known if "." in k})
+    if hit := nearest(key, known + sections):
+        return hit
+    near = difflib.get_close_matches(last, [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
+    full = [k for k in known if near and k.rpartition(".")[2] == near[0]]
+    return f"; the nearest valid name is {full[0]}" if full else f"; the sections are {', '.join(sections)}"
+
+
+def not_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return hint
+
+
+def describe(hint: Any) -> str:
+    """A type in words: `a whole number`, `a list of 2 numbers`, ..."""
+    base = not_none(hint)
+    args = typing.get_args(base)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if base in words:
+        text = words[base]
+    elif typing.get_origin(base) is tuple:
+        text = f"a list of {len(args)} numbers"
+    elif typing.get_origin(base) is list:
+        inner = not_none(args[0])
+        text = "a list of lists of whole numbers" if typing.get_origin(inner) is list else "a list of whole numbers"
+    else:
+        text = "a mapping of names to lists of whole numbers" if args[1] is not Any else "a mapping"
+    return text if base is hint else f"{text} or null"

@@ -1,0 +1,215 @@
+"""A recipe is what its files and the command line say, and every mistake in them is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gamut.errors import RecipeError
+from gamut.recipe.load import STAGES, list_recipes, load_recipe
+from gamut.recipe.names import keys
+from gamut.recipe.resolved import differences, read_resolved, recipe_hash, resolved_yaml
+from gamut.recipe.schema import Recipe
+
+VALID = set(keys()) | {key.partition(".")[0] for key in keys()}
+EVERY = [(stage, name) for stage in STAGES for name in list_recipes(stage)]
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A folder of recipes: base <- middle <- leaf, and a second base."""
+    folder = tmp_path / "configs" / "pretrain"
+    folder.mkdir(parents=True)
+    texts = {
+        "base": "epochs: 3\nstep: {packs: 4, clips: 2}\nviews: {count: 2, frames: 64}\noptim: {lr: 1e-3, clip: 1}",
+        "other": "epochs: 5\nseed: 7",
+        "middle": "defaults: base\noptim: {lr: 2e-3}",
+        "leaf": "defaults: [middle, other]\noptim: {clip: 2.5}",
+        "circle_a": "defaults: circle_b",
+        "circle_b": "defaults: circle_a",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return tmp_path / "configs"
+
+
+def refused(configs: Path, *overrides: str, name: str = "base") -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("pretrain", name, overrides, configs)
+    message = str(caught.value)
+    assert message.endswith((".", ")"))
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("stage", "name"), EVERY)
+def test_every_recipe_loads_and_survives_a_round_trip(stage: str, name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(stage, name)
+    assert recipe.stage == stage
+    assert recipe.run.name == name
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
+    assert read_resolved(tmp_path / "recipe.yaml") == recipe
+
+
+def test_recipes_are_there() -> None:
+    assert {"asit", "asit_tiny", "asit_s", "asit_b", "demo"} <= set(list_recipes("pretrain"))
+    assert {"esc50", "demo"} <= set(list_recipes("finetune"))
+
+
+def test_the_papers_sizes() -> None:
+    b, s = load_recipe("pretrain", "asit_b"), load_recipe("pretrain", "asit_s")
+    assert (b.model.dim, b.model.depth, b.model.heads) == (768, 12, 12)
+    assert (s.model.dim, s.model.depth, s.model.heads) == (384, 12, 6)
+    for recipe in (b, s):
+        assert recipe.step.packs * (recipe.step.clips or 0) == 160
+        assert (recipe.views.count, recipe.views.frames, recipe.asit.prototypes) == (2, 592, 8192)
+        assert recipe.optim.betas == (0.9, 0.999)
+
+
+def test_inheritance_in_order_then_own_then_command_line(configs: Path) -> None:
+    recipe = load_recipe("pretrain", "leaf", ["seed=9", "optim.betas=[0.8, 0.9]"], configs)
+    assert recipe.epochs == 5  # of `other`, which comes after `middle`
+    assert recipe.optim.lr == 2e-3  # of `middle`, over `base`
+    assert recipe.optim.clip == 2.5  # its own
+    assert recipe.seed == 9
+    assert recipe.optim.betas == (0.8, 0.9)
+    assert recipe.step.packs == 4
+    assert recipe.run.name == "leaf"
+
+
+def test_a_path_is_a_recipe_too(configs: Path) -> None:
+    assert load_recipe("pretrain", str(configs / "pretrain" / "leaf.yaml"), [], Path("nowhere")).optim.lr == 2e-3
+
+
+def test_text_is_taken_as_typed(configs: Path) -> None:
+    typed = ["track.mlflow=off", "init=007", "data=a: b", "run.name=1e3", "views.random=no"]
+    recipe = load_recipe("pretrain", "base", typed, configs)
+    assert (recipe.track.mlflow, recipe.init, recipe.data, recipe.run.name) == ("off", "007", "a: b", "1e3")
+    assert recipe.views.random is False
+    (configs / "pretrain" / "off.yaml").write_text("defaults: base\ntrack: {mlflow: off}")
+    assert load_recipe("pretrain", "off", [], configs).track.mlflow == "off"
+
+
+def test_mappings_merge_and_an_empty_one_clears(configs: Path) -> None:
+    (configs / "pretrain" / "sub.yaml").write_text("defaults: base\nsubset: {fold: [1, 2]}")
+    both = load_recipe("pretrain", "sub", ["subset.target=[5]", "deepspeed.zero_optimization.stage=2"], configs)
+    assert both.subset == {"fold": [1, 2], "target": [5]}
+    assert both.deepspeed == {"zero_optimization": {"stage": 2}}
+    assert load_recipe("pretrain", "sub", ["subset={}"], configs).subset == {}
+
+
+def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    override = ["data=${oc.env:GAMUT_DATA,data}/set"]
+    monkeypatch.delenv("GAMUT_DATA", raising=False)
+    assert load_recipe("pretrain", "base", override, configs).data == "data/set"
+    monkeypatch.setenv("GAMUT_DATA", "/far")
+    assert load_recipe("pretrain", "base", override, configs).data == "/far/set"
+    message = refused(configs, "data=${oc.env:NO_SUCH_NAME}/x")
+    assert "data" in message
+    assert "NO_SUCH_NAME" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", ["optim.lrr", "command line", "optim.lr"]),
+        ("lr=1", ["optim.lr", "command line"]),
+        ("optm.lr=1", ["optm", "optim"]),
+        ("optim=3", ["optim", "section"]),
+        ("optim.lr=fast", ["optim.lr", "a number", "'fast'"]),
+        ("optim.betas=[1,x]", ["optim.betas", "a list of 2 numbers"]),
+        ("epochs=1.5", ["epochs", "a whole number"]),
+        ("epochs=true", ["epochs", "a whole number"]),
+        ("epochs=0", ["epochs", "at least 1"]),
+        ("views.random=perhaps", ["views.random", "true or false"]),
+        ("views.count=null", ["views.count", "a whole number"]),
+        ("optim.lr=.nan", ["optim.lr", "finite"]),
+        ("precision=fp16", ["precision", "fp32", "bf16"]),
+        ("plan.packer=best", ["plan.packer", "exact", "next_fit"]),
+        ("asit.mask_fill=noise", ["asit.mask_fill", "zeros"]),
+        ("model.pooling=max", ["model.pooling", "cls", "attention", "mean"]),
+        ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
+        ("finetune.loss=ce", ["finetune", "pretrain"]),
+        ("step.tokens=4096", ["step.clips", "step.tokens", "both"]),
+        ("step.clips=null", ["step.clips", "step.tokens", "neither"]),
+        ("views.frames=100", ["views.frames", "multiple of 16"]),
+        ("model.heads=7", ["model.dim", "model.heads"]),
+        ("views.count=1", ["views.count", "asit.weight_global"]),
+        ("front.mean=1", ["front.mean", "front.std"]),
+        ("run.name=a/b", ["run.name"]),
+        ("epochs", ["key=value", "'epochs'"]),
+        ("=3", ["key=value"]),
+        ("optim..lr=3", ["key=value"]),
+        ("optim.betas=[1", ["optim.betas", "YAML"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(configs: Path, override: str, words: list[str]) -> None:
+    message = refused(configs, override)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lrr: 1}", ["optim.lrr", "wrong.yaml", "optim.lr"]),
+        ("epochs: many", ["epochs", "wrong.yaml", "a whole number"]),
+        ("precision: fp16", ["precision", "wrong.yaml", "bf16"]),
+        ("- a\n- b", ["wrong.yaml", "key: value"]),
+        ("epochs: 1\nepochs: 2", ["wrong.yaml", "epochs", "twice"]),
+        ("epochs: [1", ["wrong.yaml", "line"]),
+        ("defaults: bse", ["bse", "wrong.yaml", "base"]),
+        ("defaults: {a: 1}", ["defaults", "wrong.yaml"]),
+        ("stage: finetune", ["finetune", "pretrain", "wrong.yaml"]),
+        ("!!python/object/apply:os.system ['true']", ["wrong.yaml", "YAML"]),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(configs: Path, text: str, words: list[str]) -> None:
+    (configs / "pretrain" / "wrong.yaml").write_text(text)
+    message = refused(configs, name="wrong")
+    for word in words:
+        assert word in message
+
+
+def test_missing_recipes_and_circles(configs: Path) -> None:
+    assert "leaf" in refused(configs, name="leef")
+    assert "nothere.yaml" in refused(configs, name="some/nothere.yaml")
+    assert "circle_a -> circle_b -> circle_a" in refused(configs, name="circle_a")
+    with pytest.raises(RecipeError, match="pretrain and finetune"):
+        load_recipe("pretrian", "base", [], configs)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(sorted(keys())), st.data())
+def test_any_misspelt_key_is_refused(key: str, data: st.DataObject) -> None:
+    """One letter dropped or doubled: named, with a valid key beside it."""
+    place = data.draw(st.integers(0, len(key) - 1))
+    wrong = key[:place] + data.draw(st.sampled_from(["", key[place] * 2])) + key[place + 1 :]
+    parts = wrong.split(".")
+    if wrong in VALID or not all(parts) or parts[0] in ("deepspeed", "subset", "augment", "folds", "finetune"):
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("pretrain", "asit", [f"{wrong}=1"])
+    _, _, named = str(caught.value).partition("; ")
+    assert any(known in named for known in VALID)
+
+
+def test_hash_and_differences_follow_what_decides_the_numbers() -> None:
+    base = load_recipe("pretrain", "asit_tiny")
+    moved = load_recipe("pretrain", "asit_tiny", ["run.name=b", "loader.workers=0", "data=/x", "track.mlflow=off"])
+    other = load_recipe("pretrain", "asit_tiny", ["optim.lr=1e-3"])
+    assert recipe_hash(base) == recipe_hash(moved)
+    assert differences(base, moved) == []
+    assert recipe_hash(base) != recipe_hash(other)
+    assert differences(base, other) == ["optim.lr: 0.0005 -> 0.001"]
+
+
+def test_a_recipe_is_frozen() -> None:
+    recipe = load_recipe("pretrain", "asit")
+    assert isinstance(recipe, Recipe)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.epochs = 3  # type: ignore[misc]
