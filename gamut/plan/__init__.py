@@ -1,0 +1,30 @@
+"""An epoch as a pure function of metadata: which clips, crops and packs make each step. Knows no torch, reads no audio.
+
+    epoch = plan_epoch(index.table(), seed=0, epoch=3, policy=Policy(packs=32, clips=5, views=2, crop_frames=592))
+
+The number of ranks, nodes and loader workers only decides who runs which pack (`deal`).
+"""
+
+from __future__ import annotations
+
+from gamut.plan.ahead import Ahead, ensure_epoch
+from gamut.plan.balance import deal
+from gamut.plan.clips import Clips
+from gamut.plan.epoch import Epoch
+from gamut.plan.planner import plan_epoch, plan_evaluation, plan_fingerprint
+from gamut.plan.policy import PLANNER_VERSION, Policy, differing, digest
+
+__all__ = [
+    "PLANNER_VERSION",
+    "Ahead",
+    "Clips",
+    "Epoch",
+    "Policy",
+    "deal",
+    "differing",
+    "digest",
+    "ensure_epoch",
+    "plan_epoch",
+    "plan_evaluation",
+    "plan_fingerprint",
+]

@@ -1,0 +1,206 @@
+"""Epochs on disk: planned once a node, the next one while the present one runs.
+
+Planning is a pure function, so it matters to nobody's results which process plans; it only must not be done by all of
+them, nor while the step waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from gamut.errors import PlanError
+from gamut.plan.clips import TYPES, Clips
+from gamut.plan.epoch import DESCRIPTION, Epoch, temporary_prefix
+from gamut.plan.planner import plan_epoch, plan_fingerprint
+from gamut.plan.policy import Policy, digest
+
+LOCK = "plan.lock"
+
+
+def ensure_epoch(folder: str | Path, make: Callable[[], Epoch], expect: Mapping[str, str] | None = None) -> Epoch:
+    """The epoch saved in `folder`, made and saved first if it is not there.
+
+    All ranks of a node may call it at once: one makes, the others wait for it (a lock file in the parent folder).
+    `expect` is the fingerprint that a saved plan must have. Raises PlanError where a saved plan is damaged or another
+    one, or where it cannot be saved, and whatever `make` raises.
+    """
+    folder = Path(folder)
+    if not (folder / DESCRIPTION).exists():
+        with _locked(folder.parent / LOCK) as alone:
+            if not (folder / DESCRIPTION).exists():
+                if alone:  # so this machine's temporary folders are those of writers that were killed
+                    for stale in folder.parent.glob(f"{temporary_prefix(folder)}*.tmp"):
+                        shutil.rmtree(stale, ignore_errors=True)
+                _save(make(), folder)
+    return Epoch.load(folder, expect)
+
+
+def _save(epoch: Epoch, folder: Path) -> None:
+    try:
+        epoch.save(folder)
+    except PlanError:
+        # Without a working lock (some network file systems) another node may have saved the same epoch meanwhile.
+        if not (folder / DESCRIPTION).exists():
+            raise
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file; False where the file system has no locks."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise PlanError(
+            f"The plan cannot be saved in {path.parent}: {error.strerror}. Choose another folder for the run."
+        ) from error
+    alone = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            alone = False
+        yield alone
+    finally:
+        if alone:
+            # Unlocked by name, not by closing: a process forked meanwhile holds a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+class Ahead:
+    """Gives a run its epochs, and plans epoch e + 1 in the background while e runs.
+
+    Epochs lie in `folder`, below a name made of the plan's fingerprint: two plans never meet, and a resumed run maps
+    what is there. The background thread plans in a process of its own: the packer is pure Python, and in a thread it
+    would take the interpreter from the training loop for seconds. One process of a node should `lead`; the others
+    only wait for it. With `lead`, epochs before the last one are removed.
+
+    >>> with Ahead("runs/asit_b/plan", clips, seed=0, policy=policy, epochs=40) as plans:      # doctest: +SKIP
+    ...     epoch = plans.take(3)
+    """
+
+    def __init__(
+        self, folder: str | Path, clips: Clips, seed: int, policy: Policy, epochs: int, lead: bool = True
+    ) -> None:
+        self.clips = clips
+        self.seed = seed
+        self.policy = policy
+        self.epochs = epochs
+        self.lead = lead
+        self.fingerprint = plan_fingerprint(clips, seed, policy)
+        self.folder = Path(folder) / digest(self.fingerprint)
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def path(self, number: int) -> Path:
+        """Where an epoch is saved."""
+        return self.folder / f"epoch-{number:05d}"
+
+    def take(self, number: int) -> Epoch:
+        """Epoch `number`, at once if it was planned ahead. Then starts on the next one.
+
+        Raises PlanError as `plan_epoch` and `ensure_epoch` do.
+        """
+        self._wait()
+        expect = self.fingerprint | {"epoch": str(number)}
+        epoch = ensure_epoch(self.path(number), lambda: plan_epoch(self.clips, self.seed, number, self.policy), expect)
+        if self.lead:
+            self._remove_before(number - 1)
+            if number + 1 < self.epochs and not self.path(number + 1).exists():
+                self._start(number + 1)
+        return epoch
+
+    def close(self) -> None:
+        """Stop planning ahead. What is saved stays."""
+        if self._process is not None:
+            self._process.terminate()
+        self._wait()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, number: int) -> None:
+        # `-c` rather than `-m`: the module is imported by its package before it could be run as a program.
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from gamut.plan.ahead import plan_from_stdin; plan_from_stdin()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+        self._thread = threading.Thread(target=self._feed, args=(self._process, number), daemon=True, name="plan-ahead")
+        self._thread.start()
+
+    def _feed(self, process: subprocess.Popen[bytes], number: int) -> None:
+        """Send the work and wait. A process that fails has said why on stderr; `take` then plans for itself."""
+        assert process.stdin is not None
+        work = {
+            "folder": str(self.path(number)),
+            "seed": self.seed,
+            "number": number,
+            "policy": asdict(self.policy),
+            "clips": len(self.clips),
+        }
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(work).encode() + b"\n")
+            for name, dtype in TYPES.items():
+                process.stdin.write(np.ascontiguousarray(getattr(self.clips, name), dtype).data)
+            process.stdin.flush()
+        process.wait()  # the pipe stays open until then: its end tells the process that we are gone
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = self._process = None
+
+    def _remove_before(self, number: int) -> None:
+        """Remove epochs that no rank can still need: all have finished the one before the last."""
+        for folder in self.folder.glob("epoch-*"):
+            if folder.name < self.path(number).name:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def plan_from_stdin() -> None:
+    """The process behind `Ahead`: plan and save one epoch, given as a JSON line and the bytes of the clips' columns
+    on stdin.
+
+    Ends at once, at whatever point, when the other end of stdin is closed: a run that is gone leaves nobody planning.
+    """
+    os.nice(5)  # the loader's workers go first
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
+    source = sys.stdin.buffer
+    work = json.loads(source.readline())
+    columns = {name: source.read(work["clips"] * np.dtype(dtype).itemsize) for name, dtype in TYPES.items()}
+    clips = Clips(**{name: np.frombuffer(column, TYPES[name]) for name, column in columns.items()})
+    policy = Policy(**work["policy"])
+
+    def leave_with_parent() -> None:
+        source.read(1)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    ensure_epoch(work["folder"], lambda: plan_epoch(clips, work["seed"], work["number"], policy))
+    os._exit(0)  # the watching thread holds stdin's lock, which an orderly end would wait for

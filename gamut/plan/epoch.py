@@ -1,0 +1,219 @@
+"""A planned epoch: flat arrays, saved as plain .npy files and memory-mapped by whoever runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gamut.errors import PlanError
+from gamut.plan.crops import samples_needed
+from gamut.plan.policy import PATCH, differing
+
+FORMAT = 1
+DESCRIPTION = "plan.json"
+SCALARS = ("number", "steps", "packs", "views", "budget", "pack_clips", "cut")
+ARRAYS: dict[str, type] = {
+    "pack_offset": np.int64,
+    "pack_tokens": np.int64,
+    "pack_cost": np.float64,
+    "row": np.int64,
+    "clip_id": np.uint64,
+    "draw": np.int32,
+    "start": np.int64,
+    "length": np.int64,
+    "shift": np.int32,
+    "frames": np.int32,
+    "tokens": np.int64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """S steps of P packs; pack p of step s is number s * P + p; draws of pack k are rows pack_offset[k] :
+    pack_offset[k + 1] of the arrays of draws. Times are in samples at 16 kHz.
+
+    View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]`, zero-pads them to (frames - 1) *
+    shift + 400 samples, and makes `frames[i, v]` frames at a hop of `shift[i, v]`.
+
+    >>> epoch = Epoch.load("runs/asit_b/plan/epoch-00003")      # doctest: +SKIP
+    >>> epoch.row[epoch.pack_offset[k] : epoch.pack_offset[k + 1]]      # doctest: +SKIP
+    """
+
+    number: int
+    steps: int
+    packs: int
+    views: int
+    pack_offset: np.ndarray  # int64 [S * P + 1]
+    pack_tokens: np.ndarray  # int64 [S * P]
+    pack_cost: np.ndarray  # float64 [S * P], tokens + alpha * sum of squared segment lengths
+    row: np.ndarray  # int64 [n], row in the index
+    clip_id: np.ndarray  # uint64 [n]
+    draw: np.ndarray  # int32 [n], which copy of the clip in this epoch
+    start: np.ndarray  # int64 [n, V]
+    length: np.ndarray  # int64 [n, V]
+    shift: np.ndarray  # int32 [n, V]
+    frames: np.ndarray  # int32 [n, V], a multiple of 16
+    tokens: np.ndarray  # int64 [n], of all views, class tokens included
+    budget: int | None = None  # tokens a pack; None: packs of so many clips
+    pack_clips: int | None = None  # clips a pack; None: packs of a token budget
+    cut: int = 0  # clips that were over `max_frames`
+    fingerprint: Mapping[str, str] = field(default_factory=dict)  # what the plan was made from, field by field
+    folder: Path | None = None  # where it was loaded from
+
+    @property
+    def draws(self) -> int:
+        """Draws of the whole epoch."""
+        return len(self.row)
+
+    def draws_before(self, step: int) -> int:
+        """Draws of all steps before this one; `step` may be `steps`."""
+        return int(self.pack_offset[step * self.packs])
+
+    def summary(self, world: int = 1, per_forward: int = 1) -> dict[str, float]:
+        """What a person wants to know before the epoch is run, on `world` ranks with so many packs a forward.
+
+        `padding`: share of the token budget of packs that have clips which no token fills (0 without a budget).
+        `waste`: share of what all places for packs could hold, the places of empty packs included, that is unused, in
+        tokens, or in clips where a pack is so many clips. `silence`: share of the views' samples that is zero padding.
+        `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their views. `cut`: draws over
+        `max_frames`.
+        """
+        step_tokens = np.asarray(self.pack_tokens).reshape(self.steps, self.packs).sum(1)
+        filled = int(np.count_nonzero(np.diff(self.pack_offset)))
+        places = self.steps * world * per_forward * -(-self.packs // (world * per_forward))
+        total = int(step_tokens.sum())
+        needed = samples_needed(np.asarray(self.frames, np.int64), np.asarray(self.shift, np.int64))
+        padded = np.asarray(self.length) < needed
+        if self.budget is not None:
+            padding, used, room = 1 - total / (filled * self.budget), total, places * self.budget
+        else:
+            assert self.pack_clips is not None
+            padding, used, room = 0.0, self.draws, places * self.pack_clips
+        return {
+            "steps": self.steps,
+            "draws": self.draws,
+            "tokens": total,
+            "tokens_step_mean": float(step_tokens.mean()),
+            "tokens_step_max": int(step_tokens.max()),
+            "draws_step_mean": self.draws / self.steps,
+            "packs": filled,
+            "empty_packs": self.steps * self.packs - filled,
+            "padding": padding,
+            "waste": 1 - used / room,
+            "silence": 1 - float(np.asarray(self.length).sum() / needed.sum()),
+            "shorter": int(padded.any(1).sum()),
+            "padded_short": int((padded & (np.asarray(self.frames) == PATCH)).any(1).sum()),
+            "cut": self.cut,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write to a temporary folder, sync, rename: the folder is there whole or not at all.
+
+        Raises PlanError where the folder is there already or cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), suffix=".tmp", dir=folder.parent))
+            try:
+                temporary.chmod(0o755 & ~_umask())
+                self._write(temporary)
+                os.rename(temporary, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            _sync(folder.parent)
+        except OSError as error:
+            raise PlanError(
+                f"The plan of epoch {self.number} cannot be saved as {folder}: {error.strerror or error}. "
+                "Free the place, or choose another folder for the run."
+            ) from error
+
+    def _write(self, folder: Path) -> None:
+        files: dict[str, dict[str, int]] = {}
+        for name, dtype in ARRAYS.items():
+            path = folder / f"{name}.npy"
+            np.save(path, np.ascontiguousarray(getattr(self, name), dtype=dtype), allow_pickle=False)
+            _sync(path)
+            files[name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        description = {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in SCALARS},
+            "fingerprint": dict(self.fingerprint),
+            "files": files,
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
+        _sync(folder / DESCRIPTION)
+        _sync(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, expect: Mapping[str, str] | None = None, verify: bool = True) -> Epoch:
+        """Map a saved epoch into memory.
+
+        `expect` is the fingerprint that the plan must have; `verify` reads every file once against its checksum (a
+        process whose parent has done so may leave it out; sizes are always checked). Raises PlanError where the folder
+        is absent, damaged, or of another plan, naming the file or the fields.
+        """
+        folder = Path(folder)
+        remedy = f"Remove {folder}; the epoch is then planned again, the same."
+        try:
+            about: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+            if about["format"] != FORMAT:
+                raise PlanError(f"The saved plan {folder} has format {about['format']}, not {FORMAT}. {remedy}")
+            changed = differing(about["fingerprint"], expect) if expect is not None else []
+            if changed:
+                raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
+            arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in ARRAYS}
+            scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
+        except FileNotFoundError as error:
+            raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"The saved plan {folder} cannot be read: {error}. {remedy}") from error
+        return cls(**scalars, **arrays, folder=folder)
+
+
+def temporary_prefix(folder: Path) -> str:
+    """How the names of this machine's temporary folders for a plan begin; they end in `.tmp`."""
+    return f".{folder.name}.{os.uname().nodename}."
+
+
+def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    if path.stat().st_size != about["bytes"]:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
+    if verify and _crc32(path) != about["crc32"]:
+        raise ValueError(f"{path.name} does not have its checksum")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != ARRAYS[name]:
+        raise ValueError(f"{path.name} holds {array.dtype}")
+    return array
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,100 @@
+"""Lanes filled with packs, and the packs of all lanes laid out in steps."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from gamut.plan.packing import exact_fill, next_fit
+from gamut.plan.policy import Policy
+
+
+class Layout(NamedTuple):
+    """The packs of an epoch in the order of their numbers: pack p of step s is number s * P + p."""
+
+    steps: int
+    order: np.ndarray  # int64 [n], places in the sequence, pack after pack
+    pack_offset: np.ndarray  # int64 [steps * P + 1], where each pack starts in `order`
+
+
+class Lane:
+    """A lane's packs so far: places in the sequence, pack after pack, and the clips of each pack."""
+
+    def __init__(self) -> None:
+        self.order: list[np.ndarray] = []
+        self.sizes: list[np.ndarray] = []
+        self.packs = 0
+
+    def add(self, order: np.ndarray, sizes: np.ndarray) -> None:
+        self.order.append(order)
+        self.sizes.append(sizes)
+        self.packs += len(sizes)
+
+
+def fill_lanes(tokens: np.ndarray, blocks: list[np.ndarray], policy: Policy) -> list[Lane]:
+    """Pack every lane's stretch of the sequence. `tokens` int64 [n] in sequence; `blocks`: each lane's block bounds.
+
+    Packs of so many clips, and next-fit, take a lane in order. The exact packer plans blocks independently of each
+    other; the clips it cannot fit well at the end of a lane for want of choice are packed together with those of the
+    other lanes, and these packs go to the shortest lanes, so that lanes end together. Where nodes keep to their own
+    lanes (`locality: node`), each lane packs its own end.
+    """
+    if policy.tokens is None or policy.packer == "next_fit":
+        return [_in_order(tokens, int(bounds[0]), int(bounds[-1]), policy) for bounds in blocks]
+
+    lanes = [Lane() for _ in blocks]
+    ends: list[np.ndarray] = []
+    for lane, bounds in zip(lanes, blocks):
+        edges = bounds.tolist()
+        for first, last in itertools.pairwise(edges):
+            drain = last < edges[-1] or policy.locality == "node"
+            packed = exact_fill(tokens[first:last], policy.tokens, policy.max_clips, policy.lookahead, drain)
+            lane.add(first + packed.order, packed.sizes)
+            ends.append(first + packed.left)
+
+    left = np.concatenate(ends)
+    packed = exact_fill(tokens[left], policy.tokens, policy.max_clips, policy.lookahead)
+    shortest = [(lane.packs, number) for number, lane in enumerate(lanes)]
+    heapq.heapify(shortest)
+    at = 0
+    for size in packed.sizes.tolist():
+        packs, number = heapq.heappop(shortest)
+        lanes[number].add(left[packed.order[at : at + size]], np.array([size], np.int64))
+        heapq.heappush(shortest, (packs + 1, number))
+        at += size
+    return lanes
+
+
+def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane:
+    lane = Lane()
+    if policy.tokens is not None:
+        sizes = next_fit(tokens[first:last], policy.tokens, policy.max_clips).sizes
+    else:
+        assert policy.clips is not None
+        starts = np.arange(0, last - first, policy.clips, dtype=np.int64)
+        sizes = np.minimum(policy.clips, last - first - starts)
+    lane.add(np.arange(first, last, dtype=np.int64), sizes)
+    return lane
+
+
+def lay_out(lanes: list[Lane], packs: int) -> Layout:
+    """Give each lane P / L packs of every step, in the lane's order; a lane that has run out gives empty packs."""
+    share = packs // len(lanes)
+    steps = max(-(-lane.packs // share) for lane in lanes)
+    sizes = np.zeros(steps * packs, np.int64)
+    source = np.zeros(steps * packs, np.int64)  # where a pack starts among the packs of all lanes, lane after lane
+    placed = 0
+    for number, lane in enumerate(lanes):
+        mine = np.concatenate([np.zeros(0, np.int64), *lane.sizes])
+        step, place = np.divmod(np.arange(len(mine)), share)
+        pack = step * packs + number * share + place
+        sizes[pack] = mine
+        source[pack] = placed + np.cumsum(mine) - mine
+        placed += int(mine.sum())
+    offset = np.concatenate([[0], np.cumsum(sizes)])
+    taken = np.repeat(source - offset[:-1], sizes) + np.arange(placed)
+    order = np.concatenate([part for lane in lanes for part in lane.order])
+    return Layout(steps, order[taken], offset)

@@ -1,0 +1,108 @@
+"""Everything that decides a plan besides the clips and the seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from gamut.errors import PlanError
+
+PLANNER_VERSION = 1  # raise it when the same inputs come to give another plan
+MAX_LANES = 16
+
+PATCH = 16  # frames of a patch; frames of every view are a multiple of it
+TOKENS_A_PATCH_COLUMN = 8  # 128 mel bins / 16
+WINDOW_SAMPLES = 400  # 25 ms at 16 kHz: the first frame of a log-mel
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an epoch is cut into steps, packs and crops. Nothing in here depends on who runs it.
+
+    A step is `packs` packs. A pack is exactly `clips` draws, or as many as fit into `tokens` transformer tokens (class
+    tokens and all views included) with `packer`: `exact` (oldest clip first, the rest filled by subset-sum with
+    `lookahead` clips to choose from) or `next_fit` (in order; ElasticAST), in both cases at most `max_clips`.
+
+    A view is `crop_frames` frames, zero-padded in the waveform where the clip is shorter and `pad` is set; without
+    `pad`, or without a crop, it is as long as the clip, floored to a multiple of 16 frames (at least 16, padded), and
+    never over `max_frames`: a longer clip is cut there, or is an error, as `too_long` says. `shifts` are hops between
+    frames in samples at 16 kHz; of several, one is drawn for each clip and epoch.
+
+    Raises PlanError for a value that cannot be, naming the field and what it may be.
+    """
+
+    packs: int
+    clips: int | None = None
+    tokens: int | None = None
+    max_clips: int = 64
+    views: int = 1
+    crop_frames: int | None = None
+    random_crop: bool = True
+    pad: bool = True
+    max_frames: int | None = None
+    too_long: str = "cut"  # cut | error
+    shifts: tuple[int, ...] = (160,)
+    class_token: bool = True
+    packer: str = "exact"  # exact | next_fit
+    lookahead: int = 64
+    window: int = 16384
+    shuffle: bool = True
+    locality: str = "none"  # none | node
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shifts", tuple(int(shift) for shift in self.shifts))
+        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise PlanError(f"`{field}` of a plan is {value}; it must be at least 1.")
+        for field in ("crop_frames", "max_frames"):
+            value = getattr(self, field)
+            if value is not None and (value < PATCH or value % PATCH):
+                nearest = max(PATCH, round(value / PATCH) * PATCH)
+                raise PlanError(f"`{field}` of a plan is {value}; it must be a multiple of 16, for example {nearest}.")
+        for field, known in (
+            ("too_long", ("cut", "error")),
+            ("packer", ("exact", "next_fit")),
+            ("locality", ("none", "node")),
+        ):
+            if getattr(self, field) not in known:
+                raise PlanError(f"`{field}` of a plan is {getattr(self, field)!r}; it must be {' or '.join(known)}.")
+        if (self.clips is None) == (self.tokens is None):
+            raise PlanError(
+                f"A pack is filled by number of clips or by tokens: give one of `clips` and `tokens` "
+                f"(they are {self.clips} and {self.tokens})."
+            )
+        if not self.shifts or min(self.shifts) < 1:
+            raise PlanError(f"`shifts` of a plan is {self.shifts}; it needs at least one hop of 1 sample or more.")
+        if self.crop_frames and self.max_frames and self.crop_frames > self.max_frames:
+            raise PlanError(f"`crop_frames` ({self.crop_frames}) is over `max_frames` ({self.max_frames}).")
+
+    @property
+    def lanes(self) -> int:
+        """The largest divisor of `packs` up to 16: each lane gives packs / lanes packs to every step."""
+        return max(lanes for lanes in range(1, MAX_LANES + 1) if self.packs % lanes == 0)
+
+    def fields(self) -> dict[str, str]:
+        """Each field by name, with the planner's version: what a fingerprint is made of."""
+        return {"planner": str(PLANNER_VERSION)} | {name: json.dumps(value) for name, value in asdict(self).items()}
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any field or with the planner's version."""
+        return digest(self.fields())
+
+
+def digest(fields: Mapping[str, str]) -> str:
+    """16 hexadecimal digits of named fields."""
+    return hashlib.sha256(json.dumps(dict(fields), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differing(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of the fields in which two fingerprints differ, each as `name (saved, now)`, in order of `now`."""
+    names = [*now, *(name for name in saved if name not in now)]
+    return [
+        f"{name} ({saved.get(name, 'absent')}, now {now.get(name, 'absent')})"
+        for name in names
+        if saved.get(name) != now.get(name)
+    ]
