@@ -1,0 +1,297 @@
+"""Checkpoints of a run: written whole, verified before they are read, the newest good one found by itself.
+
+checkpoints/step-00000100/   engine/            DeepSpeed's files (weights as trained, optimiser)
+                             model.safetensors  the model's weights in fp32, to start other runs from
+                             objective.safetensors, state.json, rank-00000.safetensors ...
+                             manifest.json      sha256 and size of every file, written last
+checkpoints/latest           the name of the newest, for people and scripts; resuming goes by the manifests
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensor_bytes
+
+from gamut.errors import CheckpointError, PlanError
+from gamut.recipe import schema
+from gamut.train import files
+from gamut.train.engine import Engine
+from gamut.train.objective import Objective
+from gamut.train.state import State, decisive, machine
+from gamut.train.storage import Reader, Writer
+from gamut.train.world import World
+
+VERSION = 1
+ENGINE = "engine"
+TEMPORARY = (".saving-", ".removing-")
+
+
+class Keeper:
+    """Saves and restores one run's checkpoints; every method but `minutes_passed` is called by all ranks together."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: schema.Recipe,
+        world: World,
+        fingerprint: dict[str, str],
+        engine: Engine,
+        objective: Objective,
+    ) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.world = world
+        self.fingerprint = fingerprint
+        self.engine = engine
+        self.objective = objective
+        self.newest: Path | None = None
+        self._saved_at = time.monotonic()
+
+    def minutes_passed(self) -> bool:
+        """Whether a checkpoint is due by the clock. Only rank 0's clock may decide."""
+        return time.monotonic() - self._saved_at > 60.0 * self.recipe.checkpoint.every_minutes
+
+    def save(self, state: State) -> Path:
+        """Write the checkpoint of `state`; one of the same step that is there already stays.
+
+        Raises CheckpointError on every rank where any could not write, naming it, the path and the bytes; the
+        checkpoints before it are untouched, and nothing names the unfinished one.
+        """
+        final = self.folder / f"step-{state.step:08d}"
+        if self.newest == final:
+            return final
+        temporary = self.folder / f"{TEMPORARY[0]}{final.name}"
+        problem: CheckpointError | None = None
+        if self.world.first:
+            problem = self._attempt(lambda: self._clean_start(temporary))
+        self.world.agree(problem, "start a checkpoint")
+
+        weights = self.engine.weights()
+        writer = Writer(temporary)
+        self.engine.save(writer, str(temporary), ENGINE)
+        problem = self._attempt(lambda: self._write_own(writer, state, weights))
+        problem = CheckpointError(writer.problem) if writer.problem else problem
+        if problem is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.world.agree(problem, "write its part of a checkpoint")
+
+        parts = self.world.gather(writer.entries)
+        if self.world.first:
+            entries = {name: entry for part in parts for name, entry in part.items()}
+            problem = self._attempt(lambda: self._publish(temporary, final, entries))
+        self.world.agree(problem, "publish a checkpoint")
+        self.newest = final
+        self._saved_at = time.monotonic()
+        return final
+
+    def _attempt(self, action: Any) -> CheckpointError | None:
+        try:
+            action()
+        except OSError as error:
+            return CheckpointError(files.explain(error, self.world.rank, 0))
+        return None
+
+    def _clean_start(self, temporary: Path) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        temporary.mkdir(mode=0o700)
+
+    def _write_own(self, writer: Writer, state: State, weights: dict[str, torch.Tensor]) -> None:
+        world = self.world
+        randomness = {"cpu": torch.get_rng_state()}
+        if world.device.type == "cuda":
+            randomness["cuda"] = torch.cuda.get_rng_state(world.device)
+        writer.bytes(f"rank-{world.rank:05d}.safetensors", tensor_bytes(randomness))
+        if not world.first:
+            return
+        described = {"model": json.dumps(asdict(self.recipe.model)), "step": str(state.step)}
+        writer.bytes("model.safetensors", tensor_bytes(plain(weights), described))
+        writer.bytes("objective.safetensors", tensor_bytes(plain(self.objective.extra_state())))
+        record = {
+            "version": VERSION,
+            "state": state.as_dict(),
+            "plan": self.fingerprint,
+            "recipe": decisive(self.recipe),
+            "engine": self.engine.layout(),
+            "machine": machine(world.threads, world.device),
+        }
+        writer.bytes("state.json", json.dumps(record, indent=1, sort_keys=True).encode())
+
+    def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
+        """Manifest, folder, `latest`: in this order, each durable before the next."""
+        files.sync_folder(temporary / ENGINE)
+        files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
+        if final.exists():  # an older attempt's, which did not verify: else it would have been resumed from
+            set_aside(final)
+        files.rename_folder(temporary, final)
+        files.write_file(self.folder / "latest", lambda file: file.write(f"{final.name}\n".encode()))
+        files.sync_folder(self.folder)
+        for old in saved(self.folder)[self.recipe.checkpoint.keep :]:
+            discard(old)
+
+    def resume(self) -> State | None:
+        """Restore the newest checkpoint that verifies; None where the run has never saved one.
+
+        A damaged one is reported, set aside and passed over. Raises CheckpointError where there are checkpoints and
+        none verifies, or where the one found is of another recipe, model or engine; PlanError where it is of another
+        plan, naming the field. Nothing is restored in part: everything is compared before any tensor is copied.
+        """
+        found: tuple[Path, dict[str, Any]] | None = None
+        problem: Exception | None = None
+        if self.world.first:
+            try:
+                remove_leftovers(self.folder)
+                found = newest_verified(self.folder)
+            except (CheckpointError, OSError) as error:
+                problem = error
+        self.world.agree(problem, "find a checkpoint")
+        path, manifest = self.world.broadcast(found) or (None, None)  # type: ignore[misc]
+        if path is None:
+            return None
+        try:
+            state = self._restore(Path(path), manifest["files"])
+        except (CheckpointError, PlanError) as error:
+            problem = error
+        self.world.agree(problem, f"restore {path}")
+        self.newest = Path(path)
+        return state
+
+    def _restore(self, path: Path, entries: dict[str, Any]) -> State:
+        record = json.loads(files.read_verified(path / "state.json", entries["state.json"]))
+        self._compare(path, record)
+        extra = load_tensors(files.read_verified(path / "objective.safetensors", entries["objective.safetensors"]))
+        own = f"rank-{self.world.rank:05d}.safetensors"
+        randomness = load_tensors(files.read_verified(path / own, entries[own]))
+        self.engine.load(Reader(path, entries), str(path), ENGINE)
+        self.objective.load_extra_state(extra)
+        torch.set_rng_state(randomness["cpu"])
+        if "cuda" in randomness and self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(randomness["cuda"], self.world.device)
+        here = machine(self.world.threads, self.world.device)
+        for key, value in record["machine"].items():
+            if here[key] != value and self.world.first:
+                print(
+                    f"warning: {path.name} was written with {key} = {value} and goes on with {here[key]}: the "
+                    "continuation is not bitwise that of an uninterrupted run.",
+                    flush=True,
+                )
+        return State(**record["state"])
+
+    def _compare(self, path: Path, record: dict[str, Any]) -> None:
+        if record["version"] != VERSION:
+            raise CheckpointError(f"{path} is of format {record['version']}; this program reads format {VERSION}.")
+        for key, value in self.fingerprint.items():
+            if record["plan"].get(key) != value:
+                raise PlanError(
+                    f"{path} belongs to another plan: its {key} was {record['plan'].get(key)} and is now {value}. Go "
+                    "on with the data and the recipe that it was made with, or start a run of another name."
+                )
+        now = json.loads(json.dumps(decisive(self.recipe)))
+        for key in sorted(now.keys() | record["recipe"].keys()):
+            if now.get(key) != record["recipe"].get(key):
+                raise CheckpointError(
+                    f"{path} was written with {key} = {record['recipe'].get(key)!r} in its recipe, which now says "
+                    f"{now.get(key)!r}. Go on with the recipe of the run folder, or start a run of another name."
+                )
+        here, there = self.engine.layout(), record["engine"]
+        for name in sorted(here["parameters"].keys() | there["parameters"].keys()):
+            if here["parameters"].get(name) != there["parameters"].get(name):
+                raise CheckpointError(
+                    f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
+                    f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
+                )
+        if there["stage"] != here["stage"]:
+            raise CheckpointError(
+                f"{path} was written with ZeRO stage {there['stage']} and cannot be resumed with stage "
+                f"{here['stage']}: set deepspeed.zero_optimization.stage={there['stage']}."
+            )
+        if there["world"] != here["world"]:
+            raise CheckpointError(
+                f"{path} was written by {there['world']} ranks and cannot be resumed by {here['world']}: start the "
+                f"run with {there['world']}."
+            )
+
+
+def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors wants them: contiguous, in CPU memory, none sharing another's."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoint folders of a run, newest first, verified or not."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        entries = manifest["files"]
+        assert isinstance(entries, dict) and entries
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
+    for name, entry in sorted(entries.items()):
+        files.read_verified(path / name, entry)
+    return manifest
+
+
+def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """(folder, manifest) of the newest checkpoint that verifies; None where none was ever published.
+
+    Damaged ones are reported and set aside. Raises CheckpointError where there are checkpoints and all are damaged.
+    """
+    damaged = []
+    for path in saved(folder):
+        try:
+            manifest = verify(path)
+        except CheckpointError as error:
+            print(f"warning: {error} It is passed over.", flush=True)
+            damaged.append((path, error))
+            continue
+        for bad, _ in damaged:
+            set_aside(bad)
+        return path, manifest
+    if damaged:
+        listed = " ".join(str(error) for _, error in damaged)
+        raise CheckpointError(
+            f"No checkpoint in {folder} can be used. {listed} Put a good copy back, or remove {folder} to start afresh."
+        )
+    if (folder / "latest").exists() or any(folder.glob("damaged-*")):
+        raise CheckpointError(
+            f"{folder} has had checkpoints, and all are gone. Put one back, or remove {folder} to start afresh."
+        )
+    return None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint so that it is not tried again; the one set aside before is removed."""
+    for old in path.parent.glob("damaged-*"):
+        discard(old)
+    path.rename(path.with_name(f"damaged-{path.name}"))
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint: first its name, so that a half removed one is never taken for whole."""
+    gone = path.with_name(f"{TEMPORARY[1]}{path.name}")
+    files.hook("rename", gone)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what an attempt that died while saving or removing left behind."""
+    for prefix in TEMPORARY:
+        for path in folder.glob(f"{prefix}*"):
+            shutil.rmtree(path)
+    for path in folder.glob("*.part"):
+        path.unlink()

@@ -1,0 +1,110 @@
+"""The DeepSpeed configuration: the recipe's own section, filled in and checked against the rest of the recipe."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from gamut.errors import RecipeError
+from gamut.recipe import schema
+
+# The top-level keys that DeepSpeed 0.19.8 reads (it ignores any other without a word). Found by letting its
+# configuration class read a dictionary that notes the keys asked for; a test does that again.
+KEYS = frozenset(
+    "activation_checkpointing aio amp autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type "
+    "compile compression_training csv_monitor curriculum_learning data_efficiency data_types dataloader_drop_last "
+    "datastates_ckpt disable_allgather disable_python_gc dump_state eigenvalue elasticity expert_parallel "
+    "flops_profiler fp16 gradient_accumulation_steps gradient_allreduce_op gradient_clipping "
+    "gradient_predivide_factor graph_harvesting hybrid_engine log_level managed_gradient_accumulation "
+    "memory_breakdown nebula optimizer pipeline prescale_gradients progressive_layer_drop quantize_training "
+    "scheduler seq_parallel_communication_data_type sparse_attention sparse_gradients steps_per_print "
+    "tensor_parallel tensorboard timers torch_autocast train_batch_size train_micro_batch_size_per_gpu "
+    "use_data_before_expert_parallelism vocabulary_size wall_clock_breakdown wandb weight_quantization "
+    "zero_allow_untested_optimizer zero_force_ds_cpu_optimizer zero_optimization".split()
+)
+
+# Keys whose work is done elsewhere here, and where.
+ELSEWHERE = {
+    "optimizer": "the recipe's section `optim`",
+    "scheduler": "the recipe's section `optim`",
+    "fp16": "the recipe's key `precision` (fp32 or bf16)",
+    "amp": "the recipe's key `precision` (fp32 or bf16)",
+    "bfloat16": "the recipe's key `precision` (fp32 or bf16)",
+    "torch_autocast": "the recipe's key `precision` (fp32 or bf16)",
+    "checkpoint": "our own checkpoints (the recipe's section `checkpoint`)",
+    "managed_gradient_accumulation": "the training loop",
+    "elasticity": "the plan, which is the same for every number of ranks",
+}
+
+
+def stage_of(section: dict[str, Any]) -> int:
+    """The ZeRO stage that a recipe's `deepspeed` section asks for (DeepSpeed's default is 0)."""
+    return int(section.get("zero_optimization", {}).get("stage", 0))
+
+
+def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements: int) -> dict[str, Any]:
+    """What `deepspeed.initialize` gets. A pack is DeepSpeed's unit of batch.
+
+    accumulation: micro-batches a rank and step; elements: numbers in the model's parameters, which bounds the
+    reduction buckets.
+
+    Raises RecipeError naming the key: unknown, done elsewhere, or in contradiction to the rest of the recipe.
+    """
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.deepspeed.items()}
+    for key in config:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, sorted(KEYS), 1, 0.0)[0]
+            raise RecipeError(f"DeepSpeed has no setting `deepspeed.{key}`; the nearest it has is `{near}`.")
+        if key in ELSEWHERE:
+            raise RecipeError(f"`deepspeed.{key}` cannot be set: that is {ELSEWHERE[key]}. Take the key out.")
+    _fill_in_zero(config, recipe, elements)
+
+    micro = recipe.loader.packs_per_forward
+    bf16 = recipe.precision == "bf16"
+    stated: dict[str, tuple[Any, str]] = {
+        "train_micro_batch_size_per_gpu": (micro, "loader.packs_per_forward"),
+        "gradient_accumulation_steps": (accumulation, "step.packs, loader.packs_per_forward and the number of ranks"),
+        "train_batch_size": (micro * accumulation * world, "step.packs"),
+        "gradient_clipping": (float(recipe.optim.clip), "optim.clip"),
+    }
+    for key, (value, source) in stated.items():
+        _state(config, key, value, source, "deepspeed")
+    _state(config.setdefault("bf16", {}), "enabled", bf16, "precision", "deepspeed.bf16")
+    if bf16:
+        kind = config.setdefault("data_types", {})
+        # DeepSpeed's default sums gradients over micro-steps in bf16.
+        _state(kind, "grad_accum_dtype", "fp32", "precision", "deepspeed.data_types")
+    return config
+
+
+def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) -> None:
+    zero = config.setdefault("zero_optimization", {})
+    stage = stage_of(config)
+    if stage not in (0, 1, 2):
+        raise RecipeError(
+            f"`deepspeed.zero_optimization.stage` is {stage}, and stages 0, 1 and 2 are supported: the model and the "
+            "optimiser's state of these sizes fit without partitioned weights. Use 1, or 2 to save memory."
+        )
+    if stage == 0 and recipe.precision != "fp32":
+        raise RecipeError(
+            "ZeRO stage 0 trains in fp32 only: without a partitioned optimiser DeepSpeed keeps no fp32 weights. Set "
+            "`deepspeed.zero_optimization.stage=1`, or `precision=fp32`."
+        )
+    for key in ("offload_optimizer", "offload_param", "cpu_offload", "zenflow"):
+        if zero.get(key):
+            raise RecipeError(
+                f"`deepspeed.zero_optimization.{key}` is not supported: the check for finite gradients needs them on "
+                "the training device. Take the key out."
+            )
+    if stage:
+        # DeepSpeed allocates buckets of this many numbers at every backward; its default of 5e8 is 2 GB.
+        zero.setdefault("reduce_bucket_size", max(1, min(500_000_000, elements)))
+        zero.setdefault("allgather_bucket_size", max(1, min(500_000_000, elements)))
+
+
+def _state(section: dict[str, Any], key: str, value: Any, source: str, where: str) -> None:
+    if section.setdefault(key, value) != value:
+        raise RecipeError(
+            f"`{where}.{key}` is {section[key]!r}, but {source} of the recipe makes it {value!r}. Take the key out: it "
+            "is filled in from the recipe."
+        )

@@ -1,0 +1,138 @@
+"""Guards of a run: too many bad steps, too many holes, a rank that hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import sys
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from gamut.data.batch import Hole, PackedBatch
+from gamut.errors import RunError
+from gamut.train.world import World
+
+MOST_BAD_STEPS = 5  # in a row
+SHOWN = 20  # names in a message
+
+
+class BadSteps:
+    """Counts steps that were not applied since a loss or a gradient was not finite."""
+
+    def __init__(self, world: World, index: object, skipped: int = 0, in_a_row: int = 0) -> None:
+        self.world = world
+        self.index = index
+        self.skipped = skipped  # in the whole run
+        self.in_a_row = in_a_row
+
+    def good(self) -> None:
+        self.in_a_row = 0
+
+    def bad(self, step: int, batches: list[PackedBatch], finite: list[bool]) -> None:
+        """Count a step that was not applied; every rank calls it with its micro-batches and which losses were finite.
+
+        Raises RunError, on every rank, at the fifth in a row, naming the clips of the micro-batches whose loss was not
+        finite, or all clips of the step where only the gradients were not.
+        """
+        self.skipped += 1
+        self.in_a_row += 1
+        suspects = [b for b, good in zip(batches, finite, strict=True) if not good]
+        mine = [int(row) for batch in suspects for row in batch.row]
+        everything = [int(row) for batch in batches for row in batch.row]
+        if self.in_a_row < MOST_BAD_STEPS:
+            return
+        parts = self.world.gather((mine, everything))
+        by_loss = [row for part in parts for row in part[0]]
+        rows = by_loss or [row for part in parts for row in part[1]]
+        what = "loss" if by_loss else "gradient"
+        raise RunError(
+            f"Step {step} is the {self.in_a_row}th in a row whose {what} is not finite; none of them was applied, and "
+            f"weights and optimiser are as before the first. The clips of this step: {named(self.index, rows)}. Look "
+            "at these clips, lower optim.lr or optim.clip, or go on from an earlier checkpoint."
+        )
+
+
+@dataclass
+class Holes:
+    """Counts clips that turned out unusable, epoch by epoch."""
+
+    share: float  # of an epoch's draws that may be holes
+    total: int = 0
+    this_epoch: int = 0
+    mine: list[Hole] = field(default_factory=list)  # of this rank, this epoch, for the message
+
+    def new_epoch(self) -> None:
+        self.this_epoch = 0
+        self.mine.clear()
+
+    def add(self, count: int, found: list[Hole], draws: int, world: World) -> None:
+        """Count a step's holes, `count` over all ranks. Raises RunError on every rank past the limit, with the list."""
+        self.total += count
+        self.this_epoch += count
+        self.mine += found
+        if self.this_epoch <= self.share * draws:
+            return
+        holes: list[Hole] = [hole for part in world.gather(self.mine) for hole in part]
+        shown = ", ".join(f"{hole.key} ({hole.reason})" for hole in holes[:SHOWN])
+        more = f" and {len(holes) - SHOWN} more" if len(holes) > SHOWN else ""
+        raise RunError(
+            f"{self.this_epoch} of {draws} clips of this epoch cannot be used, more than the recipe allows "
+            f"(loader.max_holes={self.share:g}): {shown}{more}. Run `python -m gamut.shards verify` on the shard set, "
+            "or raise loader.max_holes."
+        )
+
+
+def named(index: object, rows: list[int]) -> str:
+    """Keys of clips for a message, the first few."""
+    key = getattr(index, "key", None)
+    names = [str(key(row)) if key is not None else f"row {row}" for row in rows[:SHOWN]]
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return (", ".join(names) or "none") + more
+
+
+class Watchdog:
+    """Ends this process, with the stacks of all its threads on stderr, when no `beat` comes for `seconds`.
+
+    The timer lives in C: it fires although Python hangs in a collective or in a kernel.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def beat(self) -> None:
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__)
+
+    def rest(self) -> None:
+        """Stop watching until the next beat."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def __enter__(self) -> Watchdog:
+        self.beat()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.rest()
+
+
+class Garbage:
+    """Collects Python's garbage at step boundaries only, so that ranks do not stall each other at random times."""
+
+    EVERY = 100  # steps
+
+    def __enter__(self) -> Garbage:
+        gc.collect()
+        gc.freeze()  # what is alive now stays: models, plans, modules
+        gc.disable()
+        return self
+
+    def after_step(self, step: int) -> None:
+        if step % self.EVERY == 0:
+            gc.collect()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,222 @@
+"""The training loop: from a plan and an objective to a trained model, resumable at any step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from gamut.data.loader import Loader
+from gamut.errors import GamutError, PlanError
+from gamut.plan import Epoch
+from gamut.recipe import schema
+from gamut.train.checkpoint import Keeper
+from gamut.train.engine import Engine
+from gamut.train.guard import BadSteps, Garbage, Holes, Watchdog
+from gamut.train.meter import Meter
+from gamut.train.objective import Moment, Objective
+from gamut.train.preempt import Preemption
+from gamut.train.schedule import Schedule
+from gamut.train.state import State
+from gamut.train.step import Asks, Stepper
+from gamut.train.world import World
+
+
+class Plans(Protocol):
+    """Gives the plan of an epoch (`gamut.plan.Ahead`)."""
+
+    fingerprint: dict[str, str]
+
+    def take(self, number: int) -> Epoch: ...
+
+
+class Tracker(Protocol):
+    """Where metrics go; a null object on all ranks but the first."""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def checkpoint(self, step: int) -> None: ...
+
+
+class Progress(Protocol):
+    """What the person at the terminal sees; a null object on all ranks but the first."""
+
+    def update(self, done: float, values: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run, or this attempt at it, ended."""
+
+    status: str  # finished | preempted: saved, to be started again
+    state: State
+    checkpoint: Path | None  # the newest
+    schedule: Schedule
+
+
+def train(
+    *,
+    objective: Objective,
+    recipe: schema.Recipe,
+    world: World,
+    index: Any,
+    plans: Plans,
+    folder: Path,
+    tracker: Tracker,
+    progress: Progress,
+    at_epoch_end: Callable[[int, Moment], dict[str, float] | None] | None = None,
+    make_loader: Callable[..., Iterable] = Loader,
+) -> Result:
+    """Train `objective` for `recipe.epochs` epochs of `plans`, or as far as it gets.
+
+    `plans` is a `gamut.plan.Ahead` below the run folder, with `lead` on each node's first rank. `index` names clips and is handed to `make_loader` (`gamut.data.loader.Loader`), `folder` is the run folder.
+    Every rank calls it, within `lease(folder, world)`, after `world.start`. It resumes from the newest checkpoint in
+    folder/checkpoints that verifies. A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a
+    checkpoint and status `preempted`. `at_epoch_end(epoch, moment)` is called on every rank once an epoch's steps are
+    applied, before the checkpoint of that moment, so it may be called again for the same epoch after a restart; it may
+    use collectives and put the model in evaluation mode. Its values are logged.
+
+    Raises PlanError or CheckpointError where a checkpoint is of another plan, recipe, model or engine, or where all are
+    damaged; RunError past the limits of holes or of bad steps in a row.
+    """
+    accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
+    engine = Engine(objective, recipe, world, accumulation)
+    keeper = Keeper(folder / "checkpoints", recipe, world, plans.fingerprint, engine, objective)
+    state = keeper.resume() or beginning(take(plans, 0, world))
+    schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
+    announce(world, schedule, state, recipe.epochs)
+
+    stepper = Stepper(objective, engine, world)
+    bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
+    holes = Holes(recipe.loader.max_holes, state.holes, state.holes_this_epoch)
+    every = recipe.checkpoint.every_epochs
+
+    def save() -> None:
+        watchdog.beat()
+        keeper.save(state)
+        if world.first:
+            tracker.checkpoint(state.step)
+        watchdog.beat()
+
+    with Preemption() as preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
+        while state.epoch < recipe.epochs:
+            epoch = take(plans, state.epoch, world)
+            objective.model.train()
+            meter = Meter(epoch)
+            steps = make_loader(
+                index,
+                epoch,
+                rank=world.rank,
+                world=world.size,
+                per_forward=recipe.loader.packs_per_forward,
+                start_step=state.step_in_epoch,
+                workers=recipe.loader.workers,
+                prefetch=recipe.loader.prefetch,
+            )
+            since = time.perf_counter()
+            for step_in_epoch, batches in steps:
+                waited = time.perf_counter() - since
+                at = moment(state, epoch, recipe.epochs)
+                asks = Asks(preemption.asked, world.first and keeper.minutes_passed())
+                lr, decay = schedule.lr(at.fraction), schedule.decay(at.fraction)
+                outcome = stepper.take(batches, at, lr, decay, asks, waited)
+
+                if outcome.applied:
+                    bad.good()
+                else:
+                    bad.bad(state.step, batches, outcome.finite)
+                holes.add(outcome.holes, [hole for batch in batches for hole in batch.holes], epoch.draws, world)
+                state = replace(
+                    state,
+                    step=state.step + 1,
+                    step_in_epoch=step_in_epoch + 1,
+                    draws=state.epoch_draws * state.epoch + epoch.draws_before(step_in_epoch + 1),
+                    holes=holes.total,
+                    holes_this_epoch=holes.this_epoch,
+                    skipped=bad.skipped,
+                    bad_in_a_row=bad.in_a_row,
+                )
+                meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited)
+                if state.step % recipe.track.log_steps == 0:
+                    values = outcome.values | meter.read() | {"lr": lr, "weight_decay": decay}
+                    counts = {"holes": state.holes, "skipped_steps": state.skipped, "epoch": at.epoch}
+                    tracker.log(state.step, values | counts)
+                    progress.update(state.draws / (state.epoch_draws * recipe.epochs), values)
+                watchdog.beat()
+                garbage.after_step(state.step)
+
+                if outcome.asks.stop:
+                    save()
+                    return Result("preempted", state, keeper.newest, schedule)
+                mid_epoch = state.step_in_epoch < epoch.steps
+                if mid_epoch and (outcome.asks.save or due(state, epoch, every)):
+                    save()
+                since = time.perf_counter()
+
+            at = moment(state, epoch, recipe.epochs)
+            if at_epoch_end is not None:
+                watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
+                values = at_epoch_end(state.epoch, at) or {}
+                if values:
+                    tracker.log(state.step, values)
+                watchdog.beat()
+            last = state.epoch + 1 == recipe.epochs
+            save_now = last or due(state, epoch, every)
+            state = state.next_epoch()
+            holes.new_epoch()
+            if save_now:
+                save()
+    return Result("finished", state, keeper.newest, schedule)
+
+
+def take(plans: Plans, number: int, world: World) -> Epoch:
+    """The plan of an epoch, or on every rank the error of the one that could not get it."""
+    epoch, problem = None, None
+    try:
+        epoch = plans.take(number)
+    except (GamutError, OSError) as error:
+        problem = error
+    world.agree(problem, f"get the plan of epoch {number}")
+    assert epoch is not None
+    return epoch
+
+
+def beginning(first: Epoch) -> State:
+    """The state of a run that has not begun. Every epoch has the draws of the first."""
+    if not first.draws:
+        raise PlanError("The plan has no clips: look at the recipe's `subset` and at the shard set.")
+    return State(epoch_draws=first.draws, epoch_steps=first.steps)
+
+
+def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
+    """Where the run stands before its next step."""
+    before = state.epoch_draws * state.epoch + epoch.draws_before(state.step_in_epoch)
+    return Moment(state.epoch, state.step, state.step_in_epoch, before / (state.epoch_draws * epochs))
+
+
+def due(state: State, epoch: Epoch, every: float) -> bool:
+    """Whether the step just taken crossed a multiple of `every` epochs (0: never)."""
+    if every <= 0:
+        return False
+    tiny = 1e-9  # a multiple that rounding put just below its step
+    now = (state.epoch + state.step_in_epoch / epoch.steps) / every
+    before = (state.epoch + (state.step_in_epoch - 1) / epoch.steps) / every
+    return int(now + tiny) > int(before + tiny)
+
+
+def announce(world: World, schedule: Schedule, state: State, epochs: int) -> None:
+    """Print what the learning-rate rule came to, and where the run takes up."""
+    if not world.first:
+        return
+    for note in schedule.notes:
+        print(f"warning: {note}", flush=True)
+    print(f"{schedule.batch:.1f} clips a step, peak learning rate {schedule.peak:.3g}", flush=True)
+    if state.step:
+        print(f"resuming after step {state.step}, epoch {state.epoch} of {epochs}", flush=True)
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """A result as plain values, for a run's record."""
+    return {"status": result.status, **asdict(result.state), "clips_a_step": result.schedule.batch}

@@ -1,0 +1,46 @@
+"""Rates and shares of the steps since the last look, from the plan's own numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gamut.plan import Epoch
+
+
+class Meter:
+    """clips/s, tokens/s and the padding share of an epoch's steps. The plan knows them: nothing is reduced."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self.epoch = epoch
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seconds = self._waited = 0.0
+        self._steps = self._clips = self._tokens = self._own = self._samples = 0
+
+    def add(self, step: int, seconds: float, waited: float) -> None:
+        """A step of the epoch was taken in `seconds`, of which `waited` (the mean over ranks) went by for want of data."""
+        epoch = self.epoch
+        packs = slice(step * epoch.packs, (step + 1) * epoch.packs)
+        draws = slice(int(epoch.pack_offset[packs.start]), int(epoch.pack_offset[packs.stop]))
+        frames, shift = np.asarray(epoch.frames[draws], np.int64), np.asarray(epoch.shift[draws], np.int64)
+        self._clips += draws.stop - draws.start
+        self._tokens += int(np.sum(epoch.pack_tokens[packs]))
+        self._own += int(np.sum(epoch.length[draws]))
+        self._samples += int(np.sum((frames - 1) * shift + 400))
+        self._seconds += seconds
+        self._waited += waited
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Means since the last read. padding_share: of the samples the model sees, those that are padding."""
+        seconds = max(self._seconds, 1e-9)
+        values = {
+            "clips_per_second": self._clips / seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "padding_share": 1.0 - self._own / max(self._samples, 1),
+            "wait_share": self._waited / seconds,
+            "seconds_per_step": self._seconds / max(self._steps, 1),
+        }
+        self._clear()
+        return values

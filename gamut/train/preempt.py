@@ -1,0 +1,37 @@
+"""Preemption: a signal sets a flag, and nothing else. The ranks agree on it in the next step's reduction."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+class Preemption:
+    """While entered, SIGUSR2 (SLURM's warning) and SIGTERM only set `asked`; the handlers before come back on leaving.
+
+    Saving inside a handler would deadlock: only some ranks may have the signal yet, and a checkpoint is collective.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __enter__(self) -> Preemption:
+        if threading.current_thread() is threading.main_thread():  # Python's rule for handlers
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()

@@ -1,0 +1,70 @@
+"""Where a run stands: the state of the last step taken, never of the loader's look-ahead."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gamut.recipe import schema
+
+# Sections of a recipe that may change between two attempts of a run: they do not decide what is computed.
+FREE = ("run", "track", "checkpoint", "loader", "data", "dataset", "init", "deepspeed")
+
+
+@dataclass(frozen=True)
+class State:
+    """Position in the plan and what was counted on the way there."""
+
+    epoch: int = 0
+    step: int = 0  # steps taken since the start of the run, skipped ones included
+    step_in_epoch: int = 0
+    draws: int = 0
+    holes: int = 0
+    holes_this_epoch: int = 0
+    skipped: int = 0  # steps taken but not applied, since something was not finite
+    bad_in_a_row: int = 0
+    epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
+    epoch_steps: int = 0
+
+    def next_epoch(self) -> State:
+        return replace(self, epoch=self.epoch + 1, step_in_epoch=0, holes_this_epoch=0)
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def decisive(recipe: schema.Recipe) -> dict[str, Any]:
+    """The part of a recipe that decides what is computed, flat: {"optim.lr": 0.0005, ...}."""
+    return {key: value for key, value in flatten(asdict(recipe)).items() if key.split(".")[0] not in FREE}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def machine(threads: int, device: torch.device) -> dict[str, Any]:
+    """What a bitwise continuation depends on besides the program."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"threads": threads, "processor": kind, "torch": torch.__version__}
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or os.uname().machine

@@ -1,0 +1,122 @@
+"""One global step, from loaded micro-batches to the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from gamut.data.batch import PackedBatch
+from gamut.errors import RunError
+from gamut.train.engine import Engine
+from gamut.train.objective import Moment, Objective
+from gamut.train.world import World
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What a rank wishes of the others at the end of this step: any rank's wish is every rank's."""
+
+    stop: bool = False  # it was told to end (preemption)
+    save: bool = False  # a checkpoint is due
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step, the same on every rank except `finite`."""
+
+    applied: bool
+    clips: int
+    holes: int
+    asks: Asks
+    waited: float  # seconds, mean over ranks
+    values: dict[str, float]  # metrics, global; none where the step was not applied
+    finite: list[bool]  # this rank's micro-batches: was the loss finite?
+
+
+class Stepper:
+    """Takes global steps with an objective and an engine. Collectives a step: two small ones, and the engine's own."""
+
+    def __init__(self, objective: Objective, engine: Engine, world: World) -> None:
+        self.objective = objective
+        self.engine = engine
+        self.world = world
+        self._names: tuple[str, ...] | None = None  # metrics, agreed on at the first step
+
+    def take(
+        self, batches: list[PackedBatch], at: Moment, lr: float, weight_decay: float, asks: Asks, waited: float
+    ) -> Outcome:
+        """Take one step with this rank's micro-batches, for which it `waited` so many seconds.
+
+        A step with a loss or a gradient that is not finite on any rank is applied on none.
+        """
+        objective, engine = self.objective, self.engine
+        # Everything is masked before the first backward, so every loss knows its global denominator.
+        prepared = [objective.prepare(batch, at) for batch in batches]
+        totals, clips, holes, agreed = self._count(batches, [p.counts for p in prepared], asks)
+
+        finite: list[bool] = []
+        parts: list[dict[str, torch.Tensor]] = []
+        for inputs in prepared:
+            with engine.micro_step() as module:
+                share, metrics = objective.loss(module, inputs, totals, at)
+                engine.backward(share)
+            finite.append(bool(torch.isfinite(share)))
+            parts.append(metrics)
+        del prepared
+
+        norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
+        applied = math.isfinite(norm)
+        if applied:
+            engine.set_schedule(lr, weight_decay)
+            engine.apply()
+            values |= {"gradient_norm": norm} | objective.after_step(at)
+        else:
+            engine.drop()
+            objective.skipped_step()
+            values = {}
+        return Outcome(applied, clips, holes, agreed, waited, values, finite)
+
+    def _count(
+        self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks
+    ) -> tuple[dict[str, float], int, int, Asks]:
+        """One float64 all-reduce: (the objective's counts, clips, holes, what any rank asks for)."""
+        device = self.world.device
+        clips, holes = sum(batch.clips for batch in batches), sum(len(batch.holes) for batch in batches)
+        own = [clips, holes, asks.stop, asks.save]
+        mine = torch.stack([count.to(device, torch.float64) for count in counts]).sum(0)
+        total = self.world.sum(torch.cat([mine, torch.tensor(own, dtype=torch.float64, device=device)])).tolist()
+        names = self.objective.count_names
+        return (
+            dict(zip(names, total[: len(names)], strict=True)),
+            int(total[-4]),
+            int(total[-3]),
+            Asks(total[-2] > 0, total[-1] > 0),
+        )
+
+    def _reduce(
+        self, square: torch.Tensor, finite: list[bool], parts: list[dict[str, torch.Tensor]], waited: float
+    ) -> tuple[float, float, dict[str, float]]:
+        """One float64 all-reduce: (global gradient norm, not finite if any loss is not; mean wait; metrics)."""
+        device = self.world.device
+        names = self._metric_names(parts)
+        mine = torch.zeros(len(names), dtype=torch.float64, device=device)
+        for metrics in parts:
+            mine += torch.stack([metrics[name].detach().to(device, torch.float64) for name in names])
+        head = torch.tensor([0.0, finite.count(False), waited / self.world.size], dtype=torch.float64, device=device)
+        head[0] = square
+        total = self.world.sum(torch.cat([head, mine])).tolist()
+        norm = math.sqrt(total[0]) if total[0] >= 0 and total[1] == 0 else math.nan
+        return norm, total[2], dict(zip(names, total[3:], strict=True))
+
+    def _metric_names(self, parts: list[dict[str, torch.Tensor]]) -> tuple[str, ...]:
+        if self._names is None:
+            self._names = tuple(sorted(set().union(*self.world.gather([n for part in parts for n in part]))))
+        for part in parts:
+            if set(part) != set(self._names):
+                raise RunError(
+                    f"An objective must give the same metrics for every micro-batch: {sorted(part)} are not "
+                    f"{list(self._names)}."
+                )
+        return self._names

@@ -1,0 +1,138 @@
+"""The ranks of a run: who this process is, and how it talks to the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from gamut.data.ancestors import watch_ancestors
+from gamut.errors import RunError
+from gamut.recipe import schema
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of its run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    threads: int  # torch threads of this rank
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks of a small float64 tensor, as a new tensor in CPU memory."""
+        total = values.to(self.device, torch.float64, copy=True)
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total.cpu()
+
+    def gather(self, value: object) -> list:
+        """Every rank's value (pickled by torch: small, and only between our own ranks), in rank order."""
+        if self.size == 1:
+            return [value]
+        gathered: list = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def broadcast(self, value: object) -> object:
+        """Rank 0's value on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def agree(self, error: Exception | None, what: str) -> None:
+        """Raise on every rank if any rank has an error, so that none waits for a rank that has given up.
+
+        Raises the error itself where it happened, and RunError naming the rank and the message elsewhere.
+        """
+        messages = self.gather(None if error is None else str(error))
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise RunError(f"Rank {rank} could not {what}: {message}")
+
+
+def start(run: schema.Run) -> World:
+    """Join the ranks of this run: process group, device, threads, determinism. Call it once, before any model is made.
+
+    Under a launcher (deepspeed, torchrun, ours) RANK, WORLD_SIZE and the rest come from the environment; a plain
+    `python run.py` is a world of one. The process ends when its launcher is gone.
+
+    Raises RunError where the environment says that there are several ranks but not where they meet.
+    """
+    _complete_environment()
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if size > 1:
+        watch_ancestors()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+    import deepspeed  # here: it reads the environment when it is imported
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    on_cpu = os.environ["DS_ACCELERATOR"] == "cpu"
+    device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
+    if not on_cpu:
+        torch.cuda.set_device(device)
+    threads = run.threads or max(1, len(os.sched_getaffinity(0)) // local_size)
+    torch.set_num_threads(threads)
+    make_deterministic(on_cpu or run.deterministic)
+    if not dist.is_initialized():
+        timeout = timedelta(seconds=run.timeout_seconds)
+        deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)
+    return World(rank, size, local_rank, local_size, device, threads)
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Choose deterministic kernels; an operation that has none raises."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    # On by default in this mode: it writes NaN into every torch.empty, gigabytes a step in DeepSpeed's buckets.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+
+
+def stop() -> None:
+    """Leave the process group. A world of several ranks does so together."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _complete_environment() -> None:
+    environment = os.environ
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if size > 1 and not all(name in environment for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")):
+        raise RunError(
+            f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR or MASTER_PORT is not set: start the run with `deepspeed`, "
+            "`torchrun` or launchers/slurm.py, or unset WORLD_SIZE for a single process."
+        )
+    environment.setdefault("WORLD_SIZE", "1")
+    environment.setdefault("RANK", "0")
+    environment.setdefault("LOCAL_RANK", "0" if size == 1 else environment["RANK"])
+    environment.setdefault("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", str(size)))
+    environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in environment:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            environment["MASTER_PORT"] = str(free.getsockname()[1])
