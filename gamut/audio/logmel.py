@@ -192,7 +192,7 @@ def mel_weights() -> torch.Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
-    """(window [400], bands of filters). A band has only its own range of bins: (low, high, first mel, weights [., 32])."""
+    """(window [400], bands of filters); a band has only its own range of bins: (low, high, first mel, weights)."""
     weights = mel_weights()
     bands = []
     for first in range(0, MELS, MELS // BANDS):
