@@ -78,10 +78,8 @@ class Keeper:
         weights = self.engine.weights()
         writer = Writer(temporary)
         self.engine.save(writer, str(temporary), ENGINE)
-        problem = self._attempt(lambda: self._write_own(writer, state, weights))
-        problem = CheckpointError(writer.problem) if writer.problem else problem
-        if problem is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        self._write_own(writer, state, weights)
+        problem = CheckpointError(writer.problem) if writer.problem else None
         self.world.agree(problem, "write its part of a checkpoint")
 
         parts = self.world.gather(writer.entries)
@@ -130,8 +128,6 @@ class Keeper:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
         files.sync_folder(temporary / ENGINE)
         files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
-        if final.exists():  # an older attempt's, which did not verify: else it would have been resumed from
-            set_aside(final)
         files.rename_folder(temporary, final)
         files.write_file(self.folder / "latest", lambda file: file.write(f"{final.name}\n".encode()))
         files.sync_folder(self.folder)
@@ -154,15 +150,17 @@ class Keeper:
             except (CheckpointError, OSError) as error:
                 problem = error
         self.world.agree(problem, "find a checkpoint")
-        path, manifest = self.world.broadcast(found) or (None, None)  # type: ignore[misc]
-        if path is None:
+        found = self.world.broadcast(found)
+        if found is None:
             return None
+        path, manifest = found
+        state: State | None = None
         try:
-            state = self._restore(Path(path), manifest["files"])
+            state = self._restore(path, manifest["files"])
         except (CheckpointError, PlanError) as error:
             problem = error
         self.world.agree(problem, f"restore {path}")
-        self.newest = Path(path)
+        self.newest = path
         return state
 
     def _restore(self, path: Path, entries: dict[str, Any]) -> State:
@@ -236,10 +234,13 @@ def verify(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-        entries = manifest["files"]
-        assert isinstance(entries, dict) and entries
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        entries = {
+            name: {"sha256": entry["sha256"], "size": entry["size"]} for name, entry in manifest["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
+    if "state.json" not in entries:
+        raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
     for name, entry in sorted(entries.items()):
         files.read_verified(path / name, entry)
     return manifest

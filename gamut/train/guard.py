@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import sys
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -100,7 +99,7 @@ class Watchdog:
         self.seconds = seconds
 
     def beat(self) -> None:
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=2)
 
     def rest(self) -> None:
         """Stop watching until the next beat."""

@@ -68,39 +68,43 @@ def train(
     progress: Progress,
     at_epoch_end: Callable[[int, Moment], dict[str, float] | None] | None = None,
     make_loader: Callable[..., Iterable] = Loader,
+    preemption: Preemption | None = None,
 ) -> Result:
     """Train `objective` for `recipe.epochs` epochs of `plans`, or as far as it gets.
 
-    `plans` is a `gamut.plan.Ahead` below the run folder, with `lead` on each node's first rank. `index` names clips and is handed to `make_loader` (`gamut.data.loader.Loader`), `folder` is the run folder.
-    Every rank calls it, within `lease(folder, world)`, after `world.start`. It resumes from the newest checkpoint in
-    folder/checkpoints that verifies. A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a
-    checkpoint and status `preempted`. `at_epoch_end(epoch, moment)` is called on every rank once an epoch's steps are
-    applied, before the checkpoint of that moment, so it may be called again for the same epoch after a restart; it may
-    use collectives and put the model in evaluation mode. Its values are logged.
+    Every rank calls it, after `world.start` and within `lease(folder, world)`, `folder` being the run folder. It
+    resumes from the newest checkpoint in folder/checkpoints that verifies. `plans` is a `gamut.plan.Ahead` below the
+    run folder, with `lead` on each node's first rank; `index` names clips and is handed to `make_loader`.
+
+    A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`; pass a
+    `Preemption` that was entered earlier to have those count that came before. `at_epoch_end(epoch, moment)` is called
+    on every rank once an epoch's steps are taken, before the checkpoint of that moment, so it may be called again for
+    the same epoch after a restart; it may use collectives and put the model in evaluation mode. Its values are logged.
 
     Raises PlanError or CheckpointError where a checkpoint is of another plan, recipe, model or engine, or where all are
     damaged; RunError past the limits of holes or of bad steps in a row.
     """
-    accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
-    engine = Engine(objective, recipe, world, accumulation)
-    keeper = Keeper(folder / "checkpoints", recipe, world, plans.fingerprint, engine, objective)
-    state = keeper.resume() or beginning(take(plans, 0, world))
-    schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
-    announce(world, schedule, state, recipe.epochs)
+    preemption = preemption or Preemption()
+    with preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
+        accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
+        engine = Engine(objective, recipe, world, accumulation)
+        keeper = Keeper(folder / "checkpoints", recipe, world, plans.fingerprint, engine, objective)
+        state = keeper.resume() or beginning(take(plans, 0, world))
+        schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
+        announce(world, schedule, state, recipe.epochs)
 
-    stepper = Stepper(objective, engine, world)
-    bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
-    holes = Holes(recipe.loader.max_holes, state.holes, state.holes_this_epoch)
-    every = recipe.checkpoint.every_epochs
+        stepper = Stepper(objective, engine, world)
+        bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
+        holes = Holes(recipe.loader.max_holes, state.holes, state.holes_this_epoch)
+        every = recipe.checkpoint.every_epochs
 
-    def save() -> None:
-        watchdog.beat()
-        keeper.save(state)
-        if world.first:
-            tracker.checkpoint(state.step)
-        watchdog.beat()
+        def save(state: State) -> None:
+            watchdog.beat()
+            keeper.save(state)
+            if world.first:
+                tracker.checkpoint(state.step)
+            watchdog.beat()
 
-    with Preemption() as preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
         while state.epoch < recipe.epochs:
             epoch = take(plans, state.epoch, world)
             objective.model.train()
@@ -148,11 +152,11 @@ def train(
                 garbage.after_step(state.step)
 
                 if outcome.asks.stop:
-                    save()
+                    save(state)
                     return Result("preempted", state, keeper.newest, schedule)
                 mid_epoch = state.step_in_epoch < epoch.steps
                 if mid_epoch and (outcome.asks.save or due(state, epoch, every)):
-                    save()
+                    save(state)
                 since = time.perf_counter()
 
             at = moment(state, epoch, recipe.epochs)
@@ -167,7 +171,7 @@ def train(
             state = state.next_epoch()
             holes.new_epoch()
             if save_now:
-                save()
+                save(state)
     return Result("finished", state, keeper.newest, schedule)
 
 

@@ -19,7 +19,7 @@ class Meter:
         self._steps = self._clips = self._tokens = self._own = self._samples = 0
 
     def add(self, step: int, seconds: float, waited: float) -> None:
-        """A step of the epoch was taken in `seconds`, of which `waited` (the mean over ranks) went by for want of data."""
+        """Count a step of the epoch: its time, of which `waited` (mean over ranks) went by for want of data."""
         epoch = self.epoch
         packs = slice(step * epoch.packs, (step + 1) * epoch.packs)
         draws = slice(int(epoch.pack_offset[packs.start]), int(epoch.pack_offset[packs.stop]))

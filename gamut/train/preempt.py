@@ -19,12 +19,14 @@ class Preemption:
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Any] = {}
+        self._depth = 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
     def __enter__(self) -> Preemption:
-        if threading.current_thread() is threading.main_thread():  # Python's rule for handlers
+        self._depth += 1  # the loop may be handed one that its caller has entered
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():  # Python's rule for handlers
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._ask)
         return self
@@ -32,6 +34,9 @@ class Preemption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()

@@ -56,13 +56,13 @@ class Stepper:
         prepared = [objective.prepare(batch, at) for batch in batches]
         totals, clips, holes, agreed = self._count(batches, [p.counts for p in prepared], asks)
 
-        finite: list[bool] = []
+        finite: list[torch.Tensor] = []
         parts: list[dict[str, torch.Tensor]] = []
         for inputs in prepared:
             with engine.micro_step() as module:
                 share, metrics = objective.loss(module, inputs, totals, at)
                 engine.backward(share)
-            finite.append(bool(torch.isfinite(share)))
+            finite.append(torch.isfinite(share.detach()))
             parts.append(metrics)
         del prepared
 
@@ -76,7 +76,8 @@ class Stepper:
             engine.drop()
             objective.skipped_step()
             values = {}
-        return Outcome(applied, clips, holes, agreed, waited, values, finite)
+        good = [True] * len(finite) if applied else [bool(flag) for flag in finite]
+        return Outcome(applied, clips, holes, agreed, waited, values, good)
 
     def _count(
         self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks
@@ -96,7 +97,7 @@ class Stepper:
         )
 
     def _reduce(
-        self, square: torch.Tensor, finite: list[bool], parts: list[dict[str, torch.Tensor]], waited: float
+        self, square: torch.Tensor, finite: list[torch.Tensor], parts: list[dict[str, torch.Tensor]], waited: float
     ) -> tuple[float, float, dict[str, float]]:
         """One float64 all-reduce: (global gradient norm, not finite if any loss is not; mean wait; metrics)."""
         device = self.world.device
@@ -104,9 +105,9 @@ class Stepper:
         mine = torch.zeros(len(names), dtype=torch.float64, device=device)
         for metrics in parts:
             mine += torch.stack([metrics[name].detach().to(device, torch.float64) for name in names])
-        head = torch.tensor([0.0, finite.count(False), waited / self.world.size], dtype=torch.float64, device=device)
-        head[0] = square
-        total = self.world.sum(torch.cat([head, mine])).tolist()
+        bad = (~torch.stack(finite)).sum().double()
+        waiting = torch.tensor(waited / self.world.size, dtype=torch.float64, device=device)
+        total = self.world.sum(torch.cat([torch.stack([square, bad, waiting]), mine])).tolist()
         norm = math.sqrt(total[0]) if total[0] >= 0 and total[1] == 0 else math.nan
         return norm, total[2], dict(zip(names, total[3:], strict=True))
 

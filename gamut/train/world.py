@@ -7,13 +7,17 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.utils.deterministic
 
 from gamut.data.ancestors import watch_ancestors
 from gamut.errors import RunError
 from gamut.recipe import schema
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ class World:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def broadcast(self, value: object) -> object:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value on every rank."""
         if self.size == 1:
             return value
-        box = [value]
+        box: list[Any] = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
@@ -109,7 +113,7 @@ def make_deterministic(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     # On by default in this mode: it writes NaN into every torch.empty, gigabytes a step in DeepSpeed's buckets.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 

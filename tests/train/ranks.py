@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def _rank(rank: int, size: int, port: int, out: str, work: Callable[..., Any], a
     sys.stdout.flush()
     sys.stderr.flush()
     with open(f"{out}.{rank}.part", "wb") as file:
-        pickle.dump(answer, file)
+        file.write(ForkingPickler.dumps(answer))
     os.rename(f"{out}.{rank}.part", f"{out}.{rank}")
     os._exit(0)
 
@@ -88,7 +88,7 @@ class Ranks:
 
     def _answer(self, rank: int) -> Any:
         path = Path(f"{self.out}.{rank}")
-        return pickle.loads(path.read_bytes()) if path.exists() else None  # noqa: S301 - written by our own child
+        return ForkingPickler.loads(path.read_bytes()) if path.exists() else None
 
     def log(self) -> str:
         return "\n".join(Path(f"{self.out}.{r}.log").read_text() for r in range(self.size))
@@ -99,5 +99,6 @@ def run(size: int, work: Callable[..., Any], *arguments: Any, **setup: Any) -> l
     ranks = Ranks(size, work, *arguments, **setup)
     answers = ranks.wait()
     for rank, answer in enumerate(answers):
-        assert not isinstance(answer, BaseException) and answer is not None, f"rank {rank}: {answer}\n{ranks.log()}"
+        assert answer is not None, f"rank {rank} died\n{ranks.log()}"
+        assert not isinstance(answer, BaseException), f"rank {rank}: {answer}\n{ranks.log()}"
     return answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class ToyLoader:
     """Deals a toy epoch as the real loader deals a plan. Rows in `holes` are holes, `seen` notes every row read."""
 
     holes: frozenset[int] = frozenset()
-    seen: list[tuple[int, int, list[int]]] = []
+    seen: ClassVar[list[tuple[int, int, list[int]]]] = []
 
     def __init__(
         self,
