@@ -1,0 +1,186 @@
+"""python -m gamut.shards: make, check and describe shard sets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gamut.errors import ShardError, command
+from gamut.shards.convert import SOURCES
+from gamut.shards.convert.run import Report, convert
+from gamut.shards.pool import cores
+
+EXAMPLE = """examples:
+  python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
+  python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
+  python -m gamut.shards stats shards/esc50
+  python -m gamut.shards verify shards/esc50
+  python -m gamut.shards index shards/esc50
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all subcommands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="python -m gamut.shards",
+        description="Shard sets: plain WebDataset tars of 16 kHz mono FLAC, with an index beside them.",
+        epilog=EXAMPLE,
+        formatter_class=raw,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"example:\n  {example}",
+            formatter_class=raw,
+        )  # fmt: skip
+
+    make = add(
+        "convert",
+        "write a data set as shards; run again after a kill, it goes on where it was",
+        "python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50 --workers 4",
+    )
+    layouts = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
+    make.add_argument("source", choices=SOURCES, metavar="|".join(SOURCES), help=layouts)
+    make.add_argument("src", metavar="SRC", type=Path, help="folder of the data set")
+    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
+    make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
+    make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
+    make.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
+    )
+    renew = add(
+        "index",
+        "write the index anew from the tars themselves",
+        "python -m gamut.shards index shards/esc50",
+    )
+    check = add(
+        "verify",
+        "compare every byte with the index, and decode every clip; exit status 1 and a list if anything is damaged",
+        "python -m gamut.shards verify shards/esc50",
+    )
+    show = add(
+        "stats",
+        "show clips, hours, lengths and classes; write mean and std of the log-mel to DST/index/statistics.json",
+        "python -m gamut.shards stats shards/esc50",
+    )
+    for one in (renew, check, show):
+        one.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
+    for one in (make, renew, check, show):
+        one.add_argument(
+            "--workers",
+            type=_positive,
+            default=cores(),
+            metavar="N",
+            help="processes (default: the cores, %(default)s)",
+        )
+    return top
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; the exit status."""
+    arguments = parser().parse_args(argv)
+    return {"convert": _convert, "index": _index, "verify": _verify, "stats": _stats}[arguments.command](arguments)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    src, dst = arguments.src, arguments.dst
+    if not src.is_dir():
+        raise ShardError(f"{src} is not a folder.")
+    if dst.exists() and (not dst.is_dir() or dst.resolve() == src.resolve()):
+        raise ShardError(f"{dst} cannot take the shards: it is {'SRC itself' if dst.is_dir() else 'not a folder'}.")
+    listing = SOURCES[arguments.source].list(src)
+    report = convert(
+        arguments.source,
+        listing if arguments.name is None else listing.renamed(arguments.name),
+        dst,
+        workers=arguments.workers,
+        clips_per_shard=arguments.clips_per_shard,
+        on_error=arguments.on_error,
+    )
+    _print_report(report, dst)
+    return 0
+
+
+def _print_report(report: Report, dst: Path) -> None:
+    print(
+        f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} shards "
+        f"({report.already} of them were there already), {report.bytes / 1e6:,.1f} MB, in {dst}"
+    )
+    if report.saturated:
+        print(f"peaks over full scale were held to it in {len(report.saturated):,} clips ({_some(report.saturated)})")
+    if report.ignored:
+        print(f"passed over: {', '.join(f'{count:,} {why}' for why, count in sorted(report.ignored.items()))}")
+    if report.quarantined:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.reasons.items())
+        print(f"left out {len(report.quarantined):,} unusable files: {reasons}")
+        for one in report.quarantined[:10]:
+            print(f"  {one.reason:11} {one.file}")
+        print(f"  all of them, and why: {dst / 'index' / 'quarantine.json'}")
+    print(f"next: python -m gamut.shards stats {dst}")
+
+
+def _some(keys: dict[str, int]) -> str:
+    return ", ".join(list(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from gamut.shards.rebuild import rebuild
+
+    clips = rebuild(arguments.dst, arguments.workers)
+    print(f"{clips:,} clips are indexed in {arguments.dst / 'index'}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gamut.shards.verify import verify
+
+    index, damages = verify(arguments.dst, arguments.workers)
+    for damage in damages:
+        print(f"{damage.place}: {damage.what}")
+    if damages:
+        print(f"{len(damages)} damages in {arguments.dst}", file=sys.stderr)
+        return 1
+    print(f"{len(index):,} clips in {len(index.shards)} shards are as they were written")
+    return 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    from gamut.shards.statistics import describe
+
+    statistics = describe(arguments.dst, arguments.workers)
+    print(f"{statistics.clips:,} clips, {statistics.hours:.2f} h")
+    print(f"length: {statistics.shortest:.2f} to {statistics.longest:.2f} s, median {statistics.median:.2f} s")
+    _print_bars({name: count for name, count in statistics.lengths.items() if count})
+    print(f"classes: {len(statistics.labels)}")
+    _print_bars(statistics.labels)
+    print(f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames")
+    print(f"written to {arguments.dst / 'index' / 'statistics.json'}")
+    return 0
+
+
+def _print_bars(counts: dict[str, int]) -> None:
+    widest, most = max(map(len, counts), default=0), max(counts.values(), default=1) or 1
+    for name, count in counts.items():
+        print(f"  {name:{widest}}  {count:8,}  {'#' * round(40 * count / most)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""ESC-50 and its subset ESC-10 (K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from gamut.errors import ShardError
+from gamut.shards.convert.source import Listing, Record, key_of
+
+SUFFIXES = (".wav", ".ogg", ".flac")  # the official files are .wav; ESC-10 was published as .ogg
+NEEDED = ("filename", "fold", "target", "category")
+
+
+class Esc50:
+    """`audio/FOLD-SRC-TAKE-TARGET.wav` (or .ogg, .flac) and `meta/esc50.csv`; columns `fold` (1 to 5) and `target`.
+
+    The class table holds the categories present, in order of their ESC-50 target, so ESC-10 has ten classes.
+    """
+
+    name = "esc50"
+    layout = "the unpacked ESC-50 or ESC-10: audio/*.wav or *.ogg, and meta/esc50.csv"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a row of the CSV. Raises ShardError naming the file and line that are wrong."""
+        audio, table = folder / "audio", folder / "meta" / "esc50.csv"
+        for path in (audio, table):
+            if not path.exists():
+                raise ShardError(
+                    f"{folder} is not laid out as ESC-50 is: it has no {path.relative_to(folder)}. "
+                    "Give the folder that holds audio/ and meta/."
+                )
+        rows = _rows(table)
+        names = {target: category for target, category, *_ in rows}
+        classes = {target: number for number, target in enumerate(sorted(names))}
+        for target, category, _, filename in rows:
+            if names[target] != category:
+                raise ShardError(f"{table}: target {target} is both {names[target]} and {category} (at {filename}).")
+        there = {path.name for path in audio.iterdir()}
+        records = []
+        for target, category, fold, filename in rows:
+            stem = Path(filename).stem
+            found = [name for name in (filename, *(stem + suffix for suffix in SUFFIXES)) if name in there]
+            records.append(
+                Record(
+                    key=key_of(stem),
+                    path=audio / (found[0] if found else filename),
+                    labels=(classes[target],),
+                    columns={"fold": fold, "target": target},
+                    provenance={"file": found[0] if found else filename, "category": category},
+                )
+            )
+        listed = {record.path.name for record in records}
+        ignored = {"not in meta/esc50.csv": len(there - listed)} if there - listed else {}
+        return Listing("esc50", tuple(names[target] for target in sorted(names)), ("fold", "target"), records, ignored)
+
+
+def _rows(table: Path) -> list[tuple[int, str, int, str]]:
+    """(target, category, fold, file name) of every row."""
+    rows = []
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ShardError(f"{table} has no column {', '.join(missing)}; ESC-50's has {', '.join(NEEDED)}.")
+            for row in reader:
+                filename = row["filename"]
+                if not filename or filename != Path(filename).name:
+                    raise ShardError(f"{table}, line {reader.line_num}: {filename!r} is not the name of a file.")
+                rows.append((int(row["target"]), row["category"], int(row["fold"]), filename))
+    except (ValueError, TypeError) as error:  # a broken number, or text that is not UTF-8
+        raise ShardError(f"{table} cannot be read near line {len(rows) + 2}: {error}.") from error
+    except (OSError, csv.Error) as error:
+        raise ShardError(f"{table} cannot be read: {error}.") from error
+    return rows

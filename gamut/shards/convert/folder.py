@@ -1,0 +1,71 @@
+"""A folder a class: the layout that needs no table."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import soundfile
+
+from gamut.errors import ShardError
+from gamut.shards.convert.source import Listing, Record, unique_keys
+
+# RAW has no header; the others are what libsndfile reads, by the endings that people give them.
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+    ".aif", ".aifc", ".snd", ".oga", ".opus", ".mp2", ".wave", ".sph", ".8svx", ".iff"
+}  # fmt: skip
+
+
+class Folder:
+    """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile reads.
+
+    Files of other endings, hidden ones and ones outside a class are passed over, and counted by reason.
+    """
+
+    name = "folder"
+    layout = "one folder a class, with sound files anywhere in it"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a sound file. Raises ShardError where there is none."""
+        paths, ignored = _sound_files(folder)
+        if not paths:
+            found = ", ".join(f"{count} {why}" for why, count in sorted(ignored.items())) or "nothing"
+            raise ShardError(
+                f"{folder} has no sound files in class folders (found: {found}). The layout is SRC/CLASS/FILE.wav."
+            )
+        names = sorted({path.split("/", 1)[0] for path in paths})
+        classes = {name: number for number, name in enumerate(names)}
+        records = [
+            Record(key=key, path=folder / path, labels=(classes[path.split("/", 1)[0]],), provenance={"file": path})
+            for key, path in zip(unique_keys(paths), paths)
+        ]
+        labels = tuple(os.fsencode(name).decode(errors="replace") for name in names)
+        return Listing(folder.resolve().name, labels, (), records, ignored)
+
+
+def _sound_files(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """Relative paths of the sound files, sorted, and how many others were passed over and why."""
+    paths, ignored = [], Counter[str]()
+    try:
+        top = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ShardError(f"{folder} cannot be listed: {error.strerror}.") from error
+    for entry in top:
+        if entry.name.startswith("."):
+            ignored["hidden"] += 1
+        elif not entry.is_dir():
+            ignored["outside a class folder"] += 1
+        else:
+            for place, folders, files in os.walk(entry.path):
+                ignored["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in sorted(files):
+                    suffix = os.path.splitext(name)[1].lower()
+                    if name.startswith("."):
+                        continue
+                    if suffix in SUFFIXES:
+                        paths.append(os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/"))
+                    else:
+                        ignored[f"{suffix} files" if suffix else "files without an ending"] += 1
+    return sorted(paths), {why: count for why, count in ignored.items() if count}

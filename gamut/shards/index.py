@@ -1,0 +1,197 @@
+"""The index of a shard set: what is where, column by column, memory-mapped, with no Python object a clip."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gamut.errors import ShardError
+from gamut.plan import Clips
+from gamut.shards.build import COLUMN, FORMAT
+
+DTYPES = {
+    "clip_id": np.uint64,
+    "shard": np.int32,
+    "offset": np.int64,
+    "size": np.int64,
+    "samples": np.int64,
+    "checksum": np.uint64,
+    "label_offset": np.int64,
+    "label": np.int32,
+    "key_offset": np.int64,
+    "key": np.uint8,
+}
+
+
+class Index:
+    """One row a clip, in the order of the shards; n clips. Arrays are read-only memory maps.
+
+    >>> index = Index.open("shards/esc50")                      # doctest: +SKIP
+    >>> index.key(0), index.labels[index.label[index.label_offset[0]]], index.samples[0] / 16000  # doctest: +SKIP
+    ('3-144028-A-0', 'dog', 5.0)
+    """
+
+    folder: Path
+    name: str  # of the set
+    labels: tuple[str, ...]  # the class table
+    shards: tuple[dict, ...]  # name, size, clips, checksum (hexadecimal) of each tar
+    fingerprint: str  # of everything below and the tars' checksums
+    clip_id: np.ndarray  # uint64 [n], 64-bit hash of (set, shard, key)
+    shard: np.ndarray  # int32 [n]
+    offset: np.ndarray  # int64 [n], first byte of the audio inside its tar
+    size: np.ndarray  # int64 [n], bytes of the audio
+    samples: np.ndarray  # int64 [n], at 16 kHz
+    checksum: np.ndarray  # uint64 [n], xxh3_64 of the audio's bytes
+    label_offset: np.ndarray  # int64 [n + 1]
+    label: np.ndarray  # int32 [labels], class ids
+    columns: dict[str, np.ndarray]  # int64 [n] each
+
+    def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray]) -> None:
+        self.folder = folder
+        self.name = content["name"]
+        self.labels = tuple(content["labels"])
+        self.shards = tuple(content["shards"])
+        self.fingerprint = content["fingerprint"]
+        self.digests = dict(content["arrays"])  # file -> xxh3_64 (hexadecimal), for `verify`
+        self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]
+        self.size, self.samples, self.checksum = arrays["size"], arrays["samples"], arrays["checksum"]
+        self.label_offset, self.label = arrays["label_offset"], arrays["label"]
+        self._key_offset, self._key = arrays["key_offset"], arrays["key"]
+        self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
+
+    @classmethod
+    def open(cls, folder: str | Path, *, tars: bool = True) -> Index:
+        """Open the index of the shard set in `folder` and (with `tars`) check that its tars are there, at their size.
+
+        Raises ShardError where it is absent, damaged, or older than its tars, with the command that mends it.
+        """
+        folder = Path(folder)
+        content = _content(folder)
+        try:
+            names = [*DTYPES, *(COLUMN + column for column in content["columns"])]
+            arrays = {name: _array(folder / "index" / f"{name}.npy", DTYPES.get(name, np.int64)) for name in names}
+            index = cls(folder, content, arrays)
+            clips = int(content["clips"])
+            for name, array in arrays.items():
+                ragged = {"label": arrays["label_offset"], "key": arrays["key_offset"]}.get(name)
+                expected = clips + (name in ("label_offset", "key_offset")) if ragged is None else int(ragged[-1])
+                if len(array) != expected:
+                    raise ValueError(f"{name}.npy has {len(array)} entries where {expected} are expected")
+            for shard in index.shards:
+                if Path(shard["name"]).name != shard["name"]:
+                    raise ValueError(f"{shard['name']!r} is not the name of a file")
+        except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+            raise ShardError(
+                f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
+            ) from error
+        if tars:
+            index._check_tars()
+        return index
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def __reduce__(self) -> tuple:
+        return Index.open, (self.folder,)  # a worker process maps the files again, it is not sent the arrays
+
+    def key(self, row: int) -> str:
+        """The clip's key in its tar; unique within a shard only, and never a path."""
+        return bytes(self._key[self._key_offset[row] : self._key_offset[row + 1]]).decode()
+
+    def shard_path(self, shard: int) -> Path:
+        """The tar of a shard number."""
+        return self.folder / self.shards[shard]["name"]
+
+    def label_ids(self, row: int) -> np.ndarray:
+        """int32 [labels of the clip]."""
+        return self.label[self.label_offset[row] : self.label_offset[row + 1]]
+
+    def table(self) -> Clips:
+        """What a plan knows of the set."""
+        rows = np.arange(len(self), dtype=np.int64)
+        return Clips(row=rows, clip_id=self.clip_id, shard=self.shard, samples=self.samples, size=self.size)
+
+    def where(self, subset: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """int64 rows, ascending, whose every named column holds one of the values; all rows for an empty subset.
+
+        Raises ShardError for a column that the set does not have.
+        """
+        chosen = np.ones(len(self), bool)
+        for column, values in subset.items():
+            if column not in self.columns:
+                there = f"its columns are {', '.join(self.columns)}" if self.columns else "it has none"
+                raise ShardError(f"The shards in {self.folder} have no column {column}; {there}.")
+            chosen &= np.isin(self.columns[column], np.asarray(list(values), np.int64))
+        return np.flatnonzero(chosen).astype(np.int64)
+
+    def statistics(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the log-mel as `stats` wrote them; None before that, or for other shards."""
+        try:
+            content = json.loads((self.folder / "index" / "statistics.json").read_bytes())
+            if content["index"] != self.fingerprint:
+                return None
+            mean, std = float(content["mean"]), float(content["std"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"{self.folder / 'index' / 'statistics.json'} is damaged ({error}). "
+                f"Write it again: python -m gamut.shards stats {self.folder}"
+            ) from error
+        return (mean, std) if math.isfinite(mean) and std > 0 else None
+
+    def _check_tars(self) -> None:
+        for number, shard in enumerate(self.shards):
+            path = self.shard_path(number)
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise ShardError(
+                    f"{path} is in the index but cannot be found ({error.strerror}). Bring it back, or run the "
+                    f"conversion to {self.folder} again, or index what is left: "
+                    f"python -m gamut.shards index {self.folder}"
+                ) from error
+            if size != shard["size"]:
+                raise ShardError(
+                    f"{path} has {size} bytes where the index knows {shard['size']}: the index is older than the tar, "
+                    f"or the tar is damaged. See which: python -m gamut.shards verify {self.folder}. "
+                    f"If the tar is right: python -m gamut.shards index {self.folder}"
+                )
+
+
+def _content(folder: Path) -> dict:
+    """index.json, of the format that this code reads."""
+    path = folder / "index" / "index.json"
+    try:
+        content = json.loads(path.read_bytes())
+        found = content["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardError(_absent(folder)) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{path} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}") from error
+    if found != FORMAT:
+        raise ShardError(
+            f"{path} is of format {found}, this program reads {FORMAT}. "
+            f"Rebuild it: python -m gamut.shards index {folder}"
+        )
+    return content
+
+
+def _absent(folder: Path) -> str:
+    if any(folder.glob("*.tar")):
+        return (
+            f"The shards in {folder} have no index. Run the conversion again if it did not finish, or index what is "
+            f"there: python -m gamut.shards index {folder}"
+        )
+    return f"There are no shards in {folder}. Make them: python -m gamut.shards convert esc50|folder SRC {folder}"
+
+
+def _array(path: Path, dtype: type) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{path.name} holds {array.dtype} {list(array.shape)}")
+    return array

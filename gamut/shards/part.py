@@ -1,0 +1,151 @@
+"""What one tar holds, read from the tar itself: the unit that an index is built of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from gamut.errors import ShardError
+
+MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # key and ending, as WebDataset splits a name
+LARGEST_JSON = 16 << 20  # bytes
+
+
+@dataclass
+class Part:
+    """The clips of one shard, in the order of the tar; each list has one entry a clip."""
+
+    shard: str  # file name of the tar
+    size: int  # bytes of the tar
+    checksum: int  # xxh3_64 of the tar
+    name: str = ""  # of the set
+    label_names: dict[int, str] = field(default_factory=dict)
+    key: list[str] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)  # of the audio inside the tar, bytes
+    bytes: list[int] = field(default_factory=list)  # of the audio
+    samples: list[int] = field(default_factory=list)  # at 16 kHz
+    clip_checksum: list[int] = field(default_factory=list)  # xxh3_64 of the audio's bytes
+    labels: list[list[int]] = field(default_factory=list)
+    columns: dict[str, list[int]] = field(default_factory=dict)
+
+    def dump(self) -> dict:
+        """As JSON knows it."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, content: dict) -> Part:
+        """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError."""
+        part = cls(**content)
+        part.label_names = {int(label): name for label, name in part.label_names.items()}
+        return part
+
+
+def checksum_of(file: BinaryIO) -> int:
+    """xxh3_64 of a whole file."""
+    digest = xxhash.xxh3_64()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.intdigest()
+
+
+def hexadecimal(checksum: int) -> str:
+    """A 64-bit checksum as text: 16 digits."""
+    return f"{checksum:016x}"
+
+
+def scan(file: BinaryIO, path: Path) -> Part:
+    """Read a tar from front to back. `path` is its final name, for messages and for the part.
+
+    tarfile (and so WebDataset) takes a tar that was cut between two members, or whose header is damaged, as a shorter
+    one, without an error. Here the rest of the file must be the zeros that end a tar, every clip must have its KEY.flac
+    and KEY.json, and the audio the checksum that KEY.json holds. Raises ShardError otherwise.
+    """
+    size = file.seek(0, os.SEEK_END)
+    part = Part(path.name, size, checksum_of(file))
+    audio: dict[str, tuple[int, int]] = {}
+    described: set[str] = set()
+    for name, offset, length in _members(file, path, size):
+        match = MEMBER.match(name)
+        if match is None:
+            continue  # WebDataset skips it too
+        key, ending = match.groups()
+        if ending == "flac":
+            if key in audio:
+                raise ShardError(f"{path} holds two clips of the key {key}.")
+            audio[key] = (offset, length)
+        elif ending == "json" and key in audio:
+            _add_clip(part, path, key, *audio[key], _description(file, path, name, offset, length), file)
+            described.add(key)
+    if bare := audio.keys() - described:
+        raise ShardError(f"{path} holds {min(bare)}.flac without the {min(bare)}.json that `convert` writes behind it.")
+    return part
+
+
+def _members(file: BinaryIO, path: Path, size: int) -> Iterator[tuple[str, int, int]]:
+    """(name, offset of the content, bytes) of every regular member."""
+    file.seek(0)
+    last = "its beginning"
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+                last = member.name
+            end = tar.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{path} is cut off or damaged behind {last}: {error}.") from error
+    file.seek(end)
+    rest = file.read()
+    if len(rest) < 1024 or rest.count(0) != len(rest):
+        raise ShardError(
+            f"{path} is cut off or has a damaged header behind {last}, at byte {end} of {size}: "
+            "what comes after it would be lost without a word."
+        )
+
+
+def _description(file: BinaryIO, path: Path, name: str, offset: int, length: int) -> dict:
+    if length > LARGEST_JSON:
+        raise ShardError(f"{name} in {path} has {length} bytes, which no description of a clip has.")
+    file.seek(offset)
+    try:
+        content = json.loads(file.read(length))
+    except ValueError as error:
+        raise ShardError(f"{name} in {path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ShardError(f"{name} in {path} is not a JSON object.")
+    return content
+
+
+def _add_clip(part: Part, path: Path, key: str, offset: int, length: int, about: dict, file: BinaryIO) -> None:
+    file.seek(offset)
+    checksum = xxhash.xxh3_64_intdigest(file.read(length))
+    try:
+        if about["xxh3"] != hexadecimal(checksum):
+            raise ShardError(f"The audio of {key} in {path} is damaged: {key}.json holds another checksum.")
+        part.name = part.name or about["set"]
+        if part.name != about["set"]:
+            raise ShardError(f"{path} holds clips of two sets, {part.name} and {about['set']}.")
+        part.label_names.update(zip(about["label_ids"], about["labels"], strict=True))
+        part.samples.append(int(about["samples"]))
+        part.labels.append([int(label) for label in about["label_ids"]])
+        if not part.key:
+            part.columns = {column: [] for column in about["columns"]}
+        for column, values in part.columns.items():
+            values.append(int(about["columns"][column]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(
+            f"{key}.json in {path} is not one that `python -m gamut.shards convert` writes ({error!r})."
+        ) from error
+    part.key.append(key)
+    part.offset.append(offset)
+    part.bytes.append(length)
+    part.clip_checksum.append(checksum)

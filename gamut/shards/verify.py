@@ -1,0 +1,130 @@
+"""Is every byte of a shard set still what was indexed? Every damage is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from gamut.audio.decode import decode_flac
+from gamut.errors import AudioError, ShardError
+from gamut.shards.index import Index
+from gamut.shards.part import checksum_of, hexadecimal, scan
+from gamut.shards.pool import spread
+from gamut.shards.progress import Progress
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as the index says."""
+
+    place: str  # a file, or shard/key
+    what: str
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard's rows of the index, for a process of its own."""
+
+    path: Path
+    size: int
+    checksum: str
+    keys: tuple[str, ...]
+    offset: np.ndarray
+    bytes: np.ndarray
+    samples: np.ndarray
+    clip_checksum: np.ndarray
+
+
+def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
+    """Check the index's own files, each tar's size and checksum, its number of clips, and every clip's checksum and
+    decoding. Damages come in the order of the shards. Raises ShardError where there is no index to compare with."""
+    index = Index.open(folder, tars=False)
+    damages = _check_index(index)
+    shards = [_rows(index, number) for number in range(len(index.shards))]
+    with Progress("verifying", len(index)) as progress:
+        for found in spread(_check_shard, shards, workers, progress.add):
+            damages += found
+    known = {shard["name"] for shard in index.shards}
+    damages += [
+        Damage(path.name, "is not in the index") for path in sorted(folder.glob("*.tar")) if path.name not in known
+    ]
+    return index, damages
+
+
+def _check_index(index: Index) -> list[Damage]:
+    damages = []
+    for name, digest in index.digests.items():
+        path = index.folder / "index" / f"{name}.npy"
+        if xxhash.xxh3_64_hexdigest(path.read_bytes()) != digest:
+            damages.append(
+                Damage(
+                    f"index/{path.name}",
+                    f"is damaged; rebuild the index: python -m gamut.shards index {index.folder}",
+                )
+            )
+    return damages
+
+
+def _rows(index: Index, number: int) -> _Shard:
+    rows = np.flatnonzero(index.shard == number)
+    shard = index.shards[number]
+    return _Shard(
+        path=index.shard_path(number),
+        size=shard["size"],
+        checksum=shard["checksum"],
+        keys=tuple(index.key(int(row)) for row in rows),
+        offset=index.offset[rows],
+        bytes=index.size[rows],
+        samples=index.samples[rows],
+        clip_checksum=index.checksum[rows],
+    )
+
+
+def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
+    name = shard.path.name
+    try:
+        with open(shard.path, "rb") as file:
+            damages = _check_tar(shard, file)
+            for clip, key in enumerate(shard.keys):
+                what = _check_clip(shard, clip, file.fileno())
+                if what:
+                    damages.append(Damage(f"{name}/{key}", what))
+                advance(1)
+            return damages
+    except OSError as error:
+        return [Damage(name, f"cannot be read ({error.strerror}); its {len(shard.keys)} clips are missing")]
+
+
+def _check_tar(shard: _Shard, file) -> list[Damage]:
+    name, damages = shard.path.name, []
+    size = os.fstat(file.fileno()).st_size
+    if size != shard.size:
+        damages.append(Damage(name, f"has {size} bytes where the index knows {shard.size}"))
+    if hexadecimal(checksum_of(file)) == shard.checksum:
+        return damages
+    try:
+        clips = len(scan(file, shard.path).key)
+    except ShardError as error:
+        return [*damages, Damage(name, f"fails its checksum: {error}")]
+    if clips != len(shard.keys):
+        return [*damages, Damage(name, f"holds {clips} clips where the index knows {len(shard.keys)}")]
+    return [*damages, Damage(name, "fails its checksum: bytes have changed since it was indexed")]
+
+
+def _check_clip(shard: _Shard, clip: int, descriptor: int) -> str | None:
+    wanted = int(shard.bytes[clip])
+    payload = os.pread(descriptor, wanted, int(shard.offset[clip]))
+    if len(payload) != wanted:
+        return f"is cut off: {len(payload)} of its {wanted} bytes are there"
+    if xxhash.xxh3_64_intdigest(payload) != int(shard.clip_checksum[clip]):
+        return "fails its checksum"
+    try:
+        decode_flac(payload, int(shard.samples[clip]))
+    except AudioError as error:
+        return f"does not decode: {error}"
+    return None

@@ -1,0 +1,155 @@
+"""From a slice of the source's records to one finished shard and the part of the index beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import xxhash
+
+from gamut.audio.decode import RATE, encode_flac, read_audio, to_int16_16k
+from gamut.errors import AudioError, ShardError
+from gamut.shards.convert.source import Record
+from gamut.shards.durable import replacing, write_bytes
+from gamut.shards.part import Part, hexadecimal, scan
+
+OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to write. All of it follows from the source's list, so any process at any time writes the same."""
+
+    folder: Path
+    number: int
+    records: tuple[Record, ...]
+    name: str  # of the set
+    labels: tuple[str, ...]
+    stop: bool  # raise at the first unusable file instead of quarantining it
+
+    @property
+    def tar(self) -> Path:
+        return self.folder / shard_name(self.number)
+
+    @property
+    def part(self) -> Path:
+        return part_path(self.folder, self.number)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A source file that gave no clip."""
+
+    key: str
+    file: str
+    reason: str  # AudioError.reason, or `missing`
+    message: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of a finished shard besides its bytes."""
+
+    part: Part
+    quarantined: tuple[Quarantined, ...]
+    saturated: dict[str, int]  # key -> samples held to the int16 range, where there are any
+
+    def save(self, path: Path) -> None:
+        content = {
+            "part": self.part.dump(),
+            "quarantined": [asdict(one) for one in self.quarantined],
+            "saturated": self.saturated,
+        }
+        write_bytes(path, json.dumps(content).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Written | None:
+        """None where the file is absent, or is not one that `save` writes: the shard is then written again."""
+        try:
+            content = json.loads(path.read_bytes())
+            quarantined = tuple(Quarantined(**one) for one in content["quarantined"])
+            return cls(Part.parse(content["part"]), quarantined, content["saturated"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard's tar."""
+    return f"shard-{number:06d}.tar"
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Where the part of the index that belongs to a shard lies."""
+    return folder / "index" / "parts" / f"shard-{number:06d}.json"
+
+
+def finished(job: Job) -> Written | None:
+    """The shard's part if it was written to the end: the part comes after the tar, and names the tar's size."""
+    written = Written.load(job.part)
+    if written is None or not job.tar.is_file() or job.tar.stat().st_size != written.part.size:
+        return None
+    return written
+
+
+def write_shard(job: Job, advance: Callable[[int], None]) -> Written:
+    """Write one shard and its part, each whole or not at all, and call `advance(1)` after each record.
+
+    The part is read back from the finished tar, so it describes what is on the disk. Raises ShardError where a file
+    or the disk fails, AudioError at the first unusable file if the job says so.
+    """
+    from webdataset import TarWriter  # takes a second to import, which only writers need
+
+    quarantined: list[Quarantined] = []
+    saturated: dict[str, int] = {}
+    with replacing(job.tar) as file:
+        with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
+            for record in job.records:
+                try:
+                    flac, about = convert_clip(record, job)
+                except AudioError as error:
+                    if job.stop:
+                        raise
+                    quarantined.append(Quarantined(record.key, str(record.path), error.reason, str(error)))
+                else:
+                    tar.write({"__key__": record.key, "flac": flac, "json": json.dumps(about, sort_keys=True).encode()})
+                    if about["saturated"]:
+                        saturated[record.key] = about["saturated"]
+                advance(1)
+        file.flush()
+        part = scan(file, job.tar)
+    written = Written(part, tuple(quarantined), saturated)
+    written.save(job.part)
+    return written
+
+
+def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
+    """A record's KEY.flac and the content of its KEY.json. Raises AudioError where the file is unusable."""
+    try:
+        payload = record.read()
+    except FileNotFoundError as error:
+        raise AudioError(f"{record.path} is not there.", "missing") from error
+    except OSError as error:  # says nothing of the clip: nobody may quarantine it for that
+        raise ShardError(
+            f"{record.path} cannot be read: {error.strerror or error}. Once it can, run the same command again; "
+            "finished shards are kept."
+        ) from error
+    try:
+        audio, rate = read_audio(payload)
+        waveform, saturated = to_int16_16k(audio, rate)
+    except AudioError as error:
+        raise AudioError(f"{record.path}: {error}", error.reason) from error
+    flac = encode_flac(waveform)
+    return flac, {
+        "set": job.name,
+        "labels": [job.labels[label] for label in record.labels],
+        "label_ids": list(record.labels),
+        "text": record.text,
+        "columns": dict(record.columns),
+        "samples": len(waveform),
+        "duration": len(waveform) / RATE,  # seconds
+        "saturated": saturated,  # samples
+        "xxh3": hexadecimal(xxhash.xxh3_64_intdigest(flac)),
+        "provenance": {**record.provenance, "rate": rate, "channels": len(audio), "seconds": audio.shape[1] / rate},
+    }
