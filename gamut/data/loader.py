@@ -32,7 +32,8 @@ class Loader:
 
     Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
     and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
-    packs are dealt afresh from their costs, so every rank has A batches in every step, some perhaps empty.
+    packs are dealt afresh from their costs, so every rank has A batches in every step, some perhaps empty. With `nodes`
+    above 1 packs stay with the node of their lanes (`locality: node`).
 
     With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
     each worker has up to `prefetch` steps' worth of its share under way. `pin` puts batches into pinned memory.
@@ -54,6 +55,7 @@ class Loader:
         workers: int = 2,
         prefetch: int = 2,
         pin: bool = False,
+        nodes: int = 1,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
@@ -65,7 +67,7 @@ class Loader:
         self.prefetch = prefetch
         self.pin = pin
         self.waited = 0.0
-        self._source = _MicroBatches(index, epoch, rank, world, per_forward)
+        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes)
 
     @property
     def accumulation(self) -> int:
@@ -77,7 +79,7 @@ class Loader:
         return self.epoch.steps - self.start_step
 
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
-        parcels = self._parcels()
+        parcels = [self._parcels()]  # in a list, so that no traceback that passes through here keeps the workers alive
         try:
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
@@ -85,7 +87,7 @@ class Loader:
                 self.waited += time.perf_counter() - since
                 yield step, batches
         finally:
-            del parcels  # the last reference: its workers end now, not when the garbage is next collected
+            parcels.clear()  # the last reference: its workers end now
 
     def _parcels(self) -> Iterator[Any]:
         shared: dict[str, Any] = {}
@@ -110,9 +112,9 @@ class Loader:
         with _held_signals():
             return iter(loader)
 
-    def _next(self, parcels: Iterator[Any]) -> Parcel:
+    def _next(self, parcels: list[Iterator[Any]]) -> Parcel:
         try:
-            item = next(parcels)
+            item = next(parcels[0])
         except (RuntimeError, EOFError, OSError) as error:
             died = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
             if not self.workers or not died or str(error).startswith("Caught "):  # raised inside a worker that lives
@@ -121,7 +123,7 @@ class Loader:
                 f"A data loader worker of process {os.getpid()} died ({error}). Killed from outside, it is most often "
                 "out of memory (see the kernel's log) or out of shared memory (df /dev/shm): give the job more, or "
                 "lower loader.workers or loader.prefetch. The run can be resumed from its last checkpoint."
-            ) from error
+            ) from error.with_traceback(None)
         if isinstance(item, GamutError):
             raise item
         return item
@@ -133,12 +135,13 @@ class _MicroBatches(Dataset):
     An error is returned, not raised, since torch would rebuild it from a traceback as a string.
     """
 
-    def __init__(self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int) -> None:
+    def __init__(self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int) -> None:
         self.index = index
         self.epoch = epoch
         self.rank = rank
         self.world = world
         self.per_forward = per_forward
+        self.nodes = nodes
         self.accumulation = -(-epoch.packs // (world * per_forward))
         self._reader: Reader | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
@@ -150,7 +153,7 @@ class _MicroBatches(Dataset):
         if self._dealt[0] != step:
             first = step * self.epoch.packs
             cost = self.epoch.pack_cost[first : first + self.epoch.packs]
-            self._dealt = step, deal(cost, self.world, self.per_forward)[self.rank]
+            self._dealt = step, deal(cost, self.world, self.per_forward, self.nodes)[self.rank]
         packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
         try:
             return Parcel.of(assemble(self._reader, self.epoch, packs))

@@ -30,7 +30,7 @@ class Parcel:
     def of(cls, batch: PackedBatch) -> Parcel:
         """Copy a batch's tensors into one new piece of memory."""
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         places, end = {}, 0
         for name, tensor in tensors.items():
             places[name] = (end, tensor.dtype, tuple(tensor.shape))
@@ -38,7 +38,7 @@ class Parcel:
         memory = torch.zeros(end, dtype=torch.uint8)
         for name, tensor in tensors.items():
             at = places[name][0]
-            memory[at : at + tensor.nbytes] = tensor.reshape(-1).view(torch.uint8)
+            memory[at : at + tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
         return cls(memory, places, {name: value for name, value in values.items() if name not in tensors})
 
     def open(self) -> PackedBatch:

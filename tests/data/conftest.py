@@ -1,0 +1,138 @@
+"""Real shards of synthesised sounds, whose every sample is known."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from gamut.data.ancestors import Process
+from gamut.data.batch import PackedBatch
+from gamut.plan import Epoch, Policy
+from gamut.shards import Index
+from gamut.shards.__main__ import main as shards
+
+# Samples: shorter than a window, than 16 frames, just 16 frames, a crop of 48 frames, and longer, all mixed up.
+LENGTHS = (160, 399, 400, 1500, 2800, 2801, 5000, 7920, 7921, 12000, 16000, 20011, 24000, 31999)
+CLASSES = ("bell", "dog", "rain")
+POLICIES = {
+    "two padded crops": Policy(packs=4, clips=3, tokens=None, views=2, crop_frames=48),
+    "native lengths": Policy(packs=2, clips=None, tokens=160, views=1, pad=False, max_frames=96),
+    "three crops at mixed resolution": Policy(
+        packs=4, clips=None, tokens=256, views=3, crop_frames=32, pad=False, shifts=(160, 320, 640)
+    ),
+    "in order": Policy(packs=3, clips=None, tokens=96, pad=False, max_frames=64, packer="next_fit", shuffle=False),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A shard set and the samples that went into it."""
+
+    folder: Path
+    index: Index
+    waveforms: dict[int, np.ndarray]  # row -> int16 [samples]
+    classes: dict[int, str]  # row -> class
+
+    def copy(self, to: Path) -> Corpus:
+        """The same shards in another folder, to be damaged there."""
+        shutil.copytree(self.folder, to)
+        return replace(self, folder=to, index=Index.open(to))
+
+    def assert_is_plan(self, batch: PackedBatch, epoch: Epoch, packs: list[int], missing: tuple[int, ...] = ()) -> None:
+        """The batch against the samples that were written and the plan's arrays, clip by clip and view by view."""
+        numbers = [
+            n for pack in packs if pack >= 0 for n in range(epoch.pack_offset[pack], epoch.pack_offset[pack + 1])
+        ]
+        numbers = [n for n in numbers if int(epoch.row[n]) not in missing]
+        assert batch.clips == len(numbers)
+        assert batch.segments == len(numbers) * batch.views
+        assert batch.row.tolist() == [epoch.row[n] for n in numbers]
+        assert batch.draw.tolist() == [epoch.draw[n] for n in numbers]
+        assert batch.clip_id.numpy().view(np.uint64).tolist() == [epoch.clip_id[n] for n in numbers]
+        assert batch.sizes == tuple(batch.frames.tolist())
+        assert (batch.views, batch.epoch) == (epoch.views, epoch.number)
+        segment = 0
+        for clip, n in enumerate(numbers):
+            row = int(epoch.row[n])
+            labels = batch.label[batch.label_offset[clip] : batch.label_offset[clip + 1]].tolist()
+            assert [self.index.labels[label] for label in labels] == [self.classes[row]]
+            for view in range(epoch.views):
+                start, length = int(epoch.start[n, view]), int(epoch.length[n, view])
+                shift, frames = int(epoch.shift[n, view]), int(epoch.frames[n, view])
+                expected = np.zeros((frames - 1) * shift + 400, np.int16)
+                expected[:length] = self.waveforms[row][start : start + length]
+                found = batch.waveform[batch.offset[segment] : batch.offset[segment + 1]].numpy()
+                np.testing.assert_array_equal(found, expected)
+                assert (batch.length[segment], batch.shift[segment], batch.frames[segment]) == (length, shift, frames)
+                segment += 1
+        assert batch.offset[-1] == len(batch.waveform)
+        integers = (batch.offset, batch.length, batch.shift, batch.frames, batch.clip_id, batch.draw, batch.row,
+                    batch.label_offset, batch.label)  # fmt: skip
+        assert batch.waveform.dtype == torch.int16
+        assert all(tensor.dtype == torch.int64 for tensor in integers)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("shards") / "set"
+    rng = np.random.default_rng(0)
+    made = {}
+    for number in range(48):
+        samples = LENGTHS[number % len(LENGTHS)]
+        pitch = np.sin(np.arange(samples) * rng.uniform(0.02, 0.6)) * rng.uniform(500, 20000)
+        waveform = (pitch + rng.normal(scale=50, size=samples)).round().astype(np.int16)
+        name = f"sound{number:03d}"
+        made[name] = waveform
+        path = source / CLASSES[number % len(CLASSES)] / f"{name}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, waveform, 16000, subtype="PCM_16")
+    assert shards(["convert", "folder", str(source), str(folder), "--clips-per-shard", "7", "--workers", "1"]) == 0
+    index = Index.open(folder)
+    assert len(index) == len(made)
+    assert len(np.unique(index.shard)) == 7
+    names = {row: index.key(row).rsplit("/", 1)[-1] for row in range(len(index))}
+    classes = {row: CLASSES[int(name[-3:]) % len(CLASSES)] for row, name in names.items()}
+    return Corpus(folder, index, {row: made[name] for row, name in names.items()}, classes)
+
+
+@pytest.fixture(scope="session")
+def policy() -> Callable[[str], Policy]:
+    return POLICIES.__getitem__
+
+
+@pytest.fixture(scope="session")
+def equal() -> Callable[[PackedBatch, PackedBatch], bool]:
+    """Whether two batches are alike in every field, tensors in dtype, shape and value."""
+
+    def equal(a: PackedBatch, b: PackedBatch) -> bool:
+        for f in fields(a):
+            x, y = getattr(a, f.name), getattr(b, f.name)
+            same = x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+            if not same:
+                return False
+        return True
+
+    return equal
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[Process, float], bool]:
+    """Whether a process ends within so many seconds."""
+
+    def gone(process: Process, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not process.alive():
+                return True
+            time.sleep(0.05)
+        return False
+
+    return gone

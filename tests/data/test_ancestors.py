@@ -1,0 +1,88 @@
+"""A process must not outlive those that started it, and must not die for those that it may outlive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from gamut.data.ancestors import Process, ancestors
+
+LEAF = """
+import sys, time
+from gamut.data.ancestors import watch_ancestors
+watch_ancestors(every=0.1)
+print("ready", flush=True)
+time.sleep(60)
+"""
+# Starts the next stage of the line and waits for it, as launchers do. {session} decides whether it is one job.
+STAGE = """
+import subprocess, sys
+args = sys.argv[1:]
+print("pid", __import__("os").getpid(), flush=True)
+subprocess.run(args, start_new_session={session})
+"""
+
+
+def _start(*stages: str) -> tuple[subprocess.Popen, list[int], Process]:
+    """(the outermost process, pids of the stages from the outside in, the leaf)."""
+    command: list[str] = [sys.executable, "-c", LEAF]
+    for stage in reversed(stages):
+        command = [sys.executable, "-c", stage, *command]
+    outer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert outer.stdout is not None
+    pids = []
+    for line in outer.stdout:
+        if line.startswith("ready"):
+            break
+        pids.append(int(line.split()[1]))
+    pid = pids[-1]
+    while True:  # the last of the line that has no child
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            break
+        pid = int(children[0])
+    leaf = Process.of(pid)
+    assert leaf is not None
+    return outer, pids, leaf
+
+
+def test_a_killed_launcher_takes_the_whole_line_along(gone) -> None:
+    stage = STAGE.format(session=False)
+    for kill in (0, 1):  # the launcher, whose child lives on, and the direct parent
+        outer, pids, leaf = _start(stage, stage)
+        assert leaf.alive()
+        os.kill(pids[kill], signal.SIGKILL)  # `outer` is not waited for: a zombie counts as gone
+        assert gone(leaf, 10)
+        outer.kill()
+        outer.wait()
+
+
+def test_a_job_outlives_the_shell_it_was_started_from(gone) -> None:
+    outer, pids, leaf = _start(STAGE.format(session=True), STAGE.format(session=False))
+    os.kill(pids[0], signal.SIGKILL)  # like the login shell of a job under nohup: another process group
+    outer.wait()
+    assert not gone(leaf, 1.5)
+    os.kill(pids[1], signal.SIGKILL)
+    assert gone(leaf, 10)
+
+
+def test_the_line_can_be_given_its_top() -> None:
+    parent = os.getppid()
+    assert [process.pid for process in ancestors(parent)] == [parent]
+    assert ancestors()[0].pid == parent
+    assert all(process.alive() and process.pid > 1 for process in ancestors())
+
+
+def test_a_process_is_more_than_its_pid(gone) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    process = Process.of(child.pid)
+    assert process is not None
+    assert process.alive()
+    assert not Process(child.pid, process.started + 1).alive()  # another process that has the same pid
+    child.kill()
+    assert gone(process, 5)  # before it is waited for
+    child.wait()
+    assert not process.alive()

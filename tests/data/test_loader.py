@@ -1,0 +1,153 @@
+"""What a loader gives is the plan's, whatever the ranks, the workers and the step it starts at."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from gamut.data.assemble import assemble
+from gamut.data.batch import PackedBatch
+from gamut.data.loader import Loader
+from gamut.plan import Epoch, deal, plan_epoch
+
+WORLDS = (1, 2, 4)
+
+
+def _draws(batches: list[PackedBatch]) -> Counter:
+    return Counter(
+        (int(clip), int(draw))
+        for batch in batches
+        for clip, draw in zip(batch.clip_id.numpy().view(np.uint64), batch.draw)
+    )
+
+
+def _planned(epoch: Epoch, step: int) -> Counter:
+    first, last = epoch.pack_offset[step * epoch.packs], epoch.pack_offset[(step + 1) * epoch.packs]
+    return Counter(zip(epoch.clip_id[first:last].tolist(), epoch.draw[first:last].tolist()))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("name", ["two padded crops", "native lengths"])
+def test_every_step_has_the_planned_clips_at_any_split(corpus, policy, name: str, workers: int) -> None:
+    clips = corpus.index.table()
+    for number in range(3):
+        epoch = plan_epoch(clips, 11, number, policy(name))
+        whole: Counter = Counter()
+        for world in WORLDS:
+            ranks = [
+                list(Loader(corpus.index, epoch, rank=rank, world=world, per_forward=1 + number, workers=workers))
+                for rank in range(world)
+            ]
+            for step in range(epoch.steps):
+                assert {part[step][0] for part in ranks} == {step}
+                batches = [batch for part in ranks for batch in part[step][1]]
+                assert len(batches) == world * -(-epoch.packs // (world * (1 + number)))
+                assert _draws(batches) == _planned(epoch, step)
+                if world == 1:
+                    whole += _draws(batches)
+        assert Counter(clip for clip, _ in whole.elements()) == Counter(clips.clip_id.tolist())
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("name", ["native lengths", "three crops at mixed resolution", "in order"])
+def test_micro_batches_are_the_dealt_packs(corpus, policy, name: str, workers: int) -> None:
+    epoch = plan_epoch(corpus.index.table(), 2, 0, policy(name))
+    for rank in range(3):
+        loader = Loader(corpus.index, epoch, rank=rank, world=3, per_forward=1, workers=workers)
+        for step, batches in loader:
+            first = step * epoch.packs
+            dealt = deal(epoch.pack_cost[first : first + epoch.packs], 3, 1)[rank]
+            assert len(batches) == loader.accumulation == len(dealt)
+            for batch, packs in zip(batches, dealt):
+                corpus.assert_is_plan(batch, epoch, [first + pack for pack in packs if pack >= 0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_start_in_the_middle_is_the_tail_of_the_whole(corpus, equal, policy, workers: int) -> None:
+    epoch = plan_epoch(corpus.index.table(), 3, 2, policy("two padded crops"))
+    whole = list(Loader(corpus.index, epoch, rank=1, world=2, per_forward=1, workers=workers))
+    for start in range(epoch.steps + 1):
+        loader = Loader(corpus.index, epoch, rank=1, world=2, per_forward=1, start_step=start, workers=workers)
+        tail = list(loader)
+        assert len(loader) == len(tail) == epoch.steps - start
+        for (step, batches), (wanted, reference) in zip(tail, whole[start:]):
+            assert step == wanted
+            assert all(equal(a, b) for a, b in zip(batches, reference, strict=True))
+    with pytest.raises(ValueError, match="not one of"):
+        Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, start_step=epoch.steps + 1)
+
+
+def test_a_start_reads_nothing_of_what_lies_before(corpus, policy, tmp_path) -> None:
+    moved = corpus.copy(tmp_path / "set")
+    epoch = plan_epoch(moved.index.table(), 3, 2, policy("two padded crops"))
+    last = epoch.steps - 1
+    rows = epoch.row[epoch.pack_offset[last * epoch.packs] :]
+    for shard in set(moved.index.shard.tolist()) - set(moved.index.shard[rows].tolist()):
+        moved.index.shard_path(shard).unlink()
+    assert [s for s, _ in Loader(moved.index, epoch, rank=0, world=1, per_forward=2, start_step=last, workers=0)] == [
+        last
+    ]
+
+
+def test_a_saved_plan_loads_alike(corpus, equal, policy, tmp_path) -> None:
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy("native lengths"))
+    epoch.save(tmp_path / "plan")
+    mapped = Epoch.load(tmp_path / "plan")
+    for (_, a), (_, b) in zip(
+        Loader(corpus.index, epoch, rank=0, world=1, per_forward=2, workers=0),
+        Loader(corpus.index, mapped, rank=0, world=1, per_forward=2, workers=2),
+        strict=True,
+    ):
+        assert all(equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_hidden_generator_is_touched(corpus, policy, workers: int) -> None:
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy("two padded crops"))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    list(Loader(corpus.index, epoch, rank=0, world=1, per_forward=2, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+
+
+def test_batches_that_are_kept_cost_one_descriptor_each(corpus, equal, policy) -> None:
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy("two padded crops"))
+    before = len(os.listdir("/proc/self/fd"))
+    kept = list(Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2))
+    batches = [batch for _, step in kept for batch in step]
+    assert len(os.listdir("/proc/self/fd")) - before <= len(batches) + 2
+    for (step, found), (_, wanted) in zip(
+        kept, Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=0), strict=True
+    ):
+        assert all(equal(a, b) for a, b in zip(found, wanted, strict=True)), f"step {step}"
+    del kept, batches, found
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+def test_waiting_is_measured(corpus, policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    def slow(*args: object) -> PackedBatch:
+        time.sleep(0.05)
+        return assemble(*args)
+
+    monkeypatch.setattr("gamut.data.loader.assemble", slow)
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy("in order"))
+    loader = Loader(corpus.index, epoch, rank=0, world=1, per_forward=3, workers=0)
+    steps = 0
+    for _ in loader:
+        time.sleep(0.01)  # the consumer's own time is not waiting
+        steps += 1
+    assert 0.05 * steps <= loader.waited
+
+
+def test_ranks_outside_the_world_are_refused(corpus, policy) -> None:
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy("in order"))
+    with pytest.raises(ValueError, match="rank 2 is not one of a world of 2"):
+        Loader(corpus.index, epoch, rank=2, world=2, per_forward=1)
