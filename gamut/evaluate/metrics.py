@@ -118,11 +118,11 @@ def paired_bootstrap(
 
 def _average_precision(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(bool [n, classes] targets, float64 [classes] average precision, nan for a class without a positive)."""
-    target, scores = np.asarray(target) > 0, _finite(scores)
+    target, scores = np.asarray(target).astype(bool), _finite(scores)
     if target.shape != scores.shape:
         raise ValueError(f"targets of shape {target.shape} do not fit scores of shape {scores.shape}")
     precision = np.full(target.shape[1], np.nan)
-    with_positives = target.any(axis=0)
+    with_positives = np.asarray(target.any(axis=0))
     for c in np.flatnonzero(with_positives):
         precision[c] = average_precision_score(target[:, c], scores[:, c])
     if not with_positives.all():
