@@ -1,0 +1,82 @@
+"""What sits on a backbone: projection and reconstruction (ASiT), and a classifier. Weights come from a seed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gamut.models.initialise import initialise, unfilled
+
+PIXELS = 256
+EPS = 1e-6
+
+
+def _mlp(dim: int, hidden: int, bottleneck: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+    )
+
+
+class UnitLinear(nn.Module):
+    """A linear layer without bias whose rows have length 1: weight normalisation with the gain fixed at 1.
+
+    The length of `weight` has no influence on the output, only on the size of its own gradient. The parameter is an
+    ordinary one, normalised in the forward, so it may be sharded.
+    """
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, F.normalize(self.weight.float(), dim=1).to(self.weight.dtype))
+
+
+class ProjectionHead(nn.Module):
+    """D-hidden-GELU-hidden-GELU-bottleneck, L2 normalise, unit-norm prototypes: logits are cosines (ASiT, DINO)."""
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int, seed: int = 0) -> None:
+        super().__init__()
+        with unfilled():
+            self.mlp = _mlp(dim, hidden, bottleneck)
+            self.last_layer = UnitLinear(bottleneck, prototypes)
+        initialise(self, seed)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[N, prototypes] in [-1, 1] from tokens [N, dim]."""
+        x = self.mlp(tokens)
+        return self.last_layer(F.normalize(x.float(), dim=-1).to(x.dtype))
+
+
+class ReconstructionHead(nn.Module):
+    """D-hidden-GELU-hidden-GELU-bottleneck, then pixels (ASiT).
+
+    The paper's transposed convolution has a 16x16 kernel and no overlap: a linear map from a token to its 256 pixels.
+    """
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, seed: int = 0) -> None:
+        super().__init__()
+        with unfilled():
+            self.mlp = _mlp(dim, hidden, bottleneck)
+            self.pixels = nn.Linear(bottleneck, PIXELS)
+        initialise(self, seed)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pixels [N, 256] (16 * time + frequency) from tokens [N, dim]."""
+        return self.pixels(self.mlp(tokens))
+
+
+class Classifier(nn.Module):
+    """LayerNorm + Linear (AST, ElasticAST)."""
+
+    def __init__(self, dim: int, classes: int, seed: int = 0) -> None:
+        super().__init__()
+        with unfilled():
+            self.norm = nn.LayerNorm(dim, eps=EPS)
+            self.linear = nn.Linear(dim, classes)
+        initialise(self, seed)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits [S, classes] from one vector a clip, [S, dim]."""
+        return self.linear(self.norm(pooled))

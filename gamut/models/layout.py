@@ -1,0 +1,72 @@
+"""Where the tokens of a packed row belong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+PATCH_FRAMES = 16  # frames a column of patches is long
+ROWS = 8  # patches over frequency: 128 mel bins of 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """S segments one after the other; each is its CLS token, if there are any, and then its patches, time-major.
+
+    Tensors are on the batch's device; what Python must know is kept as Python numbers, so that no step waits for the
+    device.
+    """
+
+    cu_seqlens: torch.Tensor  # int32 [S + 1]; segment s owns tokens [cu_seqlens[s], cu_seqlens[s + 1])
+    lengths: tuple[int, ...]  # tokens of each segment
+    max_length: int  # of the longest
+    tokens: int  # of all
+    segment: torch.Tensor  # int64 [tokens], segment of each token
+    patch: torch.Tensor  # int64 [patches], token number of each patch
+    cls: torch.Tensor  # int64 [S], token number of each CLS; empty without class tokens
+    time: torch.Tensor  # int64 [patches], column of each patch within its segment
+    frequency: torch.Tensor  # int64 [patches], row of each patch, 0 the lowest
+    columns: torch.Tensor  # int64 [S], columns of patches
+    widths: tuple[int, ...]  # `columns` as Python numbers
+
+    @property
+    def segments(self) -> int:
+        return len(self.lengths)
+
+
+def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool) -> Layout:
+    """Lay out segments of `frames` (int64 [S], on the batch's device; `sizes` the same as Python numbers) frames.
+
+    Raises ValueError for a length that is not a multiple of 16: the front end gives whole patches only.
+    """
+    odd = [size for size in sizes if size % PATCH_FRAMES or size <= 0]
+    if odd or len(frames) != len(sizes):
+        raise ValueError(f"Segments must have a positive multiple of {PATCH_FRAMES} frames, not {odd or sizes}.")
+    device = frames.device
+    widths = tuple(size // PATCH_FRAMES for size in sizes)
+    lengths = tuple(width * ROWS + int(class_token) for width in widths)
+    total, patches = sum(lengths), sum(widths) * ROWS
+
+    columns = frames // PATCH_FRAMES
+    count = columns * ROWS
+    segments = torch.arange(len(sizes), device=device)
+    owner = torch.repeat_interleave(segments, count, output_size=patches)
+    number = torch.arange(patches, device=device)
+    within = number - torch.repeat_interleave(count.cumsum(0) - count, count, output_size=patches)
+    length = count + int(class_token)
+    starts = F.pad(length.cumsum(0), (1, 0))
+    return Layout(
+        cu_seqlens=starts.to(torch.int32),
+        lengths=lengths,
+        max_length=max(lengths, default=0),
+        tokens=total,
+        segment=torch.repeat_interleave(segments, length, output_size=total),
+        patch=number + (owner + 1) * int(class_token),
+        cls=starts[:-1] if class_token else starts[:0],
+        time=within // ROWS,
+        frequency=within % ROWS,
+        columns=columns,
+        widths=widths,
+    )

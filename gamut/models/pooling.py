@@ -1,0 +1,38 @@
+"""From the tokens of each segment to one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gamut.models.attention import pooling_attention
+from gamut.models.layout import Layout
+
+
+def mean_pool(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Mean over each segment's tokens: [S, dim] from [T, dim]."""
+    lengths = where.cu_seqlens.diff().long()
+    # unsafe skips a check of the lengths that would wait for the device; they are right by construction.
+    return torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0, unsafe=True)
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to each segment's tokens (ElasticAST: masked attention pooling).
+
+    The query is not normalised and there is no residual. Parameters are given their values by the model that owns it.
+    """
+
+    def __init__(self, dim: int, heads: int, scale: float | None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = scale
+        self.query = nn.Parameter(torch.empty(1, dim))
+        self.to_q = nn.Linear(dim, dim)
+        self.to_kv = nn.Linear(dim, 2 * dim)  # keys, then values
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+        """[S, dim] from tokens [T, dim]."""
+        q = self.to_q(self.query).unflatten(-1, (self.heads, -1)).expand(where.segments, -1, -1)
+        k, v = self.to_kv(tokens).unflatten(-1, (2, self.heads, -1)).unbind(1)
+        return self.proj(pooling_attention(q, k, v, where, self.scale).flatten(1))

@@ -1,0 +1,100 @@
+"""Position tables for segments of any length.
+
+`learned` is ViT's table over the grid of patches (ASiT); `factorised` one table over time plus one over frequency
+(ElasticAST). A segment no longer than the table takes its first columns; a longer one takes the table stretched to
+its length. Stretching is a matrix, made once a length, times the table: unlike torch's interpolation its gradient is
+the same from run to run on every device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gamut.models.layout import ROWS, Layout
+
+
+@functools.lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # it is kept: made during an evaluation, it must still serve a backward later
+def resampling(old: int, new: int, kind: str, device: torch.device | None = None) -> torch.Tensor:
+    """float32 [new, old]: what `F.interpolate(mode="bicubic" or "linear", align_corners=False)` does along an axis."""
+    matrix = torch.zeros(new, old, dtype=torch.float64)
+    for row in range(new):
+        at = (row + 0.5) * old / new - 0.5
+        if kind == "linear":
+            at = max(at, 0.0)
+        left = math.floor(at)
+        for tap, weight in _taps(at - left, kind):
+            matrix[row, min(max(left + tap, 0), old - 1)] += weight
+    return matrix.float().to(device)
+
+
+def _taps(part: float, kind: str) -> list[tuple[int, float]]:
+    if kind == "linear":
+        return [(0, 1.0 - part), (1, part)]
+    a = -0.75  # Keys' cubic with torch's constant
+    weights = []
+    for tap in (-1, 0, 1, 2):
+        x = abs(part - tap)
+        near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+        far = ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
+        weights.append((tap, near if x <= 1.0 else far))
+    return weights
+
+
+def stretch(table: torch.Tensor, new: int, kind: str) -> torch.Tensor:
+    """A table [old, features] resampled to [new, features], in its dtype, computed in fp32."""
+    if new == len(table):
+        return table
+    with torch.autocast(table.device.type, enabled=False):
+        return (resampling(len(table), new, kind, table.device) @ table.float()).to(table.dtype)
+
+
+def _with_longer(table: torch.Tensor, where: Layout, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The table and, below it, one stretched copy for each length beyond it; the row at which each segment's begins.
+
+    table: [columns, features]. Returns ([rows, features], int64 [S], or None where all begin at row 0).
+    """
+    longer = sorted({width for width in where.widths if width > len(table)})
+    if not longer:
+        return table, None
+    tables, begin, rows = [table], {}, len(table)
+    for width in longer:
+        tables.append(stretch(table, width, kind))
+        begin[width] = rows
+        rows += width
+    first = torch.tensor([begin.get(width, 0) for width in where.widths], dtype=torch.int64)
+    return torch.cat(tables), first.to(where.time.device, non_blocking=True)
+
+
+def _column(where: Layout, first: torch.Tensor | None) -> torch.Tensor:
+    """int64 [patches]: the row of each patch in a table over time."""
+    if first is None:
+        return where.time
+    counts = where.columns * ROWS
+    return where.time + torch.repeat_interleave(first, counts, output_size=len(where.time))
+
+
+def grid_positions(table: torch.Tensor, where: Layout) -> torch.Tensor:
+    """[patches, dim] from a learned grid [columns * 8, dim], time-major; longer segments: bicubic over time (ASiT)."""
+    dim = table.shape[-1]
+    rows, first = _with_longer(table.reshape(-1, ROWS * dim), where, "bicubic")
+    return F.embedding(_column(where, first) * ROWS + where.frequency, rows.reshape(-1, dim))
+
+
+def factorised_positions(time: torch.Tensor, frequency: torch.Tensor, where: Layout) -> torch.Tensor:
+    """[patches, dim] from tables over time [columns, dim] and frequency [8, dim]; longer segments: linear."""
+    rows, first = _with_longer(time, where, "linear")
+    return F.embedding(_column(where, first), rows) + F.embedding(where.frequency, frequency)
+
+
+def resize_grid(table: nn.Parameter | torch.Tensor, columns: int, prefix: int) -> torch.Tensor:
+    """A saved grid [1, prefix + old * 8, dim] as [1, prefix + columns * 8, dim]; the first `prefix` rows (CLS) stay."""
+    dim = table.shape[-1]
+    head, grid = table[:, :prefix], table[0, prefix:]
+    stretched = stretch(grid.reshape(-1, ROWS * dim), columns, "bicubic").reshape(1, -1, dim)
+    return torch.cat([head, stretched], dim=1)

@@ -1,0 +1,177 @@
+"""A vision transformer on packed 16x16 patches of log-mel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gamut.errors import RecipeError
+from gamut.models.attention import attention
+from gamut.models.initialise import initialise, unfilled
+from gamut.models.layout import PATCH_FRAMES, ROWS, Layout
+from gamut.models.pooling import AttentionPool, mean_pool
+from gamut.models.positions import factorised_positions, grid_positions
+from gamut.randomness import Purpose, key_torch, uniform_torch
+from gamut.recipe import schema
+
+PIXELS = 256  # of a patch
+EPS = 1e-6
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(PIXELS, dim)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.proj(patches.to(self.proj.weight.dtype))
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int, scale: float | None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = scale
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor, where: Layout) -> torch.Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        return self.proj(attention(q, k, v, where, self.scale).flatten(1))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm block. Each of its two branches may be dropped for whole segments (stochastic depth)."""
+
+    def __init__(self, model: schema.Model) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(model.dim, eps=EPS)
+        self.attn = Attention(model.dim, model.heads, model.attention_scale)
+        self.norm2 = nn.LayerNorm(model.dim, eps=EPS)
+        self.mlp = Mlp(model.dim, int(model.dim * model.mlp_ratio))
+
+    def forward(self, x: torch.Tensor, where: Layout, keep: torch.Tensor | None) -> torch.Tensor:
+        """x: [T, dim]. keep: float32 [2, T, 1], what each branch is multiplied with; None: 1."""
+        branch = self.attn(self.norm1(x), where)
+        x = x + (branch if keep is None else (branch * keep[0]).to(x.dtype))
+        branch = self.mlp(self.norm2(x))
+        return x + (branch if keep is None else (branch * keep[1]).to(x.dtype))
+
+
+class VisionTransformer(nn.Module):
+    """ViT (Dosovitskiy et al.) over packed segments, with timm's parameter names.
+
+    A CLS token leads every segment where the pooling is `cls`, and only there. Positions are read off tables for any
+    length (`gamut.models.positions`). Weights come from `seed` alone; torch's generators are neither read nor moved.
+
+    >>> vit = VisionTransformer(schema.Model(dim=32, depth=1, heads=2, table_frames=64), seed=0)
+    >>> where = layout(torch.tensor([32, 48]), (32, 48), class_token=True)
+    >>> tokens = vit(torch.zeros(40, 256), where)   # [42, 32]
+    >>> vit.pool(tokens, where)                     # [2, 32]
+    """
+
+    def __init__(self, model: schema.Model, seed: int = 0) -> None:
+        super().__init__()
+        _check(model)
+        self.model = model
+        self.class_token = model.pooling == "cls"
+        self.table_columns = model.table_frames // PATCH_FRAMES
+        # timm's schedule: none in the first block, all of it in the last.
+        self.drop_path = [model.drop_path * i / max(model.depth - 1, 1) for i in range(model.depth)]
+        with unfilled():
+            self.patch_embed = PatchEmbed(model.dim)
+            if self.class_token:
+                self.cls_token = nn.Parameter(torch.empty(1, 1, model.dim))
+            if model.positions == "learned":
+                cells = int(self.class_token) + self.table_columns * ROWS
+                self.pos_embed = nn.Parameter(torch.empty(1, cells, model.dim))
+            else:
+                self.pos_embed_time = nn.Parameter(torch.empty(self.table_columns, model.dim))
+                self.pos_embed_freq = nn.Parameter(torch.empty(ROWS, model.dim))
+            self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
+            self.norm = nn.LayerNorm(model.dim, eps=EPS)
+            if model.pooling == "attention":
+                self.attn_pool = AttentionPool(model.dim, model.pooling_heads, model.attention_scale)
+        initialise(self, seed)
+
+    def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens after the final norm, [T, dim], in the order of the layout.
+
+        Args:
+            patches: [N, 256], normalised, in packed order.
+            where: their layout, with class tokens if and only if the pooling is `cls`.
+            drop_keys: int64 [S]; with them, and in training mode, branches are dropped for whole segments.
+
+        Raises ValueError where patches and layout do not belong together.
+        """
+        if len(patches) != len(where.patch) or bool(len(where.cls)) != (self.class_token and where.segments > 0):
+            raise ValueError(
+                f"{len(patches)} patches do not fit a layout of {len(where.patch)} patches and {len(where.cls)} class "
+                f"tokens in {where.segments} segments; this model has {'a' if self.class_token else 'no'} class token."
+            )
+        x = self._embed(patches, where)
+        keep = self._keep(where, drop_keys)
+        for number, block in enumerate(self.blocks):
+            x = block(x, where, None if keep is None else keep[2 * number : 2 * number + 2])
+        return self.norm(x)
+
+    def pool(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+        """One vector a segment, [S, dim], from what `forward` returned."""
+        if self.model.pooling == "cls":
+            return torch.index_select(tokens, 0, where.cls)
+        if self.model.pooling == "attention":
+            return self.attn_pool(tokens, where)
+        return mean_pool(tokens, where)
+
+    def _embed(self, patches: torch.Tensor, where: Layout) -> torch.Tensor:
+        prefix = int(self.class_token)
+        x = self.patch_embed(patches)
+        if self.model.positions == "learned":
+            x = x + grid_positions(self.pos_embed[0, prefix:], where)
+        else:
+            x = x + factorised_positions(self.pos_embed_time, self.pos_embed_freq, where)
+        if not self.class_token:
+            return x
+        cls = self.cls_token[0]
+        if self.model.positions == "learned":
+            cls = cls + self.pos_embed[0, :1]
+        rows = x.new_empty(where.tokens, x.shape[1])
+        rows = rows.index_copy(0, where.patch, x)
+        return rows.index_copy(0, where.cls, cls.to(x.dtype).expand(where.segments, -1))
+
+    def _keep(self, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor | None:
+        """float32 [2 * depth, T, 1]: 0 for a dropped branch of a segment, else 1 / (share kept)."""
+        if not self.training or drop_keys is None or not self.model.drop_path:
+            return None
+        keep = []
+        for branch in range(2 * len(self.blocks)):
+            share = self.drop_path[branch // 2]
+            draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH, device=drop_keys.device))
+            keep.append((draw >= share).float() / (1.0 - share))
+        return torch.index_select(torch.stack(keep), 1, where.segment)[..., None]
+
+
+def _check(model: schema.Model) -> None:
+    """Raise RecipeError for a model section that describes no model."""
+    for name, heads in (("heads", model.heads), ("pooling_heads", model.pooling_heads)):
+        if (name == "heads" or model.pooling == "attention") and model.dim % heads:
+            raise RecipeError(f"model.dim = {model.dim} is not divisible by model.{name} = {heads}.")
+    if model.table_frames % PATCH_FRAMES or model.table_frames <= 0:
+        raise RecipeError(f"model.table_frames = {model.table_frames} is not a positive multiple of {PATCH_FRAMES}.")
+    if model.positions not in ("learned", "factorised"):
+        raise RecipeError(f"model.positions is learned or factorised, not {model.positions!r}.")
+    if model.pooling not in ("cls", "attention", "mean"):
+        raise RecipeError(f"model.pooling is cls, attention or mean, not {model.pooling!r}.")
+    if not 0.0 <= model.drop_path < 1.0:
+        raise RecipeError(f"model.drop_path = {model.drop_path} is not a share in [0, 1).")
