@@ -26,7 +26,6 @@ from gamut.audio.containers import check_whole
 from gamut.errors import AudioError
 
 RATE = 16_000  # Hz
-BLOCK = 1 << 20  # values a read: a header that claims more than there is must not decide how much is allocated
 
 
 def read_audio(source: str | Path | bytes) -> tuple[np.ndarray, int]:
@@ -40,26 +39,36 @@ def read_audio(source: str | Path | bytes) -> tuple[np.ndarray, int]:
     if not payload:
         raise AudioError(f"{name} has no bytes.", "empty")
     try:
-        file = soundfile.SoundFile(io.BytesIO(payload))
+        file = soundfile.SoundFile(_Bytes(payload))
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name} is not a sound file that can be read: {error.error_string}", "unreadable") from error
     with file:
         check_whole(payload, file.format, file.extra_info, name)
-        blocks = []
         try:
-            while len(block := file.read(BLOCK // file.channels, dtype="float32", always_2d=True)):
-                blocks.append(block)
+            # In one read: soundfile seeks after each, and what an MP3 decoder gives depends on where it was sought.
+            interleaved = file.read(dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{name} is damaged: {error.error_string}", "corrupt") from error
-        samples = sum(map(len, blocks))
-        if samples < file.frames:
-            raise AudioError(f"{name} ends after {samples} of its {file.frames} samples.", "truncated")
-        if samples == 0:
+        except (MemoryError, ValueError) as error:
+            raise AudioError(f"{name} states an absurd length of {file.frames} samples.", "corrupt") from error
+        if len(interleaved) < file.frames:
+            raise AudioError(f"{name} ends after {len(interleaved)} of its {file.frames} samples.", "truncated")
+        if len(interleaved) == 0:
             raise AudioError(f"{name} holds no sample.", "empty")
-        audio = np.ascontiguousarray(np.concatenate(blocks).T)
+        audio = np.ascontiguousarray(interleaved.T)
         if not np.isfinite(audio).all():
             raise AudioError(f"{name} has samples that are NaN or infinite.", "not_finite")
         return audio, file.samplerate
+
+
+class _Bytes(io.BytesIO):
+    """A rotten header can make libsndfile seek before the first byte; it is told where it is instead of a traceback."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def to_int16_16k(audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
@@ -120,7 +129,7 @@ def decode_flac(payload: bytes, samples: int) -> np.ndarray:
 
 def _decode_with_soundfile(payload: bytes, samples: int) -> np.ndarray:
     try:
-        with soundfile.SoundFile(io.BytesIO(payload)) as file:
+        with soundfile.SoundFile(_Bytes(payload)) as file:
             waveform = file.read(samples + 1, dtype="int16")
     except soundfile.LibsndfileError as error:
         raise AudioError(f"The FLAC is damaged: {error.error_string}", "corrupt") from error

@@ -144,8 +144,10 @@ def _some(keys: dict[str, int]) -> str:
 def _index(arguments: argparse.Namespace) -> int:
     from gamut.shards.rebuild import rebuild
 
-    clips = rebuild(arguments.dst, arguments.workers)
+    clips, absent = rebuild(arguments.dst, arguments.workers)
     print(f"{clips:,} clips are indexed in {arguments.dst / 'index'}")
+    if absent:
+        print(f"{absent} shards of the conversion are not there; run it again to write them", file=sys.stderr)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How far a command over a shard set is: clips, rate, time left."""
+"""How far a command over a shard set is: clips or shards done, rate, time left."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Progress:
     ...     progress.add(1)
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, unit: str = "clips") -> None:
         self._what = what
+        self._unit = unit
         self._total = total
         self._done = 0
         self._begin = self._last = time.monotonic()
@@ -30,7 +31,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("clips, {task.fields[rate]}"),
+            TextColumn(unit + ", {task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
@@ -38,9 +39,9 @@ class Progress:
         )
         self._task = self._bar.add_task(what, total=total, rate="")
 
-    def add(self, clips: int) -> None:
-        """So many more clips are done."""
-        self._done += clips
+    def add(self, units: int) -> None:
+        """So many more are done."""
+        self._done += units
         now = time.monotonic()
         rate = self._done / max(now - self._begin, 1e-9)
         if not self._bar.disable:
@@ -49,7 +50,7 @@ class Progress:
             self._last = now
             left = (self._total - self._done) / rate if rate else float("inf")
             print(
-                f"{self._what}: {self._done:,} of {self._total:,} clips, {rate:,.0f}/s, {left:,.0f} s left",
+                f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.shards.build import build
+from gamut.shards.lock import only_writer
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
 
 
-def rebuild(folder: Path, workers: int = 1) -> int:
-    """Write the index of the tars in `folder`, which `convert` wrote; the number of clips.
+def rebuild(folder: Path, workers: int = 1) -> tuple[int, int]:
+    """Write the index of the tars in `folder`, which `convert` wrote; the number of clips, and of the shards that the
+    conversion should have given but that are not there.
 
     Reads every byte: a tar that is cut off, or holds a clip whose audio is not what its KEY.json says, is refused
     rather than indexed as a shorter one. The class table is the conversion's, or, where that record is gone, what the
@@ -23,13 +25,15 @@ def rebuild(folder: Path, workers: int = 1) -> int:
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise ShardError(f"There are no tars in {folder}. Make them: python -m gamut.shards convert --help")
-    with Progress("indexing", len(tars)) as progress:
-        parts = spread(_scan, tars, workers, progress.add)
-    names = {part.name for part in parts if part.key}
-    if not names:
-        raise ShardError(f"There is no clip in the tars in {folder}.")
-    build(folder, min(names), _class_table(folder, parts), parts, {"source": "index"})
-    return sum(len(part.key) for part in parts)
+    with only_writer(folder):
+        with Progress("indexing", len(tars), "shards") as progress:
+            parts = spread(_scan, tars, workers, progress.add)
+        names = {part.name for part in parts if part.key}
+        if not names:
+            raise ShardError(f"There is no clip in the tars in {folder}.")
+        conversion = _conversion(folder)
+        build(folder, min(names), _class_table(folder, parts, conversion), parts, {"source": "index"})
+        return sum(len(part.key) for part in parts), _absent(conversion, len(tars))
 
 
 def _scan(path: Path, advance: Callable[[int], None]) -> Part:
@@ -47,16 +51,29 @@ def _scan(path: Path, advance: Callable[[int], None]) -> Part:
     return part
 
 
-def _class_table(folder: Path, parts: list[Part]) -> list[str]:
+def _conversion(folder: Path) -> dict:
+    """The record that `convert` left; empty where it did not come along with the tars."""
+    try:
+        content = json.loads((folder / "index" / "convert.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _absent(conversion: dict, tars: int) -> int:
+    clips, each = conversion.get("clips"), conversion.get("clips_per_shard")
+    if not isinstance(clips, int) or not isinstance(each, int) or each < 1:
+        return 0
+    return max(0, -(-clips // each) - tars)
+
+
+def _class_table(folder: Path, parts: list[Part], conversion: dict) -> list[str]:
     seen: dict[int, str] = {}
     for part in parts:
         for label, name in part.label_names.items():
             if seen.setdefault(label, name) != name:
                 raise ShardError(f"Label {label} is both {seen[label]} and {name} in the tars in {folder}.")
-    try:
-        table = json.loads((folder / "index" / "convert.json").read_bytes())["labels"]
-        if all(label < len(table) and table[label] == name for label, name in seen.items()):
-            return table
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # the record of the conversion did not come along with the tars
+    table = conversion.get("labels", [])
+    if seen.items() <= dict(enumerate(table)).items():
+        return table
     return [seen.get(label, f"(class {label}, without clips)") for label in range(max(seen, default=-1) + 1)]

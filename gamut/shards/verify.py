@@ -45,6 +45,8 @@ def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
     decoding. Damages come in the order of the shards. Raises ShardError where there is no index to compare with."""
     index = Index.open(folder, tars=False)
     damages = _check_index(index)
+    if damages:
+        return index, damages  # nothing can be compared with a damaged index
     shards = [_rows(index, number) for number in range(len(index.shards))]
     with Progress("verifying", len(index)) as progress:
         for found in spread(_check_shard, shards, workers, progress.add):

@@ -24,8 +24,8 @@ class Esc50:
     def list(self, folder: Path) -> Listing:
         """One record a row of the CSV. Raises ShardError naming the file and line that are wrong."""
         audio, table = folder / "audio", folder / "meta" / "esc50.csv"
-        for path in (audio, table):
-            if not path.exists():
+        for path, there in ((audio, audio.is_dir()), (table, table.is_file())):
+            if not there:
                 raise ShardError(
                     f"{folder} is not laid out as ESC-50 is: it has no {path.relative_to(folder)}. "
                     "Give the folder that holds audio/ and meta/."
@@ -36,11 +36,11 @@ class Esc50:
         for target, category, _, filename in rows:
             if names[target] != category:
                 raise ShardError(f"{table}: target {target} is both {names[target]} and {category} (at {filename}).")
-        there = {path.name for path in audio.iterdir()}
+        present = {path.name for path in audio.iterdir()}
         records = []
         for target, category, fold, filename in rows:
             stem = Path(filename).stem
-            found = [name for name in (filename, *(stem + suffix for suffix in SUFFIXES)) if name in there]
+            found = [name for name in (filename, *(stem + suffix for suffix in SUFFIXES)) if name in present]
             records.append(
                 Record(
                     key=key_of(stem),
@@ -51,7 +51,7 @@ class Esc50:
                 )
             )
         listed = {record.path.name for record in records}
-        ignored = {"not in meta/esc50.csv": len(there - listed)} if there - listed else {}
+        ignored = {"not in meta/esc50.csv": len(present - listed)} if present - listed else {}
         return Listing("esc50", tuple(names[target] for target in sorted(names)), ("fold", "target"), records, ignored)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from gamut.errors import AudioError, ShardError
 from gamut.shards.build import build
 from gamut.shards.convert.source import Listing, clips_a_shard, duplicates, in_shard_order
 from gamut.shards.durable import TEMPORARY, write_bytes
+from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
 from gamut.shards.write import Job, Quarantined, Written, finished, write_shard
@@ -74,7 +72,7 @@ def convert(
         Job(folder, n, tuple(records[at : at + each]), listing.name, listing.labels, on_error == "stop")
         for n, at in enumerate(starts)
     ]
-    with _only_writer(folder):
+    with only_writer(folder):
         settings = _settings(source, listing, each)
         _claim(folder, settings)
         done = {job.number: written for job in jobs if (written := finished(job))}
@@ -121,13 +119,7 @@ def _settings(source: str, listing: Listing, each: int) -> dict:
     """What makes a conversion this one. The tools are told, not compared."""
     digest = xxhash.xxh3_128()
     for record in in_shard_order(listing.records):
-        line = [
-            record.key,
-            record.labels,
-            record.text,
-            sorted(record.columns.items()),
-            sorted(record.provenance.items()),
-        ]
+        line = [record.key, record.labels, record.text, dict(record.columns), dict(record.provenance)]
         digest.update(json.dumps(line, sort_keys=True).encode())
     return {
         "format": FORMAT,
@@ -175,20 +167,3 @@ def _refuse_quarantined(shards: Iterable[Written]) -> None:
     for written in shards:
         for one in written.quarantined:
             raise AudioError(one.message, one.reason)
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, however that ends. Raises ShardError if another has it."""
-    try:
-        (folder / "index" / "parts").mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "index" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ShardError(f"{folder} cannot be written: {error.strerror}.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ShardError(f"Another process is writing shards into {folder}. Wait for it to end.") from error
-    finally:
-        os.close(descriptor)
