@@ -54,6 +54,7 @@ class Keeper:
         self.engine = engine
         self.objective = objective
         self.newest: Path | None = None
+        self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
         self._saved_at = time.monotonic()
 
     def minutes_passed(self) -> bool:
@@ -127,7 +128,8 @@ class Keeper:
     def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
         files.sync_folder(temporary / ENGINE)
-        files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
+        manifest = files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
+        self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
         files.write_file(self.folder / "latest", lambda file: file.write(f"{final.name}\n".encode()))
         files.sync_folder(self.folder)

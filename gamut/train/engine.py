@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,11 @@ import deepspeed
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 
+from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
 from gamut.train.groups import make_optimizer, parameter_groups
@@ -30,6 +33,11 @@ class Engine:
     def __init__(self, objective: Objective, recipe: schema.Recipe, world: World, accumulation: int) -> None:
         elements = sum(parameter.numel() for parameter in objective.model.parameters())
         config = engine_config(recipe, world.size, accumulation, elements)
+        try:
+            DeepSpeedConfig(copy.deepcopy(config))
+        except Exception as error:  # assertions, pydantic's errors and its own
+            said = " ".join(str(error).split())
+            raise RecipeError(f"DeepSpeed does not accept the recipe's section `deepspeed`: {said}") from error
         self.stage = stage_of(config)
         self.precision = recipe.precision
         self.world = world

@@ -37,7 +37,7 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
-    def checkpoint(self, step: int) -> None: ...
+    def checkpoint(self, step: int, uri: str, sha256: str) -> None: ...
 
 
 class Progress(Protocol):
@@ -100,9 +100,8 @@ def train(
 
         def save(state: State) -> None:
             watchdog.beat()
-            keeper.save(state)
-            if world.first:
-                tracker.checkpoint(state.step)
+            path = keeper.save(state)
+            tracker.checkpoint(state.step, str(path), keeper.sha256)
             watchdog.beat()
 
         while state.epoch < recipe.epochs:
@@ -118,6 +117,7 @@ def train(
                 start_step=state.step_in_epoch,
                 workers=recipe.loader.workers,
                 prefetch=recipe.loader.prefetch,
+                pin=world.device.type == "cuda",
             )
             since = time.perf_counter()
             for step_in_epoch, batches in steps:

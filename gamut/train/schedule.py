@@ -36,8 +36,8 @@ class Schedule:
         notes: tuple[str, ...] = ()
         if warmup > LONGEST_WARMUP:
             notes = (
-                f"The warm-up of {optim.warmup_epochs:g} epochs is longer than a quarter of the run's {epochs} epochs: it "
-                f"is cut to {LONGEST_WARMUP * epochs:g} epochs.",
+                f"The warm-up of {optim.warmup_epochs:g} epochs is longer than a quarter of the run's {epochs} epochs: "
+                f"it is cut to {LONGEST_WARMUP * epochs:g} epochs.",
             )
             warmup = LONGEST_WARMUP
         return cls(batch, peak, optim.lr_end, warmup, optim.weight_decay, optim.weight_decay_end, notes)

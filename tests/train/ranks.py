@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -28,7 +29,9 @@ def server() -> multiprocessing.context.ForkServerContext:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "ranks", "toy", "gamut.train.loop"])
+    # The second one is imported by DeepSpeed when it makes an optimiser: 4 s of torch's compiler.
+    late = "deepspeed.runtime.zero.muon.muon_optimizer"
+    context.set_forkserver_preload(["deepspeed", late, "ranks", "toy", "gamut.train.loop"])
     return context
 
 
@@ -45,6 +48,8 @@ def _rank(rank: int, size: int, port: int, out: str, work: Callable[..., Any], a
         RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
+    gc.freeze()  # what the server imported: else every collection walks through it and copies its pages
+    gc.unfreeze = lambda: None
     try:
         world = worlds.start(schema.Run(**{"threads": 1, "timeout_seconds": 60.0} | setup))
         answer = work(world, *arguments)

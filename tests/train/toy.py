@@ -19,6 +19,7 @@ from gamut.recipe import schema
 from gamut.train.lease import lease
 from gamut.train.loop import train
 from gamut.train.objective import Moment, Objective, Prepared
+from gamut.train.preempt import Preemption
 from gamut.train.world import World
 
 WIDTH = 6
@@ -227,7 +228,7 @@ class Notes:
     def log(self, step: int, values: dict[str, float]) -> None:
         self.lines.append((step, values))
 
-    def checkpoint(self, step: int) -> None:
+    def checkpoint(self, step: int, uri: str, sha256: str) -> None:
         self.saved.append(step)
 
     def update(self, done: float, values: dict[str, float]) -> None:
@@ -258,9 +259,37 @@ class ToyPlans:
         return toy_epoch(number, self.steps, self.packs)
 
 
-def teach(world: World, folder: Path, recipe: schema.Recipe, objective: Toy | None = None, **more: Any) -> dict:
-    """Train the toy in `folder`: how it ended, its metrics, and all that must be the same after a resume."""
+class StopAt(Preemption):
+    """A signal that comes while step number `steps` of the run is being prepared."""
+
+    def __init__(self, objective: Toy, steps: int) -> None:
+        super().__init__()
+        before = objective.before_step
+        self.steps = steps
+
+        def ask(step: int) -> None:
+            before(step)
+            self.asked = self.asked or step >= steps - 2  # told in one step, agreed on in the next
+
+        objective.before_step = ask
+
+
+def teach(
+    world: World,
+    folder: Path,
+    recipe: schema.Recipe,
+    objective: Toy | None = None,
+    *,
+    stop_after: int | None = None,
+    **more: Any,
+) -> dict:
+    """Train the toy in `folder`: how it ended, its metrics, and all that must be the same after a resume.
+
+    stop_after: ask for preemption in the last of so many steps of the run.
+    """
     objective = objective or Toy()
+    if stop_after is not None:
+        more["preemption"] = StopAt(objective, stop_after)
     notes = Notes()
     ToyLoader.seen = []
     with lease(folder, world):

@@ -1,0 +1,44 @@
+"""The dry run: what a run would do, before a GPU is asked for."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from gamut.plan import Clips, Epoch, plan_epoch
+from gamut.recipe.policy import training_policy
+from gamut.recipe.resolved import resolved_yaml
+from gamut.recipe.schema import Recipe
+from gamut.train.schedule import Schedule
+from gamut.train.session import short_clips_warning
+
+
+def preview(recipe: Recipe, clips: Clips, world: int, console: Console | None = None) -> Epoch:
+    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan."""
+    console = console or Console()
+    console.print(resolved_yaml(recipe), highlight=False, markup=False)
+    epoch = plan_epoch(clips, recipe.seed, 0, training_policy(recipe))
+    facts = epoch.summary(world, recipe.loader.packs_per_forward)
+    schedule = Schedule.of(recipe.optim, recipe.epochs, epoch.draws, epoch.steps)
+    accumulation = -(-epoch.packs // (world * recipe.loader.packs_per_forward))
+    table = Table(title=f"{recipe.run.name} on {world} rank{'s' * (world > 1)}: the plan", show_header=False)
+    table.add_row("clips an epoch", f"{facts['draws']:,}")
+    table.add_row("steps", f"{facts['steps']:,} an epoch, {facts['steps'] * recipe.epochs:,} in {recipe.epochs} epochs")
+    table.add_row("clips a step", f"{facts['draws_step_mean']:,.1f} in {epoch.packs} packs")
+    table.add_row("tokens a step", f"{facts['tokens_step_mean']:,.0f} mean, {facts['tokens_step_max']:,} most")
+    table.add_row(
+        "micro-batches", f"{accumulation} a rank and step, of {recipe.loader.packs_per_forward} packs in one forward"
+    )
+    table.add_row("padding of packs", f"{facts['padding']:.2%}")
+    table.add_row("waste, empty packs included", f"{facts['waste']:.2%}")
+    table.add_row(
+        "zeros in the waveforms", f"{facts['silence']:.2%} ({facts['shorter']:,} clips shorter than their view)"
+    )
+    table.add_row("padded to 16 frames", f"{facts['padded_short']:,}")
+    table.add_row("cut at max_frames", f"{facts['cut']:,}")
+    table.add_row("peak learning rate", f"{schedule.peak:.3g}")
+    console.print(table)
+    for note in [*schedule.notes, short_clips_warning(recipe, clips)]:
+        if note:
+            console.print(f"warning: {note}", highlight=False, markup=False)
+    return epoch

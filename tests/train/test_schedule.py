@@ -1,0 +1,61 @@
+"""Schedules against their closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gamut.recipe import schema
+from gamut.train.schedule import Schedule, cosine
+
+OPTIM = schema.Optim(
+    lr=5e-4, lr_base_batch=256, lr_end=1e-6, warmup_epochs=10.0, weight_decay=0.04, weight_decay_end=0.4
+)
+
+
+def test_the_peak_follows_the_batch_size() -> None:
+    schedule = Schedule.of(OPTIM, epochs=100, draws=1000, steps=10)
+    assert schedule.batch == 100.0
+    assert schedule.peak == pytest.approx(5e-4 * 100 / 256)
+    assert not schedule.notes
+    fixed = Schedule.of(schema.Optim(lr=3e-4, lr_base_batch=0), epochs=100, draws=1000, steps=10)
+    assert fixed.peak == 3e-4
+
+
+def test_warm_up_is_linear_and_then_a_cosine() -> None:
+    schedule = Schedule.of(OPTIM, epochs=100, draws=256, steps=1)
+    assert schedule.lr(0.0) == 0.0
+    assert schedule.lr(0.05) == pytest.approx(2.5e-4)
+    assert schedule.lr(0.10) == pytest.approx(5e-4)
+    assert schedule.lr(0.55) == pytest.approx((5e-4 + 1e-6) / 2)
+    assert schedule.lr(1.0) == pytest.approx(1e-6)
+    quarter = 1e-6 + (5e-4 - 1e-6) * (1 + math.sqrt(0.5)) / 2
+    assert schedule.lr(0.10 + 0.9 / 4) == pytest.approx(quarter)
+
+
+def test_weight_decay_is_a_cosine_over_the_whole_run() -> None:
+    schedule = Schedule.of(OPTIM, epochs=100, draws=256, steps=1)
+    assert [schedule.decay(f) for f in (0.0, 0.5, 1.0)] == pytest.approx([0.04, 0.22, 0.4])
+
+
+def test_a_long_warm_up_is_cut_to_a_quarter_and_said_so() -> None:
+    schedule = Schedule.of(OPTIM, epochs=20, draws=256, steps=1)
+    assert schedule.warmup == 0.25
+    assert "5 epochs" in schedule.notes[0]
+    assert schedule.lr(0.25) == pytest.approx(5e-4)
+
+
+@given(st.floats(0, 1), st.floats(0, 20), st.integers(1, 300))
+def test_rates_stay_between_their_ends(fraction: float, warmup: float, epochs: int) -> None:
+    optim = schema.Optim(lr=1e-3, lr_base_batch=0, lr_end=1e-6, warmup_epochs=warmup)
+    schedule = Schedule.of(optim, epochs, 100, 10)
+    assert 0.0 <= schedule.lr(fraction) <= 1e-3 * (1 + 1e-12)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_cosine_falls(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    assert cosine(1.0, 0.0, low) >= cosine(1.0, 0.0, high)
