@@ -68,7 +68,7 @@ def key(*parts: Any) -> Any:
     The order of the parts matters. Arrays of uint64 (clip ids) and of signed integers are both accepted.
 
     >>> hex(key(0, 1, 2))
-    '0x7c55bb7774ddcf8c'
+    '0x5def8c1f8a9e3322'
     """
     with np.errstate(over="ignore"):
         word = np.uint64(0)

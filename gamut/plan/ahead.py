@@ -194,6 +194,8 @@ def plan_from_stdin() -> None:
     source = sys.stdin.buffer
     work = json.loads(source.readline())
     columns = {name: source.read(work["clips"] * np.dtype(dtype).itemsize) for name, dtype in TYPES.items()}
+    if any(len(column) < work["clips"] * np.dtype(TYPES[name]).itemsize for name, column in columns.items()):
+        os._exit(1)
     clips = Clips(**{name: np.frombuffer(column, TYPES[name]) for name, column in columns.items()})
     policy = Policy(**work["policy"])
 

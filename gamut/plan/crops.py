@@ -60,8 +60,9 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
         if cut and policy.too_long == "error":
             at = int(own.argmax())
             raise PlanError(
-                f"{cut} clips are longer than `max_frames` = {policy.max_frames}; the longest, in row {clips.row[at]} "
-                f"of the index, has {own[at]} frames. Raise `max_frames`, or let them be cut with `too_long: cut`."
+                f"{cut} of {len(clips)} clips are over `max_frames`, {policy.max_frames}; the longest, in row "
+                f"{clips.row[at]} of the index, has {own[at]} frames. Raise `max_frames`, or let them be cut with "
+                "`too_long: cut`."
             )
     if policy.crop_frames is not None and policy.pad:
         frames = np.full(len(clips), policy.crop_frames, np.int64)
@@ -77,13 +78,13 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
 
 def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: Policy) -> None:
     assert policy.tokens is not None
-    at = int(tokens.argmax())
+    at, over = int(tokens.argmax()), int((tokens > policy.tokens).sum())
     fits = (policy.tokens // policy.views - int(policy.class_token)) // TOKENS_A_PATCH_COLUMN * PATCH
     shorter = f", or shorten the views to {fits} frames (`crop_frames` or `max_frames`)" if fits >= PATCH else ""
     raise PlanError(
         f"The clip in row {clips.row[at]} of the index makes {tokens[at]} tokens "
-        f"({policy.views} x {frames[at]} frames), and {int((tokens > policy.tokens).sum())} clips are over a pack's budget of {policy.tokens}. "
-        f"Raise `tokens` of the step to at least {tokens[at]}{shorter}."
+        f"({policy.views} x {frames[at]} frames), and {over} of {len(clips)} clips are over a pack's budget of "
+        f"{policy.tokens}. Raise `tokens` of the step to at least {tokens[at]}{shorter}."
     )
 
 

@@ -109,7 +109,7 @@ def _fill(waiting: list[int], capacity: int) -> list[int]:
 
 
 def _fill_counted(waiting: list[int], capacity: int, limit: int) -> list[int]:
-    """`_fill` with at most `limit` clips, of equally full choices the one with the most clips.
+    """`_fill` with at most `limit` clips; of equally full choices from the same clips the one that takes the most.
 
     The bitset has one row for each number of clips, `stride` bits apart; a row's upper half catches sums over the
     capacity, which are masked away before they could reach the next row.
@@ -136,8 +136,12 @@ def _trace(states: list[int], waiting: list[int], target: int, stride: int) -> l
     """Walk back from a reachable sum: the clip that first made it reachable is the newest of the oldest subset."""
     chosen: list[int] = []
     end = len(states)
+
+    def reached(state: int) -> int:
+        return (state >> target) & 1
+
     while target:
-        end = bisect_left(states, 1, 0, end, key=lambda reach, bit=target: (reach >> bit) & 1)
+        end = bisect_left(states, 1, 0, end, key=reached)
         chosen.append(end)
         target -= stride + waiting[end]
     return chosen

@@ -54,10 +54,10 @@ def _plan(clips: Clips, seed: int, epoch: int, policy: Policy, lanes: int, finge
     size = sizes(clips, seed, epoch, policy)
     keys = clip_keys(clips, seed, epoch)
     order = sequence(clips, keys, seed, epoch, policy)
-    blocks = block_bounds(lane_bounds(size.tokens[order], policy, lanes), policy.window)
+    bounds = lane_bounds(size.tokens[order], policy, lanes)
     if policy.shuffle:
-        order = shuffle_blocks(order, keys, blocks)
-    layout = lay_out(fill_lanes(size.tokens[order], blocks, policy), policy.packs)
+        order = shuffle_blocks(order, keys, block_bounds(bounds, policy.window))
+    layout = lay_out(fill_lanes(size.tokens[order], bounds, policy), policy.packs)
     order = order[layout.order]
 
     clip_id = clips.clip_id[order]

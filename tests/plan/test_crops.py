@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from gamut.errors import PlanError
+from gamut.plan import Clips, Epoch, Policy, plan_epoch
+
+
+def slow_frames(samples: int, shift: int, policy: Policy) -> int:
+    """Count whole 25 ms windows one by one, then take whole patches."""
+    windows, at = 0, 0
+    while at + 400 <= samples:
+        windows += 1
+        at += shift
+    whole = 0
+    while (whole + 1) * 16 <= windows:
+        whole += 1
+    frames = max(1, whole) * 16
+    if policy.crop_frames and policy.pad:
+        return policy.crop_frames
+    for limit in (policy.crop_frames, policy.max_frames):
+        if limit:
+            frames = min(frames, limit)
+    return frames
+
+
+def of_lengths(samples: list[int]) -> Clips:
+    n = len(samples)
+    return Clips(np.arange(n), np.arange(n) * 7919 + 1, np.zeros(n), np.array(samples), np.array(samples))
+
+
+multiple = st.integers(1, 6).map(lambda k: 16 * k)
+policies = st.builds(
+    Policy,
+    packs=st.just(2),
+    clips=st.just(3),
+    views=st.integers(1, 3),
+    crop_frames=st.none() | multiple,
+    max_frames=st.none() | st.just(96),
+    pad=st.booleans(),
+    random_crop=st.booleans(),
+    shifts=st.lists(st.integers(80, 640), min_size=1, max_size=4).map(tuple),
+    class_token=st.booleans(),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 60000), min_size=1, max_size=12), policies, st.integers(0, 5), st.integers(0, 3))
+def test_frames_tokens_and_crops_are_those_of_the_slow_reference(
+    samples: list[int], policy: Policy, seed: int, number: int
+) -> None:
+    epoch = plan_epoch(of_lengths(samples), seed, number, policy)
+    assert sorted(epoch.row.tolist()) == list(range(len(samples)))
+    for i, row in enumerate(epoch.row.tolist()):
+        shift = int(epoch.shift[i, 0])
+        assert shift in policy.shifts
+        frames = slow_frames(samples[row], shift, policy)
+        needed = (frames - 1) * shift + 400
+        assert epoch.frames[i].tolist() == [frames] * policy.views
+        assert epoch.shift[i].tolist() == [shift] * policy.views
+        assert epoch.tokens[i] == policy.views * (frames // 16 * 8 + policy.class_token)
+        for view in range(policy.views):
+            start, length = int(epoch.start[i, view]), int(epoch.length[i, view])
+            assert length == min(samples[row], needed)
+            assert 0 <= start <= samples[row] - length
+            if not policy.random_crop:
+                assert start == 0
+
+
+def draws_of_one_clip(samples: int, policy: Policy, epochs: int) -> list[Epoch]:
+    return [plan_epoch(of_lengths([samples]), 0, number, policy) for number in range(epochs)]
+
+
+def test_random_starts_are_uniform_over_every_place_where_the_view_fits() -> None:
+    policy = Policy(packs=1, clips=1, views=2, crop_frames=16)
+    spare = 9  # ten places
+    epochs = draws_of_one_clip(15 * 160 + 400 + spare, policy, 2000)
+    starts = np.concatenate([epoch.start for epoch in epochs])
+    assert starts.min() == 0
+    assert starts.max() == spare
+    for view in range(2):
+        assert chisquare(np.bincount(starts[:, view], minlength=spare + 1)).pvalue > 1e-4
+    pairs = np.bincount(starts[:, 0] * (spare + 1) + starts[:, 1], minlength=(spare + 1) ** 2)
+    assert chisquare(pairs).pvalue > 1e-4  # the views are independent of each other
+
+
+def test_hops_are_uniform_over_the_candidates() -> None:
+    policy = Policy(packs=1, clips=3000, shifts=tuple(range(160, 641, 32)))
+    epoch = plan_epoch(of_lengths([160000] * 3000), 1, 0, policy)
+    counts = np.bincount((epoch.shift[:, 0] - 160) // 32, minlength=16)
+    assert len(counts) == 16
+    assert chisquare(counts).pvalue > 1e-4
+    again = plan_epoch(of_lengths([160000] * 3000), 1, 1, policy)
+    by_row, other = np.argsort(epoch.row), np.argsort(again.row)
+    same = np.mean(epoch.shift[by_row, 0] == again.shift[other, 0])
+    assert 0.03 < same < 0.1  # drawn anew every epoch: 1 in 16 agree
+
+
+def test_a_crop_does_not_depend_on_what_else_is_planned(make_clips) -> None:
+    clips = make_clips(300, low=1.0)
+    policy = Policy(packs=4, clips=3, views=2, crop_frames=48, shifts=(160, 200))
+    whole = plan_epoch(clips, 3, 2, policy)
+    part = plan_epoch(clips.select(np.arange(0, 300, 7)), 3, 2, replace(policy, packs=2, clips=5, shuffle=False))
+    place = {row: i for i, row in enumerate(whole.row.tolist())}
+    for i, row in enumerate(part.row.tolist()):
+        assert part.start[i].tolist() == whole.start[place[row]].tolist()
+        assert part.shift[i].tolist() == whole.shift[place[row]].tolist()
+
+
+def test_a_clip_over_the_budget_is_an_error_that_says_what_to_change() -> None:
+    clips = of_lengths([16000, 160000, 480000])
+    with pytest.raises(
+        PlanError, match=r"row 2 .* 1497 tokens .* 2 of 3 clips .* at least 1497, or shorten .* 496 frames"
+    ):
+        plan_epoch(clips, 0, 0, Policy(packs=1, tokens=256))
+    assert plan_epoch(clips, 0, 0, Policy(packs=1, tokens=256, max_frames=496)).draws == 3
+    assert plan_epoch(clips, 0, 0, Policy(packs=1, tokens=1497)).draws == 3
+
+
+def test_a_clip_over_the_limit_is_cut_and_counted_or_an_error() -> None:
+    clips = of_lengths([16000, 160000, 480000])
+    policy = Policy(packs=1, clips=3, max_frames=992)
+    epoch = plan_epoch(clips, 0, 0, policy)
+    assert epoch.summary()["cut"] == 1
+    assert sorted(epoch.frames[:, 0].tolist()) == [96, 992, 992]
+    with pytest.raises(PlanError, match=r"1 of 3 clips .* row 2 .* 2992 frames"):
+        plan_epoch(clips, 0, 0, replace(policy, too_long="error"))
+    assert plan_epoch(clips, 0, 0, replace(policy, max_frames=2992, too_long="error")).summary()["cut"] == 0
+
+
+def test_an_empty_clip_and_an_empty_set_are_errors() -> None:
+    with pytest.raises(PlanError, match=r"row 1 .* has 0 samples"):
+        plan_epoch(of_lengths([16000, 0]), 0, 0, Policy(packs=1, clips=1))
+    with pytest.raises(PlanError, match="no clip to plan"):
+        plan_epoch(of_lengths([]), 0, 0, Policy(packs=1, clips=1))

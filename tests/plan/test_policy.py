@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from gamut.errors import PlanError
+from gamut.plan import Policy, differing, plan_fingerprint, policy
+
+BASE = Policy(packs=32, tokens=2048)
+OTHER = {
+    "packs": 64,
+    "clips": 5,
+    "tokens": 1024,
+    "max_clips": 8,
+    "views": 2,
+    "crop_frames": 96,
+    "random_crop": False,
+    "pad": False,
+    "max_frames": 96,
+    "too_long": "error",
+    "shifts": (160, 320),
+    "class_token": False,
+    "packer": "next_fit",
+    "lookahead": 8,
+    "window": 100,
+    "shuffle": False,
+    "locality": "node",
+}
+
+
+@pytest.mark.parametrize(
+    ("packs", "lanes"), [(1, 1), (2, 2), (6, 6), (16, 16), (17, 1), (18, 9), (32, 16), (33, 11), (34, 2), (60, 15)]
+)
+def test_lanes_are_the_largest_divisor_of_packs_up_to_16(packs: int, lanes: int) -> None:
+    assert Policy(packs=packs, clips=1).lanes == lanes
+
+
+def test_every_field_is_in_the_fingerprint(make_clips) -> None:
+    assert set(OTHER) == {field.name for field in fields(Policy)}
+    clips = make_clips(10)
+    base = plan_fingerprint(clips, 0, BASE)
+    for name, value in OTHER.items():
+        changed = replace(BASE, **{name: value} | ({"tokens": None} if name == "clips" else {}))
+        assert changed.fingerprint() != BASE.fingerprint()
+        assert any(text.startswith(f"{name} (") for text in differing(base, plan_fingerprint(clips, 0, changed)))
+    assert [text.split()[0] for text in differing(base, plan_fingerprint(clips, 1, BASE))] == ["seed"]
+    assert [text.split()[0] for text in differing(base, plan_fingerprint(make_clips(10, seed=1), 0, BASE))] == ["index"]
+    assert differing(base, plan_fingerprint(make_clips(10), 0, replace(BASE))) == []
+
+
+def test_the_planner_version_is_in_the_fingerprint(make_clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, print_before = plan_fingerprint(make_clips(3), 0, BASE), BASE.fingerprint()
+    monkeypatch.setattr(policy, "PLANNER_VERSION", policy.PLANNER_VERSION + 1)
+    assert [text.split()[0] for text in differing(before, plan_fingerprint(make_clips(3), 0, BASE))] == ["planner"]
+    assert BASE.fingerprint() != print_before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"packs": 0}, "`packs`"),
+        ({"tokens": None}, "`clips` and `tokens`"),
+        ({"clips": 5}, "`clips` and `tokens`"),
+        ({"crop_frames": 100}, "for example 96"),
+        ({"max_frames": 8}, "for example 16"),
+        ({"crop_frames": 96, "max_frames": 64}, "`max_frames`"),
+        ({"packer": "best_fit"}, "exact or next_fit"),
+        ({"locality": "rack"}, "none or node"),
+        ({"too_long": "skip"}, "cut or error"),
+        ({"shifts": ()}, "`shifts`"),
+        ({"shifts": (0,)}, "`shifts`"),
+        ({"window": 0}, "`window`"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(wrong: dict, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        replace(BASE, **wrong)
