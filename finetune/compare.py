@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments += [f"optim.lr={rate}"] if rate else []
         return Job(name, tuple(arguments), options.out / name)
 
-    chosen: dict[str, str | None] = {arm: rates[0] if rates else None for arm in arms}
+    chosen: dict[str, str | None] = dict.fromkeys(arms, rates[0] if rates else None)
     if len(rates) > 1:
         part = [fold for fold in options.train if fold not in held_out]
         trials = [(arm, rate) for arm in arms for rate in rates]
@@ -133,7 +133,13 @@ def main(argv: list[str] | None = None) -> int:
     report: dict = {"recipe": options.recipe, "train": options.train, "test": options.test, "arms": {}}
     for arm, hit in hits.items():
         by_seed = hit.mean(1)
-        table.add_row(arm, chosen[arm] or "recipe's", f"{by_seed.mean():.1%}", " ".join(f"{x:.1%}" for x in by_seed), str(hit.shape[1]))
+        table.add_row(
+            arm,
+            chosen[arm] or "recipe's",
+            f"{by_seed.mean():.1%}",
+            " ".join(f"{x:.1%}" for x in by_seed),
+            str(hit.shape[1]),
+        )
         report["arms"][arm] = {"lr": chosen[arm], "accuracy": by_seed.tolist(), "clips": hit.shape[1]}
     console.print(table)
     if len(arms) > 1:

@@ -77,4 +77,3 @@ def evaluate(
         np.concatenate([part[1] for part in parts])[order],
         np.concatenate([part[2] for part in parts])[order],
     )
-

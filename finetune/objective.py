@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gamut.audio.augment import random_noise, spec_augment
 from torch import nn
 
-from gamut.audio.augment import random_noise, spec_augment
 from gamut.audio.logmel import log_mel, normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.models.heads import Classifier
 from gamut.models.layout import Layout, layout
 from gamut.models.vit import VisionTransformer
+from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
@@ -66,6 +69,26 @@ class Classify(Objective):
         self.seed = seed
         self.device = device
         self.model = ClassifierNetwork(recipe.model, classes, seed).to(device)
+
+    def start_from(self, init: str) -> Loaded:
+        """Take the (teacher's) backbone of a run, checkpoint or file; the classifier stays fresh."""
+        return load_backbone(self.model.backbone, init)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Layer decay (BEiT, DeiT III): block i of n learns at decay ** (n - i), what lies before block 0 at
+        decay ** (n + 1), the norm and head at 1. No weight decay on biases and 1-D parameters."""
+        decay, depth = self.recipe.optim.layer_decay, self.recipe.model.depth
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            block = re.match(r"backbone\.blocks\.(\d+)\.", name)
+            late = not name.startswith("backbone.") or name.startswith(("backbone.norm.", "backbone.attn_pool."))
+            power = 0 if late else depth - int(block[1]) if block else depth + 1
+            plain = parameter.ndim <= 1 or name.endswith("bias")
+            groups.setdefault((decay**power, 0.0 if plain else 1.0), []).append(parameter)
+        return [
+            {"params": parameters, "lr_scale": scale, "weight_decay_scale": weight}
+            for (scale, weight), parameters in groups.items()
+        ]
 
     def _front_end(self, batch: PackedBatch, training: bool) -> torch.Tensor:
         mel = log_mel(

@@ -16,6 +16,7 @@ from gamut.errors import CheckpointError
 from gamut.models.heads import ProjectionHead, ReconstructionHead
 from gamut.models.layout import Layout, layout
 from gamut.models.vit import VisionTransformer
+from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
@@ -85,6 +86,12 @@ class Asit(Objective):
         self.centre_class = Centre(width, recipe.asit.centre_momentum, device)
         self.centre_data = Centre(width, recipe.asit.centre_momentum, device)
 
+    def start_from(self, init: str) -> Loaded:
+        """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""
+        loaded = load_backbone(self.model.backbone, init)
+        self.teacher.load_state_dict(self.model.state_dict())
+        return loaded
+
     def front_end(self, batch: PackedBatch) -> torch.Tensor:
         """Normalised log-mel patches [N, 256] of a batch on the device, float32."""
         mel = log_mel(batch.waveform, batch.offset, batch.length, batch.shift, batch.frames, batch.sizes, self.mode)
@@ -141,9 +148,7 @@ class Asit(Objective):
             student_class, student_local, pixels = engine(
                 hidden, views.where, views.drop_keys, views.local, views.rebuild
             )
-        class_target = losses.teacher_distribution(
-            teacher_class, self.centre_class.value, options.teacher_temperature
-        )
+        class_target = losses.teacher_distribution(teacher_class, self.centre_class.value, options.teacher_temperature)
         local_target = losses.teacher_distribution(
             teacher_data[views.local], self.centre_data.value, options.teacher_temperature
         )

@@ -1,0 +1,103 @@
+"""Fine-tuning and scoring, a round for every set of test folds and every seed.
+
+Examples:
+    python finetune/run.py esc50 init=runs/asit_b data=shards/esc50
+    deepspeed --num_gpus 2 finetune/run.py esc10 init=runs/asit_tiny data=shards/esc10 folds.train=[1,2,3] folds.test=[[4,5]]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from finetune.rounds import Round, rounds
+from gamut.errors import command
+from gamut.recipe import cli, schema
+from gamut.shards import Index
+from gamut.track.run import RunFolder
+from gamut.train import world as ranks
+from gamut.train.loop import train
+from gamut.train.preview import preview
+from gamut.train.session import EXIT_PREEMPTED, select, session, statistics
+from gamut.train.world import World
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the rounds of the recipe that the command line names. 0: all done; 75: preempted, to be started again."""
+    typed = cli.parse("finetune", sys.argv[1:] if argv is None else argv)
+    recipe = typed.recipe
+    index = Index.open(cli.require_data(recipe))
+    todo = rounds(recipe, index)
+    if typed.dry_run:
+        first = todo[0].recipe(recipe)
+        preview(
+            first,
+            select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}),
+            int(os.environ.get("WORLD_SIZE", "1")),
+        )
+        return 0
+    mean, std = statistics(recipe, index)
+    world = ranks.start(recipe.run)
+    if world.first:
+        origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
+        print(f"{len(todo)} rounds from {origin}, {len(index.labels)} classes", flush=True)
+    results = []
+    for each in todo:
+        result = run_round(each, each.recipe(recipe), index, mean, std, world)
+        if result is None:
+            ranks.stop()
+            return EXIT_PREEMPTED
+        results.append(result)
+    if world.first:
+        from finetune.scoring import summarise
+
+        summarise(RunFolder.place(recipe), index, results)
+    ranks.stop()
+    return 0
+
+
+def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std: float, world: World) -> dict | None:
+    """Train and score one round; None if it was preempted. A round that has its result is not run again."""
+    folder = RunFolder.place(recipe)
+    if world.broadcast((folder / "result.json").exists()):
+        return json.loads((folder / "result.json").read_text())
+
+    from finetune.objective import Classify  # after the ranks have started: these imports read the environment
+    from finetune.scoring import Scoring
+
+    objective = Classify(recipe, len(index.labels), mean, std, recipe.seed, world.device)
+    if recipe.init:
+        loaded = objective.start_from(recipe.init)
+        if world.first:
+            print(loaded, flush=True)
+    column = recipe.folds.column
+    clips = select(index, recipe.subset | {column: list(each.train)})
+    with session(recipe, world, index, clips) as run:
+        test = select(index, recipe.subset | {column: list(each.test)})
+        scoring = Scoring(objective, recipe, each, index, test, run, world)
+        result = train(
+            objective=objective,
+            recipe=recipe,
+            world=world,
+            index=index,
+            plans=run.plans,
+            folder=folder,
+            tracker=run.tracker,
+            progress=run.progress,
+            at_epoch_end=scoring,
+            preemption=run.preemption,
+        )
+        if result.status == "preempted":
+            run.tracker.close(result.status)
+            return None
+        return world.broadcast(scoring.finish(result.state.step) if world.first else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""From nothing to a fine-tuned classifier on this machine: what `make demo` runs.
+
+Synthesises a small labelled corpus, converts it to shards, pretrains a tiny ASiT on all of it without labels, then
+fine-tunes on few labelled clips, once from the pretrained teacher and once from scratch, and prints what was learnt. Every step
+is a command that it prints and that you could type; run again, it goes on where it was.
+
+Example:
+    python launchers/demo.py --folder runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.console import Console
+from rich.table import Table
+
+from gamut.errors import RunError, command
+from gamut.shards import Index
+from launchers.corpus import CLASSES, synthesise
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(console: Console, *words: str) -> None:
+    """Print a command and run it here; its output goes to the terminal."""
+    console.rule(f"[bold]$ {shlex.join(words)}", align="left")
+    done = subprocess.run([sys.executable if word == "python" else word for word in words], cwd=ROOT, check=False)
+    if done.returncode:
+        raise RunError(f"`{shlex.join(words)}` ended with status {done.returncode}; its output above says why.")
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--clips", type=int, default=360)
+    options = parser.parse_args(argv)
+    console = Console()
+    began = time.monotonic()
+    folder = options.folder.resolve()
+    corpus, shards = folder / "corpus", folder / "shards"
+    if not (corpus / "meta" / "esc50.csv").exists():
+        console.print(f"Synthesising {options.clips} clips of {len(CLASSES)} kinds into {corpus} ...")
+        synthesise(corpus, options.clips)
+    run(
+        console, "python", "-m", "gamut.shards", "convert", "esc50", str(corpus), str(shards), "--clips-per-shard", "60"
+    )
+    run(console, "python", "-m", "gamut.shards", "stats", str(shards))
+    where = [f"data={shards}", f"run.folder={folder}"]
+    run(console, "python", "pretrain/run.py", "demo", *where, "run.name=pretrain")
+    init = f"init={folder / 'pretrain'}"
+    run(console, "python", "finetune/run.py", "demo", *where, "run.name=pretrained", init)
+    run(console, "python", "finetune/run.py", "demo", *where, "run.name=scratch")
+    index = Index.open(shards)
+    results = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("scratch", "pretrained")}
+    table = Table(title="What it learnt", show_header=False)
+    table.add_row("classes", ", ".join(index.labels))
+    for name, title in (("scratch", "accuracy from scratch"), ("pretrained", "accuracy pretrained")):
+        table.add_row(title, f"[bold]{results[name]['mean']:.1%}[/] of {results[name]['clips']} clips never trained on")
+    table.add_row("runs", f"{folder}/pretrain, pretrained, scratch")
+    table.add_row("figures", f"{folder}/pretrain/figures, {folder}/pretrained/figures")
+    table.add_row("all runs, in a browser", f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
+    table.add_row("time", f"{(time.monotonic() - began) / 60:.1f} minutes")
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What the source itself must keep to: arrows between the rooms, and calls that may stand in one place only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = sorted(p for top in ("gamut", "pretrain", "finetune", "launchers") for p in (ROOT / top).rglob("*.py"))
+
+# A room may import rooms on lower floors, and its own. (plan, audio, models, evaluate, track, recipe share a floor;
+# what crosses it is named.)
+FLOOR = {
+    "gamut.errors": 0,
+    "gamut.randomness": 0,
+    "gamut.recipe": 2,
+    "gamut.plan": 1,
+    "gamut.audio": 1,
+    "gamut.evaluate": 1,
+    "gamut.models": 2,
+    "gamut.track": 2,
+    "gamut.shards": 3,
+    "gamut.data": 4,
+    "gamut.train": 5,
+    "pretrain": 6,
+    "finetune": 6,
+    "launchers": 7,
+}
+ALLOWED_ACROSS = {("gamut.models", "gamut.recipe"), ("gamut.track", "gamut.recipe")}
+
+
+def room(module: str) -> str | None:
+    parts = module.split(".")
+    name = ".".join(parts[:2]) if parts[0] == "gamut" else parts[0]
+    return name if name in FLOOR else None
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.lineno, node.module))
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names if node.module == "gamut"]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_run_downward(path: Path) -> None:
+    mine = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if mine is None:
+        return
+    wrong = []
+    for line, module in imports(path):
+        other = room(module)
+        if other is None or other == mine or (mine, other) in ALLOWED_ACROSS:
+            continue
+        if FLOOR[other] >= FLOOR[mine]:
+            wrong.append(f"line {line}: {mine} imports {module}")
+    assert not wrong, wrong
+
+
+def test_the_plan_knows_no_torch() -> None:
+    for path in (ROOT / "gamut" / "plan").rglob("*.py"):
+        assert not [m for _, m in imports(path) if m.split(".")[0] in {"torch", "soundfile", "omegaconf"}], path
+
+
+# call -> the files in which it may stand
+ONE_PLACE = {
+    "pickle.load": (),
+    "pickle.loads": (),
+    "torch.load": ("gamut/train/unpickle.py",),
+    "extractall": (),
+    "yaml.load": (),
+    "os.system": (),
+}
+
+
+def called(node: ast.Call) -> str:
+    parts: list[str] = []
+    target: ast.expr = node.func
+    while isinstance(target, ast.Attribute):
+        parts.append(target.attr)
+        target = target.value
+    if isinstance(target, ast.Name):
+        parts.append(target.id)
+    return ".".join(reversed(parts))
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_dangerous_calls_stand_in_one_place(path: Path) -> None:
+    wrong = []
+    where = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = called(node)
+        for banned, places in ONE_PLACE.items():
+            if (name == banned or name.endswith("." + banned)) and where not in places:
+                wrong.append(f"line {node.lineno}: {name}")
+        for keyword in node.keywords:
+            true = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+            if keyword.arg in {"shell", "allow_pickle"} and true:
+                wrong.append(f"line {node.lineno}: {name}({keyword.arg}=True)")
+            if keyword.arg == "weights_only" and not true:
+                wrong.append(f"line {node.lineno}: {name}(weights_only=...)")
+    assert not wrong, wrong
