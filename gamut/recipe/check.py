@@ -214,6 +214,11 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         ("run.name",),
         f"run.name must be one folder name of letters, digits and ._+-, not {recipe.run.name!r}",
     )
+    refuse(
+        recipe.track.mlflow not in ("auto", "off") and "://" not in recipe.track.mlflow,
+        ("track.mlflow",),
+        f"track.mlflow must be auto, off or a URI such as http://127.0.0.1:5000, not {recipe.track.mlflow!r}",
+    )
     if recipe.stage == "pretrain":
         found += _pretraining(recipe)
     else:

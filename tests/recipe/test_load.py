@@ -141,6 +141,7 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("views.count=1", ["views.count", "asit.weight_global"]),
         ("front.mean=1", ["front.mean", "front.std"]),
         ("run.name=a/b", ["run.name"]),
+        ("track.mlflow=no", ["track.mlflow", "auto", "off"]),
         ("epochs", ["key=value", "'epochs'"]),
         ("=3", ["key=value"]),
         ("optim..lr=3", ["key=value"]),

@@ -1,0 +1,93 @@
+"""Figures drawn without a screen and without matplotlib's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+FRAME_SECONDS = 0.01
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of width x height inches that can be saved from any thread."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def reconstruction(
+    spectrogram: np.ndarray,
+    mask: np.ndarray,
+    reconstructed: np.ndarray,
+    title: str = "",
+    frame_seconds: float = FRAME_SECONDS,
+) -> Figure:
+    """Four rows over time: a log-mel, what the model saw of it, what it made of that, and its error where masked.
+
+    spectrogram, reconstructed: float [frames, mel]; mask: bool [frames, mel], true where hidden. One colour scale
+    for the first three. Raises ValueError where the shapes differ.
+    """
+    if not spectrogram.shape == mask.shape == reconstructed.shape:
+        raise ValueError(f"shapes differ: {spectrogram.shape}, {mask.shape}, {reconstructed.shape}")
+    hidden = mask.astype(bool)
+    low, high = np.percentile(spectrogram, [1, 99])
+    panels: list[tuple[str, np.ndarray, dict[str, Any]]] = [
+        ("clip", spectrogram, {"vmin": low, "vmax": high, "cmap": "magma"}),
+        ("seen", np.where(hidden, np.nan, spectrogram), {"vmin": low, "vmax": high, "cmap": "magma"}),
+        ("reconstructed", reconstructed, {"vmin": low, "vmax": high, "cmap": "magma"}),
+        ("error where hidden", np.where(hidden, np.abs(reconstructed - spectrogram), np.nan), {"cmap": "viridis"}),
+    ]
+    figure = new_figure(8, 7)
+    axes = figure.subplots(len(panels), 1, sharex=True)
+    extent = (0.0, spectrogram.shape[0] * frame_seconds, 0.0, float(spectrogram.shape[1]))
+    for axis, (name, values, style) in zip(axes, panels):
+        image = axis.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **style)
+        axis.set_facecolor("lightgrey")
+        axis.set_ylabel(f"{name}\nmel bin")
+        figure.colorbar(image, ax=axis)
+    axes[-1].set_xlabel("seconds")
+    figure.suptitle(title)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
+    """counts: int [classes, classes], row = truth, column = prediction. Colours are shares of a row, figures counts."""
+    classes = len(labels)
+    if counts.shape != (classes, classes):
+        raise ValueError(f"{classes} labels for a matrix of {counts.shape}")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4.0, 0.28 * classes + 2.0)
+    figure = new_figure(side + 1, side)
+    axis = figure.subplots()
+    image = axis.imshow(shares, vmin=0.0, vmax=1.0, cmap="Blues", interpolation="nearest")
+    figure.colorbar(image, ax=axis, label="share of the class")
+    axis.set_xticks(range(classes), labels, rotation=90, fontsize=7)
+    axis.set_yticks(range(classes), labels, fontsize=7)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if classes <= 20:
+        for row, column in zip(*(places.tolist() for places in np.nonzero(counts))):
+            ink = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=ink)
+    axis.set_title(title)
+    return figure
+
+
+def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], title: str = "", across: str = "step") -> Figure:
+    """One small plot a metric, `series` being name -> (steps, values), not-a-number left out."""
+    rows = max(1, -(-len(series) // 2))
+    figure = new_figure(10, 2.5 * rows)
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axis, (name, (steps, values)) in zip(axes, series.items()):
+        axis.plot(np.asarray(steps, float), np.asarray(values, float), linewidth=1)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel(across)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(series) :]:
+        axis.set_visible(False)
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,125 @@
+"""The run folder: everything that a run leaves behind, in one place that only its owner may enter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gamut.errors import RunError
+from gamut.recipe.resolved import differences, read_resolved, resolved_yaml
+from gamut.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`RUNS/NAME/`, mode 0700: recipe.yaml, run.json, metrics.jsonl, figures/, logs/ and the checkpoints.
+
+    `attempt` counts the starts of this run from 1. `identity` names the run for ever, wherever the folder is moved.
+    """
+
+    path: Path
+    attempt: int
+    identity: str
+
+    @staticmethod
+    def place(recipe: Recipe) -> Path:
+        """Where the recipe's run lies, made or not: the same on every rank."""
+        return Path(recipe.run.folder) / recipe.run.name
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> RunFolder:
+        """Make the folder or go on in it, and count the attempt. For one rank only, which holds the folder's lease.
+
+        Raises RunError where the folder is another user's, or belongs to a recipe that differs in a key that decides
+        the run's numbers.
+        """
+        path = cls.place(recipe)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+        if owner != os.geteuid():
+            raise RunError(f"The run folder {path} belongs to user {owner}; choose another run.name or run.folder.")
+        path.chmod(0o700)
+        cls._keep_recipe(path, recipe)
+        for name in ("figures", "logs"):
+            (path / name).mkdir(mode=0o700, exist_ok=True)
+        record = read_record(path)
+        identity, attempt = str(record.get("identity") or uuid.uuid4().hex), int(record.get("attempt", 0)) + 1
+        write_whole(path / "run.json", json.dumps({"identity": identity, "attempt": attempt}))
+        return cls(path, attempt, identity)
+
+    @classmethod
+    def last(cls, path: Path) -> RunFolder:
+        """A folder that is only read, as its last attempt left it. Raises RunError where there is none."""
+        record = read_record(path)
+        if not record:
+            raise RunError(f"There is no run at {path}: it has no run.json.")
+        return cls(path, int(record["attempt"]), str(record["identity"]))
+
+    @staticmethod
+    def _keep_recipe(path: Path, recipe: Recipe) -> None:
+        """The first attempt writes the resolved recipe; later ones must want the same."""
+        file = path / "recipe.yaml"
+        if not file.exists():
+            write_whole(file, resolved_yaml(recipe))
+            return
+        changed = differences(read_resolved(file), recipe)
+        if changed:
+            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise RunError(
+                f"The run at {path} was started with another recipe ({shown}). Give the new one a name of its own with "
+                f"run.name=..., or remove the folder to start it afresh."
+            )
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json of a run folder; empty where there is none. Raises RunError where it is damaged."""
+    file = path / "run.json"
+    if not file.exists():
+        return {}
+    try:
+        record = json.loads(file.read_text())
+        return {"identity": str(record["identity"]), "attempt": int(record["attempt"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{file} is damaged ({error}); restore it, or remove it to count attempts afresh.") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it is there whole and durable, or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def git_revision() -> str:
+    """The commit that this code is from, `+changes` behind it where files differ; `unknown` outside a repository."""
+    here = str(Path(__file__).resolve().parent)
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        return f"{head}+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(folder: str, *words: str) -> str:
+    done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()

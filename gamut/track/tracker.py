@@ -1,0 +1,103 @@
+"""Where a run's metrics, pictures and events go. The first rank has a Tracker, the others a NullTracker."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+from types import TracebackType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from gamut.recipe.schema import Recipe
+from gamut.track.feed import Feed
+from gamut.track.metrics import MetricsFile
+from gamut.track.mlflow import Feeder
+from gamut.track.run import RunFolder, git_revision
+from gamut.track.store import store_uri
+
+STATUSES = ("finished", "preempted", "failed")
+
+
+class NullTracker:
+    """Takes everything and keeps nothing."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        pass
+
+    def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:
+        pass
+
+    def close(self, status: str = "finished") -> None:
+        pass
+
+    def __enter__(self) -> NullTracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("failed" if kind else "finished")
+
+
+class Tracker(NullTracker):
+    """Writes metrics.jsonl and figures at once, and lets a background thread bring them to MLflow.
+
+    As a context manager it closes as `failed` on an exception, else as `finished` unless `close` said otherwise.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, index: str = "", facts: dict[str, Any] | None = None) -> None:
+        """`index`: fingerprint of the shards' index. `facts`: what is true of this attempt only, such as the ranks."""
+        self.folder = folder
+        self._file = MetricsFile(folder.metrics, folder.attempt)
+        self._file.append({"git": git_revision(), "index": index, **machine(), **(facts or {})}, event="start")
+        self._closed = False
+        uri = store_uri(recipe)
+        self._feeder = None if uri is None else Feeder(Feed(folder, recipe, uri))
+        if self._feeder:
+            self._feeder.start()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of a step. The same key may be logged again at a later step, by a later attempt also at the same."""
+        self._file.append({key: float(value) for key, value in values.items()}, step=step)
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Save a figure as figures/NAME-STEP.png."""
+        file = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{step:07d}.png"
+        part = self.folder.figures / f".{file}.part"
+        figure.savefig(part, format="png", dpi=110)
+        os.replace(part, self.folder.figures / file)
+        self._file.append({"name": name, "file": f"figures/{file}"}, step=step, event="figure")
+
+    def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:
+        """A checkpoint of `step` is safe: what is logged up to it is final, made durable and shown to MLflow."""
+        self._file.append({"uri": uri, "sha256": sha256}, step=step, event="checkpoint")
+        self._file.sync()
+        if self._feeder:
+            self._feeder.poke()
+
+    def close(self, status: str = "finished") -> None:
+        """End the attempt: finished, preempted (it will go on) or failed. Only the first call counts."""
+        if self._closed:
+            return
+        if status not in STATUSES:
+            raise ValueError(f"{status!r} is not one of {', '.join(STATUSES)}")
+        self._closed = True
+        self._file.append({"status": status}, event="end")
+        self._file.close()
+        if self._feeder:
+            self._feeder.finish(patience=10.0 if status == "preempted" else 60.0)
+
+
+def machine() -> dict[str, Any]:
+    """What is true of this process's machine, for an attempt's record."""
+    facts: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version()}
+    for name in ("WORLD_SIZE", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST"):
+        if os.environ.get(name):
+            facts[name.lower()] = os.environ[name]
+    return facts
