@@ -14,12 +14,11 @@ def build() -> None:
     """Compile the operator if this machine has not yet. A world on GPUs does not need it: nothing is done."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.accelerator import get_accelerator
-    from deepspeed.ops import __compatible_ops__ as compatible
 
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is not None and compatible.get(builder.NAME, False):
+    if builder is not None and builder.is_compatible(verbose=False):
         builder.load(verbose=False)
 
 

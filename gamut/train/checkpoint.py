@@ -112,7 +112,7 @@ class Keeper:
         writer.bytes(f"rank-{world.rank:05d}.safetensors", tensor_bytes(randomness))
         if not world.first:
             return
-        described = {"model": json.dumps(asdict(self.recipe.model)), "step": str(state.step)}
+        described = {"model": json.dumps(asdict(self.recipe.model))}  # one key: the order of several is random
         writer.bytes("model.safetensors", tensor_bytes(plain(weights), described))
         writer.bytes("objective.safetensors", tensor_bytes(plain(self.objective.extra_state())))
         record = {

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from toy import Toy, teach, toy_recipe
+from deepspeed import comm
+from toy import Toy, ToyPlans, teach, toy_recipe
 
+from gamut.errors import GamutError
 from gamut.recipe import schema
+from gamut.train import files, loop
+from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.world import World
 
 
@@ -24,3 +34,112 @@ def every_stage(world: World, folder: Path, per_forward: int = 1) -> dict[str, d
         name = f"{stage}-{precision}"
         answers[name] = teach(world, folder / name, recipe, Toy())
     return answers
+
+
+def killed(world: World, folder: Path, recipe: schema.Recipe, step: int, rank: int, when: str) -> dict:
+    """Train until `rank` kills itself: in `step`'s preparation, or after its update and before anything is saved."""
+    objective = Toy()
+
+    def die(now: int) -> None:
+        if now == step and world.rank == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if when == "prepare":
+        objective.before_step = die
+    else:
+        after = objective.after_step
+        objective.after_step = lambda at: (after(at), die(at.step))[0]
+    return teach(world, folder, recipe, objective)
+
+
+def saved_then(world: World, folder: Path, recipe: schema.Recipe, steps: int, fault: str) -> str:
+    """Train `steps` steps with good checkpoints, then resume and meet a fault while saving; what was said."""
+    teach(world, folder, recipe, stop_after=steps)
+
+    def hook(action: str, path: Path) -> None:
+        if fault == "full" and world.rank == world.size - 1 and action == "write" and "rank-" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        if fault == "engine full" and world.rank == world.size - 1 and action == "write" and path.suffix == ".pt":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        if fault == "manifest" and action == "fsync" and path.name == "manifest.json":
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    files.hook = hook
+    try:
+        teach(world, folder, recipe)
+    except GamutError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def crash_points(world: World, folder: Path, recipe: schema.Recipe, steps: int) -> list[tuple[str, str, str]]:
+    """Save a second checkpoint again and again, dying at its every write, fsync and rename.
+
+    [(where it died, the checkpoint that loads afterwards, what `latest` names)], the last one without a death.
+    """
+    made: list[Keeper] = []
+
+    class Noted(Keeper):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    loop.Keeper = Noted
+    state = teach(world, folder, recipe, stop_after=steps)["state"]
+    keeper = made[0]
+    # A forked child has no threads of the process group; with one rank there is nothing to wait for.
+    comm.barrier = lambda *_, **__: None
+    keeper.engine.module._checkpoint_tag_validation = lambda tag: None
+    keeper.newest = None
+    checkpoints = folder / "checkpoints"
+    died_at = folder / "died"
+    answers = []
+    for point in itertools.count():
+        place = folder / f"crash-{point}"
+        shutil.copytree(checkpoints, place)
+        died_at.unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            calls = itertools.count()
+
+            def die(action: str, path: Path, calls: Iterator[int] = calls, point: int = point) -> None:
+                if next(calls) == point:
+                    died_at.write_text(f"{action} {path.name}")
+                    os._exit(9)
+
+            files.hook = die
+            keeper.folder = place
+            keeper.save(replace(state, step=state.step + 2))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        remove_leftovers(place)
+        path, _ = newest_verified(place)
+        answers.append((died_at.read_text() if status else "", path.name, (place / "latest").read_text().strip()))
+        assert not [p.name for p in place.iterdir() if p.name.startswith(".")]
+        shutil.rmtree(place)
+        if not status:
+            return answers
+
+
+def refused(world: World, folder: Path, recipe: schema.Recipe, plans: ToyPlans | None = None) -> tuple[str, str]:
+    """(kind, message) of the error that keeps this recipe from going on in `folder`."""
+    try:
+        teach(world, folder, recipe, **({"plans": plans} if plans else {}))
+    except GamutError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def attempts(world: World, folder: Path, recipe: schema.Recipe) -> tuple[list[dict], list[int]]:
+    """Attempts stopped after 2, 4, ... 20 steps of the run, then one that is not; and the epochs that ended."""
+    ends: list[int] = []
+    answers = [
+        teach(world, folder, recipe, stop_after=steps, at_epoch_end=lambda epoch, at: ends.append(epoch))
+        for steps in [*range(2, 21, 2), None]
+    ]
+    return answers, ends
+
+
+def partly(world: World, folder: Path, recipe: schema.Recipe) -> str:
+    """The first seven steps of the toy run."""
+    return teach(world, folder, recipe, stop_after=7)["status"]

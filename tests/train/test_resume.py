@@ -1,0 +1,136 @@
+"""A run that was killed goes on as if it had never been: every later loss and the final state, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cases import attempts, killed, partly, refused, staged
+from ranks import Ranks, run
+from toy import ToyPlans, teach, toy_recipe
+
+from gamut.recipe import schema
+from gamut.train.checkpoint import saved, verify
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Of every file of the newest checkpoint but the run's own record of it."""
+    entries = verify(saved(folder / "checkpoints")[0])["files"]
+    return {name: entry["sha256"] for name, entry in entries.items()}
+
+
+def assert_same_end(folder: Path, answers: list[dict], reference: Path, expected: list[dict], what: str) -> None:
+    for mine, theirs in zip(answers, expected, strict=True):
+        assert mine["state"] == theirs["state"], what
+        known = dict(theirs["lines"])
+        assert mine["lines"], what
+        for step, values in mine["lines"]:
+            for name in ("loss", "loss/fit", "gradient_norm", "centre", "lr", "weight_decay"):
+                assert values[name] == known[step][name], (what, step, name)
+        for part in ("weights", "extra"):
+            for name, value in mine[part].items():
+                assert value.tobytes() == theirs[part][name].tobytes(), (what, name)
+    assert hashes(folder) == hashes(reference), what  # weights, optimiser, teacher, centre, random state, counters
+
+
+@pytest.mark.parametrize(
+    ("size", "stage", "precision"), [(1, 0, "fp32"), (2, 1, "fp32"), (2, 2, "bf16"), (1, 1, "bf16"), (2, 0, "fp32")]
+)
+def test_killed_twice_and_never_differs(tmp_path: Path, size: int, stage: int, precision: str) -> None:
+    recipe = staged(stage, precision=precision)
+    expected = run(size, teach, tmp_path / "reference", recipe)
+    draw = random.Random()
+    first, second = sorted(draw.sample(range(1, 19), 2))
+    folder, what = tmp_path / "run", f"killed in steps {first} and {second}"
+    for step, when in ((first, "prepare"), (second, draw.choice(["prepare", "after"]))):
+        answers = Ranks(size, killed, folder, recipe, step, draw.randrange(size), when).wait()
+        assert None in answers, what
+        assert not any(isinstance(answer, dict) for answer in answers), what
+    answers = run(size, teach, folder, recipe)
+    assert_same_end(folder, answers, tmp_path / "reference", expected, what)
+
+
+def test_preempted_over_and_over(tmp_path: Path) -> None:
+    """Each attempt gets two steps further; the last steps of epochs are among those it is stopped after."""
+    recipe = toy_recipe(checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9))
+    expected = run(1, teach, tmp_path / "reference", recipe)[0]
+    answers, ends = run(1, attempts, tmp_path / "run", recipe)[0]
+    assert [(a["status"], a["state"].step) for a in answers] == [
+        *(("preempted", step) for step in range(2, 21, 2)),
+        ("finished", 20),
+    ]
+    assert ends == [0, 1, 2, 3]  # an epoch whose last step was the last of an attempt has its end in the next attempt
+    lines = [line for answer in answers for line in answer["lines"]]
+    assert [(step, values["loss"]) for step, values in lines] == [(s, v["loss"]) for s, v in expected["lines"]]
+    for epoch in range(4):
+        rows = [row for answer in answers for e, _, rows in answer["seen"] if e == epoch for row in rows]
+        assert sorted(rows) == list(range(34))
+    for name, value in answers[-1]["weights"].items():
+        assert value.tobytes() == expected["weights"][name].tobytes()
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    first = run(1, teach, tmp_path, toy_recipe())[0]
+    again = run(1, teach, tmp_path, toy_recipe())[0]
+    assert again["status"] == "finished"
+    assert not again["lines"]
+    assert again["state"] == first["state"]
+
+
+def test_the_last_n_are_kept(tmp_path: Path) -> None:
+    run(1, teach, tmp_path, toy_recipe(checkpoint=schema.Checkpoint(every_epochs=0.4, every_minutes=1e9, keep=3)))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["latest", "step-00000016", "step-00000018", "step-00000020"]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000020\n"
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun")
+    run(1, partly, folder, toy_recipe())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"seed": 5}, "CheckpointError", "seed = 0"),
+        ({"optim": replace(toy_recipe().optim, lr=1.0)}, "CheckpointError", "optim.lr = 0.03"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "CheckpointError", "ZeRO stage 1"),
+        ({"precision": "bf16"}, "CheckpointError", "precision = 'fp32'"),
+    ],
+)
+def test_another_recipe_is_refused(begun: Path, tmp_path: Path, changes: dict, kind: str, words: str) -> None:
+    folder = shutil.copytree(begun, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    answer = run(1, refused, folder, toy_recipe(**changes))[0]
+    assert answer[0] == kind
+    assert words in answer[1]
+    assert before == {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(begun, tmp_path / "run")
+    plans = ToyPlans()
+    plans.fingerprint = plans.fingerprint | {"index": "another"}
+    kind, message = run(1, refused, folder, toy_recipe(), plans)[0]
+    assert kind == "PlanError"
+    assert "its index was toy and is now another" in message
+
+
+def test_another_number_of_ranks(begun: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(begun, tmp_path / "run")
+    for kind, message in run(2, refused, folder, toy_recipe()):
+        assert kind == "CheckpointError"
+        assert "1 ranks" in message
+
+
+def test_another_machine_is_warned_of(begun: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(begun, tmp_path / "run")
+    ranks = Ranks(1, teach, folder, toy_recipe(), threads=2)
+    assert ranks.wait()[0]["status"] == "finished"
+    assert "threads = 1 and goes on with 2" in ranks.log()
+    assert "not bitwise" in ranks.log()
