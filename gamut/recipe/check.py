@@ -210,9 +210,10 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         "ZeRO stage 0 is for precision: fp32 only; use deepspeed.zero_optimization.stage=1 with bf16",
     )
     refuse(
-        not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", recipe.run.name),
+        not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", part) for part in recipe.run.name.split("/")),
         ("run.name",),
-        f"run.name must be one folder name of letters, digits and ._+-, not {recipe.run.name!r}",
+        f"run.name must be a folder name of letters, digits and ._+- (or several, with / between), "
+        f"not {recipe.run.name!r}",
     )
     refuse(
         recipe.track.mlflow not in ("auto", "off") and "://" not in recipe.track.mlflow,

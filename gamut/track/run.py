@@ -43,7 +43,8 @@ class RunFolder:
         owner = path.stat().st_uid
         if owner != os.geteuid():
             raise RunError(f"The run folder {path} belongs to user {owner}; choose another run.name or run.folder.")
-        path.chmod(0o700)
+        for folder in [path, *path.parents][: len(Path(recipe.run.name).parts)]:  # a run may lie inside another
+            folder.chmod(0o700)
         cls._keep_recipe(path, recipe)
         for name in ("figures", "logs"):
             (path / name).mkdir(mode=0o700, exist_ok=True)

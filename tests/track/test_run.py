@@ -32,6 +32,15 @@ def test_private_counted_and_recorded(tmp_path: Path) -> None:
     assert RunFolder.last(first.path).attempt == 2
 
 
+def test_a_run_inside_a_run(tmp_path: Path) -> None:
+    inner = recipe(tmp_path, "run.name=outer/fold-1")
+    for attempt in (1, 2):
+        folder = RunFolder.open(inner)
+        assert folder.attempt == attempt
+        assert [stat.S_IMODE(p.stat().st_mode) for p in (folder.path, folder.path.parent)] == [0o700, 0o700]
+    assert folder.path == tmp_path / "outer" / "fold-1"
+
+
 def test_the_first_recipe_stays(tmp_path: Path) -> None:
     RunFolder.open(recipe(tmp_path))
     with pytest.raises(RunError, match=r"optim\.lr: 0\.0005 -> 0\.001.*run\.name"):
