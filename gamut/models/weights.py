@@ -28,7 +28,8 @@ def save_weights(path: Path, weights: nn.Module | dict[str, torch.Tensor], metad
     """Write tensors and metadata (values as JSON) to `path`: whole and durable, or not at all."""
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    data = save(plain, {name: json.dumps(value) for name, value in metadata.items()})
+    # safetensors 0.8 writes a broken header for an empty dictionary, hence the None.
+    data = save(plain, {name: json.dumps(value) for name, value in metadata.items()} or None)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
@@ -66,7 +67,8 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
-    return state, {name: _read_json(value) for name, value in metadata.items()}
+    # The library's order of names changes from call to call.
+    return dict(sorted(state.items())), {name: _read_json(value) for name, value in metadata.items()}
 
 
 def _read_json(value: str) -> Any:
