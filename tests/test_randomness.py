@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from gamut import randomness
 from gamut.randomness import (
     Purpose,
     integers,
@@ -40,6 +43,10 @@ def test_known_values() -> None:
     assert int(key(0, 1, 2)) == 0x5DEF8C1F8A9E3322
     assert int(key(7, 3, 2**64 - 1, 0, 1, Purpose.CROP)) == slow_key(7, 3, 2**64 - 1, 0, 1, 4)
     assert [int(p) for p in Purpose] == list(range(1, len(Purpose) + 1))  # numbers are part of the format
+
+
+def test_the_example_in_the_docstring_holds() -> None:
+    assert doctest.testmod(randomness) == (0, 1)
 
 
 @given(st.lists(word, min_size=1, max_size=7))

@@ -200,9 +200,8 @@ def plan_from_stdin() -> None:
     policy = Policy(**work["policy"])
 
     def leave_with_parent() -> None:
-        source.read(1)
+        os.read(0, 1)  # unbuffered: a lock on stdin would be waited for at the end of the process
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
     ensure_epoch(work["folder"], lambda: plan_epoch(clips, work["seed"], work["number"], policy))
-    os._exit(0)  # the watching thread holds stdin's lock, which an orderly end would wait for

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 from itertools import combinations
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gamut.plan import packing
 from gamut.plan.packing import Packed, exact_fill, next_fit
 
 BUDGET = 40
@@ -121,6 +123,10 @@ def test_exact_fill_stays_close_to_the_order_of_arrival() -> None:
     assert np.abs(waited).max() < 40  # packs
     late, early = packed.order[pack > pack[-1] // 2], packed.order[pack <= pack[-1] // 2]
     assert abs(tokens[late].mean() / tokens[early].mean() - 1) < 0.02  # no drift from long to short clips
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    assert doctest.testmod(packing) == (0, 2)
 
 
 def test_tiny_clips_fill_a_pack_beyond_the_lookahead() -> None:
