@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from finetune.objective import Classify, multi_hot
-from gamut.data.batch import PackedBatch
 from gamut.recipe import schema
 from gamut.train.objective import Moment
+from tests.packs import packed, part
 
 MODEL = schema.Model(dim=32, depth=2, heads=2, table_frames=96, drop_path=0.0)
 NOW = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.0)
-
-
-def batch(frames: list[int], labels: list[list[int]], seed: int = 0) -> PackedBatch:
-    lengths = [(f - 1) * 160 + 400 for f in frames]
-    generator = torch.Generator().manual_seed(seed)
-    waves = [torch.randint(-8000, 8000, (n,), generator=generator, dtype=torch.int16) for n in lengths]
-    return PackedBatch(
-        waveform=torch.cat(waves),
-        offset=torch.tensor([0, *lengths]).cumsum(0),
-        length=torch.tensor(lengths),
-        shift=torch.full((len(frames),), 160),
-        frames=torch.tensor(frames),
-        clip_id=torch.arange(len(frames)) + 11,
-        draw=torch.zeros(len(frames), dtype=torch.int64),
-        row=torch.arange(len(frames)),
-        label_offset=torch.tensor([0] + [len(x) for x in labels]).cumsum(0),
-        label=torch.tensor([label for x in labels for label in x], dtype=torch.int64),
-        views=1,
-        epoch=0,
-        sizes=tuple(frames),
-    )
 
 
 def objective(**finetune: object) -> Classify:
@@ -44,14 +21,14 @@ def objective(**finetune: object) -> Classify:
 
 
 def test_labels_become_rows_of_ones() -> None:
-    got = multi_hot(batch([16, 16, 16], [[1], [], [0, 4]]), 5)
+    got = multi_hot(packed([16, 16, 16], [[1], [], [0, 4]]), 5)
     assert got.tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_torch_s(smoothing: float) -> None:
     task = objective(loss="ce", label_smoothing=smoothing)
-    clips = batch([32, 96, 48], [[1], [3], [0]])
+    clips = packed([32, 96, 48], [[1], [3], [0]])
     loss, metrics = task.loss(task.model, task.prepare(clips, NOW), {"clips_with_labels": 3.0}, NOW)
     logits = task.logits(clips)
     expected = F.cross_entropy(logits, torch.tensor([1, 3, 0]), label_smoothing=smoothing)
@@ -62,7 +39,7 @@ def test_cross_entropy_equals_torch_s(smoothing: float) -> None:
 
 def test_binary_cross_entropy_equals_torch_s_mean() -> None:
     task = objective(loss="bce")
-    clips = batch([32, 64], [[1, 2], []])
+    clips = packed([32, 64], [[1, 2], []])
     loss, _ = task.loss(task.model, task.prepare(clips, NOW), {"clips_with_labels": 2.0}, NOW)
     expected = F.binary_cross_entropy_with_logits(task.logits(clips), multi_hot(clips, 5))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -70,34 +47,20 @@ def test_binary_cross_entropy_equals_torch_s_mean() -> None:
 
 def test_shares_of_micro_batches_sum_to_the_whole() -> None:
     task = objective()
-    whole = batch([32, 96, 48, 16], [[1], [3], [0], [2]])
+    whole = packed([32, 96, 48, 16], [[1], [3], [0], [2]])
     parts = [(0, 1), (1, 4)]
     totals = {"clips_with_labels": 4.0}
     loss, _ = task.loss(task.model, task.prepare(whole, NOW), totals, NOW)
     shares = 0.0
     for first, last in parts:
-        begin, end = int(whole.offset[first]), int(whole.offset[last])
-        part = replace(
-            whole,
-            waveform=whole.waveform[begin:end],
-            offset=whole.offset[first : last + 1] - begin,
-            length=whole.length[first:last],
-            shift=whole.shift[first:last],
-            frames=whole.frames[first:last],
-            clip_id=whole.clip_id[first:last],
-            draw=whole.draw[first:last],
-            row=whole.row[first:last],
-            label_offset=whole.label_offset[first : last + 1] - whole.label_offset[first],
-            label=whole.label[first:last],
-            sizes=whole.sizes[first:last],
-        )
-        shares += task.loss(task.model, task.prepare(part, NOW), totals, NOW)[0].item()
+        piece = part(whole, first, last)
+        shares += task.loss(task.model, task.prepare(piece, NOW), totals, NOW)[0].item()
     assert shares == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_an_empty_pack_gives_zero_loss_and_reaches_every_parameter() -> None:
     task = objective()
-    empty = batch([], [])
+    empty = packed([], [])
     loss, _ = task.loss(task.model, task.prepare(empty, NOW), {"clips_with_labels": 3.0}, NOW)
     loss.backward()
     assert loss.item() == 0.0

@@ -1,0 +1,53 @@
+"""Small packed batches for tests, made of noise, and a batch's parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from gamut.data.batch import PackedBatch
+
+
+def packed(frames: list[int], labels: list[list[int]] | None = None, views: int = 1, seed: int = 0) -> PackedBatch:
+    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples."""
+    lengths = [(f - 1) * 160 + 400 for f in frames]
+    generator = torch.Generator().manual_seed(seed)
+    waves = [torch.randint(-8000, 8000, (n,), generator=generator, dtype=torch.int16) for n in lengths]
+    clips = len(frames) // views
+    labels = labels if labels is not None else [[0]] * clips
+    return PackedBatch(
+        waveform=torch.cat([torch.zeros(0, dtype=torch.int16), *waves]),
+        offset=torch.tensor([0, *lengths]).cumsum(0),
+        length=torch.tensor(lengths, dtype=torch.int64),
+        shift=torch.full((len(frames),), 160),
+        frames=torch.tensor(frames, dtype=torch.int64),
+        clip_id=torch.arange(clips) + 11,
+        draw=torch.zeros(clips, dtype=torch.int64),
+        row=torch.arange(clips),
+        label_offset=torch.tensor([0] + [len(x) for x in labels]).cumsum(0),
+        label=torch.tensor([label for x in labels for label in x], dtype=torch.int64),
+        views=views,
+        epoch=0,
+        sizes=tuple(frames),
+    )
+
+
+def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
+    """Clips [first, last) of a batch."""
+    a, b = first * batch.views, last * batch.views
+    begin, end = int(batch.offset[a]), int(batch.offset[b])
+    return replace(
+        batch,
+        waveform=batch.waveform[begin:end],
+        offset=batch.offset[a : b + 1] - begin,
+        length=batch.length[a:b],
+        shift=batch.shift[a:b],
+        frames=batch.frames[a:b],
+        clip_id=batch.clip_id[first:last],
+        draw=batch.draw[first:last],
+        row=batch.row[first:last],
+        label_offset=batch.label_offset[first : last + 1] - batch.label_offset[first],
+        label=batch.label[int(batch.label_offset[first]) : int(batch.label_offset[last])],
+        sizes=batch.sizes[a:b],
+    )

@@ -1,0 +1,155 @@
+"""The ASiT objective as a whole: shares, denominators, teacher, replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gamut.errors import CheckpointError
+from gamut.models.layout import layout
+from gamut.recipe import schema
+from gamut.train.objective import Moment
+from pretrain.asit import Asit
+from tests.packs import packed, part
+
+NOW = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.25)
+RECIPE = schema.Recipe(
+    model=schema.Model(dim=32, depth=2, heads=2, table_frames=96, drop_path=0.2),
+    views=schema.Views(count=2, frames=96),
+    asit=schema.Asit(hidden=32, bottleneck=16, prototypes=24),
+)
+
+
+def objective(**changes: object) -> Asit:
+    recipe = replace(RECIPE, asit=replace(RECIPE.asit, **changes))  # type: ignore[arg-type]
+    return Asit(recipe, -4.0, 4.0, torch.device("cpu"))
+
+
+def whole_step(task: Asit, batches: list) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
+    """Loss, metrics and gradients of one global step over micro-batches."""
+    prepared = [task.prepare(batch, NOW) for batch in batches]
+    totals = dict(zip(task.count_names, sum(p.counts for p in prepared).tolist(), strict=True))
+    task.model.zero_grad()
+    loss, metrics = 0.0, {}
+    for micro in prepared:
+        share, values = task.loss(task.model, micro, totals, NOW)
+        share.backward()
+        loss += share.item()
+        for name, value in values.items():
+            metrics[name] = metrics.get(name, 0.0) + float(value)
+    gradients = {name: p.grad.clone() for name, p in task.model.named_parameters()}
+    return loss, metrics, gradients
+
+
+def test_a_step_does_not_depend_on_how_it_is_split() -> None:
+    batch = packed([96] * 10, views=2)
+    one = whole_step(objective(), [batch])
+    two = whole_step(objective(), [part(batch, 0, 1), part(batch, 1, 5)])
+    empty = packed([], views=2)
+    three = whole_step(objective(), [part(batch, 0, 3), empty, part(batch, 3, 5)])
+    for other in (two, three):
+        assert other[0] == pytest.approx(one[0], rel=1e-6)
+        for name, value in one[1].items():
+            assert other[1][name] == pytest.approx(value, rel=1e-5), name
+        for name, gradient in one[2].items():
+            if name.endswith("attn.qkv.bias"):
+                continue  # its key part has no true gradient, only rounding
+            scale = gradient.abs().max().item()
+            assert torch.allclose(other[2][name], gradient, rtol=0, atol=3e-6 * scale + 1e-12), name
+
+
+def test_the_step_replays_bit_for_bit() -> None:
+    batch = packed([96] * 4, views=2)
+    first, second = whole_step(objective(), [batch]), whole_step(objective(), [batch])
+    assert first[0] == second[0]
+    assert all(torch.equal(first[2][name], second[2][name]) for name in first[2])
+
+
+def test_losses_are_means_over_what_they_count() -> None:
+    task = objective()
+    batch = packed([96] * 6, views=2)
+    prepared = task.prepare(batch, NOW)
+    views = prepared.inputs
+    totals = dict(zip(task.count_names, prepared.counts.tolist(), strict=True))
+    assert totals["masked_pixels"] == views.masks.pixels.sum().item()
+    assert totals["local_tokens"] == views.masks.touched.sum().item()
+    assert totals["class_pairs"] == 6
+    task.model.eval()
+    loss, metrics = task.loss(task.model, prepared, totals, NOW)
+    with torch.no_grad():
+        hidden = views.clean.masked_fill(views.masks.patches, 0.0)
+        everything = torch.arange(len(views.clean))
+        cls, data, pixels = task.model(hidden, views.where, None, everything, everything)
+        teacher_cls, teacher_data, _ = task.teacher(views.clean, views.where, None, everything)
+    error = (pixels - views.clean).abs()[views.masks.patches].mean()
+    assert metrics["loss/reconstruction"].item() == pytest.approx(error.item(), rel=1e-5)
+    target = torch.softmax(teacher_data / 0.07, -1)
+    each = -(target * torch.log_softmax(data / 0.1, -1)).sum(-1)
+    assert metrics["loss/local"].item() == pytest.approx(each[views.masks.touched].mean().item(), rel=1e-5)
+    target = torch.softmax(teacher_cls / 0.07, -1)
+    swapped = torch.arange(6).view(3, 2).flip(1).flatten()
+    each = -(target[swapped] * torch.log_softmax(cls / 0.1, -1)).sum(-1)
+    assert metrics["loss/global"].item() == pytest.approx(each.mean().item(), rel=1e-5)
+    total = sum(metrics[f"loss/{name}"] for name in ("reconstruction", "local", "global"))
+    assert loss.item() == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_without_masks_reconstruction_is_over_all_pixels() -> None:
+    task = objective(mask_target=0.0)
+    prepared = task.prepare(packed([96] * 2, views=2), NOW)
+    assert prepared.counts[0] == 2 * 96 * 128
+    assert prepared.counts[1] == 2 * 48
+
+
+def test_weights_switch_losses_off() -> None:
+    batch = packed([96] * 4, views=2)
+    loss, metrics, gradients = whole_step(objective(weight_local=0.0, weight_global=0.0), [batch])
+    assert loss == pytest.approx(metrics["loss/reconstruction"], rel=1e-6)
+    assert not gradients["projection.last_layer.weight"].any()
+
+
+def test_teacher_and_centres_move_after_an_applied_step_only() -> None:
+    task = objective()
+    before = {name: value.clone() for name, value in task.extra_state().items()}
+    whole_step(task, [packed([96] * 4, views=2)])
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.add_(0.01)
+    task.skipped_step()
+    assert all(torch.equal(before[name], value) for name, value in task.extra_state().items())
+    whole_step(task, [packed([96] * 4, views=2)])
+    values = task.after_step(NOW)
+    after = task.extra_state()
+    speed = values["teacher/momentum"]
+    for name, parameter in task.model.named_parameters():
+        expected = before[f"teacher.{name}"] * speed + parameter.detach() * (1 - speed)
+        assert torch.allclose(after[f"teacher.{name}"], expected, atol=1e-6), name
+    assert after["centre.class"].any()
+    assert after["centre.data"].any()
+
+
+def test_data_centre_is_a_mean_over_all_data_tokens() -> None:
+    task = objective()
+    batch = packed([96] * 4, views=2)
+    with torch.no_grad():
+        where = layout(batch.frames, batch.sizes, class_token=True)
+        clean = task.front_end(batch)
+        _, data, _ = task.teacher(clean, where, None, torch.arange(len(clean)))
+    whole_step(task, [batch])
+    task.after_step(NOW)
+    assert torch.allclose(task.centre_data.value, 0.1 * data.mean(0), atol=1e-6)
+
+
+def test_extra_state_comes_back_and_misfits_are_named() -> None:
+    first, second = objective(), objective()
+    whole_step(first, [packed([96] * 4, views=2)])
+    first.after_step(NOW)
+    saved = {name: value.clone() for name, value in first.extra_state().items()}
+    second.load_extra_state(saved)
+    assert all(torch.equal(saved[name], value) for name, value in second.extra_state().items())
+    with pytest.raises(CheckpointError, match=r"centre\.class"):
+        second.load_extra_state({k: v for k, v in saved.items() if k != "centre.class"})
+    with pytest.raises(CheckpointError, match=r"centre\.data.*\(3,\)"):
+        second.load_extra_state(saved | {"centre.data": torch.zeros(3)})
