@@ -191,7 +191,7 @@ def _absent(folder: Path) -> str:
 
 
 def _array(path: Path, dtype: type) -> np.ndarray:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.lib.format.open_memmap(path, mode="r")  # which never unpickles
     if array.dtype != dtype or array.ndim != 1:
         raise ValueError(f"{path.name} holds {array.dtype} {list(array.shape)}")
     return array

@@ -31,11 +31,11 @@ class Esc50:
                     "Give the folder that holds audio/ and meta/."
                 )
         rows = _rows(table)
-        names = {target: category for target, category, *_ in rows}
-        classes = {target: number for number, target in enumerate(sorted(names))}
+        names: dict[int, str] = {}
         for target, category, _, filename in rows:
-            if names[target] != category:
+            if names.setdefault(target, category) != category:
                 raise ShardError(f"{table}: target {target} is both {names[target]} and {category} (at {filename}).")
+        classes = {target: number for number, target in enumerate(sorted(names))}
         present = {path.name for path in audio.iterdir()}
         records = []
         for target, category, fold, filename in rows:

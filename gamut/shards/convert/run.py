@@ -62,6 +62,8 @@ def convert(
 
     Raises ShardError where the folder holds other shards, a file or the disk fails, or no file at all is usable.
     """
+    if not listing.records:
+        raise ShardError(f"The source of {listing.name} lists no clips.")
     if twice := duplicates(listing.records):
         key, paths = next(iter(twice.items()))
         raise ShardError(f"{paths[0]} and {paths[1]} would both be the clip {key}. Rename one of them.")

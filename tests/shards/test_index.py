@@ -1,0 +1,220 @@
+"""The index: what it answers, and that it never answers for other tars than its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gamut.errors import ShardError
+from gamut.shards import Index
+from gamut.shards.__main__ import main
+from gamut.shards.build import build
+from gamut.shards.part import Part
+
+from .test_resume import contents
+
+
+def test_arrays_are_memory_maps_of_the_stated_types(pristine: Path) -> None:
+    index = Index.open(pristine)
+    types = {
+        "clip_id": "uint64", "shard": "int32", "offset": "int64", "size": "int64", "samples": "int64",
+        "checksum": "uint64", "label": "int32", "label_offset": "int64",
+    }  # fmt: skip
+    for name, dtype in types.items():
+        array = getattr(index, name)
+        assert isinstance(array, np.memmap)
+        assert array.dtype == dtype
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    assert len(index.label_offset) == len(index) + 1
+
+
+def test_it_is_the_same_in_another_process(pristine: Path) -> None:
+    index = Index.open(pristine)
+    sent = pickle.dumps(index)
+    assert len(sent) < 500  # the folder, not the arrays
+    again = pickle.loads(sent)
+    assert (again.fingerprint, again.key(5)) == (index.fingerprint, index.key(5))
+
+
+def test_the_table_for_the_plan_has_every_clip_in_order(pristine: Path) -> None:
+    index = Index.open(pristine)
+    table = index.table()
+    assert table.row.tolist() == list(range(len(index)))
+    for name in ("clip_id", "shard", "samples", "size"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(index, name))
+
+
+def test_a_subset_is_by_columns(esc10_part: Path, tmp_path: Path) -> None:
+    assert main(["convert", "esc50", str(esc10_part), str(tmp_path / "set"), "--workers", "1"]) == 0
+    index = Index.open(tmp_path / "set")
+    fold, target = index.columns["fold"], index.columns["target"]
+    rows = index.where({"fold": [1, 5], "target": [0, 10, 99]})
+    assert rows.dtype == np.int64
+    expected = [r for r in range(len(index)) if fold[r] in (1, 5) and target[r] in (0, 10)]
+    assert rows.tolist() == expected
+    assert index.where({}).tolist() == list(range(len(index)))
+    assert len(index.where({"fold": []})) == 0
+    with pytest.raises(ShardError, match="no column speaker; its columns are fold, target"):
+        index.where({"speaker": [1]})
+
+
+def test_labels_may_be_several_or_none(tmp_path: Path) -> None:
+    part = Part("shard-000000.tar", 0, 0, name="set", key=["a", "b", "ü"], offset=[0, 1, 2], bytes=[1, 1, 1])
+    part.samples, part.clip_checksum, part.labels = [4, 5, 6], [7, 8, 2**64 - 1], [[2, 0], [], [1]]
+    (tmp_path / "shard-000000.tar").write_bytes(b"")
+    build(tmp_path, "set", ["x", "y", "z"], [part])
+    index = Index.open(tmp_path)
+    assert [index.label_ids(row).tolist() for row in range(3)] == [[2, 0], [], [1]]
+    assert [index.key(row) for row in range(3)] == ["a", "b", "ü"]
+    assert index.checksum[2] == 2**64 - 1
+    part.labels = [[], [], []]
+    build(tmp_path, "set", [], [part])
+    assert [len(Index.open(tmp_path).label_ids(row)) for row in range(3)] == [0, 0, 0]
+
+
+def test_parts_that_are_not_one_set_are_refused(tmp_path: Path) -> None:
+    def part(shard: int, name: str = "set", key: str = "a", label: int = 0, **columns: list[int]) -> Part:
+        return Part(f"shard-{shard:06d}.tar", 0, 0, name, {}, [key], [0], [1], [1], [1], [[label]], columns)
+
+    build(tmp_path, "set", ["x"], [part(0), part(1)])  # a key may come again in another shard
+    for parts, message in (
+        ([part(0), part(1, name="other")], "belongs to another set"),
+        ([part(0, fold=[1]), part(1)], "belongs to another set"),
+        ([part(0, label=1)], "has label 1, but there are 1 classes"),
+        ([part(0), part(0)], "have one clip id"),
+    ):
+        with pytest.raises(ShardError, match=message):
+            build(tmp_path, "set", ["x"], parts)
+
+
+def test_rebuilding_from_the_tars_gives_the_same_index(shards: Path, pristine: Path) -> None:
+    for path in (shards / "index").glob("*.npy"):
+        path.unlink()
+    (shards / "index" / "index.json").unlink()
+    with pytest.raises(ShardError, match=r"have no index.*gamut\.shards index"):
+        Index.open(shards)
+    assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert Index.open(shards).fingerprint == Index.open(pristine).fingerprint
+    arrays = [name for name in contents(pristine) if name.endswith(".npy")]
+    assert len(arrays) == 10
+    assert all(contents(shards)[name] == contents(pristine)[name] for name in arrays)
+
+
+def test_rebuilding_needs_nothing_but_the_tars(shards: Path, pristine: Path, tmp_path: Path) -> None:
+    shutil.rmtree(shards / "index")
+    moved = shards.rename(tmp_path / "elsewhere")
+    assert main(["index", str(moved), "--workers", "2"]) == 0
+    assert Index.open(moved).fingerprint == Index.open(pristine).fingerprint
+
+
+def test_rebuilding_without_a_shard_says_so(shards: Path, capsys) -> None:
+    (shards / "shard-000001.tar").unlink()
+    with pytest.raises(ShardError, match=r"shard-000001\.tar is in the index but cannot be found"):
+        Index.open(shards)
+    assert main(["index", str(shards), "--workers", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "17 clips" in captured.out
+    assert "1 shards of the conversion are not there" in captured.err
+    assert len(Index.open(shards)) == 17
+
+
+@pytest.mark.parametrize("change", [-1, -512, 1, 512])
+def test_an_index_of_another_size_than_its_tar_is_refused(shards: Path, change: int) -> None:
+    tar = shards / "shard-000002.tar"
+    os.truncate(tar, tar.stat().st_size + change)
+    with pytest.raises(ShardError, match=r"shard-000002\.tar has \d+ bytes where the index knows .*verify"):
+        Index.open(shards)
+
+
+def damaged(tar: bytes, how: str) -> bytes:
+    """A tar with one of the damages that tarfile and WebDataset pass over without a word."""
+    headers = [at for at in range(0, len(tar), 512) if tar[at + 257 : at + 262] == b"ustar"]
+    if how == "cut between two clips":
+        return tar[: headers[4]]
+    if how == "cut in a header":
+        return tar[: headers[4] + 100]
+    if how == "cut in a payload":
+        return tar[: headers[4] + 700]
+    if how == "damaged header":
+        return tar[: headers[4]] + bytes([tar[headers[4]] ^ 1]) + tar[headers[4] + 1 :]
+    if how == "first header damaged":
+        return bytes([tar[0] ^ 1]) + tar[1:]
+    if how == "zeroed header":
+        return tar[: headers[4]] + bytes(512) + tar[headers[4] + 512 :]
+    if how == "no clip's json":
+        return tar[: headers[1]] + tar[headers[2] :]
+    if how == "flipped bit in the audio":
+        return tar[: headers[0] + 900] + bytes([tar[headers[0] + 900] ^ 4]) + tar[headers[0] + 901 :]
+    if how == "json is none":
+        return tar[: headers[1] + 512] + b"[" + tar[headers[1] + 513 :]
+    assert how == "empty"
+    return b""
+
+
+DAMAGES = [
+    "cut between two clips", "cut in a header", "cut in a payload", "damaged header", "first header damaged",
+    "zeroed header", "no clip's json", "flipped bit in the audio", "json is none", "empty",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_tar_is_not_indexed_as_a_shorter_one(shards: Path, how: str, capsys) -> None:
+    tar = shards / "shard-000001.tar"
+    tar.write_bytes(damaged(tar.read_bytes(), how))
+    capsys.readouterr()
+    assert main(["index", str(shards), "--workers", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "shard-000001.tar" in message
+    assert "Delete that tar and run the conversion again" in message
+    assert "Traceback" not in message
+
+
+def test_tars_of_others_are_told_apart(tmp_path: Path, capsys) -> None:
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
+        for name, content in (("../../x.flac", b"fLaC"), ("../../x.json", b'{"labels": ["dog"]}')):
+            path = tmp_path / "content"
+            path.write_bytes(content)
+            tar.add(path, arcname=name)
+    assert main(["index", str(tmp_path)]) == 2
+    assert "is not one that `python -m gamut.shards convert` writes" in capsys.readouterr().err
+
+
+def test_a_damaged_index_is_one_sentence_that_says_how_to_mend_it(shards: Path) -> None:
+    index = shards / "index"
+    whole = {path: path.read_bytes() for path in index.iterdir() if path.is_file()}
+    content = json.loads(whole[index / "index.json"])
+    outside = {**content, "shards": [{**content["shards"][0], "name": "../../etc/passwd"}, *content["shards"][1:]]}
+    for name, broken in (
+        ("index.json", b""),
+        ("index.json", b"[1, 2]"),
+        ("index.json", json.dumps({**content, "format": 99}).encode()),
+        ("index.json", json.dumps(outside).encode()),
+        ("index.json", json.dumps({"format": 1}).encode()),
+        ("offset.npy", b""),
+        ("offset.npy", whole[index / "offset.npy"][:-8]),
+        ("offset.npy", whole[index / "checksum.npy"]),
+        ("samples.npy", whole[index / "label_offset.npy"]),
+        ("key.npy", None),
+    ):
+        if broken is None:
+            (index / name).unlink()
+        else:
+            (index / name).write_bytes(broken)
+        with pytest.raises(ShardError, match=rf"{shards}.*python -m gamut.shards index {shards}"):
+            Index.open(shards)
+        (index / name).write_bytes(whole[index / name])
+    Index.open(shards)
+
+
+def test_no_shards_at_all_names_the_command_that_makes_them(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ShardError, match=r"no shards in .*python -m gamut.shards convert"):
+            Index.open(folder)

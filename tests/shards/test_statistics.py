@@ -1,0 +1,99 @@
+"""Mean and standard deviation of the log-mel against torchaudio, in one go and in float64."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchaudio.compliance import kaldi
+
+from gamut.data.reader import Reader
+from gamut.shards import Index
+from gamut.shards.__main__ import main
+
+from .conftest import encode
+
+
+def oracle(waveform: np.ndarray) -> torch.Tensor:
+    """AST's features: Kaldi's log-mel of the mean-free waveform."""
+    audio = torch.from_numpy(waveform.astype(np.float32) / 32768)[None]
+    return kaldi.fbank(
+        audio - audio.mean(),
+        htk_compat=True,
+        sample_frequency=16000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_mean_and_std_are_those_of_all_frames_together(shards: Path, workers: str, capsys) -> None:
+    index = Index.open(shards)
+    assert index.statistics() is None
+    assert main(["stats", str(shards), "--workers", workers]) == 0
+    reader = Reader(index)
+    frames = torch.cat([oracle(reader.decode(row)) for row in range(len(index))]).double()
+    mean, std = index.statistics() or (0.0, 0.0)
+    assert mean == pytest.approx(frames.mean().item(), abs=1e-4)
+    assert std == pytest.approx(frames.std(correction=0).item(), abs=1e-4)
+    content = json.loads((shards / "index" / "statistics.json").read_bytes())
+    assert content["frames"] == len(frames)
+    assert content["clips"] == 24
+    assert content["labels"] == {"bell": 8, "dog": 8, "rain": 8}
+    assert sum(content["lengths"].values()) == 24
+    assert content["hours"] == pytest.approx(index.samples.sum() / 16000 / 3600)
+    out = capsys.readouterr().out
+    assert f"mean {mean:.6f}" in out
+    assert "bell" in out
+
+
+def test_the_same_bits_whatever_the_workers(shards: Path) -> None:
+    path = shards / "index" / "statistics.json"
+    found = set()
+    for workers in ("1", "2"):
+        assert main(["stats", str(shards), "--workers", workers]) == 0
+        found.add(path.read_bytes())
+    assert len(found) == 1
+
+
+def test_clips_shorter_than_a_window_and_silence_are_counted(tmp_path: Path) -> None:
+    for name, samples in (("one", 1), ("short", 399), ("window", 400), ("silence", 16000)):
+        path = tmp_path / "src" / "a" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        audio = np.zeros(samples) if name == "silence" else np.random.default_rng(samples).normal(size=samples) * 0.1
+        path.write_bytes(encode(audio, 16000))
+    dst = str(tmp_path / "set")
+    assert main(["convert", "folder", str(tmp_path / "src"), dst, "--workers", "1"]) == 0
+    assert main(["stats", dst]) == 0
+    content = json.loads((tmp_path / "set" / "index" / "statistics.json").read_bytes())
+    assert content["frames"] == 1 + 1 + 1 + 98
+    assert np.isfinite([content["mean"], content["std"]]).all()
+
+
+def test_statistics_of_other_shards_do_not_count(shards: Path) -> None:
+    assert main(["stats", str(shards), "--workers", "1"]) == 0
+    assert Index.open(shards).statistics() is not None
+    assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert Index.open(shards).statistics() is not None  # the same tars, indexed again
+    (shards / "shard-000003.tar").unlink()
+    assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert Index.open(shards).statistics() is None
+
+
+def test_damage_is_an_error_that_names_the_clip(shards: Path, capsys) -> None:
+    index = Index.open(shards)
+    path = index.shard_path(0)
+    content = bytearray(path.read_bytes())
+    content[int(index.offset[4]) + 50] ^= 1
+    path.write_bytes(content)
+    assert main(["stats", str(shards), "--workers", "1"]) == 2
+    err = capsys.readouterr().err
+    assert index.key(4) in err
+    assert "gamut.shards verify" in err
+    assert not (shards / "index" / "statistics.json").exists()
