@@ -33,6 +33,6 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:
         """[S, dim] from tokens [T, dim]."""
-        q = self.to_q(self.query).unflatten(-1, (self.heads, -1)).expand(where.segments, -1, -1)
+        q = self.to_q(self.query).unflatten(-1, (self.heads, -1)).repeat(where.segments, 1, 1)
         k, v = self.to_kv(tokens).unflatten(-1, (2, self.heads, -1)).unbind(1)
         return self.proj(pooling_attention(q, k, v, where, self.scale).flatten(1))
