@@ -16,6 +16,7 @@ import torch.utils.deterministic
 from gamut.data.ancestors import watch_ancestors
 from gamut.errors import RunError
 from gamut.recipe import schema
+from gamut.train.build import own_tools_first
 
 T = TypeVar("T")
 
@@ -91,6 +92,7 @@ def start(run: schema.Run) -> World:
         watch_ancestors()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
+    own_tools_first()
     import deepspeed  # here: it reads the environment when it is imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)

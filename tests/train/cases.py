@@ -7,17 +7,22 @@ import itertools
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from deepspeed import comm
-from toy import Toy, ToyPlans, teach, toy_recipe
+from toy import Toy, ToyLoader, ToyPlans, teach, toy_recipe
 
-from gamut.errors import GamutError
+from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
 from gamut.train import files, loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
+from gamut.train.lease import lease
+from gamut.train.preempt import SIGNALS
+from gamut.train.step import Outcome, Stepper
 from gamut.train.world import World
 
 
@@ -143,3 +148,86 @@ def attempts(world: World, folder: Path, recipe: schema.Recipe) -> tuple[list[di
 def partly(world: World, folder: Path, recipe: schema.Recipe) -> str:
     """The first seven steps of the toy run."""
     return teach(world, folder, recipe, stop_after=7)["status"]
+
+
+def poisoned(world: World, folder: Path, recipe: schema.Recipe, what: str, steps: list[int]) -> dict | str:
+    """The toy run with a loss ("loss", on rank 0 only) or gradients ("gradient") that are not finite in `steps`."""
+    objective = Toy()
+    setattr(objective, {"loss": "poison", "gradient": "poison_gradient"}[what], set(steps))
+    before: dict[int, dict[str, bytes]] = {}
+
+    def look(step: int) -> None:
+        state = objective.model.state_dict() | objective.extra_state()
+        before.setdefault(step, {name: tensor.detach().float().numpy().tobytes() for name, tensor in state.items()})
+
+    objective.before_step = look
+    try:
+        answer = teach(world, folder, recipe, objective)
+    except RunError as error:
+        return str(error)
+    return answer | {"before": before}
+
+
+def without(world: World, folder: Path, recipe: schema.Recipe, steps: list[int]) -> dict:
+    """The toy run whose engine is never asked to do these steps: they are left out before the first forward."""
+    take = Stepper.take
+
+    def leave_out(self, batches, at, lr, decay, asks, waited):
+        if at.step not in steps:
+            return take(self, batches, at, lr, decay, asks, waited)
+        clips = int(world.sum(torch.tensor([float(sum(b.clips for b in batches))]))[0])
+        return Outcome(False, clips, 0, asks, 0.0, {}, [True] * len(batches))
+
+    Stepper.take = leave_out
+    return teach(world, folder, recipe)
+
+
+def holed(world: World, folder: Path, recipe: schema.Recipe, rows: list[int]) -> dict | str:
+    """The toy run where some rows cannot be used."""
+    ToyLoader.holes = frozenset(rows)
+    try:
+        return teach(world, folder, recipe)
+    except RunError as error:
+        return str(error)
+
+
+def signalled(world: World, folder: Path, recipe: schema.Recipe, step: int, rank: int, number: int) -> dict:
+    """The toy run in which a rank gets a signal during a step. Handlers of before are back afterwards."""
+    objective = Toy()
+    told: list[int] = []
+
+    def tell(now: int) -> None:
+        if now == step and world.rank == rank and not told:
+            told.append(now)
+            os.kill(os.getpid(), number)
+
+    objective.before_step = tell
+    handlers = [signal.getsignal(n) for n in SIGNALS]
+    answer = teach(world, folder, recipe, objective)
+    assert [signal.getsignal(n) for n in SIGNALS] == handlers
+    return answer
+
+
+def hanging(world: World, folder: Path, recipe: schema.Recipe, rank: int) -> dict:
+    """The toy run in which a rank stops moving in its third step."""
+    objective = Toy()
+    objective.before_step = lambda step: time.sleep(1000) if step == 2 and world.rank == rank else None
+    return teach(world, folder, recipe, objective)
+
+
+def holding(world: World, folder: Path, until: Path) -> str:
+    """Hold a run folder until a file is there."""
+    with lease(folder, world):
+        (folder / "held").touch()
+        while not until.exists():
+            time.sleep(0.02)
+    return "held"
+
+
+def wanting(world: World, folder: Path) -> str:
+    """Try to hold a run folder."""
+    try:
+        with lease(folder, world):
+            return "held"
+    except RunError as error:
+        return str(error)

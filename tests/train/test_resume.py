@@ -37,7 +37,16 @@ def assert_same_end(folder: Path, answers: list[dict], reference: Path, expected
 
 
 @pytest.mark.parametrize(
-    ("size", "stage", "precision"), [(1, 0, "fp32"), (2, 1, "fp32"), (2, 2, "bf16"), (1, 1, "bf16"), (2, 0, "fp32")]
+    ("size", "stage", "precision"),
+    [
+        (2, 1, "fp32"),
+        (2, 2, "bf16"),
+        (1, 0, "fp32"),
+        pytest.param(1, 1, "bf16", marks=pytest.mark.long),
+        pytest.param(2, 0, "fp32", marks=pytest.mark.long),
+        pytest.param(2, 2, "fp32", marks=pytest.mark.long),
+        pytest.param(4, 1, "fp32", marks=pytest.mark.long),
+    ],
 )
 def test_killed_twice_and_never_differs(tmp_path: Path, size: int, stage: int, precision: str) -> None:
     recipe = staged(stage, precision=precision)

@@ -1,0 +1,187 @@
+"""A checkpoint is whole or it is not there; a damaged one is caught before anybody interprets a byte of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cases import crash_points, partly, saved_then
+from ranks import Ranks, run
+from safetensors.torch import load_file
+from toy import teach, toy_recipe
+
+from gamut.errors import CheckpointError
+from gamut.train.checkpoint import newest_verified, saved, verify
+from gamut.train.unpickle import unpickle
+
+OFTEN = toy_recipe()  # every second step
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """(a run folder with the checkpoints of steps 4, 6 and 7, how the run ends when it is not stopped)."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(1, partly, folder / "run", OFTEN)
+    return folder / "run", run(1, teach, folder / "reference", OFTEN)[0]
+
+
+@pytest.fixture
+def checkpoints(whole: tuple[Path, dict], tmp_path: Path) -> Path:
+    return shutil.copytree(whole[0], tmp_path / "run") / "checkpoints"
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+def test_what_a_checkpoint_holds(checkpoints: Path) -> None:
+    assert [path.name for path in saved(checkpoints)] == ["step-00000007", "step-00000006", "step-00000004"]
+    newest = saved(checkpoints)[0]
+    manifest = verify(newest)
+    names = {str(path.relative_to(newest)) for path in files_of(newest)}
+    assert names == set(manifest["files"]) | {"manifest.json"}
+    assert {n for n in names if not n.startswith("engine/")} == {
+        "manifest.json", "model.safetensors", "objective.safetensors", "rank-00000.safetensors", "state.json",
+    }  # fmt: skip
+    assert not any(name.endswith(".py") for name in names)
+    for name, entry in manifest["files"].items():
+        data = (newest / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    assert set(load_file(newest / "model.safetensors")) == {
+        "first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight",
+    }  # fmt: skip
+    assert "centre" in load_file(newest / "objective.safetensors")
+    assert json.loads((newest / "state.json").read_bytes())["state"]["step"] == 7
+    assert os.stat(newest).st_mode & 0o077 == 0
+
+
+def test_any_damage_to_any_file_is_caught_and_the_one_before_is_taken(
+    checkpoints: Path, capsys: pytest.CaptureFixture
+) -> None:
+    newest = saved(checkpoints)[0]
+    for name in [str(path.relative_to(newest)) for path in files_of(newest)]:
+        for kind in ("truncated", "emptied", "flipped", "removed"):
+            place = shutil.copytree(checkpoints, checkpoints.with_name(f"{name}-{kind}".replace("/", "-")))
+            path = place / newest.name / name
+            data = bytearray(path.read_bytes())
+            if kind == "removed":
+                path.unlink()
+            else:
+                data[len(data) // 2] ^= 4 if kind == "flipped" else 0
+                path.write_bytes(data[: {"truncated": len(data) - 1, "emptied": 0, "flipped": len(data)}[kind]])
+            found = newest_verified(place)
+            assert found is not None, (name, kind)
+            assert found[0].name == "step-00000006", (name, kind)
+            said = capsys.readouterr().out
+            assert "passed over" in said
+            assert name in said or name == "manifest.json", (name, kind)
+            assert (place / "damaged-step-00000007").is_dir(), (name, kind)
+
+
+def test_a_damaged_run_goes_on_from_the_one_before_to_the_same_end(whole: tuple[Path, dict], checkpoints: Path) -> None:
+    path = checkpoints / "step-00000007" / "objective.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    ranks = Ranks(1, teach, checkpoints.parent, OFTEN)
+    answer = ranks.wait()[0]
+    assert "step-00000007" in ranks.log()
+    assert "passed over" in ranks.log()
+    assert answer["lines"][0][0] == 7  # the seventh step again
+    for part in ("weights", "extra"):
+        for name, value in answer[part].items():
+            assert value.tobytes() == whole[1][part][name].tobytes()
+
+
+def test_nothing_but_damaged_ones_is_an_error_and_never_a_fresh_start(checkpoints: Path) -> None:
+    for checkpoint in saved(checkpoints):
+        (checkpoint / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match="No checkpoint in") as caught:
+        newest_verified(checkpoints)
+    for step in ("step-00000004", "step-00000006", "step-00000007"):
+        assert step in str(caught.value)
+    answer = Ranks(1, teach, checkpoints.parent, OFTEN).wait()[0]
+    assert isinstance(answer, CheckpointError)
+    for checkpoint in saved(checkpoints):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(CheckpointError, match="all are gone"):
+        newest_verified(checkpoints)
+
+
+def test_no_checkpoint_yet_is_a_fresh_start(tmp_path: Path) -> None:
+    assert newest_verified(tmp_path) is None
+    assert newest_verified(tmp_path / "absent") is None
+
+
+def test_death_at_every_point_of_a_save(tmp_path: Path) -> None:
+    answers = run(1, crash_points, tmp_path, toy_recipe(checkpoint=replace(OFTEN.checkpoint, keep=2)), 4)[0]
+    *deaths, (survived, name, latest) = answers
+    assert (survived, name, latest) == ("", "step-00000006", "step-00000006")
+    places = [place for place, _, _ in deaths]
+    for action in ("write", "fsync", "rename"):
+        assert f"{action} manifest.json" in places
+        assert f"{action} latest" in places
+    assert "rename step-00000006" in places
+    published = places.index("rename step-00000006")
+    for number, (place, name, latest) in enumerate(deaths):
+        assert name == ("step-00000004" if number <= published else "step-00000006"), place
+        renamed = number > places.index("rename latest")
+        assert latest == ("step-00000006" if renamed else "step-00000004"), place
+    assert len(deaths) > 25
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("full", ["Rank 1", "rank-00001.safetensors", "disk is full"]),
+        ("engine full", ["Rank 1", "engine", "disk is full"]),
+        ("manifest", ["Rank 0", "manifest.json", "Read-only"]),
+    ],
+)
+def test_a_failed_write_ends_all_ranks_and_leaves_the_last_checkpoint(
+    tmp_path: Path, fault: str, words: list[str]
+) -> None:
+    answers = run(2, saved_then, tmp_path, OFTEN, 4, fault)
+    for answer in answers:
+        for word in words:
+            assert word in answer, answer
+    found = newest_verified(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[0].name == "step-00000004"
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
+
+
+class Tampered:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch tampered",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    torch.save({"module": Tampered()}, buffer, _use_new_zipfile_serialization=zipped)
+    for data in (buffer.getvalue(), pickle.dumps(Tampered())):
+        with pytest.raises(CheckpointError, match="is not loaded"):
+            unpickle(data, "x.pt")
+    assert not (tmp_path / "tampered").exists()
+
+
+def test_a_tampered_checkpoint_with_a_fitting_manifest_is_refused(checkpoints: Path) -> None:
+    newest = saved(checkpoints)[0]
+    for path in (newest / "engine").iterdir():
+        torch.save(Tampered(), path)
+        entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        manifest = json.loads((newest / "manifest.json").read_bytes())
+        manifest["files"][f"engine/{path.name}"] = entry
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+    answer = Ranks(1, teach, checkpoints.parent, OFTEN).wait()[0]
+    assert isinstance(answer, CheckpointError)
+    assert "is not loaded" in str(answer)
+    assert not Path("tampered").exists()
