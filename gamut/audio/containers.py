@@ -9,20 +9,12 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
 
+from gamut.audio.mpeg import check_frames
 from gamut.errors import AudioError
 
 UNKNOWN_SIZE = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what writers to a pipe leave in a size field
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-MP3_KBIT = {  # (MPEG-1, layer) -> bit rates of the 4-bit index, ISO 11172-3 and 13818-3
-    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
 
 
 def check_whole(payload: bytes, form: str, log: str, name: str) -> None:
@@ -33,7 +25,7 @@ def check_whole(payload: bytes, form: str, log: str, name: str) -> None:
     if form == "OGG":
         _check_ogg(payload, name)
     elif form == "MP3":
-        _check_mp3(payload, name)
+        check_frames(payload, name)
     elif payload[:4] in (b"RIFF", b"RIFX", b"FORM"):
         _check_chunks(payload, name)
     else:
@@ -82,6 +74,8 @@ def _check_ogg(payload: bytes, name: str) -> None:
         if number != numbers.get(serial, number - 1) + 1:
             raise AudioError(f"{name} is damaged: pages are missing before byte {at}.", "corrupt")
         numbers[serial] = number
+        if ended and payload[at + 5] & 2:
+            raise AudioError(f"{name} holds several Ogg streams one after the other; only one is read.", "format")
         ended = bool(payload[at + 5] & 4)
         at = end
     if not ended:
@@ -96,54 +90,3 @@ def _ogg_checksum(page: bytes) -> int:
     cleared = page[:22] + b"\0\0\0\0" + page[26:]
     mirrored = zlib.crc32(cleared.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def _mp3_frame(payload: bytes, at: int) -> tuple[int, int] | None:
-    """(what all frames of a stream share, bytes of the frame; 0: free format) of the MPEG audio header at `at`."""
-    word = int.from_bytes(payload[at : at + 4], "big") if at + 4 <= len(payload) else 0
-    version, layer, rate = word >> 19 & 3, 4 - (word >> 17 & 3), word >> 10 & 3
-    kbit = word >> 12 & 15
-    if word >> 21 != 0x7FF or version == 1 or layer == 4 or rate == 3 or kbit == 15:
-        return None
-    hertz = (44100, 48000, 32000)[rate] >> (0, 1, 2)[{3: 0, 2: 1, 0: 2}[version]]
-    bits = MP3_KBIT[version == 3, layer][kbit] * 1000
-    padding = word >> 9 & 1
-    if layer == 1:
-        size = (12 * bits // hertz + padding) * 4
-    else:
-        size = (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
-    return word >> 17 << 2 | rate, 0 if bits == 0 else size
-
-
-def _mp3_chains(payload: bytes, start: int, kind: int | None) -> Iterator[int]:
-    """Positions from `start` on where a frame begins and another of its kind follows."""
-    at = payload.find(b"\xff", start)
-    while at >= 0:
-        frame = _mp3_frame(payload, at)
-        if frame and kind in (None, frame[0]):
-            after = _mp3_frame(payload, at + frame[1]) if frame[1] else None
-            if after and after[0] == frame[0]:
-                yield at
-        at = payload.find(b"\xff", at + 1)
-
-
-def _check_mp3(payload: bytes, name: str) -> None:
-    """MPEG audio: frames follow each other without a gap, and the last one is whole."""
-    at = 0
-    while payload[at : at + 3] == b"ID3" and at + 10 <= len(payload):
-        high, middle, low, last = payload[at + 6 : at + 10]
-        at += 10 + (high << 21 | middle << 14 | low << 7 | last)
-    first = next(_mp3_chains(payload, at, None), None)
-    if first is None:
-        return  # a single frame or free format: what was decoded is compared with the header's count of samples
-    at, kind = first, (_mp3_frame(payload, first) or (0, 0))[0]
-    while (frame := _mp3_frame(payload, at)) and frame[0] == kind:
-        if at + frame[1] > len(payload):
-            raise AudioError(f"{name} ends in the middle of an MPEG frame, at byte {len(payload)}.", "truncated")
-        if frame[1] == 0:
-            return
-        at += frame[1]
-    if 0 < len(payload) - at < 4 and payload[at] == 0xFF:
-        raise AudioError(f"{name} ends in the middle of an MPEG header, at byte {len(payload)}.", "truncated")
-    if next(_mp3_chains(payload, at, kind), None) is not None:  # else tags or padding behind the last frame
-        raise AudioError(f"{name} is damaged: MPEG frames are missing at byte {at}.", "corrupt")

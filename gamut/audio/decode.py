@@ -8,7 +8,7 @@ decided by its bytes alone, so alike on every machine: an `AudioError` carries a
     truncated    the file ends before its own header says it should
     corrupt      the file is whole but damaged inside
     not_finite   NaN or infinite samples
-    format       a rate outside 1 kHz to 10 MHz, or a shard member that is not 16 kHz mono
+    format       a rate outside 1 kHz to 10 MHz, several Ogg streams in one file, a shard member not 16 kHz mono
     length       a shard member of another number of samples than expected
 """
 
@@ -23,9 +23,11 @@ import soundfile
 import soxr
 
 from gamut.audio.containers import check_whole
+from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
 
 RATE = 16_000  # Hz
+LOST_MPEG_FRAMES = 10
 
 
 def read_audio(source: str | Path | bytes) -> tuple[np.ndarray, int]:
@@ -44,6 +46,8 @@ def read_audio(source: str | Path | bytes) -> tuple[np.ndarray, int]:
         raise AudioError(f"{name} is not a sound file that can be read: {error.error_string}", "unreadable") from error
     with file:
         check_whole(payload, file.format, file.extra_info, name)
+        if file.format == "MP3" and (part := unannounced(payload)):
+            return _read_mpeg(payload, part, name), file.samplerate
         try:
             # In one read: soundfile seeks after each, and what an MP3 decoder gives depends on where it was sought.
             interleaved = file.read(dtype="float32", always_2d=True)
@@ -59,6 +63,20 @@ def read_audio(source: str | Path | bytes) -> tuple[np.ndarray, int]:
         if not np.isfinite(audio).all():
             raise AudioError(f"{name} has samples that are NaN or infinite.", "not_finite")
         return audio, file.samplerate
+
+
+def _read_mpeg(payload: bytes, part: tuple[int, int, int], name: str) -> np.ndarray:
+    """An MP3 of whose length libsndfile would only read a guess: float32 [channels, n], by miniaudio."""
+    begin, frames, each = part
+    try:
+        decoded = miniaudio.mp3_read_f32(payload[begin:])
+    except miniaudio.DecodeError as error:
+        raise AudioError(f"{name} is damaged: its MPEG frames do not decode.", "corrupt") from error
+    audio = np.array(decoded.samples, np.float32).reshape(-1, decoded.nchannels).T
+    # A stream cut out of a longer one begins with frames that need bytes from before it, and so give nothing.
+    if audio.shape[1] < max(1, frames - LOST_MPEG_FRAMES) * each:
+        raise AudioError(f"{name} decodes to {audio.shape[1]} samples, but has {frames} frames of {each}.", "corrupt")
+    return np.ascontiguousarray(audio)
 
 
 class _Bytes(io.BytesIO):

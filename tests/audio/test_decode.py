@@ -11,7 +11,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gamut.audio import decode
+from gamut.audio import decode, mpeg
 from gamut.audio.decode import decode_flac, encode_flac, flac_header, read_audio, to_int16_16k
 from gamut.errors import AudioError
 
@@ -94,6 +94,10 @@ def test_a_lost_ogg_page_or_mp3_frame_in_the_middle_is_found() -> None:
     assert reason(mp3[:10_000] + mp3[10_100:]) == "corrupt"
 
 
+def test_ogg_streams_joined_together_are_not_read_as_the_first_of_them() -> None:
+    assert reason(encoded(noise(9_000, seed=0), 44100, "OGG") + encoded(noise(9_000, seed=1), 44100, "OGG")) == "format"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FORMATS), st.data())
 def test_rotten_headers_give_audio_or_a_reason_and_nothing_else(
@@ -108,6 +112,30 @@ def test_rotten_headers_give_audio_or_a_reason_and_nothing_else(
         to_int16_16k(audio, found)
     except AudioError as error:
         assert error.reason in ("unreadable", "truncated", "corrupt", "empty", "not_finite", "format")  # noqa: PT017
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (44_100, 1), (22_050, 2), (16_000, 1), (8_000, 1)])
+def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end(rate: int, channels: int) -> None:
+    """libsndfile guesses its length from the first frame, and so reads it short without an error, or not at all."""
+    audio = noise(3 * rate, channels) * np.linspace(0, 1, 3 * rate, dtype=np.float32)[:, None]
+    payload = encoded(audio, rate, "MP3")
+    assert mpeg.unannounced(payload) is None
+    whole, _ = read_audio(payload)
+    begin = mpeg.first_frame(payload)
+    assert begin is not None
+    header, *others = mpeg.stream(payload, begin)
+    headerless = payload[begin + header.size :]
+    with soundfile.SoundFile(io.BytesIO(headerless)) as file:
+        assert file.frames != len(others) * header.samples
+    found, found_rate = read_audio(headerless)
+    assert found_rate == rate
+    assert found.shape == (channels, len(others) * header.samples)
+    delay = 1105  # of the encoder and decoder: only the header says that it is to be cut off
+    assert np.abs(found[:, delay : delay + len(audio)] - whole).max() < 1e-4
+    joined, _ = read_audio(payload + payload)
+    assert joined.shape[1] > 1.99 * len(audio)
+    for lost in range(1, 500, 50):
+        assert reason(headerless[:-lost]) == "truncated"
 
 
 def test_what_is_no_audio_has_a_reason_and_a_name(tmp_path) -> None:
