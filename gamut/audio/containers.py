@@ -13,7 +13,7 @@ import zlib
 from gamut.audio.mpeg import check_frames
 from gamut.errors import AudioError
 
-UNKNOWN_SIZE = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what writers to a pipe leave in a size field
+UNKNOWN_SIZE = (0x7FFFF000, 0xFFFFFFFF)  # what writers to a pipe leave in a size field: sox's, ffmpeg's
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 

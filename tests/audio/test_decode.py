@@ -154,7 +154,7 @@ def test_what_is_no_audio_has_a_reason_and_a_name(tmp_path) -> None:
         read_audio(tmp_path / "cat.wav")
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])
 def test_a_wav_written_to_a_pipe_states_no_size_and_is_whole(size: int) -> None:
     payload = bytearray(encoded(noise(1_000), 16000, "WAV"))
     at = payload.index(b"data") + 4
