@@ -26,6 +26,7 @@ from gamut.recipe import schema
 from gamut.train import files
 from gamut.train.engine import Engine
 from gamut.train.objective import Objective
+from gamut.train.resplit import ResplitReader
 from gamut.train.state import State, decisive, machine
 from gamut.train.storage import Reader, Writer
 from gamut.train.world import World
@@ -170,21 +171,32 @@ class Keeper:
         self._compare(path, record)
         extra = load_tensors(files.read_verified(path / "objective.safetensors", entries["objective.safetensors"]))
         own = f"rank-{self.world.rank:05d}.safetensors"
+        if own not in entries:  # there are more ranks than there were; nothing draws from torch's generators anyway
+            own = "rank-00000.safetensors"
         randomness = load_tensors(files.read_verified(path / own, entries[own]))
-        self.engine.load(Reader(path, entries), str(path), ENGINE)
+        self.engine.load(self._reader(path, entries, record["engine"]["world"]), str(path), ENGINE)
         self.objective.load_extra_state(extra)
         torch.set_rng_state(randomness["cpu"])
         if "cuda" in randomness and self.world.device.type == "cuda":
             torch.cuda.set_rng_state(randomness["cuda"], self.world.device)
-        here = machine(self.world.threads, self.world.device)
-        for key, value in record["machine"].items():
+        here = machine(self.world.threads, self.world.device) | {"ranks": self.world.size}
+        for key, value in (record["machine"] | {"ranks": record["engine"]["world"]}).items():
             if here[key] != value and self.world.first:
                 print(
-                    f"warning: {path.name} was written with {key} = {value} and goes on with {here[key]}: the "
-                    "continuation is not bitwise that of an uninterrupted run.",
+                    f"warning: {path.name} was written with {key} = {value} and goes on with {here[key]}: the same "
+                    "clips in every step, but not bitwise the numbers of an uninterrupted run.",
                     flush=True,
                 )
         return State(**record["state"])
+
+    def _reader(self, path: Path, entries: dict[str, Any], saved_by: int) -> Reader:
+        if saved_by == self.world.size:
+            return Reader(path, entries)
+        elements, sizes = self.engine.partition()
+        world = self.world
+        return ResplitReader(
+            path, entries, rank=world.rank, world=world.size, saved_by=saved_by, elements=elements, sizes=sizes
+        )
 
     def _compare(self, path: Path, record: dict[str, Any]) -> None:
         if record["version"] != VERSION:
@@ -213,11 +225,6 @@ class Keeper:
             raise CheckpointError(
                 f"{path} was written with ZeRO stage {there['stage']} and cannot be resumed with stage "
                 f"{here['stage']}: set deepspeed.zero_optimization.stage={there['stage']}."
-            )
-        if there["world"] != here["world"]:
-            raise CheckpointError(
-                f"{path} was written by {there['world']} ranks and cannot be resumed by {here['world']}: start the "
-                f"run with {there['world']}."
             )
 
 

@@ -91,6 +91,12 @@ def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) 
             "ZeRO stage 0 trains in fp32 only: without a partitioned optimiser DeepSpeed keeps no fp32 weights. Set "
             "`deepspeed.zero_optimization.stage=1`, or `precision=fp32`."
         )
+    for key in ("round_robin_gradients", "parameter_alignment", "elastic_checkpoint"):
+        if zero.get(key):
+            raise RecipeError(
+                f"`deepspeed.zero_optimization.{key}` is not supported: it changes the layout of checkpoints, which "
+                "could then not go on with another number of ranks. Take the key out."
+            )
     for key in ("offload_optimizer", "offload_param", "cpu_offload", "zenflow"):
         if zero.get(key):
             raise RecipeError(

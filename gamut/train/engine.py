@@ -140,6 +140,17 @@ class Engine:
         path, _ = self.module.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
         assert path is not None, f"DeepSpeed found nothing to load in {folder}/{tag}"
 
+    def partition(self) -> tuple[list[int], list[int]]:
+        """(numbers in each parameter group, numbers in a rank's part of it); empty at stage 0, which has no parts."""
+        if self.stage == 0:
+            return [], []
+        optimizer = self._optimizer
+        if isinstance(optimizer, BF16_Optimizer):
+            groups, parts = optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
+        else:
+            groups, parts = optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
+        return [sum(p.numel() for p in group) for group in groups], [part.numel() for part in parts]
+
     def layout(self) -> dict[str, Any]:
         """What a checkpoint must agree on before any tensor is copied: stage, precision, world, names and shapes."""
         return {

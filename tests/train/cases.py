@@ -231,3 +231,8 @@ def wanting(world: World, folder: Path) -> str:
             return "held"
     except RunError as error:
         return str(error)
+
+
+def stopped(world: World, folder: Path, recipe: schema.Recipe, steps: int | None) -> dict:
+    """The toy run up to a step."""
+    return teach(world, folder, recipe, stop_after=steps)

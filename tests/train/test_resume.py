@@ -7,8 +7,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cases import attempts, killed, partly, refused, staged
+from cases import attempts, killed, partly, refused, staged, stopped
 from ranks import Ranks, run
 from toy import ToyPlans, teach, toy_recipe
 
@@ -130,11 +131,42 @@ def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_pa
     assert "its index was toy and is now another" in message
 
 
-def test_another_number_of_ranks(begun: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(begun, tmp_path / "run")
-    for kind, message in run(2, refused, folder, toy_recipe()):
-        assert kind == "CheckpointError"
-        assert "1 ranks" in message
+@pytest.mark.parametrize(
+    ("stage", "precision", "worlds"),
+    [
+        (1, "fp32", (2, 1, 2)),
+        (2, "fp32", (1, 3, 1)),
+        (1, "bf16", (2, 1, 2)),
+        (0, "fp32", (2, 1, 2)),
+        pytest.param(1, "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
+        pytest.param(2, "bf16", (1, 4, 2), marks=pytest.mark.long),
+    ],
+)
+def test_the_number_of_ranks_may_change(tmp_path: Path, stage: int, precision: str, worlds: tuple[int, ...]) -> None:
+    """The same clips in every step, and the numbers that another split of the work gives."""
+    recipe = staged(stage, precision=precision, checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9))
+    expected = run(1, teach, tmp_path / "reference", recipe)[0]
+    lines, seen = [], {}
+    for number, size in enumerate(worlds):
+        last = number + 1 == len(worlds)
+        ranks = Ranks(size, stopped, tmp_path / "run", recipe, None if last else 4 * number + 5)
+        answers = ranks.wait()
+        assert all(isinstance(answer, dict) for answer in answers), ranks.log()
+        assert ("ranks = " in ranks.log()) == (number > 0)
+        lines += answers[0]["lines"]
+        for answer in answers:
+            for epoch, step, rows in answer["seen"]:
+                seen.setdefault((epoch, step), []).extend(rows)
+    assert {at: sorted(rows) for at, rows in seen.items()} == {(e, s): sorted(rows) for e, s, rows in expected["seen"]}
+    tolerance = 1e-6 if precision == "fp32" else 2e-2
+    np.testing.assert_allclose(
+        [values["loss"] for _, values in lines], [values["loss"] for _, values in expected["lines"]], rtol=tolerance
+    )
+    if precision == "fp32":
+        peak = max(values["lr"] for _, values in lines)
+        for part in ("weights", "extra"):
+            for name, value in answers[0][part].items():
+                assert np.abs(value - expected[part][name]).max() < 0.02 * peak, name
 
 
 def test_another_machine_is_warned_of(begun: Path, tmp_path: Path) -> None:
