@@ -1,0 +1,107 @@
+"""What a job asks of SLURM, and what a cluster needs to be told each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gamut.errors import RecipeError
+from gamut.recipe.load import CONFIGS, show
+from gamut.recipe.names import describe, hints, nearest
+from gamut.recipe.text import parse_yaml
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """configs/clusters/NAME.yaml; options of the command line replace single values. One task drives one GPU."""
+
+    nodes: int = 1
+    gpus: int = 1  # GPUs a node, and tasks a node; 0: a job without GPUs
+    cpu_tasks: int = 1  # tasks a node where gpus is 0
+    cpus_per_task: int = 8
+    memory_gb: int | None = None  # a node; None: the partition's default
+    time: str = "24:00:00"  # minutes, HH:MM:SS or D-HH:MM:SS
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclusive: bool = False
+    signal_seconds: int = 90  # how long before the end the job is warned: enough for one step and a checkpoint
+    setup: list[str] = field(default_factory=list)  # shell lines before the job, such as `module load cuda`
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks_per_node(self) -> int:
+        return self.gpus or self.cpu_tasks
+
+    @property
+    def tasks(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.tasks_per_node
+
+
+def load_cluster(name: str | None, changes: dict[str, Any], configs: Path = CONFIGS) -> Cluster:
+    """The cluster `configs/clusters/NAME.yaml` (or the defaults) with `changes` applied, those that are not None.
+
+    Raises RecipeError naming the file, the key and the nearest valid name for whatever is wrong in it.
+    """
+    config = OmegaConf.structured(Cluster)
+    OmegaConf.set_readonly(config, False)
+    if name is not None:
+        path = Path(name) if name.endswith(".yaml") else configs / "clusters" / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(file.stem for file in (configs / "clusters").glob("*.yaml"))
+            raise RecipeError(f"There is no cluster file {show(path)}{nearest(name, known)}.")
+        values = parse_yaml(path.read_text(encoding="utf-8"), show(path)) or {}
+        if not isinstance(values, dict):
+            raise RecipeError(f"The cluster file {show(path)} must hold `key: value` lines.")
+        _assign(config, values, f"in {show(path)}")
+    _assign(config, {key: value for key, value in changes.items() if value is not None}, "on the command line")
+    cluster = cast(Cluster, OmegaConf.to_object(config))
+    for key in ("nodes", "cpu_tasks", "cpus_per_task", "signal_seconds"):
+        if getattr(cluster, key) < 1:
+            raise RecipeError(f"{key} must be at least 1, not {getattr(cluster, key)}.")
+    if cluster.gpus < 0:
+        raise RecipeError(f"gpus must be at least 0, not {cluster.gpus}.")
+    minutes(cluster.time)
+    return cluster
+
+
+def _assign(config: Any, values: dict[str, Any], where: str) -> None:
+    known = [f.name for f in dataclasses.fields(Cluster)]
+    for key, value in values.items():
+        if key not in known:
+            raise RecipeError(f"Unknown key {key} {where}{nearest(str(key), known)}.")
+        if key == "time" and isinstance(value, int):
+            value = str(value)
+        try:
+            OmegaConf.update(config, key, value, merge=False)
+        except OmegaConfBaseException:
+            kind = {"setup": "a list of shell lines", "environment": "a mapping of names to texts"}.get(key)
+            raise RecipeError(
+                f"{key} {where} must be {kind or describe(hints(Cluster)[key])}, not {value!r}."
+            ) from None
+
+
+def minutes(time: str) -> int:
+    """A time limit in whole minutes, rounded up, from SLURM's ways of writing one. Raises RecipeError."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?", time.strip())
+    if not match:
+        raise RecipeError(f"The time limit {time!r} is not minutes, HH:MM:SS or D-HH:MM:SS.")
+    days, first, second, third = match.groups()
+    if days is not None:
+        parts = int(first) * 60 + int(second or 0) + int(third or 0) / 60
+    elif third is not None:
+        parts = int(first) * 60 + int(second) + int(third) / 60
+    else:
+        parts = int(first) + int(second or 0) / 60
+    total = int(days or 0) * 1440 + -int(-parts // 1)
+    if total < 1:
+        raise RecipeError(f"The time limit {time!r} is less than a minute.")
+    return total

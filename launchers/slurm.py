@@ -1,0 +1,193 @@
+"""Submit a stage to SLURM, run it here, or show what would be submitted.
+
+Examples:
+    python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --time 1-00:00:00
+    python launchers/slurm.py finetune esc50 init=runs/asit_b data=shards/esc50 --gpus 4 --partition short
+    python launchers/slurm.py pretrain asit_tiny data=shards/esc10 --cpus-only 2 --local
+    python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from submitit.slurm.slurm import SlurmExecutor
+
+from gamut.errors import RunError, command
+from gamut.recipe import cli
+from gamut.recipe.schema import Recipe
+from gamut.track.run import RunFolder
+from launchers.cluster import Cluster, load_cluster, minutes
+from launchers.job import STAGES, Job, run_stage, write_job
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_intermixed_args(argv)
+    typed = cli.parse(options.stage, options.words)
+    changes: dict[str, Any] = {
+        "nodes": options.nodes,
+        "gpus": 0 if options.cpus_only else options.gpus,
+        "cpu_tasks": options.cpus_only,
+        "cpus_per_task": options.cpus_per_task,
+        "time": options.time,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+    }
+    cluster = load_cluster(options.cluster, changes)
+    if options.dry_run:
+        return dry_run(options.stage, options.words, typed.recipe, cluster)
+    if options.local:
+        return run_here(options.stage, options.words, cluster)
+    cli.require_data(typed.recipe)
+    return submit(options.stage, options.words, typed.recipe, cluster)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python launchers/slurm.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("words", nargs="*", metavar="RECIPE [key=value ...]", help="the recipe and its overrides")
+    parser.add_argument("--nodes", type=int, help="number of nodes")
+    parser.add_argument("--gpus", type=int, help="GPUs a node; each gets a task of its own")
+    parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="so many tasks a node, and no GPU")
+    parser.add_argument("--cpus-per-task", type=int)
+    parser.add_argument("--time", help="minutes, HH:MM:SS or D-HH:MM:SS; the job is requeued when it runs out")
+    parser.add_argument("--partition")
+    parser.add_argument("--account")
+    parser.add_argument("--qos")
+    parser.add_argument("--cluster", metavar="NAME", help="take what is not given here from configs/clusters/NAME.yaml")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--dry-run", action="store_true", help="show the sbatch script, the recipe and the plan; submit nothing"
+    )
+    how.add_argument("--local", action="store_true", help="run it on this machine, without SLURM")
+    return parser
+
+
+class Executor(SlurmExecutor):
+    """submitit's executor, which can also write its script where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+    def script(self) -> str:
+        """The text that `submit` hands to sbatch."""
+        return self._make_submission_file_text(self._submitit_command_str, "")
+
+
+def executor(recipe: Recipe, cluster: Cluster) -> Executor:
+    """An executor that writes into the run's folder and asks SLURM for what `cluster` says."""
+    made = Executor(folder=RunFolder.place(recipe).absolute() / "slurm")
+    environment = {"PYTHONPATH": str(ROOT), **cluster.environment}
+    made.update_parameters(
+        job_name=recipe.run.name.replace("/", "-"),
+        nodes=cluster.nodes,
+        ntasks_per_node=cluster.tasks_per_node,
+        gpus_per_node=cluster.gpus or None,
+        cpus_per_task=cluster.cpus_per_task,
+        mem=None if cluster.memory_gb is None else f"{cluster.memory_gb}GB",
+        time=minutes(cluster.time),
+        partition=cluster.partition,
+        account=cluster.account,
+        qos=cluster.qos,
+        constraint=cluster.constraint,
+        exclusive=cluster.exclusive or None,
+        signal_delay_s=cluster.signal_seconds,
+        stderr_to_stdout=True,
+        wckey=None,
+        setup=[*cluster.setup, *(f"export {key}={_quoted(value)}" for key, value in environment.items())],
+        additional_parameters={"requeue": True},
+        # srun does not take --cpus-per-task from sbatch; one dead rank ends the job, as the others wait for it
+        srun_args=[f"--cpus-per-task={cluster.cpus_per_task}", "--kill-on-bad-exit=1"],
+    )
+    return made
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def stage_environment(cluster: Cluster) -> dict[str, str]:
+    return {} if cluster.gpus else {"DS_ACCELERATOR": "cpu"}
+
+
+def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
+    """Hand the job to sbatch and say where to look. Raises RunError where there is no SLURM or it refuses."""
+    if shutil.which("sbatch") is None:
+        raise RunError("There is no sbatch on this machine: submit from a login node of the cluster, or use --local.")
+    made = executor(recipe, cluster)
+    folder = Path(made.folder)
+    description = write_job(folder / f"job-{uuid.uuid4().hex[:12]}.json", stage, words, stage_environment(cluster))
+    try:
+        job = made.submit(Job(str(description)))
+    except Exception as error:  # submitit raises its own kinds, and the system's
+        description.unlink(missing_ok=True)
+        raise RunError(f"SLURM did not take the job: {error}") from error
+    print(f"job {job.job_id}: {cluster.tasks} tasks on {cluster.nodes} nodes, run {RunFolder.place(recipe)}")
+    print(f"output {folder}/{job.job_id}_0_log.out")
+    print(f"stop it with `scancel {job.job_id}`")
+    return 0
+
+
+def dry_run(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
+    """Print the sbatch script, then let the stage show the resolved recipe and its plan for the job's ranks."""
+    print(executor(recipe, cluster).script())
+    print(flush=True)
+    before = os.environ.get("WORLD_SIZE")
+    os.environ["WORLD_SIZE"] = str(cluster.tasks)
+    try:
+        return run_stage(stage, [*words, "--dry-run"])
+    finally:
+        if before is None:
+            del os.environ["WORLD_SIZE"]
+        else:
+            os.environ["WORLD_SIZE"] = before
+
+
+def local_command(stage: str, words: list[str], ranks: int, port: int) -> list[str]:
+    """The command that runs a stage on `ranks` processes of this machine."""
+    script = [str(ROOT / stage / "run.py"), *words]
+    if ranks == 1:
+        return [sys.executable, *script]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    return [*launcher, "--num_gpus", str(ranks), "--master_port", str(port), *script]
+
+
+def run_here(stage: str, words: list[str], cluster: Cluster) -> int:
+    """Become the stage, so that signals reach it and its status is ours. Never returns but by RunError."""
+    if cluster.nodes > 1:
+        raise RunError(f"--local runs on this machine alone, not on {cluster.nodes} nodes.")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words_to_run = local_command(stage, words, cluster.tasks, port)
+    os.environ.update(stage_environment(cluster))
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for deepspeed
+    )
+    sys.stdout.flush()
+    os.execv(words_to_run[0], words_to_run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
