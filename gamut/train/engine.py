@@ -20,7 +20,7 @@ from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
 from gamut.train.groups import make_optimizer, parameter_groups
 from gamut.train.objective import Objective
-from gamut.train.world import World
+from gamut.train.world import World, quiet
 
 
 class Engine:
@@ -45,12 +45,13 @@ class Engine:
         self.model = objective.model
         groups = parameter_groups(self.model, objective.parameter_groups())
         self.scales = [(group.pop("lr_scale"), group.pop("weight_decay_scale")) for group in groups]
-        self.module, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.model,
-            optimizer=make_optimizer(groups, recipe.optim),
-            config=config,
-            dist_init_required=False,
-        )
+        with quiet():
+            self.module, self._optimizer, _, _ = deepspeed.initialize(
+                model=self.model,
+                optimizer=make_optimizer(groups, recipe.optim),
+                config=config,
+                dist_init_required=False,
+            )
         self.module._copy_recovery_script = lambda save_path: None  # it would put Python scripts into checkpoints
         self._micro = 0
 
@@ -137,7 +138,8 @@ class Engine:
     def load(self, reader: CheckpointEngine, folder: str, tag: str) -> None:
         """Restore what `save` wrote, read through `reader`."""
         self.module.checkpoint_engine = reader
-        path, _ = self.module.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
+        with quiet():
+            path, _ = self.module.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
         assert path is not None, f"DeepSpeed found nothing to load in {folder}/{tag}"
 
     def partition(self) -> tuple[list[int], list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -219,8 +219,3 @@ def announce(world: World, schedule: Schedule, state: State, epochs: int) -> Non
     print(f"{schedule.batch:.1f} clips a step, peak learning rate {schedule.peak:.3g}", flush=True)
     if state.step:
         print(f"resuming after step {state.step}, epoch {state.epoch} of {epochs}", flush=True)
-
-
-def facts(result: Result) -> dict[str, Any]:
-    """A result as plain values, for a run's record."""
-    return {"status": result.status, **asdict(result.state), "clips_a_step": result.schedule.batch}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -85,10 +88,11 @@ def start(run: schema.Run) -> World:
 
     Raises RunError where the environment says that there are several ranks but not where they meet.
     """
+    launched = "RANK" in os.environ
     _complete_environment()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if size > 1:
+    if launched:
         watch_ancestors()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -96,6 +100,7 @@ def start(run: schema.Run) -> World:
     import deepspeed  # here: it reads the environment when it is imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here: we know
     on_cpu = os.environ["DS_ACCELERATOR"] == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
     if not on_cpu:
@@ -105,8 +110,16 @@ def start(run: schema.Run) -> World:
     make_deterministic(on_cpu or run.deterministic)
     if not dist.is_initialized():
         timeout = timedelta(seconds=run.timeout_seconds)
-        deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)
+        with quiet():
+            deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)
     return World(rank, size, local_rank, local_size, device, threads)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what DeepSpeed prints for its developers (memory at every stage of its own start) off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def make_deterministic(wanted: bool) -> None:
