@@ -1,0 +1,220 @@
+"""A real SLURM of two nodes on this machine, for as long as the tests of this folder run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+SlurmctldParameters=preempt_send_user_signal
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+KillWait=5
+ReturnToService=2
+SlurmdTimeout=30
+InactiveLimit=0
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=1 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=1 RealMemory=4000
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF State=UP
+"""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """The running cluster, as a person with a shell sees it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *words: str, check: bool = True, timeout: float = 60.0) -> str:
+        """Standard output of a command that knows this cluster."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def job(self, number: str) -> dict[str, str]:
+        """What `scontrol show job` says of a job."""
+        text = self.run("scontrol", "show", "job", "-o", number, check=False)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def wait(self, what: str, true: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
+        """Wait until `true()`; fail with the job's output and the queue after so many seconds."""
+        end = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > end:
+                tail = log.read_text()[-6000:] if log is not None and log.exists() else ""
+                queue = self.run("squeue", "-a", "-o", "%i %P %j %T %r", check=False)
+                raise AssertionError(f"not within {seconds:.0f} s: {what}\n{queue}\n{tail}")
+            time.sleep(0.25)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """Two nodes, n1 and n2, of one CPU each; partitions `low` (preempted by requeueing, 60 s of grace) and `high`."""
+    missing = [name for name in DAEMONS if shutil.which(name, path=_path()) is None]
+    reason = ""
+    if os.geteuid() != 0:
+        reason = "a SLURM of our own needs root"
+    elif missing:
+        reason = f"there is no {missing[0]} on this machine (bash tests/launchers/install_slurm.sh)"
+    if reason:
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="gamut-slurm-", dir="/tmp"))
+    folder.chmod(0o755)  # munged runs as its own user and must come through
+    started: list[subprocess.Popen[bytes]] = []
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH"))}
+    environment |= {"PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+    cluster = Slurm(folder, environment)
+    try:
+        _start_munge(folder, started)
+        _start_slurm(cluster, started)
+        yield cluster
+    finally:
+        with contextlib.suppress(Exception):
+            _empty_queue(cluster)
+        for process in reversed(started):
+            _end(process)
+        _end_left_over(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _start_munge(folder: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    home = folder / "munge"
+    home.mkdir(mode=0o755)
+    key = home / "key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o400)
+    for path in (home, key):
+        shutil.chown(path, "munge", "munge")
+    words = ["munged", "--foreground", f"--key-file={key}", f"--socket={home}/socket", f"--pid-file={home}/pid"]
+    words += [f"--log-file={home}/log", f"--seed-file={home}/seed"]
+    with open(folder / "munged.out", "wb") as out:
+        started.append(
+            subprocess.Popen(
+                [shutil.which("munged", path=_path()) or "munged", *words[1:]],
+                user="munge",
+                group="munge",
+                extra_groups=[],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd="/",
+            )
+        )
+    _until(lambda: (home / "socket").exists(), started[-1], folder / "munged.out")
+
+
+def _start_slurm(cluster: Slurm, started: list[subprocess.Popen[bytes]]) -> None:
+    folder = cluster.folder
+    for name in ("state", "spool"):
+        (folder / name).mkdir(mode=0o755)
+    host = socket.gethostname().split(".")[0]
+    port, port_1, port_2 = _free_ports(3)
+    text = CONFIGURATION.format(host=host, folder=folder, port=port, port_1=port_1, port_2=port_2)
+    (folder / "slurm.conf").write_text(text)
+    for words in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
+        with open(folder / f"{'-'.join(words)}.out", "wb") as out:
+            started.append(
+                subprocess.Popen(
+                    [shutil.which(words[0], path=_path()) or words[0], "-f", str(folder / "slurm.conf"), *words[1:]],
+                    env=cluster.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    cwd="/",
+                )
+            )
+        if words[0] == "slurmctld":
+            _until(lambda: "UP" in cluster.run("scontrol", "ping", check=False), started[-1], folder / "slurmctld.log")
+    ready = lambda: cluster.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 2  # noqa: E731
+    _until(ready, started[-1], folder / "n2.log")
+
+
+def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            text = log.read_text()[-4000:] if log.exists() else ""
+            raise AssertionError(f"{process.args} did not come up (status {process.poll()}):\n{text}")
+        time.sleep(0.2)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _empty_queue(cluster: Slurm) -> None:
+    for number in cluster.run("squeue", "-h", "-o", "%i").split():
+        cluster.run("scancel", number, check=False)
+    end = time.monotonic() + 30
+    while cluster.run("squeue", "-h", "-o", "%i").strip() and time.monotonic() < end:
+        time.sleep(0.3)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(20)
+
+
+def _end_left_over(folder: Path) -> None:
+    """Step daemons and tasks that outlived their node: each knows our slurm.conf, so it is one of ours."""
+    mark = f"SLURM_CONF={folder}/slurm.conf".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)

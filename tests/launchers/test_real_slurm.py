@@ -1,0 +1,110 @@
+"""On a real SLURM of two nodes: a job of two tasks trains, is preempted, comes back, and ends as one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gamut.shards.__main__ import main as shards
+from gamut.track.metrics import History
+from gamut.track.store import quiet
+from launchers.corpus import synthesise
+
+if TYPE_CHECKING:
+    from conftest import Slurm
+
+quiet()
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, STEPS = 40, 120
+RECIPE = f"""
+defaults: asit
+epochs: {EPOCHS}
+front: {{mean: null, std: null}}
+model: {{dim: 32, depth: 1, heads: 2, table_frames: 48}}
+views: {{frames: 48}}
+step: {{packs: 4, clips: 4}}
+asit: {{hidden: 32, bottleneck: 16, prototypes: 32}}
+checkpoint: {{every_epochs: 10}}
+track: {{picture_epochs: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(slurm: Slurm) -> Path:
+    """A recipe and 48 clips of a second, where a job of the cluster finds them."""
+    folder = slurm.folder / "work"
+    synthesise(folder / "corpus", 48, seconds=1.0)
+    assert shards(["convert", "esc50", str(folder / "corpus"), str(folder / "shards")]) == 0
+    assert shards(["stats", str(folder / "shards")]) == 0
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+def submit(slurm: Slurm, folder: Path, name: str) -> tuple[str, Path, Path]:
+    """(job, run folder, output of its first task) of a two-task job in the partition `low`."""
+    words = ["pretrain", str(folder / "tiny.yaml"), f"data={folder}/shards", f"run.folder={folder}/runs"]
+    words += [f"run.name={name}", "run.threads=1", "loader.workers=1"]
+    asked = ["--nodes", "2", "--cpus-only", "1", "--cpus-per-task", "1", "--partition", "low", "--time", "60"]
+    said = slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words, *asked)
+    job = said.split()[1].rstrip(":")
+    return job, folder / "runs" / name, folder / "runs" / name / "slurm" / f"{job}_0_log.out"
+
+
+def steps(run: Path) -> list[int]:
+    return History.read(run / "metrics.jsonl").series("loss")[0]
+
+
+def test_preempted_requeued_finished(slurm: Slurm, folder: Path) -> None:
+    job, run, log = submit(slurm, folder, "preempted")
+    slurm.wait("the job trains", lambda: len(steps(run)) >= 5, 180, log)
+    other = slurm.run("sbatch", "-N2", "-n2", "-p", "high", "-o", "/dev/null", "--wrap", "sleep 1").split()[-1]
+    slurm.wait("the other job ends", lambda: slurm.job(other).get("JobState") == "COMPLETED", 120, log)
+    assert len(steps(run)) < STEPS  # else it was not preempted but done
+    slurm.wait("the job is back", lambda: slurm.job(job).get("Restarts") == "1", 60, log)
+    slurm.wait("the job ends", lambda: slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), 300, log)
+    facts = slurm.job(job)
+    assert (facts["JobState"], facts["ExitCode"], facts["Restarts"]) == ("COMPLETED", "0:0", "1"), log.read_text()
+
+    history = History.read(run / "metrics.jsonl")
+    first, second = history.attempts[1], history.attempts[2]
+    assert (first.status, second.status) == ("preempted", "finished")
+    assert [attempt.facts["ranks"] for attempt in (first, second)] == [2, 2]
+    assert (first.facts["slurm_job_id"], second.facts["slurm_restart_count"]) == (job, "1")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [line["step"] for line in lines if "loss" in line]
+    assert trained == list(range(1, STEPS + 1))  # no step lost, none twice: it was saved where it stopped
+
+    newest = run / "checkpoints" / f"step-{STEPS:08d}"
+    assert newest.is_dir()
+    assert len(list(newest.glob("rank-*.safetensors"))) == 2
+    assert f"step-{STEPS:08d}" in (run / "checkpoints" / "latest").read_text()
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("gamut").experiment_id])
+    (parent,) = [each for each in runs if each.info.run_name == "preempted"]
+    children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert parent.info.status == "FINISHED"
+    assert sorted(each.info.status for each in children) == ["FINISHED", "KILLED"]
+    points = [point.step for point in client.get_metric_history(parent.info.run_id, "loss")]
+    assert sorted(points) == list(range(1, STEPS + 1))
+
+
+def test_a_cancelled_job_stays_cancelled(slurm: Slurm, folder: Path) -> None:
+    job, run, log = submit(slurm, folder, "cancelled")
+    slurm.wait("the job trains", lambda: len(steps(run)) >= 3, 180, log)
+    slurm.run("scancel", job)
+    slurm.wait("the job is gone", lambda: slurm.job(job)["JobState"] == "CANCELLED", 60, log)
+    nodes = ("sinfo", "-h", "-N", "-p", "low", "-o", "%T")
+    slurm.wait("its nodes are free", lambda: slurm.run(*nodes).split() == ["idle"] * 2, 60, log)
+    facts = slurm.job(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    assert subprocess.run(["pgrep", "-f", str(run)], capture_output=True, check=False).stdout == b""
