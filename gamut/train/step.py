@@ -13,6 +13,8 @@ from gamut.train.engine import Engine
 from gamut.train.objective import Moment, Objective
 from gamut.train.world import World
 
+LARGEST_NORM = 1e18  # beyond it DeepSpeed, which squares norms in float32, sees infinity
+
 
 @dataclass(frozen=True)
 class Asks:
@@ -108,7 +110,7 @@ class Stepper:
         bad = (~torch.stack(finite)).sum().double()
         waiting = torch.tensor(waited / self.world.size, dtype=torch.float64, device=device)
         total = self.world.sum(torch.cat([torch.stack([square, bad, waiting]), mine])).tolist()
-        norm = math.sqrt(total[0]) if total[0] >= 0 and total[1] == 0 else math.nan
+        norm = math.sqrt(total[0]) if 0 <= total[0] < LARGEST_NORM**2 and total[1] == 0 else math.nan
         return norm, total[2], dict(zip(names, total[3:], strict=True))
 
     def _metric_names(self, parts: list[dict[str, torch.Tensor]]) -> tuple[str, ...]:
