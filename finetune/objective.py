@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gamut.audio.augment import random_noise, spec_augment
 from torch import nn
 
+from gamut.audio.augment import random_noise, spec_augment
 from gamut.audio.logmel import log_mel, normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.models.heads import Classifier
@@ -68,7 +68,7 @@ class Classify(Objective):
         self.mean, self.std = mean, std
         self.seed = seed
         self.device = device
-        self.model = ClassifierNetwork(recipe.model, classes, seed).to(device)
+        self.model: ClassifierNetwork = ClassifierNetwork(recipe.model, classes, seed).to(device)
 
     def start_from(self, init: str) -> Loaded:
         """Take the (teacher's) backbone of a run, checkpoint or file; the classifier stays fresh."""

@@ -2,7 +2,7 @@
 
 Examples:
     python finetune/run.py esc50 init=runs/asit_b data=shards/esc50
-    deepspeed --num_gpus 2 finetune/run.py esc10 init=runs/asit_tiny data=shards/esc10 folds.train=[1,2,3] folds.test=[[4,5]]
+    deepspeed --num_gpus 2 finetune/run.py esc10 init=runs/asit_tiny data=shards/esc10 folds.test=[[5]]
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
         wave = (phase < 0.5) * random.standard_normal(len(time)) * 0.3
     else:
         angle = 2 * np.pi * np.cumsum(frequency) / RATE
-        wave = sum(np.sin(k * angle) / k for k in range(1, int(random.integers(2, 5))))
+        overtones = np.arange(1, int(random.integers(2, 5)))[:, None]
+        wave = (np.sin(overtones * angle) / overtones).sum(0)
     wave = wave / np.abs(wave).max() * 10.0 ** random.uniform(-0.9, -0.2)
     wave += random.standard_normal(len(time)) * 10.0 ** random.uniform(-2.6, -1.4)
     return wave / max(1.0, np.abs(wave).max() * 1.01)

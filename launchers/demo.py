@@ -1,8 +1,8 @@
 """From nothing to a fine-tuned classifier on this machine: what `make demo` runs.
 
 Synthesises a small labelled corpus, converts it to shards, pretrains a tiny ASiT on all of it without labels, then
-fine-tunes on few labelled clips, once from the pretrained teacher and once from scratch, and prints what was learnt. Every step
-is a command that it prints and that you could type; run again, it goes on where it was.
+fine-tunes on few labelled clips, once from the pretrained teacher and once from scratch, and prints what was learnt.
+Every step is a command that it prints and that you could type; run again, it goes on where it was.
 
 Example:
     python launchers/demo.py --folder runs/demo

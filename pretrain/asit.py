@@ -80,7 +80,7 @@ class Asit(Objective):
         self.mean, self.std, self.mode = mean, std, recipe.front.mode
         self.precision = recipe.precision
         self.device = device
-        self.model = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
+        self.model: AsitNetwork = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
         self.teacher = make_teacher(self.model)
         width = recipe.asit.prototypes
         self.centre_class = Centre(width, recipe.asit.centre_momentum, device)

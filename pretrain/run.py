@@ -14,6 +14,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
+
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
 from gamut.data.reader import Reader
@@ -87,7 +89,7 @@ class Pictures:
         self.recipe = recipe
         self.index = index
         self.run = run
-        some = clips.select([0, len(clips.row) // 2])
+        some = clips.select(np.array([0, len(clips.row) // 2]))
         self.epoch = plan_evaluation(some, evaluation_policy(recipe))
         self.every = recipe.track.picture_epochs
 

@@ -27,9 +27,11 @@ def move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     A bf16 average would never move: at 0.996 and above the change is below its resolution.
     """
-    mine, theirs = [], []
+    mine: list[torch.Tensor] = []
+    theirs: list[torch.Tensor] = []
     for (name, slow), (other, fast) in zip(teacher.named_parameters(), student.named_parameters(), strict=True):
-        assert name == other and slow.dtype == torch.float32, f"the teacher's {name} does not match {other}"
+        assert name == other, f"the teacher's {name} stands where the student has {other}"
+        assert slow.dtype == torch.float32, f"the teacher's {name} is {slow.dtype}, not float32"
         mine.append(slow)
         theirs.append(fast.float())
     torch._foreach_lerp_(mine, theirs, 1.0 - momentum)

@@ -39,8 +39,9 @@ def test_equals_laying_blocks_one_by_one(target: float, aligned: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "pixels", "touched", "whole"), [(0.7, 0.707, 0.911, 0.414), (0.5, 0.511, 0.767, 0.239), (0.3, 0.314, 0.542, 0.119)]
-)  # fmt: skip
+    ("target", "pixels", "touched", "whole"),
+    [(0.7, 0.707, 0.911, 0.414), (0.5, 0.511, 0.767, 0.239), (0.3, 0.314, 0.542, 0.119)],
+)
 def test_statistics_of_the_published_sampler(target: float, pixels: float, touched: float, whole: float) -> None:
     n = 300
     masks = block_masks(keys(n), torch.full((n,), 592), (592,) * n, target)
