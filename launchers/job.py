@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,8 +120,8 @@ def _tasks_of_nodes(text: str) -> list[int]:
 
 def _first_node(nodes: str) -> str:
     """`gpu[03-05,9],x1` -> gpu03."""
-    head, bracket, rest = nodes.partition("[")
-    return head + rest.split("]")[0].split(",")[0].split("-")[0] if bracket else nodes.split(",")[0]
+    match = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    return "" if match is None else match.group(1) + (match.group(2) or "")
 
 
 def _go_back_to_the_queue() -> None:

@@ -171,8 +171,11 @@ def _start_slurm(cluster: Slurm, started: list[subprocess.Popen[bytes]]) -> None
             )
         if words[0] == "slurmctld":
             _until(lambda: "UP" in cluster.run("scontrol", "ping", check=False), started[-1], folder / "slurmctld.log")
-    ready = lambda: cluster.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 2  # noqa: E731
-    _until(ready, started[-1], folder / "n2.log")
+
+    def idle() -> bool:
+        return cluster.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 2
+
+    _until(idle, started[-1], folder / "n2.log")
 
 
 def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:

@@ -1,0 +1,176 @@
+"""A task of a job: its rank, its ending, and what its pickle may hold."""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+
+from gamut.errors import RunError
+from gamut.train.session import EXIT_PREEMPTED as STAGES_EXIT_PREEMPTED
+from launchers import job
+from launchers.job import EXIT_PREEMPTED, STAGES, Job, rank_environment, run, write_job
+
+TASK = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_NTASKS": "5",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_JOB_NODELIST": "gpu[03-05]",
+}
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch):
+    """This process as rank 0 of one of a job; its environment and signal handlers come back afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    environment = dict(os.environ)
+    for key, value in (TASK | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}).items():
+        monkeypatch.setenv(key, value)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def test_rank_environment() -> None:
+    found = rank_environment(TASK)
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("3", "5", "1", "2")
+    assert found["MASTER_ADDR"] == "gpu03"
+    assert rank_environment(TASK | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"})["MASTER_ADDR"] == "10.0.0.7"
+    assert rank_environment(TASK | {"SLURM_NODEID": "2", "SLURM_LOCALID": "0"})["LOCAL_WORLD_SIZE"] == "1"
+    assert rank_environment(TASK | {"SLURM_JOB_NODELIST": "a1,b[2-3]"})["MASTER_ADDR"] == "a1"
+    assert rank_environment(TASK | {"SLURM_JOB_NODELIST": "gpu[7,9-12],b1"})["MASTER_ADDR"] == "gpu7"
+
+
+def test_every_restart_meets_elsewhere_and_all_ranks_at_one_place() -> None:
+    ports = [rank_environment(TASK | {"SLURM_RESTART_COUNT": str(count)})["MASTER_PORT"] for count in range(20)]
+    assert len(set(ports)) == 20
+    assert all(1024 < int(port) < 32768 for port in ports)
+    for change in ({}, {"SLURM_PROCID": "0"}, {"SLURM_NODEID": "0"}):
+        assert rank_environment(TASK | change)["MASTER_PORT"] == ports[0]
+
+
+@pytest.mark.parametrize("key", ["SLURM_PROCID", "SLURM_TASKS_PER_NODE", "SLURM_JOB_ID"])
+def test_outside_of_srun(key: str) -> None:
+    with pytest.raises(RunError, match=f"srun.*{key}"):
+        rank_environment({name: value for name, value in TASK.items() if name != key})
+
+
+def test_the_pickle_holds_a_class_and_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "job.pkl"
+    DelayedSubmission(Job("/runs/x/job.json")).dump(path)
+    strings, names = [], []
+    for operation, argument, _ in pickletools.genops(path.read_bytes()):
+        if operation.name in ("SHORT_BINUNICODE", "BINUNICODE"):
+            strings.append(argument)
+        if operation.name == "STACK_GLOBAL":
+            names.append(".".join(strings[-2:]))
+        assert operation.name != "GLOBAL"
+    assert set(names) == {"submitit.core.utils.DelayedSubmission", "launchers.job.Job"}
+    assert "/runs/x/job.json" in strings
+
+
+def stage(monkeypatch: pytest.MonkeyPatch, body) -> None:
+    monkeypatch.setattr(job, "run_stage", body)
+
+
+def test_a_stage_runs_as_its_rank(task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def main(name: str, argv: list[str]) -> int:
+        seen.update(name=name, argv=argv, rank=os.environ["RANK"], device=os.environ["DS_ACCELERATOR"])
+        return 0
+
+    stage(monkeypatch, main)
+    path = write_job(tmp_path / "slurm" / "job.json", "pretrain", ["asit_tiny", "seed=3"], {"DS_ACCELERATOR": "cpu"})
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert Job(str(path))() == 0
+    assert seen == {"name": "pretrain", "argv": ["asit_tiny", "seed=3"], "rank": "0", "device": "cpu"}
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_stage_that_fails_fails_the_job(
+    task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    stage(monkeypatch, lambda name, argv: status)
+    with pytest.raises(RunError, match=f"pretrain asit_tiny ended with status {status}"):
+        run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
+
+
+def test_only_our_stages(task: None, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="os"):
+        run(write_job(tmp_path / "job.json", "os", [], {}))
+
+
+@pytest.mark.parametrize(
+    ("state", "requeued"), [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False), ("UNKNOWN", False)]
+)
+@pytest.mark.parametrize("how", ["status", "signal"])
+def test_preempted_goes_back_only_if_slurm_has_not_decided(
+    task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, requeued: bool, how: str
+) -> None:
+    """By the stage's own status, or by a signal that comes when nothing is trained yet."""
+    asked: list[list[str]] = []
+
+    def slurm(words: list[str], **options: object) -> subprocess.CompletedProcess:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, f"JobId=4711 JobState={state} Restarts=0\n", "")
+
+    def main(name: str, argv: list[str]) -> int:
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return EXIT_PREEMPTED
+
+    stage(monkeypatch, main)
+    monkeypatch.setattr(subprocess, "run", slurm)
+    monkeypatch.setattr(job, "_WAIT_FOR_SLURM", 0.0)
+    with pytest.raises(RunError):  # SLURM would have ended the task while it waited
+        run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
+    assert (["scontrol", "requeue", "4711"] in asked) == requeued
+
+
+def test_other_ranks_leave_requeueing_to_the_first(task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    stage(monkeypatch, lambda name, argv: EXIT_PREEMPTED)
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: pytest.fail(f"ran {words}"))
+    monkeypatch.setattr(job, "_WAIT_FOR_SLURM", 0.0)
+    with pytest.raises(RunError):
+        run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
+
+
+def test_status_of_a_preempted_stage() -> None:
+    assert EXIT_PREEMPTED == STAGES_EXIT_PREEMPTED
+
+
+def test_every_stage_is_there_and_lists_its_recipes() -> None:
+    for name in STAGES:
+        assert job.run_stage(name, []) == 2
+
+
+def test_a_job_is_unpickled_without_the_launcher(tmp_path: Path) -> None:
+    """What a task does first, in a process that knows the repository only by PYTHONPATH."""
+    path = tmp_path / "job.pkl"
+    DelayedSubmission(Job("somewhere.json")).dump(path)
+    program = (
+        "import sys; from submitit.core.utils import DelayedSubmission as D; print(D.load(sys.argv[1]).function.path)"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env=os.environ | {"PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "somewhere.json"

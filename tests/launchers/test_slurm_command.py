@@ -1,0 +1,172 @@
+"""The command that submits: what it would ask of SLURM, and what it refuses before it asks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gamut.errors import RecipeError, RunError
+from gamut.shards.__main__ import main as shards
+from launchers import slurm as command
+from launchers.cluster import Cluster, load_cluster, minutes
+from launchers.corpus import synthesise
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    synthesise(folder / "corpus", 48, seconds=0.5)
+    assert shards(["convert", "esc50", str(folder / "corpus"), str(folder / "shards")]) == 0
+    return folder / "shards"
+
+
+def flags(script: str) -> dict[str, str]:
+    words = [
+        line.removeprefix("#SBATCH --").partition("=") for line in script.splitlines() if line.startswith("#SBATCH")
+    ]
+    return {key: value for key, _, value in words}
+
+
+def test_dry_run_shows_everything_and_does_nothing(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    words = ["pretrain", "demo", f"data={data}", f"run.folder={tmp_path}/runs", "run.name=planned", "seed=5"]
+    asked = ["--nodes", "2", "--cpus-only", "3", "--cpus-per-task", "4", "--time", "1:30:00", "--partition", "short"]
+    assert command.main([*words, *asked, "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    found = flags(shown)
+    assert (found["nodes"], found["ntasks-per-node"], found["time"], found["partition"]) == ("2", "3", "90", "short")
+    assert found["signal"] == "USR2@90"
+    assert "requeue" in found
+    assert "gpus-per-node" not in found
+    (srun,) = [line for line in shown.splitlines() if line.startswith("srun")]
+    assert "--cpus-per-task=4" in srun
+    assert "--kill-on-bad-exit=1" in srun
+    assert "seed: 5" in shown  # the resolved recipe
+    assert "prototypes: " in shown
+    for word in ("on 6 ranks", "steps", "tokens a step", "padding"):
+        assert word in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_script_for_gpus(tmp_path: Path) -> None:
+    recipe = command.cli.parse("pretrain", ["asit_b", f"run.folder={tmp_path}"]).recipe
+    cluster = Cluster(
+        nodes=8,
+        gpus=4,
+        memory_gb=200,
+        account="ours",
+        exclusive=True,
+        setup=["module load x"],
+        environment={"A": "b'c"},
+    )
+    script = command.executor(recipe, cluster).script()
+    found = flags(script)
+    assert (found["gpus-per-node"], found["ntasks-per-node"], found["mem"]) == ("4", "4", "200GB")
+    assert found["account"] == "ours"
+    assert {"exclusive", "requeue"} <= found.keys()
+    assert "wckey" not in found
+    lines = script.splitlines()
+    assert lines.index("module load x") < lines.index("export SUBMITIT_EXECUTOR=slurm")
+    assert "export A='b'\\''c'" in lines
+    assert command.stage_environment(cluster) == {}
+    assert command.stage_environment(Cluster(gpus=0)) == {"DS_ACCELERATOR": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "asit_bb"], "asit_b"),
+        (["pretrain", "asit_b", "optim.lrr=3"], "optim.lr"),
+        (["pretrain", "asit_b", "--cluster", "exmple"], "example"),
+        (["pretrain", "asit_b", "--nodes", "0"], "nodes"),
+        (["pretrain", "asit_b", "--time", "soon"], "'soon'"),
+        (["pretrain", "asit_b", "data=/nowhere"], "gamut.shards convert audioset"),
+        (["pretrain", "asit_b", "data=/nowhere", "--dry-run"], "gamut.shards convert audioset"),
+        (["pretrain", "asit_b", "--local", "--nodes", "2"], "this machine"),
+    ],
+)
+def test_mistakes_are_sentences(words: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command.main(words) == 2
+    said = capfd.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_without_slurm(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command.main(["pretrain", "demo", f"data={data}", f"run.folder={tmp_path}/runs"]) == 2
+    assert "no sbatch" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_local_becomes_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(command.os, "execv", lambda path, words: became.append(words))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("PATH", "/bin")
+    command.main(["pretrain", "demo", "seed=3", "--local", "--cpus-only", "2"])
+    command.main(["finetune", "demo", "--local", "--cpus-only", "1"])
+    script = str(command.ROOT / "pretrain" / "run.py")
+    assert became[0][:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert became[0][3:5] == ["--num_gpus", "2"]
+    assert became[0][-3:] == [script, "demo", "seed=3"]
+    assert became[1] == [sys.executable, str(command.ROOT / "finetune" / "run.py"), "demo"]
+
+
+def test_without_a_recipe_they_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(["pretrain"])
+    assert caught.value.code == 2
+    assert "asit_tiny" in capfd.readouterr().err
+
+
+def test_a_cluster_file_and_what_replaces_it(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text("nodes: 2\ngpus: 8\ntime: 90\nsetup: [module load cuda]\nenvironment: {NCCL_DEBUG: WARN}")
+    cluster = load_cluster(str(file), {"nodes": 4, "gpus": None})
+    assert (cluster.nodes, cluster.gpus, cluster.tasks, cluster.time) == (4, 8, 32, "90")
+    assert cluster.setup == ["module load cuda"]
+    assert load_cluster("example", {}).tasks == 8
+    for text, word in [
+        ("nods: 2", "nodes"),
+        ("nodes: two", "a whole number"),
+        ("setup: 3", "shell lines"),
+        ("- 1", "key"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(RecipeError, match=word):
+            load_cluster(str(file), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("1:30:00", 90), ("0:0:30", 1), ("5:30", 6), ("1-0", 1440), ("2-3:15", 3075), ("1-00:00:01", 1441)],
+)
+def test_time_limits(text: str, expected: int) -> None:
+    """As sbatch reads them: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "0"])
+def test_no_time_limits(text: str) -> None:
+    with pytest.raises(RecipeError):
+        minutes(text)
+
+
+def test_nothing_is_swallowed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch refuses: a sentence, and no description of a job that does not exist."""
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/bin:/usr/bin")
+    recipe = command.cli.parse("pretrain", ["demo", f"data={data}", f"run.folder={tmp_path}/runs"]).recipe
+    with pytest.raises(RunError, match="invalid partition"):
+        command.submit("pretrain", ["demo"], recipe, Cluster(partition="nope"))
+    assert list((tmp_path / "runs" / "demo" / "slurm").glob("job-*.json")) == []
