@@ -26,7 +26,7 @@ def epoch(corpus, policy):
 
 
 def _workers() -> list[multiprocessing.process.BaseProcess]:
-    return [child for child in multiprocessing.active_children() if child.name.startswith("Fork")]
+    return [child for child in multiprocessing.active_children() if child.name.startswith("ForkProcess")]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
