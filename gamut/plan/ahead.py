@@ -29,6 +29,7 @@ from gamut.plan.planner import plan_epoch, plan_fingerprint
 from gamut.plan.policy import Policy, digest
 
 LOCK = "plan.lock"
+INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves
 
 
 def ensure_epoch(folder: str | Path, make: Callable[[], Epoch], expect: Mapping[str, str] | None = None) -> Epoch:
@@ -88,9 +89,9 @@ class Ahead:
     """Gives a run its epochs, and plans epoch e + 1 in the background while e runs.
 
     Epochs lie in `folder`, below a name made of the plan's fingerprint: two plans never meet, and a resumed run maps
-    what is there. The background thread plans in a process of its own: the packer is pure Python, and in a thread it
-    would take the interpreter from the training loop for seconds. One process of a node should `lead`; the others
-    only wait for it. With `lead`, epochs before the last one are removed.
+    what is there. The background thread plans in a process of its own, unless the set is small: the packer is pure
+    Python, and in a thread it would take the interpreter from the training loop for seconds. One process of a node
+    should `lead`; the others only wait for it. With `lead`, epochs before the last one are removed.
 
     >>> with Ahead("runs/asit_b/plan", clips, seed=0, policy=policy, epochs=40) as plans:      # doctest: +SKIP
     ...     epoch = plans.take(3)
@@ -140,6 +141,10 @@ class Ahead:
         self.close()
 
     def _start(self, number: int) -> None:
+        if len(self.clips) <= INLINE_CLIPS:
+            self._thread = threading.Thread(target=self._plan_here, args=(number,), daemon=True, name="plan-ahead")
+            self._thread.start()
+            return
         # `-c` rather than `-m`: the module is imported by its package before it could be run as a program.
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -151,6 +156,10 @@ class Ahead:
         )
         self._thread = threading.Thread(target=self._feed, args=(self._process, number), daemon=True, name="plan-ahead")
         self._thread.start()
+
+    def _plan_here(self, number: int) -> None:
+        with contextlib.suppress(PlanError):  # `take` meets it again, and raises it where it is heard
+            ensure_epoch(self.path(number), lambda: plan_epoch(self.clips, self.seed, number, self.policy))
 
     def _feed(self, process: subprocess.Popen[bytes], number: int) -> None:
         """Send the work and wait. A process that fails has said why on stderr; `take` then plans for itself."""

@@ -21,7 +21,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "views.too_long": ("cut", "error"),
     "plan.packer": ("exact", "next_fit"),
     "plan.locality": ("none", "node"),
-    "asit.mask_fill": ("zeros",),
     "asit.local_on": ("masked", "all"),
     "augment.mask_fill": ("zero", "mean"),
     "finetune.loss": ("ce", "bce"),

@@ -117,7 +117,6 @@ class Asit:
     """The ASiT objective (PAPERS: Views, GMML masking, Heads, Losses)."""
 
     mask_target: float = 0.70
-    mask_fill: str = "zeros"
     mask_aligned: bool = False
     mask_time_share: float = 0.3  # blocks up to 0.3 T high
     mask_frequency_share: float = 0.3  # and 0.3 F wide

@@ -118,6 +118,7 @@ def train(
                 workers=recipe.loader.workers,
                 prefetch=recipe.loader.prefetch,
                 pin=world.device.type == "cuda",
+                nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
             )
             since = time.perf_counter()
             for step_in_epoch, batches in steps:

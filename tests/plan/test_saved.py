@@ -191,12 +191,15 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_the_next_epoch_is_planned_while_one_runs(clips: Clips, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("inline", [False, True])
+def test_the_next_epoch_is_planned_while_one_runs(clips: Clips, tmp_path: Path, monkeypatch, inline: bool) -> None:
+    monkeypatch.setattr("gamut.plan.ahead.INLINE_CLIPS", len(clips) if inline else 0)
     with Ahead(tmp_path, clips, 5, POLICY, epochs=4) as plans:
         for number in range(4):
             if number:
                 wait_for(plans.path(number))
-                monkeypatch.setattr("gamut.plan.ahead.plan_epoch", None)  # it must not be needed any more
+                if not inline:
+                    monkeypatch.setattr("gamut.plan.ahead.plan_epoch", None)  # it must not be needed any more
             assert_same(plans.take(number), plan_epoch(clips, 5, number, POLICY))
         assert sorted(p.name for p in plans.folder.glob("epoch-*")) == ["epoch-00002", "epoch-00003"]
         assert_same(plans.take(3), plan_epoch(clips, 5, 3, POLICY))
@@ -221,7 +224,8 @@ def test_an_error_of_the_plan_reaches_the_run(clips: Clips, tmp_path: Path) -> N
         plans.take(0)
 
 
-def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path) -> None:
+def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gamut.plan.ahead.INLINE_CLIPS", 0)
     with Ahead(tmp_path, clips, 0, POLICY, epochs=3) as plans:
         plans.take(0)
         assert plans._process is not None

@@ -130,7 +130,7 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("optim.lr=.nan", ["optim.lr", "finite"]),
         ("precision=fp16", ["precision", "fp32", "bf16"]),
         ("plan.packer=best", ["plan.packer", "exact", "next_fit"]),
-        ("asit.mask_fill=noise", ["asit.mask_fill", "zeros"]),
+        ("asit.local_on=some", ["asit.local_on", "masked"]),
         ("model.pooling=max", ["model.pooling", "cls", "attention", "mean"]),
         ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
         ("finetune.loss=ce", ["finetune", "pretrain"]),
