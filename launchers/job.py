@@ -24,6 +24,7 @@ from gamut.errors import RunError
 
 STAGES = ("pretrain", "finetune")
 EXIT_PREEMPTED = os.EX_TEMPFAIL  # how a stage says: saved, start me again
+_TRIES, _TRY_SECONDS = 5, 5.0
 _WAIT_FOR_SLURM = 600.0  # seconds a task that is to be requeued waits for SLURM to end it
 
 
@@ -125,22 +126,27 @@ def _first_node(nodes: str) -> str:
 
 
 def _go_back_to_the_queue() -> None:
-    """Rank 0 has the job requeued if it still runs; every task then waits until SLURM ends it."""
+    """Rank 0 has the job requeued if it still runs; every task then waits until SLURM ends it.
+
+    Exits with EXIT_PREEMPTED where SLURM has already decided: a cancelled job must not come back, and one that SLURM
+    requeues by itself need not be told to. Raises RunError where SLURM cannot be asked or refuses.
+    """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if int(os.environ["RANK"]) == 0:
         job = os.environ["SLURM_JOB_ID"]
-        state = job_facts(job).get("JobState", "UNKNOWN")
-        if state == "RUNNING":
-            # A cancelled job is COMPLETING by now: it must not come back. One that SLURM requeues by itself need not.
-            print(f"Saved. Sending job {job} back to the queue.", flush=True)
-            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
-            if done.returncode:
-                raise RunError(
-                    f"Job {job} was saved but could not be requeued ({done.stderr.strip()}); submit it again."
-                )
-        else:
-            print(f"Saved. Job {job} is {state}; SLURM decides what becomes of it.", flush=True)
+        state = job_facts(job).get("JobState")
+        for _ in range(_TRIES):  # a controller that is restarting
+            if state is None:
+                time.sleep(_TRY_SECONDS)
+                state = job_facts(job).get("JobState")
+        if state is not None and state != "RUNNING":
+            print(f"Saved. Job {job} is {state} by SLURM's own decision.", flush=True)
+            raise SystemExit(EXIT_PREEMPTED)
+        print(f"Saved. Sending job {job} back to the queue.", flush=True)
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RunError(f"Job {job} was saved but could not be requeued ({done.stderr.strip()}); submit it again.")
     sys.stdout.flush()
     time.sleep(_WAIT_FOR_SLURM)  # ending on our own now would race with the requeue and be taken for the job's end
 

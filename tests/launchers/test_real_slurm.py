@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -63,6 +63,23 @@ def steps(run: Path) -> list[int]:
     return History.read(run / "metrics.jsonl").series("loss")[0]
 
 
+def shown(folder: Path, name: str) -> tuple[Any, list[Any], list[int]]:
+    """(MLflow's one parent run of that name, its attempts in order, the steps of its loss)."""
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("gamut").experiment_id])
+    (parent,) = [each for each in runs if each.info.run_name == name]
+    children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    children.sort(key=lambda each: int(each.data.tags["gamut.attempt"]))
+    points = [point.step for point in client.get_metric_history(parent.info.run_id, "loss")]
+    return parent, children, sorted(points)
+
+
+def trained(run: Path) -> list[int]:
+    """Every step that was ever taken, in the order of taking."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
+
+
 def test_preempted_requeued_finished(slurm: Slurm, folder: Path) -> None:
     job, run, log = submit(slurm, folder, "preempted")
     slurm.wait("the job trains", lambda: len(steps(run)) >= 5, 180, log)
@@ -79,23 +96,17 @@ def test_preempted_requeued_finished(slurm: Slurm, folder: Path) -> None:
     assert (first.status, second.status) == ("preempted", "finished")
     assert [attempt.facts["ranks"] for attempt in (first, second)] == [2, 2]
     assert (first.facts["slurm_job_id"], second.facts["slurm_restart_count"]) == (job, "1")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    trained = [line["step"] for line in lines if "loss" in line]
-    assert trained == list(range(1, STEPS + 1))  # no step lost, none twice: it was saved where it stopped
+    assert trained(run) == list(range(1, STEPS + 1))  # no step lost, none twice: it was saved where it stopped
 
     newest = run / "checkpoints" / f"step-{STEPS:08d}"
     assert newest.is_dir()
     assert len(list(newest.glob("rank-*.safetensors"))) == 2
     assert f"step-{STEPS:08d}" in (run / "checkpoints" / "latest").read_text()
 
-    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("gamut").experiment_id])
-    (parent,) = [each for each in runs if each.info.run_name == "preempted"]
-    children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    parent, children, points = shown(folder, "preempted")
     assert parent.info.status == "FINISHED"
-    assert sorted(each.info.status for each in children) == ["FINISHED", "KILLED"]
-    points = [point.step for point in client.get_metric_history(parent.info.run_id, "loss")]
-    assert sorted(points) == list(range(1, STEPS + 1))
+    assert [each.info.status for each in children] == ["KILLED", "FINISHED"]
+    assert points == list(range(1, STEPS + 1))
 
 
 def test_a_cancelled_job_stays_cancelled(slurm: Slurm, folder: Path) -> None:
@@ -108,3 +119,20 @@ def test_a_cancelled_job_stays_cancelled(slurm: Slurm, folder: Path) -> None:
     facts = slurm.job(job)
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
     assert subprocess.run(["pgrep", "-f", str(run)], capture_output=True, check=False).stdout == b""
+
+
+@pytest.mark.long
+def test_five_requeues_in_a_row(slurm: Slurm, folder: Path) -> None:
+    job, run, log = submit(slurm, folder, "requeued")
+    for count in range(1, 6):
+        before = len(steps(run)) if (run / "metrics.jsonl").exists() else 0
+        slurm.wait("the job trains", lambda before=before: len(steps(run)) >= before + 4, 180, log)
+        slurm.run("scancel", "--signal=USR2", job)  # what SLURM sends ahead of a time limit
+        slurm.wait("the job is back", lambda count=count: slurm.job(job)["Restarts"] == str(count), 90, log)
+    slurm.wait("the job ends", lambda: slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), 300, log)
+    assert (slurm.job(job)["JobState"], slurm.job(job)["Restarts"]) == ("COMPLETED", "5"), log.read_text()
+    assert trained(run) == list(range(1, STEPS + 1))
+    parent, children, points = shown(folder, "requeued")
+    assert parent.info.status == "FINISHED"
+    assert [each.info.status for each in children] == ["KILLED"] * 5 + ["FINISHED"]
+    assert points == list(range(1, STEPS + 1))
