@@ -113,17 +113,20 @@ class Loader:
             return iter(loader)
 
     def _next(self, parcels: list[Iterator[Any]]) -> Parcel:
+        died = None
         try:
             item = next(parcels[0])
         except (RuntimeError, EOFError, OSError) as error:
-            died = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
-            if not self.workers or not died or str(error).startswith("Caught "):  # raised inside a worker that lives
+            lost = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
+            if not self.workers or not lost or str(error).startswith("Caught "):  # raised inside a worker that lives
                 raise
+            died = str(error)
+        if died is not None:  # raised out here: torch's error, and those behind it, would keep the other workers alive
             raise RunError(
-                f"A data loader worker of process {os.getpid()} died ({error}). Killed from outside, it is most often "
+                f"A data loader worker of process {os.getpid()} died ({died}). Killed from outside, it is most often "
                 "out of memory (see the kernel's log) or out of shared memory (df /dev/shm): give the job more, or "
                 "lower loader.workers or loader.prefetch. The run can be resumed from its last checkpoint."
-            ) from error.with_traceback(None)
+            )
         if isinstance(item, GamutError):
             raise item
         return item
