@@ -29,6 +29,7 @@ from rich.table import Table
 
 from gamut.errors import GamutError, command
 from gamut.evaluate.metrics import paired_bootstrap
+from gamut.track import figures
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,10 +49,16 @@ def folds(text: str) -> list[int]:
 
 
 def run_job(job: Job, threads: int) -> dict:
-    """Run a job in a process of its own unless its result is there already; returns its summary."""
-    result = job.folder / "summary.json"
+    """Run a job in a process of its own unless its result is there already; returns its summary.
+
+    Raises GamutError where the process fails, or the folder holds another job.
+    """
+    result, asked = job.folder / "summary.json", job.folder / "arguments.json"
+    if asked.exists() and json.loads(asked.read_text()) != list(job.arguments):
+        raise GamutError(f"{job.folder} holds a run with other arguments ({asked}): give another --out, or remove it.")
     if not result.exists():
         job.folder.mkdir(parents=True, exist_ok=True)
+        asked.write_text(json.dumps(job.arguments))
         with (job.folder / "output.log").open("a") as log:
             done = subprocess.run(
                 [sys.executable, str(HERE / "run.py"), *job.arguments, f"run.threads={threads}"],
@@ -87,6 +94,12 @@ def right(result: dict) -> np.ndarray:
     return np.stack(rows)
 
 
+def by_class(result: dict) -> np.ndarray:
+    """float64 [classes]: share of each class's clips that were classified rightly, over all rounds and seeds."""
+    counts = np.sum([entry["confusion"] for entry in result["rounds"]], axis=0)
+    return np.diag(counts) / np.maximum(counts.sum(1), 1)
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("overrides", nargs="*", help="a.b=c, passed on to every run")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # overrides may follow the options
     console = Console()
     arms = dict(arm.split("=", 1) for arm in options.arm)
     rates = [rate for rate in options.grid.split(",") if rate]
@@ -127,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         job(f"final-{arm}-{chosen[arm] or 'recipe'}", arm, chosen[arm], options.train, options.test, options.seeds)
         for arm in arms
     ]
+    options.out.mkdir(parents=True, exist_ok=True)
     results = dict(zip(arms, run_all(jobs, options.jobs, console), strict=True))
     hits = {arm: right(results[arm]) for arm in arms}
     table = Table("arm", "learning rate", "accuracy, mean", "seeds", "clips")
@@ -149,6 +163,11 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"{first} - {second}: {100 * mean:+.1f} points, paired bootstrap 95 % interval "
                       f"[{100 * low:+.1f}, {100 * high:+.1f}]", highlight=False)  # fmt: skip
     (options.out / "comparison.json").write_text(json.dumps(report, indent=2))
+    picture = options.out / "comparison.png"
+    names = next(iter(results.values()))["labels"]
+    accuracies = {arm: by_class(result) for arm, result in results.items()}
+    figures.arms({arm: hit.mean(1) for arm, hit in hits.items()}, accuracies, names).savefig(picture, dpi=110)
+    console.print(f"the same by class: {picture}", highlight=False)
     return 0
 
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from finetune.rounds import Round, rounds
+from finetune.seen import seen_in_pretraining
 from gamut.errors import command
 from gamut.recipe import cli, schema
 from gamut.shards import Index
@@ -80,6 +81,13 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
     clips = select(index, recipe.subset | {column: list(each.train)})
     with session(recipe, world, index, clips) as run:
         test = select(index, recipe.subset | {column: list(each.test)})
+        seen = seen_in_pretraining(recipe.init, index, test) if world.first else 0
+        if seen:
+            print(
+                f"{recipe.run.name}: the pretraining saw {seen} of the {len(test)} clips that are scored, without "
+                f"their labels; for a score on unheard clips pretrain with subset.{column}={list(each.train)}",
+                flush=True,
+            )
         scoring = Scoring(objective, recipe, each, index, test, run, world)
         result = train(
             objective=objective,
@@ -96,7 +104,7 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None
-        return world.broadcast(scoring.finish(result.state.step) if world.first else None)
+        return world.broadcast(scoring.finish(result.state.step, seen) if world.first else None)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,11 @@ class Scoring:
         note = {"best": self.best, "chosen_on": f"test folds {self.each.test}", "model": asdict(self.recipe.model)}
         save_weights(self.run.folder / BEST, self.objective.model, note)
 
-    def finish(self, step: int) -> dict:
-        """Rank 0, once the round is trained: confusion matrix and result.json from the last epoch's scores."""
+    def finish(self, step: int, seen: int) -> dict:
+        """Rank 0, once the round is trained: confusion matrix and result.json from the last epoch's scores.
+
+        seen: how many of the scored clips the pretraining had, without their labels.
+        """
         with np.load(self.run.folder / "scores.npz", allow_pickle=False) as scores:
             target, logits = scores["target"], scores["logits"]
         counts = np.zeros((len(self.index.labels),) * 2, np.int64)
@@ -102,6 +105,7 @@ class Scoring:
             "metric": self.metric,
             "score": score,
             "clips": len(target),
+            "seen_in_pretraining": seen,
             "best_chosen_on_the_test_folds": self.best,
             "confusion": counts.tolist(),
             "scores": str(self.run.folder / "scores.npz"),
@@ -117,9 +121,11 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
     confusion = np.sum([result["confusion"] for result in results], axis=0)
     summary = {
         "metric": metric,
+        "labels": list(index.labels),
         "mean": float(np.mean(scores)),
         "std": float(np.std(scores)),
         "clips": sum(result["clips"] for result in results),
+        "seen_in_pretraining": sum(result["seen_in_pretraining"] for result in results),
         "rounds": results,
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2))

@@ -79,7 +79,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(shards: Path, runs: Path, name: str, *more: str) -> list[str]:
-    return ["pretrain/run.py", "demo", f"data={shards}", f"run.folder={runs}", f"run.name={name}", *SMALL, *more]
+    line = ["pretrain/run.py", "demo", f"data={shards}", f"run.folder={runs}", f"run.name={name}"]
+    return [*line, "subset.fold=[1,2,3,4,5]", *SMALL, *more]
 
 
 @pytest.fixture(scope="session")
@@ -179,6 +180,8 @@ def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, refer
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
     assert [entry["test"] for entry in summary["rounds"]] == [[1], [4, 5]]
     assert summary["clips"] == 12 + 24
+    assert summary["seen_in_pretraining"] == 12 + 24  # the reference run was pretrained on all folds, and it says so
+    assert "the pretraining saw 24 of the 24 clips that are scored" in printed
     assert summary["mean"] == pytest.approx(np.mean([entry["score"] for entry in summary["rounds"]]))
     for entry in summary["rounds"]:
         with np.load(entry["scores"], allow_pickle=False) as scores:

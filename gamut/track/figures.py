@@ -77,6 +77,32 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "")
     return figure
 
 
+def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str]) -> Figure:
+    """Models side by side: accuracy a seed (dots) and its mean (bar), and accuracy a class.
+
+    seeds: arm -> float [seeds]; classes: arm -> float [classes], all shares of 1.
+    """
+    figure = new_figure(4 + 0.5 * len(labels), 4)
+    left, right = figure.subplots(1, 2, width_ratios=[1, max(1.0, 0.3 * len(labels))])
+    width = 0.8 / len(classes)
+    for place, (arm, values) in enumerate(seeds.items()):
+        left.bar(place, 100 * values.mean(), color=f"C{place}", alpha=0.6)
+        left.scatter(np.full(len(values), place), 100 * values, color="black", s=12, zorder=3)
+        left.text(place, 2, f"{100 * values.mean():.1f}", ha="center")
+        at = np.arange(len(labels)) + (place - (len(classes) - 1) / 2) * width
+        right.bar(at, 100 * classes[arm], width, label=arm, color=f"C{place}", alpha=0.8)
+    left.set_xticks(range(len(seeds)), list(seeds), rotation=30, ha="right")
+    left.set_ylabel("accuracy, %")
+    left.set_title("mean and seeds")
+    right.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 12 else 30, ha="right")
+    right.set_title("by class")
+    right.legend(loc="lower right")
+    for axis in (left, right):
+        axis.set_ylim(0, 100)
+        axis.grid(axis="y", alpha=0.3)
+    return figure
+
+
 def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], title: str = "", across: str = "step") -> Figure:
     """One small plot a metric, `series` being name -> (steps, values), not-a-number left out."""
     rows = max(1, -(-len(series) // 2))

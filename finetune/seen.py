@@ -1,0 +1,42 @@
+"""Did the pretraining see, without labels, the clips that are scored?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from gamut.errors import GamutError
+from gamut.models.weights import find_weights
+from gamut.plan import Clips
+from gamut.shards import Index
+from gamut.train.session import select
+
+RECIPE = "recipe.yaml"  # what a run folder keeps
+
+
+def seen_in_pretraining(init: str, index: Index, test: Clips) -> int:
+    """How many of the clips `test` of `index` the run behind `init` was trained on.
+
+    0 where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips cannot be
+    told from here.
+    """
+    if not init:
+        return 0
+    source = find_weights(init).resolve()
+    run = next((folder for folder in source.parents if (folder / RECIPE).is_file()), None)
+    if run is None:
+        return 0
+    try:
+        recipe = OmegaConf.load(run / RECIPE)
+        theirs = Index.open(Path(str(recipe.data)))
+        if theirs.fingerprint != index.fingerprint:
+            return 0
+        subset = OmegaConf.to_container(recipe.subset, resolve=True) if recipe.subset else {}
+        trained = select(theirs, subset)  # type: ignore[arg-type]
+    except (GamutError, OSError, YAMLError, OmegaConfBaseException):
+        return 0
+    return int(np.isin(test.row, trained.row).sum())
