@@ -10,7 +10,6 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from gamut.audio.decode import decode_flac
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
 
@@ -33,6 +32,7 @@ class Reader:
         self._files = files
         self._tries = tries
         self._pause = pause
+        self._decode = index.decode
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the most recently used last
         # Plain arrays over the same memory: a scalar of np.memmap costs several times as much.
         self._shard = np.asarray(index.shard)
@@ -59,7 +59,7 @@ class Reader:
         shard = self.index.shard_path(int(self._shard[row]))
         found = "ends early" if reason == "truncated" else "does not have the checksum that the index holds"
         raise AudioError(
-            f"Clip {self.index.key(row)} in {shard} {found}. Run `python -m gamut.shards verify {shard.parent}`.",
+            f"Clip {self.index.key(row)} in {shard} {found}. Run `python -m gamut.shards verify {self.index.folder}`.",
             reason,
         )
 
@@ -72,7 +72,7 @@ class Reader:
         samples = int(self._samples[row])
         payload = self.read(row)
         try:
-            waveform = decode_flac(payload, samples)
+            waveform = self._decode(payload, samples)
         except AudioError as error:
             shard = self.index.shard_path(int(self._shard[row]))
             raise AudioError(f"Clip {self.index.key(row)} in {shard} is unusable. {error}", error.reason) from error

@@ -6,11 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gamut.errors import ShardError, command
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.run import Report, convert
 from gamut.shards.pool import cores
+from gamut.shards.write import Quarantined
+
+if TYPE_CHECKING:
+    from gamut.shards.adopt import Report as Adopted
 
 EXAMPLE = """examples:
   python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
@@ -18,6 +23,7 @@ EXAMPLE = """examples:
   python -m gamut.shards stats shards/esc50
   python -m gamut.shards verify shards/esc50
   python -m gamut.shards index shards/esc50
+  python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k
 """
 
 
@@ -57,8 +63,38 @@ def parser() -> argparse.ArgumentParser:
     )
     renew = add(
         "index",
-        "write the index anew from the tars themselves",
-        "python -m gamut.shards index shards/esc50",
+        "index the tars of a folder: ours anew from the tars themselves, those of others in place",
+        "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags",
+    )
+    renew.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the index here; data=FOLDER then names the set (default: where the tars lie)",
+    )
+    theirs = renew.add_argument_group("for tars that others made")
+    theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
+    theirs.add_argument(
+        "--labels",
+        default="auto",
+        metavar="FROM",
+        help="json (the field labels, label, target or tags), json:FIELD, cls, txt (a label a line), none, "
+        "or auto: the first of json, cls, txt that is there (default)",
+    )
+    theirs.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the class table, a name a line (default: from the labels seen)"
+    )
+    theirs.add_argument(
+        "--fast", action="store_true", help="trust headers for the lengths, instead of decoding every clip once"
+    )
+    theirs.add_argument(
+        "--largest-mb", type=_positive, default=256, metavar="N", help="largest clip to take (default: %(default)s)"
+    )
+    theirs.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
     )
     check = add(
         "verify",
@@ -70,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
         "show clips, hours, lengths and classes; write mean and std of the log-mel to DST/index/statistics.json",
         "python -m gamut.shards stats shards/esc50",
     )
-    for one in (renew, check, show):
+    renew.add_argument("where", metavar="DST", help="folder of the tars")
+    for one in (check, show):
         one.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
     for one in (make, renew, check, show):
         one.add_argument(
@@ -128,13 +165,18 @@ def _print_report(report: Report, dst: Path) -> None:
         print(f"peaks over full scale were held to it in {len(report.saturated):,} clips ({_some(report.saturated)})")
     if report.ignored:
         print(f"passed over: {', '.join(f'{count:,} {why}' for why, count in sorted(report.ignored.items()))}")
-    if report.quarantined:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.reasons.items())
-        print(f"left out {len(report.quarantined):,} unusable files: {reasons}")
-        for one in report.quarantined[:10]:
-            print(f"  {one.reason:11} {one.file}")
-        print(f"  all of them, and why: {dst / 'index' / 'quarantine.json'}")
+    _print_quarantined(report.quarantined, report.reasons, dst)
     print(f"next: python -m gamut.shards stats {dst}")
+
+
+def _print_quarantined(quarantined: Sequence[Quarantined], reasons: dict[str, int], folder: Path) -> None:
+    if not quarantined:
+        return
+    counted = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    print(f"left out {len(quarantined):,} unusable files: {counted}")
+    for one in quarantined[:10]:
+        print(f"  {one.reason:11} {one.file}")
+    print(f"  all of them, and why: {folder / 'index' / 'quarantine.json'}")
 
 
 def _some(keys: dict[str, int]) -> str:
@@ -142,13 +184,51 @@ def _some(keys: dict[str, int]) -> str:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from gamut.shards.adopt import adopt, ours
+    from gamut.shards.foreign import Taking
+    from gamut.shards.labels import LabelSource, read_classes
     from gamut.shards.rebuild import rebuild
+    from gamut.shards.tars import Tars
 
-    clips, absent = rebuild(arguments.dst, arguments.workers)
-    print(f"{clips:,} clips are indexed in {arguments.dst / 'index'}")
-    if absent:
-        print(f"{absent} shards of the conversion are not there; run it again to write them", file=sys.stderr)
+    tars = Tars.find(arguments.where)
+    folder = arguments.out or Path(arguments.where)
+    if ours(tars):
+        clips, absent = rebuild(tars, folder, arguments.workers)
+        print(f"{clips:,} clips are indexed in {folder / 'index'}")
+        if absent:
+            print(f"{absent} shards of the conversion are not there; run it again to write them", file=sys.stderr)
+        return 0
+    report = adopt(
+        tars,
+        folder,
+        Taking(
+            name=arguments.name or tars.set_name,
+            labels=LabelSource.parse(arguments.labels),
+            fast=arguments.fast,
+            largest=arguments.largest_mb << 20,
+        ),
+        classes=read_classes(arguments.classes) if arguments.classes else None,
+        workers=arguments.workers,
+        stop=arguments.on_error == "stop",
+    )
+    _print_adopted(report, folder)
     return 0
+
+
+def _print_adopted(report: Adopted, folder: Path) -> None:
+    codecs = ", ".join(f"{count:,} {codec}" for codec, count in report.codecs.items())
+    print(
+        f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} tars ({codecs}); "
+        f"{report.classes:,} classes, {report.unlabelled:,} clips without a label; indexed in {folder / 'index'}"
+    )
+    if report.saturated:
+        print(f"peaks over full scale are held to it in {len(report.saturated):,} clips ({_some(report.saturated)})")
+    if report.ignored:
+        print(f"passed over: {', '.join(f'{count:,} {what}' for what, count in report.ignored.items())}")
+    for message in report.damaged.values():
+        print(f"damaged: {message} The clips before that are indexed.", file=sys.stderr)
+    _print_quarantined(report.quarantined, report.reasons, folder)
+    print(f"next: python -m gamut.shards stats {folder}")
 
 
 def _verify(arguments: argparse.Namespace) -> int:

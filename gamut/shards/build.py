@@ -23,8 +23,16 @@ def clip_id(name: str, shard: str, key: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{name}/{shard.removesuffix('.tar')}/{key}".encode())
 
 
-def build(folder: Path, name: str, labels: Sequence[str], parts: Sequence[Part], about: dict | None = None) -> None:
-    """Write the index of the shard set in `folder`. `about` is kept in index.json as it is.
+def build(
+    folder: Path,
+    name: str,
+    labels: Sequence[str],
+    parts: Sequence[Part],
+    about: dict | None = None,
+    place: str | None = None,
+) -> None:
+    """Write the index of a shard set into `folder`. `about` is kept in index.json as it is; `place` is where the tars
+    lie if not in `folder` itself.
 
     index.json goes first and comes back last, so a kill between leaves a set without an index, never with a mixed one.
     Raises ShardError where the parts do not make one set.
@@ -36,7 +44,10 @@ def build(folder: Path, name: str, labels: Sequence[str], parts: Sequence[Part],
                 f"{folder / part.shard} belongs to another set than the shards beside it: its name and columns are "
                 f"{part.name} {sorted(part.columns)}, theirs {name} {sorted(columns)}."
             )
+    codecs = sorted({codec for part in parts for codec in part.codec})
     arrays = _arrays(name, columns, parts)
+    if codecs:
+        arrays["codec"] = np.array([codecs.index(codec) for part in parts for codec in part.codec], np.uint8)
     if len(arrays["label"]) and int(arrays["label"].max()) >= len(labels):
         raise ShardError(f"A clip in {folder} has label {arrays['label'].max()}, but there are {len(labels)} classes.")
     _refuse_equal_ids(folder, arrays["clip_id"], [key for part in parts for key in part.key])
@@ -63,6 +74,10 @@ def build(folder: Path, name: str, labels: Sequence[str], parts: Sequence[Part],
         "arrays": digests,
         "about": about or {},
     }
+    if codecs:
+        content["codecs"] = codecs
+    if place is not None:
+        content["place"] = place
     identity = json.dumps([content[field] for field in ("format", "name", "labels", "shards", "arrays")])
     content["fingerprint"] = xxhash.xxh3_128_hexdigest(identity.encode())
     write_bytes(index / "index.json", json.dumps(content, indent=1).encode())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gamut.audio.decode import decode_flac
+from gamut.audio.members import decode_member
 from gamut.errors import ShardError
 from gamut.plan import Clips
 from gamut.shards.build import COLUMN, FORMAT
+from gamut.shards.tars import Tars
 
 DTYPES = {
     "clip_id": np.uint64,
@@ -25,6 +28,7 @@ DTYPES = {
     "key_offset": np.int64,
     "key": np.uint8,
 }
+FOREIGN = {"codec": np.uint8}  # of shards that others made
 
 
 class Index:
@@ -49,6 +53,9 @@ class Index:
     label_offset: np.ndarray  # int64 [n + 1]
     label: np.ndarray  # int32 [labels], class ids
     columns: dict[str, np.ndarray]  # int64 [n] each
+    tars: Tars  # where they lie: in `folder`, or where others put them
+    codecs: tuple[str, ...]  # of shards that others made; none: ours, FLAC of 16 kHz, mono, 16 bits
+    codec: np.ndarray | None  # uint8 [n], positions in `codecs`
 
     def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray]) -> None:
         self.folder = folder
@@ -62,6 +69,8 @@ class Index:
         self.label_offset, self.label = arrays["label_offset"], arrays["label"]
         self._key_offset, self._key = arrays["key_offset"], arrays["key"]
         self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
+        self.tars = Tars(content.get("place", str(folder)), tuple(shard["name"] for shard in self.shards))
+        self.codecs, self.codec = tuple(content.get("codecs", ())), arrays.get("codec")
 
     @classmethod
     def open(cls, folder: str | Path, *, tars: bool = True) -> Index:
@@ -72,8 +81,9 @@ class Index:
         folder = Path(folder)
         content = _content(folder)
         try:
-            names = [*DTYPES, *(COLUMN + column for column in content["columns"])]
-            arrays = {name: _array(folder / "index" / f"{name}.npy", DTYPES.get(name, np.int64)) for name in names}
+            dtypes = {**DTYPES, **(FOREIGN if content.get("codecs") else {})}
+            dtypes |= {COLUMN + column: np.int64 for column in content["columns"]}
+            arrays = {name: _array(folder / "index" / f"{name}.npy", dtype) for name, dtype in dtypes.items()}
             index = cls(folder, content, arrays)
             clips = int(content["clips"])
             for name, array in arrays.items():
@@ -104,7 +114,12 @@ class Index:
 
     def shard_path(self, shard: int) -> Path:
         """The tar of a shard number."""
-        return self.folder / self.shards[shard]["name"]
+        return Path(self.tars.place) / self.shards[shard]["name"]
+
+    @property
+    def decode(self) -> Callable[[bytes, int], np.ndarray]:
+        """From a clip's bytes and number of samples to int16 [samples], 16 kHz mono; raises AudioError."""
+        return decode_member if self.codecs else decode_flac
 
     def label_ids(self, row: int) -> np.ndarray:
         """int32 [labels of the clip]."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +12,7 @@ from typing import BinaryIO
 import xxhash
 
 from gamut.errors import ShardError
+from gamut.shards.tar import members
 
 MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # key and ending, as WebDataset splits a name
 LARGEST_JSON = 16 << 20  # bytes
@@ -35,6 +34,7 @@ class Part:
     clip_checksum: list[int] = field(default_factory=list)  # xxh3_64 of the audio's bytes
     labels: list[list[int]] = field(default_factory=list)
     columns: dict[str, list[int]] = field(default_factory=dict)
+    codec: list[str] = field(default_factory=list)  # of the audio; empty for our own shards, which hold FLAC
 
     def dump(self) -> dict:
         """As JSON knows it."""
@@ -65,15 +65,14 @@ def hexadecimal(checksum: int) -> str:
 def scan(file: BinaryIO, path: Path) -> Part:
     """Read a tar from front to back. `path` is its final name, for messages and for the part.
 
-    tarfile (and so WebDataset) takes a tar that was cut between two members, or whose header is damaged, as a shorter
-    one, without an error. Here the rest of the file must be the zeros that end a tar, every clip must have its KEY.flac
-    and KEY.json, and the audio the checksum that KEY.json holds. Raises ShardError otherwise.
+    The tar must be whole (see `members`), every clip must have its KEY.flac and KEY.json, and the audio the checksum
+    that KEY.json holds. Raises ShardError otherwise.
     """
     size = file.seek(0, os.SEEK_END)
     part = Part(path.name, size, checksum_of(file))
     audio: dict[str, tuple[int, int]] = {}
     described: set[str] = set()
-    for name, offset, length in _members(file, path, size):
+    for name, offset, length in members(file, path):
         match = MEMBER.match(name)
         if match is None:
             continue  # WebDataset skips it too
@@ -88,28 +87,6 @@ def scan(file: BinaryIO, path: Path) -> Part:
     if bare := audio.keys() - described:
         raise ShardError(f"{path} holds {min(bare)}.flac without the {min(bare)}.json that `convert` writes behind it.")
     return part
-
-
-def _members(file: BinaryIO, path: Path, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of the content, bytes) of every regular member."""
-    file.seek(0)
-    last = "its beginning"
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.isreg():
-                    yield member.name, member.offset_data, member.size
-                last = member.name
-            end = tar.offset
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{path} is cut off or damaged behind {last}: {error}.") from error
-    file.seek(end)
-    rest = file.read()
-    if len(rest) < 1024 or rest.count(0) != len(rest):
-        raise ShardError(
-            f"{path} is cut off or has a damaged header behind {last}, at byte {end} of {size}: "
-            "what comes after it would be lost without a word."
-        )
 
 
 def _description(file: BinaryIO, path: Path, name: str, offset: int, length: int) -> dict:

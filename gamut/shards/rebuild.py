@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,41 +13,38 @@ from gamut.shards.lock import only_writer
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
+from gamut.shards.tars import Tars
 
 
-def rebuild(folder: Path, workers: int = 1) -> tuple[int, int]:
-    """Write the index of the tars in `folder`, which `convert` wrote; the number of clips, and of the shards that the
-    conversion should have given but that are not there.
+def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
+    """Write the index of tars that `convert` wrote into `folder`, which may be where they lie; the number of clips, and
+    of the shards that the conversion should have given but that are not there.
 
     Reads every byte: a tar that is cut off, or holds a clip whose audio is not what its KEY.json says, is refused
     rather than indexed as a shorter one. The class table is the conversion's, or, where that record is gone, what the
     clips' own labels show. Raises ShardError.
     """
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        raise ShardError(f"There are no tars in {folder}. Make them: python -m gamut.shards convert --help")
     with only_writer(folder):
-        with Progress("indexing", len(tars), "shards") as progress:
-            parts = spread(_scan, tars, workers, progress.add)
+        with Progress("indexing", len(tars.names), "shards") as progress:
+            parts = spread(functools.partial(_scan, tars), tars.names, workers, progress.add)
         names = {part.name for part in parts if part.key}
         if not names:
-            raise ShardError(f"There is no clip in the tars in {folder}.")
+            raise ShardError(f"There is no clip in the tars in {tars.place}.")
         conversion = _conversion(folder)
-        build(folder, min(names), _class_table(folder, parts, conversion), parts, {"source": "index"})
-        return sum(len(part.key) for part in parts), _absent(conversion, len(tars))
+        place = None if tars.inside(folder) else tars.place
+        build(folder, min(names), _class_table(folder, parts, conversion), parts, {"source": "index"}, place)
+        return sum(len(part.key) for part in parts), _absent(conversion, len(tars.names))
 
 
-def _scan(path: Path, advance: Callable[[int], None]) -> Part:
-    try:
-        with open(path, "rb") as file:
-            part = scan(file, path)
-    except OSError as error:
-        raise ShardError(f"{path} cannot be read: {error.strerror}.") from error
-    except ShardError as error:
-        raise ShardError(
-            f"{error} Delete that tar and run the conversion again, which writes it anew; or delete it and index "
-            "what is left."
-        ) from error
+def _scan(tars: Tars, name: str, advance: Callable[[int], None]) -> Part:
+    with tars.open(name) as file:
+        try:
+            part = scan(file, Path(tars.full(name)))
+        except ShardError as error:
+            raise ShardError(
+                f"{error} Delete that tar and run the conversion again, which writes it anew; or delete it and index "
+                "what is left."
+            ) from error
     advance(1)
     return part
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 import xxhash
 
-from gamut.audio.decode import RATE, decode_flac
+from gamut.audio.decode import RATE
 from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
+from gamut.shards.tars import Tars
 
 HOP = 160  # samples, 10 ms
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
@@ -44,7 +46,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Shard:
-    path: Path
+    tars: Tars
+    name: str
+    decode: Callable[[bytes, int], np.ndarray]
     keys: tuple[str, ...]
     offset: np.ndarray
     bytes: np.ndarray
@@ -63,7 +67,9 @@ def describe(folder: Path, workers: int = 1) -> Statistics:
     shards = [_rows(index, number) for number in range(len(index.shards))]
     total = RunningStatistics()
     with Progress("log-mel statistics", len(index)) as progress:
-        for one in spread(_shard_statistics, shards, workers, progress.add):  # in order: the same bits at any workers
+        for one in spread(
+            functools.partial(_shard_statistics, folder), shards, workers, progress.add
+        ):  # in order: the same bits at any workers
             total.merge(one)
     seconds = np.asarray(index.samples) / RATE
     count = np.bincount(index.label, minlength=len(index.labels))
@@ -96,26 +102,33 @@ def _rows(index: Index, number: int) -> _Shard:
     rows = np.flatnonzero(index.shard == number)
     keys = tuple(index.key(int(row)) for row in rows)
     return _Shard(
-        index.shard_path(number), keys, index.offset[rows], index.size[rows], index.samples[rows], index.checksum[rows]
+        tars=index.tars,
+        name=index.shards[number]["name"],
+        decode=index.decode,
+        keys=keys,
+        offset=index.offset[rows],
+        bytes=index.size[rows],
+        samples=index.samples[rows],
+        checksum=index.checksum[rows],
     )
 
 
-def _shard_statistics(shard: _Shard, advance: Callable[[int], None]) -> RunningStatistics:
+def _shard_statistics(folder: Path, shard: _Shard, advance: Callable[[int], None]) -> RunningStatistics:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes share the cores
     statistics = RunningStatistics()
     try:
-        with open(shard.path, "rb") as file:
+        with shard.tars.open(shard.name) as file:
             for clip, key in enumerate(shard.keys):
                 payload = os.pread(file.fileno(), int(shard.bytes[clip]), int(shard.offset[clip]))
                 if xxhash.xxh3_64_intdigest(payload) != int(shard.checksum[clip]):
-                    raise AudioError(f"{key} in {shard.path} is not as it was indexed.", "checksum")
-                statistics.add(clip_log_mel(decode_flac(payload, int(shard.samples[clip]))))
+                    raise AudioError(f"{key} in {shard.name} is not as it was indexed.", "checksum")
+                statistics.add(clip_log_mel(shard.decode(payload, int(shard.samples[clip]))))
                 advance(1)
     except (AudioError, OSError) as error:
         raise ShardError(
-            f"{shard.path} cannot be described: {error} List what is damaged: "
-            f"python -m gamut.shards verify {shard.path.parent}"
+            f"{shard.tars.full(shard.name)} cannot be described: {error} List what is damaged: "
+            f"python -m gamut.shards verify {folder}"
         ) from error
     finally:
         torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -16,6 +17,8 @@ from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
+from gamut.shards.tar import members
+from gamut.shards.tars import Tars
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Damage:
 class _Shard:
     """A shard's rows of the index, for a process of its own."""
 
-    path: Path
+    tars: Tars
+    name: str
+    decode: Callable[[bytes, int], np.ndarray]
     size: int
     checksum: str
     keys: tuple[str, ...]
@@ -53,7 +58,9 @@ def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
             damages += found
     known = {shard["name"] for shard in index.shards}
     damages += [
-        Damage(path.name, "is not in the index") for path in sorted(folder.glob("*.tar")) if path.name not in known
+        Damage(path.name, "is not in the index")
+        for path in sorted(Path(index.tars.place).glob("*.tar"))
+        if path.name not in known
     ]
     return index, damages
 
@@ -76,7 +83,9 @@ def _rows(index: Index, number: int) -> _Shard:
     rows = np.flatnonzero(index.shard == number)
     shard = index.shards[number]
     return _Shard(
-        path=index.shard_path(number),
+        tars=index.tars,
+        name=shard["name"],
+        decode=index.decode,
         size=shard["size"],
         checksum=shard["checksum"],
         keys=tuple(index.key(int(row)) for row in rows),
@@ -88,9 +97,9 @@ def _rows(index: Index, number: int) -> _Shard:
 
 
 def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
-    name = shard.path.name
+    name = shard.name
     try:
-        with open(shard.path, "rb") as file:
+        with shard.tars.open(name) as file:
             damages = _check_tar(shard, file)
             for clip, key in enumerate(shard.keys):
                 what = _check_clip(shard, clip, file.fileno())
@@ -98,24 +107,34 @@ def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
                     damages.append(Damage(f"{name}/{key}", what))
                 advance(1)
             return damages
-    except OSError as error:
-        return [Damage(name, f"cannot be read ({error.strerror}); its {len(shard.keys)} clips are missing")]
+    except ShardError as error:
+        why = str(error).removeprefix(shard.tars.full(name)).strip().rstrip(".")
+        return [Damage(name, f"{why}; its {len(shard.keys)} clips are missing")]
 
 
-def _check_tar(shard: _Shard, file) -> list[Damage]:
-    name, damages = shard.path.name, []
+def _check_tar(shard: _Shard, file: BinaryIO) -> list[Damage]:
+    name, damages = shard.name, []
     size = os.fstat(file.fileno()).st_size
     if size != shard.size:
         damages.append(Damage(name, f"has {size} bytes where the index knows {shard.size}"))
     if hexadecimal(checksum_of(file)) == shard.checksum:
         return damages
     try:
-        clips = len(scan(file, shard.path).key)
+        clips = _clips(shard, file)
     except ShardError as error:
         return [*damages, Damage(name, f"fails its checksum: {error}")]
     if clips != len(shard.keys):
         return [*damages, Damage(name, f"holds {clips} clips where the index knows {len(shard.keys)}")]
     return [*damages, Damage(name, "fails its checksum: bytes have changed since it was indexed")]
+
+
+def _clips(shard: _Shard, file: BinaryIO) -> int:
+    """How many clips a tar holds. Raises ShardError where it is damaged."""
+    path = shard.tars.full(shard.name)
+    if shard.decode is decode_flac:
+        return len(scan(file, Path(path)).key)
+    there = {member.offset for member in members(file, path)}
+    return sum(int(offset) in there for offset in shard.offset)
 
 
 def _check_clip(shard: _Shard, clip: int, descriptor: int) -> str | None:
@@ -126,7 +145,7 @@ def _check_clip(shard: _Shard, clip: int, descriptor: int) -> str | None:
     if xxhash.xxh3_64_intdigest(payload) != int(shard.clip_checksum[clip]):
         return "fails its checksum"
     try:
-        decode_flac(payload, int(shard.samples[clip]))
+        shard.decode(payload, int(shard.samples[clip]))
     except AudioError as error:
         return f"does not decode: {error}"
     return None

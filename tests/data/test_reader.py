@@ -8,7 +8,6 @@ import os
 import numpy as np
 import pytest
 
-from gamut.data import reader as module
 from gamut.data.reader import Reader
 from gamut.errors import AudioError, ShardError
 
@@ -64,8 +63,8 @@ def test_a_shard_that_ends_early_gives_no_partial_clip(corpus, tmp_path, left: i
 
 
 def test_another_length_than_the_index_says_is_refused(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gamut.shards.index.decode_flac", lambda payload, samples: np.zeros(samples - 1, np.int16))
     reader = Reader(corpus.index)
-    monkeypatch.setattr(module, "decode_flac", lambda payload, samples: np.zeros(samples - 1, np.int16))
     with pytest.raises(AudioError) as caught:
         reader.decode(5)
     assert caught.value.reason == "length"

@@ -1,0 +1,124 @@
+"""The index of shards that others made, which stay where and as they are."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gamut.errors import ShardError
+from gamut.shards.build import build
+from gamut.shards.durable import write_bytes
+from gamut.shards.foreign import Found, Taking, scan_foreign
+from gamut.shards.labels import class_table
+from gamut.shards.lock import only_writer
+from gamut.shards.pool import spread
+from gamut.shards.progress import Progress
+from gamut.shards.tar import members
+from gamut.shards.tars import Tars
+from gamut.shards.write import Quarantined
+
+OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
+
+
+@dataclass(frozen=True)
+class Report:
+    """What indexing found."""
+
+    clips: int
+    seconds: float
+    shards: int
+    classes: int
+    unlabelled: int  # clips without a label
+    codecs: dict[str, int]
+    quarantined: tuple[Quarantined, ...]
+    saturated: dict[str, int]
+    ignored: dict[str, int]
+    damaged: dict[str, str]  # tar -> what is wrong with it
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Quarantined members by reason, most frequent first."""
+        return dict(Counter(one.reason for one in self.quarantined).most_common())
+
+
+def adopt(
+    tars: Tars, folder: Path, taking: Taking, *, classes: list[str] | None = None, workers: int = 1, stop: bool = False
+) -> Report:
+    """Write the index of `tars` into `folder`, which may be where they lie.
+
+    Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
+    `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
+    labels have no place among `classes`, or where no clip at all can be used.
+    """
+    with only_writer(folder):
+        with Progress(f"indexing {taking.name}", len(tars.names), "shards") as progress:
+            work = functools.partial(_scan, tars, taking, stop)
+            found = spread(work, tars.names, workers, progress.add)
+        report = _report(found, tars)
+        content = {
+            "counts": report.reasons,
+            "files": [asdict(one) for one in report.quarantined],
+            "saturated": report.saturated,
+            "ignored": report.ignored,
+            "damaged": report.damaged,
+        }
+        write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode())
+        if not report.clips:
+            first = [*report.damaged.values(), *(one.message for one in report.quarantined)]
+            raise ShardError(
+                f"There is no clip that can be used in the tars in {tars.place}."
+                + (f" The first: {first[0]}" if first else " They hold no FLAC, WAV, Ogg or MP3.")
+            )
+        table, ids = class_table((label for one in found for labels in one.labels for label in labels), classes)
+        for one in found:
+            one.part.labels = [[ids[label] for label in labels] for labels in one.labels]
+        place = None if tars.inside(folder) else tars.place
+        about = {"source": "foreign", "fast": taking.fast}
+        build(folder, taking.name, table, [one.part for one in found], about, place)
+        return report
+
+
+def ours(tars: Tars) -> bool:
+    """Whether `convert` wrote these tars: what the first KEY.json that can be read looks like."""
+    for name in tars.names:
+        try:
+            with tars.open(name) as file:
+                for member in members(file, tars.full(name)):
+                    if member.name.endswith(".json") and member.size < 1 << 20:
+                        file.seek(member.offset)
+                        content = json.loads(file.read(member.size))
+                        return isinstance(content, dict) and content.keys() >= OURS
+        except (ShardError, ValueError, RecursionError):
+            continue
+    return False
+
+
+def _scan(tars: Tars, taking: Taking, stop: bool, name: str, advance: Callable[[int], None]) -> Found:
+    with tars.open(name) as file:
+        found = scan_foreign(file, name, taking)
+    if stop and (found.damage or found.quarantined):
+        raise ShardError(found.damage or f"{found.quarantined[0].file}: {found.quarantined[0].message}")
+    advance(1)
+    return found
+
+
+def _report(found: list[Found], tars: Tars) -> Report:
+    ignored: Counter[str] = Counter()
+    for one in found:
+        ignored.update(one.ignored)
+    return Report(
+        clips=sum(len(one.part.key) for one in found),
+        seconds=sum(sum(one.part.samples) for one in found) / 16_000,
+        shards=len(found),
+        classes=len({label for one in found for labels in one.labels for label in labels}),
+        unlabelled=sum(not labels for one in found for labels in one.labels),
+        codecs=dict(Counter(codec for one in found for codec in one.part.codec).most_common()),
+        quarantined=tuple(quarantined for one in found for quarantined in one.quarantined),
+        saturated={f"{one.part.shard}/{key}": samples for one in found for key, samples in one.saturated.items()},
+        ignored=dict(ignored.most_common()),
+        damaged={tars.full(one.part.shard): one.damage for one in found if one.damage},
+    )

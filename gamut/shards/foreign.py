@@ -1,0 +1,148 @@
+"""What a tar that others made holds, clip by clip. Nothing in it is trusted: a key names a clip, never a path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import BinaryIO
+
+import xxhash
+
+from gamut.audio.members import CODECS, read_member, stated_samples
+from gamut.errors import AudioError, ShardError
+from gamut.shards.labels import ENDINGS, LARGEST, LabelSource
+from gamut.shards.part import MEMBER, Part, checksum_of
+from gamut.shards.tar import Member, members, refuse_compressed
+from gamut.shards.write import Quarantined
+
+
+@dataclass(frozen=True)
+class Taking:
+    """How foreign shards are taken."""
+
+    name: str  # of the set
+    labels: LabelSource = field(default_factory=LabelSource)
+    fast: bool = False  # trust the headers for the number of samples
+    largest: int = 256 << 20  # bytes of a clip
+
+
+@dataclass
+class Found:
+    """What one tar gave. The part's labels are still to be filled in from `labels`, once all tars' are known."""
+
+    part: Part
+    labels: list[list[str]] = field(default_factory=list)  # of each clip
+    quarantined: list[Quarantined] = field(default_factory=list)
+    saturated: dict[str, int] = field(default_factory=dict)  # key -> samples held to the int16 range
+    ignored: dict[str, int] = field(default_factory=dict)  # what -> members passed over
+    damage: str = ""  # of the tar itself: clips behind it are lost
+
+    def dump(self) -> dict:
+        """As JSON knows it."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, content: dict) -> Found:
+        """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError."""
+        quarantined = [Quarantined(**one) for one in content["quarantined"]]
+        return cls(**{**content, "part": Part.parse(content["part"]), "quarantined": quarantined})
+
+
+def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[int], None] = lambda _: None) -> Found:
+    """Read a tar from front to back, decoding each clip once (or, if `fast`, where its headers do not tell its length).
+
+    A key's members may stand in any order; one key is one clip. What cannot be used is quarantined by name. `shard` is
+    the tar's name in the index. Raises ShardError where the tar is compressed: nothing in it could be read in place.
+    """
+    refuse_compressed(file, shard)
+    found = Found(Part(shard, file.seek(0, 2), checksum_of(file), name=taking.name))
+    audio: dict[str, tuple[Member, str]] = {}
+    described: dict[str, dict[str, Member]] = {}
+    ignored: Counter[str] = Counter()
+    _sort_out(file, shard, found, audio, described, ignored)
+    for key, (member, codec) in audio.items():
+        try:
+            _add(file, found, key, member, codec, described.get(key, {}), taking)
+        except AudioError as error:
+            found.quarantined.append(Quarantined(key, f"{shard}/{member.name}", error.reason, str(error)))
+        advance(1)
+    ignored["labels without audio"] = len(described.keys() - audio.keys())
+    found.ignored = {what: count for what, count in sorted(ignored.items()) if count}
+    return found
+
+
+def _sort_out(
+    file: BinaryIO,
+    shard: str,
+    found: Found,
+    audio: dict[str, tuple[Member, str]],
+    described: dict[str, dict[str, Member]],
+    ignored: Counter[str],
+) -> None:
+    """Which members are a clip's audio, which its labels, and which neither."""
+    try:
+        for member in members(file, shard):
+            match = MEMBER.match(member.name)
+            if match is None or member.name.rpartition("/")[2].startswith(("__", "._")):
+                ignored["members without a key"] += 1  # WebDataset skips them too
+                continue
+            key, ending = match[1], match[2].lower()
+            codec = CODECS.get(ending.rpartition(".")[2])
+            if codec is None and ending not in ENDINGS:
+                ignored[f".{ending} members" if ending.isprintable() else "members without a key"] += 1
+            elif not key.isprintable():
+                _quarantine(found, member, "name", "has a name that cannot be printed or is not UTF-8")
+            elif codec is None:
+                described.setdefault(key, {})[ending] = member
+            elif key in audio:
+                _quarantine(found, member, "duplicate", f"is a second clip of the key {key} in this tar")
+            else:
+                audio[key] = member, codec
+    except ShardError as error:
+        found.damage = str(error)
+
+
+def _quarantine(found: Found, member: Member, reason: str, what: str) -> None:
+    name = member.name.encode("utf-8", "backslashreplace").decode()
+    name = name if name.isprintable() else ascii(name)
+    found.quarantined.append(Quarantined(name, f"{found.part.shard}/{name}", reason, f"{name} {what}."))
+
+
+def _add(
+    file: BinaryIO, found: Found, key: str, member: Member, codec: str, described: dict[str, Member], taking: Taking
+) -> None:
+    if member.size > taking.largest:
+        raise AudioError(f"{key} has {member.size:,} bytes, more than the {taking.largest:,} allowed.", "too_large")
+    labels = _labels(file, key, described, taking.labels)
+    file.seek(member.offset)
+    payload = file.read(member.size)
+    samples = stated_samples(payload) if taking.fast else None
+    saturated = 0
+    if samples is None:
+        waveform, saturated = read_member(payload)
+        samples = len(waveform)
+    part = found.part
+    part.key.append(key)
+    part.offset.append(member.offset)
+    part.bytes.append(member.size)
+    part.samples.append(samples)
+    part.clip_checksum.append(xxhash.xxh3_64_intdigest(payload))
+    part.codec.append(codec)
+    found.labels.append(labels)
+    if saturated:
+        found.saturated[key] = saturated
+
+
+def _labels(file: BinaryIO, key: str, described: dict[str, Member], source: LabelSource) -> list[str]:
+    contents = {}
+    for ending, member in described.items():
+        if ending in source.endings:
+            if member.size > LARGEST:
+                raise AudioError(f"{key}.{ending} has {member.size:,} bytes, which no description has.", "labels")
+            file.seek(member.offset)
+            contents[ending] = file.read(member.size)
+    try:
+        return source.read(contents)
+    except (ValueError, RecursionError) as error:
+        raise AudioError(f"The labels of {key} cannot be read: {error}.", "labels") from error

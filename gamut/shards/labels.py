@@ -1,0 +1,119 @@
+"""Labels of shards that others made: from KEY.json, KEY.cls or KEY.txt to one class table for the set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gamut.errors import ShardError
+
+FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json, the first that is there
+ENDINGS = ("json", "cls", "txt")
+LARGEST = 16 << 20  # bytes of a member that describes a clip
+MOST_CLASSES = 1_000_000
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels are looked for. `endings` in this order; `field` of the JSON, dots for nesting, or '': of FIELDS.
+
+    >>> LabelSource.parse("json:meta.tags")
+    LabelSource(endings=('json',), field='meta.tags')
+    """
+
+    endings: tuple[str, ...] = ENDINGS
+    field: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> LabelSource:
+        """`auto`, `json`, `json:FIELD`, `cls`, `txt` or `none`. Raises ShardError for anything else."""
+        ending, _, field = text.partition(":")
+        if text in ("auto", "none"):
+            return cls(ENDINGS if text == "auto" else ())
+        if ending not in ENDINGS or (field and ending != "json") or text.endswith(":"):
+            raise ShardError(f"--labels is auto, json, json:FIELD, cls, txt or none, not {text!r}.")
+        return cls((ending,), field)
+
+    def read(self, members: Mapping[str, bytes]) -> list[str]:
+        """The labels of a clip as text, from its members by ending; none is legal. Raises ValueError in few words."""
+        for ending in self.endings:
+            if ending not in members:
+                continue
+            if ending != "json":
+                lines = members[ending].decode().splitlines()
+                found = [line.strip() for line in lines if line.strip()]
+            else:
+                value = self._of_json(json.loads(members[ending]))
+                if value is None:
+                    continue
+                found = [_text(one) for one in (value if isinstance(value, list) else [value])]
+            return list(dict.fromkeys(found))
+        return []
+
+    def _of_json(self, content: Any) -> Any:
+        """The value of the field; None where it is not there or null."""
+        if self.field:
+            for name in self.field.split("."):
+                content = content.get(name) if isinstance(content, dict) else None
+            return content
+        if not isinstance(content, dict):
+            return content if isinstance(content, (str, int, list)) else None
+        return next((content[field] for field in FIELDS if content.get(field) is not None), None)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"a label is a name or a number, not {value!r:.60}")
+    if not str(value):
+        raise ValueError("a label is an empty name")
+    return str(value)
+
+
+def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tuple[list[str], dict[str, int]]:
+    """The class table, and the class id of each label that clips have.
+
+    With `given` names, a label is one of them, or a position among them. Otherwise, where all labels are whole
+    numbers, they are the ids; else the ids are the positions of the sorted names. Raises ShardError where a label has
+    no place in the table.
+    """
+    labels = set(seen)
+    numbers = all(_NUMBER.fullmatch(label) for label in labels)
+    if given is not None:
+        known = {name: position for position, name in enumerate(given)}
+        if numbers and not labels <= known.keys():
+            known = {str(position): position for position in range(len(given))}
+        if strange := sorted(labels - known.keys()):
+            raise ShardError(
+                f"{len(strange)} labels of the clips, such as {strange[0]!r}, are not among the {len(given)} classes "
+                "that are given."
+            )
+        return list(given), {label: known[label] for label in labels}
+    if not numbers:
+        names = sorted(labels)
+        return names, {name: position for position, name in enumerate(names)}
+    most = max((int(label) for label in labels), default=-1)
+    if most >= MOST_CLASSES:
+        raise ShardError(
+            f"The label {most} would make a table of {most + 1:,} classes. If it is not the number of a class, choose "
+            "where labels come from with --labels."
+        )
+    table = [str(label) if str(label) in labels else f"(class {label}, without clips)" for label in range(most + 1)]
+    return table, {label: int(label) for label in labels}
+
+
+def read_classes(path: Path) -> list[str]:
+    """The names of a file with one class a line, in order of their ids. Raises ShardError."""
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShardError(f"The classes cannot be read from {path}: {error}.") from error
+    if not names or len(set(names)) < len(names) or not all(names):
+        raise ShardError(f"{path} must hold one class name a line, each once, and no empty line.")
+    return names
