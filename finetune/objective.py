@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gamut.audio.augment import random_noise, spec_augment
-from gamut.audio.logmel import log_mel, normalise, patches
+from gamut.audio.augment import random_noise, spec_augment, time_maximum
+from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
+from gamut.data.front import spectrogram
+from gamut.models.dropout import drop_tokens
 from gamut.models.heads import Classifier
 from gamut.models.layout import Layout, layout
 from gamut.models.vit import VisionTransformer
@@ -43,15 +45,32 @@ class Clips:
     patches: torch.Tensor  # float32 [N, 256]
     where: Layout
     drop_keys: torch.Tensor | None  # int64 [S] in training
-    targets: torch.Tensor  # float32 [C, classes]: one or several ones a row
+    targets: torch.Tensor  # float32 [C, classes]: one or several ones a row, or a mixture of two such rows
+    partner_holes: int  # clips that stay unmixed since their partner could not be read
 
 
 def multi_hot(batch: PackedBatch, classes: int) -> torch.Tensor:
-    """float32 [C, classes]: the labels of a batch, one or several a clip."""
-    counts = batch.label_offset.diff()
-    rows = torch.repeat_interleave(torch.arange(batch.clips, device=counts.device), counts)
-    target = torch.zeros(batch.clips, classes, device=counts.device)
-    target[rows, batch.label] = 1.0
+    """float32 [C, classes]: the labels of a batch's own clips, one or several a clip."""
+    return _rows_of_ones(batch.label_offset, batch.label, classes)
+
+
+def soft_targets(batch: PackedBatch, classes: int) -> torch.Tensor:
+    """float32 [C, classes]: `multi_hot`, mixed as the sounds are: lambda * y1 + (1 - lambda) * y2."""
+    own = multi_hot(batch, classes)
+    if batch.partner_label_offset is None:
+        return own
+    assert batch.partner_label is not None
+    assert batch.partner_weight is not None
+    other = _rows_of_ones(batch.partner_label_offset, batch.partner_label, classes)
+    share = batch.partner_weight[:, None]
+    return share * own + (1.0 - share) * other
+
+
+def _rows_of_ones(offset: torch.Tensor, label: torch.Tensor, classes: int) -> torch.Tensor:
+    counts = offset.diff()
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=label.device), counts, output_size=len(label))
+    target = torch.zeros(len(counts), classes, device=label.device)
+    target[rows, label] = 1.0
     return target
 
 
@@ -91,16 +110,13 @@ class Classify(Objective):
         ]
 
     def _front_end(self, batch: PackedBatch, training: bool) -> torch.Tensor:
-        mel = log_mel(
-            batch.waveform, batch.offset, batch.length, batch.shift, batch.frames, batch.sizes, self.recipe.front.mode
-        )
+        mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
         augment = self.recipe.augment
         keys = (self.seed, batch.epoch, *batch.segment_key())
         if training and (augment.time_mask or augment.frequency_mask):
             fill = 0.0 if augment.mask_fill == "zero" else self.mean
-            mel = spec_augment(
-                mel, batch.frames, batch.sizes, keys, augment.time_mask, augment.frequency_mask, fill=fill
-            )
+            widest = time_maximum(augment.time_mask, augment.time_scale, batch.frames, batch.shift, batch.pool)
+            mel = spec_augment(mel, batch.frames, batch.sizes, keys, widest, augment.frequency_mask, fill=fill)
         mel = normalise(mel, self.mean, self.std)
         if training and augment.noise:
             mel = random_noise(mel, batch.frames, batch.sizes, keys)
@@ -108,9 +124,14 @@ class Classify(Objective):
 
     def _inputs(self, batch: PackedBatch, training: bool) -> Clips:
         batch = batch.to(self.device)
-        where = layout(batch.frames, batch.sizes, class_token=self.recipe.model.pooling == "cls")
-        keys = key_torch(self.seed, batch.epoch, *batch.segment_key(), device=self.device) if training else None
-        return Clips(self._front_end(batch, training), where, keys, multi_hot(batch, self.classes))
+        parts = (self.seed, batch.epoch, *batch.segment_key())
+        pixels, kept = self._front_end(batch, training), None
+        if batch.kept is not None:
+            kept = drop_tokens(parts, batch.frames, batch.sizes, batch.kept, batch.kept_sizes)
+            pixels = torch.index_select(pixels, 0, kept.patch)
+        where = layout(batch.frames, batch.sizes, self.recipe.model.pooling == "cls", kept)
+        keys = key_torch(*parts, device=self.device) if training else None
+        return Clips(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         count = torch.tensor([float(batch.clips)], dtype=torch.float64, device=self.device)
@@ -136,7 +157,10 @@ class Classify(Objective):
         clips_in_step = max(totals["clips_with_labels"], 1.0)
         right = clips.targets.gather(1, logits.argmax(1, keepdim=True)).sum()
         loss = sums / clips_in_step
-        return loss, {"loss": loss.detach(), "train/accuracy": right / clips_in_step}
+        metrics = {"loss": loss.detach(), "train/accuracy": right / clips_in_step}
+        if self.recipe.augment.mixup:
+            metrics["mixup/partner_holes"] = torch.tensor(float(clips.partner_holes))
+        return loss, metrics
 
     @torch.no_grad()
     def logits(self, batch: PackedBatch) -> torch.Tensor:

@@ -47,6 +47,11 @@ class Purpose(IntEnum):
     DROPOUT = 18
     INIT = 19
     SAMPLE = 20
+    POOL = 21
+    ROLL_WAVE = 22
+    ROLL_CHANCE = 23
+    MIX_WEIGHT = 24
+    PARTNER_CROP = 25
 
 
 def _mix(word: Any) -> Any:

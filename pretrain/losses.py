@@ -27,9 +27,13 @@ def cross_entropy(target: torch.Tensor, logits: torch.Tensor, temperature: float
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Sum over clips and over both directions of the CLS cross-entropy between a clip's two views (Eq. 7).
 
-    target, logits: [clips, 2, K]. The teacher's view 0 teaches the student's view 1 and the reverse.
+    target: [clips, 2, K]; logits: [clips, 2 + L, K]. The teacher's view 0 teaches the student's view 1 and the reverse,
+    and both teach each of the student's L local crops: 2 + 2 L terms a clip (the published code's multi-crop has 10).
     """
-    return cross_entropy(target.flip(1), logits, temperature)
+    terms = cross_entropy(target.flip(1), logits[:, :2], temperature)
+    if logits.shape[1] == 2:
+        return terms
+    return terms + cross_entropy(target.sum(1, keepdim=True), logits[:, 2:], temperature)
 
 
 def entropy(distribution: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from gamut.audio.frames import frame_table
 from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
 
 ROLL = 10  # frames
+UNIT_HOP = 160  # samples: 10 ms
+AST_FRAMES = 1024  # of AST's 10 s input, for which the papers name the widths of masks
 
 
 def spec_augment(
@@ -34,13 +37,29 @@ def spec_augment(
     if not len(mel):
         return mel
     bins = mel.shape[1]
-    owner, time = _frame_table(frames, sizes)
+    owner, time = frame_table(frames, sizes)
     begin, end = _span(keys, Purpose.SPEC_TIME, time_mask, frames)
     hidden = ((time >= begin[owner]) & (time < end[owner]))[:, None]
     begin, end = _span(keys, Purpose.SPEC_FREQUENCY, frequency_mask, torch.full_like(frames, bins))
     bin_number = torch.arange(bins, device=mel.device)
     rows = (bin_number >= begin[:, None]) & (bin_number < end[:, None])
     return mel.masked_fill(hidden | rows[owner], fill)
+
+
+def time_maximum(
+    time_mask: int, scale: str, frames: torch.Tensor, shift: torch.Tensor, pool: torch.Tensor | None = None
+) -> int | torch.Tensor:
+    """The maximum width of each segment's time mask, in frames: what `spec_augment` takes.
+
+    scale: `none`: `time_mask` for all; `length`: time_mask * frames / 1,024 (ElasticAST, native length);
+    `resolution`: time_mask / C (ElasticAST, mixed resolution), where a frame of the segment is C * 10 ms: C = hop x
+    frames averaged into one. Rounded down. frames, shift, pool: int64 [S].
+    """
+    if scale == "length":
+        return time_mask * frames // AST_FRAMES
+    if scale == "resolution":
+        return time_mask * UNIT_HOP // (shift if pool is None else shift * pool)
+    return time_mask
 
 
 def random_noise(
@@ -54,7 +73,7 @@ def random_noise(
     if not len(mel):
         return mel
     bins = mel.shape[1]
-    owner, time = _frame_table(frames, sizes)
+    owner, time = frame_table(frames, sizes)
     scale = uniform_torch(key_torch(*keys, Purpose.NOISE_SCALE, device=mel.device)).expand(len(sizes))[owner] / 10.0
     parts = [part[owner][:, None] if isinstance(part, torch.Tensor) else part for part in keys]
     counter = time[:, None] * bins + torch.arange(bins, device=mel.device)
@@ -62,13 +81,6 @@ def random_noise(
     roll = integers_torch(key_torch(*keys, Purpose.ROLL, device=mel.device), -ROLL, ROLL).expand(len(sizes))
     first = torch.arange(len(mel), device=mel.device) - time
     return torch.index_select(noisy, 0, first + (time - roll[owner]) % frames[owner])
-
-
-def _frame_table(frames: torch.Tensor, sizes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(segment of each frame, frame number within its segment), int64 [N] each."""
-    total = sum(sizes)
-    owner = torch.repeat_interleave(torch.arange(len(sizes), device=frames.device), frames, output_size=total)
-    return owner, torch.arange(total, device=frames.device) - (frames.cumsum(0) - frames)[owner]
 
 
 def _span(

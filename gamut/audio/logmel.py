@@ -19,6 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gamut.audio.frames import average_pool
+from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix
+
 RATE = 16000  # Hz
 WINDOW = 400  # samples, 25 ms
 FFT = 512
@@ -28,7 +31,6 @@ LOW = 20.0  # Hz
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps
 BANDS = 4
-SCALE = 1.0 / 32768.0
 
 # Frames worked on together: on a CPU a clip's worth, so that the intermediate results stay in the cache; on a GPU
 # enough to fill it, few enough to bound the memory (0.4 GB).
@@ -55,19 +57,25 @@ def log_mel(
     frames: torch.Tensor,
     sizes: tuple[int, ...],
     mode: str = "fast",
+    *,
+    pool: torch.Tensor | None = None,
+    pools: tuple[int, ...] = (),
+    partner: Partner | None = None,
 ) -> torch.Tensor:
     """Log-mel frames, float32 [sum(sizes), 128], of S segments one after the other, on the waveform's device.
 
     Args:
         waveform: int16 [samples], 16 kHz, all segments.
         offset: int64 [S + 1]; segment s owns samples [offset[s], offset[s + 1]), at least
-            (frames[s] - 1) * shift[s] + 400 of them.
+            (frames[s] * pool[s] - 1) * shift[s] + 400 of them.
         length: int64 [S], samples that are the clip's own. Their mean is subtracted; what follows them is silence.
         shift: int64 [S], hop in samples.
-        frames: int64 [S], frames to compute.
+        frames: int64 [S], frames to return.
         sizes: `frames` as Python numbers, so that nothing waits for the device.
         mode: `fast`, within 1e-4 of Kaldi's; or `exact`, the bits of `torchaudio.compliance.kaldi.fbank` on the
             segment by itself (for checking: it goes a segment at a time and waits for the device).
+        pool: int64 [S], neighbouring frames averaged into one, and `pools` the same as Python numbers; None: 1.
+        partner: the waveforms that the segments are mixed with; None: none.
 
     Raises ValueError for an unknown mode or tensors that do not belong together.
     """
@@ -78,12 +86,23 @@ def log_mel(
         )
     if mode not in ("fast", "exact"):
         raise ValueError(f"The log-mel has the modes fast and exact, not {mode!r}.")
+    if pool is not None and len(pools) != len(sizes):
+        raise ValueError(f"`pools` describes {len(pools)} segments and `sizes` {len(sizes)}; they must be as many.")
     if not sum(sizes):
         return torch.empty(0, MELS, device=waveform.device)
+    raw, raw_sizes = frames, sizes
+    if pool is not None:
+        raw, raw_sizes = frames * pool, tuple(size * span for size, span in zip(sizes, pools))
     with torch.autocast(waveform.device.type, enabled=False), _full_precision(waveform.device):
+        each = mode == "exact" or waveform.device.type == "cpu"
+        samples = (mean_free if each else mean_free_ragged)(waveform, offset, length)
+        if partner is not None:
+            samples = mix(samples, offset, partner)
         if mode == "exact":
-            return _exact(waveform, offset, length, shift, sizes)
-        return _fast(_mean_free(waveform, offset, length), offset, shift, frames, sum(sizes))
+            mel = _exact(samples, offset, shift, raw_sizes)
+        else:
+            mel = _fast(samples, offset, shift, raw, sum(raw_sizes))
+        return mel if pool is None else average_pool(mel, frames, sizes, pool, pools)
 
 
 def _fast(
@@ -129,44 +148,14 @@ def _filter_banks(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, 
     result.clamp_min_(FLOOR).log_()
 
 
-def _mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """float32 [samples]: int16 / 32768 less the mean of the segment's own samples, and 0 after them."""
-    if waveform.device.type != "cpu":
-        return _mean_free_ragged(waveform, offset, length)
-    # The same, a segment at a time: on a CPU a quarter of the time of the sums over all samples.
-    samples = waveform * SCALE
-    for begin, end, own in zip(offset.tolist(), offset[1:].tolist(), length.tolist()):
-        clip = samples[begin : begin + own]
-        clip -= clip.mean() if own else 0.0
-        samples[begin + own : end] = 0.0
-    return samples
-
-
-def _mean_free_ragged(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """`_mean_free` over all segments at once: exact integer sums, so the order of summation does not matter."""
-    total = len(waveform)
-    sums = F.pad(waveform.cumsum(0, dtype=torch.int64), (1, 0))
-    mean = (sums[offset[:-1] + length] - sums[offset[:-1]]).double() / length.clamp_min(1)
-    span = offset.diff()
-    own_end = torch.repeat_interleave(offset[:-1] + length, span, output_size=total)
-    mean = torch.repeat_interleave((mean * SCALE).float(), span, output_size=total)
-    inside = torch.arange(total, device=waveform.device) < own_end
-    return torch.where(inside, waveform * SCALE - mean, 0.0)
-
-
-def _exact(
-    waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor, shift: torch.Tensor, sizes: tuple[int, ...]
-) -> torch.Tensor:
+def _exact(samples: torch.Tensor, offset: torch.Tensor, shift: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     from torchaudio.compliance.kaldi import fbank  # takes a second to import, and only this mode needs it
 
     pieces = []
-    for begin, own, hop, size in zip(offset.tolist(), length.tolist(), shift.tolist(), sizes):
-        samples = torch.zeros((size - 1) * hop + WINDOW, device=waveform.device)
-        clip = waveform[begin : begin + own].float() / 32768.0
-        clip = (clip - clip.mean())[: len(samples)] if own else clip
-        samples[: len(clip)] = clip
+    for begin, hop, size in zip(offset.tolist(), shift.tolist(), sizes):
+        segment = samples[begin : begin + (size - 1) * hop + WINDOW]
         # torchaudio truncates milliseconds to samples; half a sample more keeps rounding from losing one.
-        pieces.append(fbank(samples[None], frame_shift=(hop + 0.5) * 1000.0 / RATE, **PARAMETERS))
+        pieces.append(fbank(segment[None], frame_shift=(hop + 0.5) * 1000.0 / RATE, **PARAMETERS))
     return torch.cat(pieces)
 
 

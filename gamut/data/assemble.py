@@ -13,16 +13,14 @@ from gamut.errors import AudioError, PlanError
 from gamut.plan import Epoch
 from gamut.shards import Index
 
-WINDOW = 400  # samples of a log-mel frame (25 ms at 16 kHz): F frames at hop h cover (F - 1) * h + 400
-
 
 def assemble(source: Index | Reader, epoch: Epoch, packs: Iterable[int]) -> PackedBatch:
     """Join packs of an epoch, given by pack number, into one batch in the order given.
 
     A negative number, like a pack without clips, adds nothing. Each clip is decoded once for all its views. A clip
     whose bytes are unusable becomes a hole and is left out; that depends on the bytes alone, so every rank and every
-    replay leaves out the same ones. Raises ShardError where a shard cannot be read, PlanError where the plan asks for
-    samples that a clip does not have.
+    replay leaves out the same ones. A mixup partner that is unusable leaves its clip as it is. Raises ShardError where
+    a shard cannot be read, PlanError where the plan asks for samples that a clip does not have.
     """
     reader = source if isinstance(source, Reader) else Reader(source)
     index = reader.index
@@ -33,50 +31,139 @@ def assemble(source: Index | Reader, epoch: Epoch, packs: Iterable[int]) -> Pack
     row = np.asarray(epoch.row[draws], dtype=np.int64)
     start = np.asarray(epoch.start[draws], dtype=np.int64)
     length = np.asarray(epoch.length[draws], dtype=np.int64)
-    shift = np.asarray(epoch.shift[draws], dtype=np.int64)
-    frames = np.asarray(epoch.frames[draws], dtype=np.int64)
-    needed = np.where(frames > 0, (frames - 1) * shift + WINDOW, 0)
+    needed = epoch.needed(draws)
+    partners = _Partners(reader, epoch, draws) if epoch.partner is not None else None
 
     waveform = np.empty(int(needed.sum()), np.int16)
     used = 0
     kept: list[int] = []
     holes: list[Hole] = []
     for clip in range(len(draws)):
-        try:
-            samples = reader.decode(int(row[clip]))
-        except AudioError as error:
-            holes.append(Hole(int(row[clip]), index.key(int(row[clip])), error.reason))
+        samples = _decode(reader, int(row[clip]), holes)
+        if samples is None:
             continue
         for view in range(epoch.views):
             first, own, size = int(start[clip, view]), int(length[clip, view]), int(needed[clip, view])
-            if first < 0 or own > size or first + own > len(samples):
-                raise PlanError(
-                    f"The plan of epoch {epoch.number} asks for samples {first} to {first + own} of clip "
-                    f"{index.key(int(row[clip]))}, padded to {size}, but the clip has {len(samples)} samples. "
-                    "The plan belongs to another index: remove the saved plan and start again."
-                )
-            waveform[used : used + own] = samples[first : first + own]
+            if own > size:
+                raise _of_another_index(index, epoch, int(row[clip]), first, own, len(samples))
+            waveform[used : used + own] = _cut(index, epoch, int(row[clip]), samples, first, own, epoch.rolled)
             waveform[used + own : used + size] = 0
             used += size
+        if partners is not None:
+            partners.add(clip)
         kept.append(clip)
 
-    labels = [np.asarray(index.label[index.label_offset[r] : index.label_offset[r + 1]]) for r in row[kept]]
+    frames = np.asarray(epoch.frames[draws[kept]], np.int64).reshape(-1)
+    label_offset, label = _labels(index, row[kept])
     return PackedBatch(
         waveform=torch.from_numpy(waveform[:used]),
         offset=_starts(needed[kept].reshape(-1)),
         length=_int64(length[kept].reshape(-1)),
-        shift=_int64(shift[kept].reshape(-1)),
-        frames=_int64(frames[kept].reshape(-1)),
+        shift=_int64(np.asarray(epoch.shift[draws[kept]]).reshape(-1)),
+        frames=_int64(frames),
         clip_id=_int64(np.asarray(epoch.clip_id[draws[kept]]).view(np.int64)),
         draw=_int64(epoch.draw[draws[kept]]),
         row=_int64(row[kept]),
-        label_offset=_starts(np.array([len(ids) for ids in labels], np.int64)),
-        label=_int64(np.concatenate([np.zeros(0, np.int64), *labels])),
+        label_offset=label_offset,
+        label=label,
         views=epoch.views,
         epoch=epoch.number,
-        sizes=tuple(frames[kept].reshape(-1).tolist()),
+        sizes=tuple(frames.tolist()),
         holes=tuple(holes),
+        local_views=epoch.local_views,
+        **_counts("pool", "pools", epoch.pool, draws[kept]),
+        **_counts("kept", "kept_sizes", epoch.kept, draws[kept]),
+        **(partners.fields() if partners is not None else {}),
     )
+
+
+class _Partners:
+    """The mixup partners of a batch, clip after clip."""
+
+    def __init__(self, reader: Reader, epoch: Epoch, draws: np.ndarray) -> None:
+        assert epoch.partner is not None
+        assert epoch.partner_weight is not None
+        assert epoch.partner_start is not None
+        assert epoch.partner_length is not None
+        self.reader = reader
+        self.epoch = epoch
+        self.row = np.asarray(epoch.partner[draws], np.int64)
+        self.weight = np.asarray(epoch.partner_weight[draws], np.float32)
+        self.start = np.asarray(epoch.partner_start[draws], np.int64)
+        self.length = np.asarray(epoch.partner_length[draws], np.int64)
+        self.parts: list[np.ndarray] = []
+        self.rows: list[int] = []
+        self.weights: list[float] = []
+        self.holes: list[Hole] = []
+
+    def add(self, clip: int) -> None:
+        """Decode and cut the partner of a clip, which stays as it is without a usable one."""
+        row = int(self.row[clip])
+        samples = _decode(self.reader, row, self.holes) if row >= 0 else None
+        if samples is None:
+            self.parts += [np.zeros(0, np.int16)] * self.epoch.views
+        else:
+            index, epoch = self.reader.index, self.epoch
+            spans = zip(self.start[clip].tolist(), self.length[clip].tolist())
+            self.parts += [_cut(index, epoch, row, samples, first, own) for first, own in spans]
+        self.rows.append(row if samples is not None else -1)
+        self.weights.append(float(self.weight[clip]) if samples is not None else 1.0)
+
+    def fields(self) -> dict:
+        row = np.array(self.rows, np.int64)
+        label_offset, label = _labels(self.reader.index, row)
+        return {
+            "partner_waveform": torch.from_numpy(np.concatenate([np.zeros(0, np.int16), *self.parts])),
+            "partner_offset": _starts(np.array([len(part) for part in self.parts], np.int64)),
+            "partner_weight": torch.tensor(self.weights, dtype=torch.float32),
+            "partner_row": _int64(row),
+            "partner_label_offset": label_offset,
+            "partner_label": label,
+            "partner_holes": tuple(self.holes),
+        }
+
+
+def _decode(reader: Reader, row: int, holes: list[Hole]) -> np.ndarray | None:
+    """int16 samples of a clip, or None and one more hole."""
+    try:
+        return reader.decode(row)
+    except AudioError as error:
+        holes.append(Hole(row, reader.index.key(row), error.reason))
+        return None
+
+
+def _cut(
+    index: Index, epoch: Epoch, row: int, samples: np.ndarray, first: int, own: int, rolled: bool = False
+) -> np.ndarray:
+    """`own` samples from `first` on; of a rolled waveform, round its end."""
+    end = first + own
+    if first < 0 or own > len(samples) or (end > len(samples) and not (rolled and first < len(samples))):
+        raise _of_another_index(index, epoch, row, first, own, len(samples))
+    if end <= len(samples):
+        return samples[first:end]
+    return np.concatenate([samples[first:], samples[: end - len(samples)]])
+
+
+def _of_another_index(index: Index, epoch: Epoch, row: int, first: int, own: int, there: int) -> PlanError:
+    return PlanError(
+        f"The plan of epoch {epoch.number} asks for samples {first} to {first + own} of clip {index.key(row)}, but the "
+        f"clip has {there} samples. The plan belongs to another index: remove the saved plan and start again."
+    )
+
+
+def _counts(name: str, sizes: str, array: np.ndarray | None, draws: np.ndarray) -> dict:
+    """An optional array of the plan as a batch has it: a tensor [S], and the same as Python numbers."""
+    if array is None:
+        return {}
+    counts = _int64(np.asarray(array[draws]).reshape(-1))
+    return {name: counts, sizes: tuple(counts.tolist())}
+
+
+def _labels(index: Index, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """(offset [n + 1], class ids) of clips; a row of -1 has none."""
+    none = np.zeros(0, np.int64)
+    labels = [np.asarray(index.label_ids(int(row))) if row >= 0 else none for row in rows]
+    return _starts(np.array([len(ids) for ids in labels], np.int64)), _int64(np.concatenate([none, *labels]))
 
 
 def _int64(array: np.ndarray) -> torch.Tensor:

@@ -21,8 +21,13 @@ class PackedBatch:
     """m packs joined: C clips with V views each, S = C * V segments, clip-major (segment = clip * V + view).
 
     `waveform` is one flat buffer; segment s owns samples [offset[s], offset[s + 1]), of which the first length[s] are
-    the clip's and the rest are zero padding. It yields exactly frames[s] log-mel frames at hop shift[s]:
-    offset[s + 1] - offset[s] = (frames[s] - 1) * shift[s] + 400. A batch of no clips is legal (an empty pack).
+    the clip's and the rest are zero padding. It yields exactly frames[s] log-mel frames, each the mean of pool[s] at
+    hop shift[s]: offset[s + 1] - offset[s] = (frames[s] * pool[s] - 1) * shift[s] + 400. Views of one clip may differ
+    in length; the last `local_views` of each are its local crops. A batch of no clips is legal (an empty pack).
+
+    What only some plans ask for is None (or empty) in the others' batches. Where there is mixup, segment s is mixed
+    with samples [partner_offset[s], partner_offset[s + 1]) of `partner_waveform`, none of them for a clip that stays
+    as it is; they are at most length[s]. `gamut.data.front` makes the log-mel of all this.
     """
 
     waveform: torch.Tensor  # int16 [samples], 16 kHz
@@ -39,6 +44,18 @@ class PackedBatch:
     epoch: int
     sizes: tuple[int, ...] = ()  # frames as Python numbers, so that no device synchronisation is needed
     holes: tuple[Hole, ...] = field(default=())
+    local_views: int = 0
+    pool: torch.Tensor | None = None  # int64 [S], frames averaged into one; None: 1
+    pools: tuple[int, ...] = ()  # the same as Python numbers
+    kept: torch.Tensor | None = None  # int64 [S], patches that the model gets; None: all
+    kept_sizes: tuple[int, ...] = ()  # the same as Python numbers
+    partner_waveform: torch.Tensor | None = None  # int16 [samples], 16 kHz; None: no mixup in this plan
+    partner_offset: torch.Tensor | None = None  # int64 [S + 1]
+    partner_weight: torch.Tensor | None = None  # float32 [C], lambda: the clip's own share; 1 without a partner
+    partner_row: torch.Tensor | None = None  # int64 [C], row in the index; -1 without a partner
+    partner_label_offset: torch.Tensor | None = None  # int64 [C + 1]
+    partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
+    partner_holes: tuple[Hole, ...] = field(default=())  # partners that turned out unusable: their clips stay unmixed
 
     @property
     def clips(self) -> int:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 PATCH_FRAMES = 16  # frames a column of patches is long
 ROWS = 8  # patches over frequency: 128 mel bins of 16
+
+
+class Kept(NamedTuple):
+    """The patches of S segments that the model gets, where some are dropped."""
+
+    patch: torch.Tensor  # int64 [K], ascending numbers among all patches of the batch
+    count: torch.Tensor  # int64 [S], how many of each segment
+    sizes: tuple[int, ...]  # `count` as Python numbers
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,11 @@ class Layout:
     tokens: int  # of all
     segment: torch.Tensor  # int64 [tokens], segment of each token
     patch: torch.Tensor  # int64 [patches], token number of each patch
+    owner: torch.Tensor  # int64 [patches], segment of each patch
     cls: torch.Tensor  # int64 [S], token number of each CLS; empty without class tokens
     time: torch.Tensor  # int64 [patches], column of each patch within its segment
     frequency: torch.Tensor  # int64 [patches], row of each patch, 0 the lowest
-    columns: torch.Tensor  # int64 [S], columns of patches
+    columns: torch.Tensor  # int64 [S], columns of patches, dropped ones included
     widths: tuple[int, ...]  # `columns` as Python numbers
 
     @property
@@ -36,9 +46,10 @@ class Layout:
         return len(self.lengths)
 
 
-def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool) -> Layout:
+def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool, kept: Kept | None = None) -> Layout:
     """Lay out segments of `frames` (int64 [S], on the batch's device; `sizes` the same as Python numbers) frames.
 
+    kept: which of their patches there are, from `drop_tokens`; each has its own time and frequency still. None: all.
     Raises ValueError for a length that is not a multiple of 16: the front end gives whole patches only.
     """
     odd = [size for size in sizes if size % PATCH_FRAMES or size <= 0]
@@ -46,8 +57,8 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool) -> L
         raise ValueError(f"Segments must have a positive multiple of {PATCH_FRAMES} frames, not {odd or sizes}.")
     device = frames.device
     widths = tuple(size // PATCH_FRAMES for size in sizes)
-    lengths = tuple(width * ROWS + int(class_token) for width in widths)
-    total, patches = sum(lengths), sum(widths) * ROWS
+    counts = tuple(width * ROWS for width in widths)
+    patches = sum(counts)
 
     columns = frames // PATCH_FRAMES
     count = columns * ROWS
@@ -55,6 +66,11 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool) -> L
     owner = torch.repeat_interleave(segments, count, output_size=patches)
     number = torch.arange(patches, device=device)
     within = number - torch.repeat_interleave(count.cumsum(0) - count, count, output_size=patches)
+    if kept is not None:
+        owner, within, number = owner[kept.patch], within[kept.patch], number[: len(kept.patch)]
+        count, counts = kept.count, kept.sizes
+    lengths = tuple(patches + int(class_token) for patches in counts)
+    total = sum(lengths)
     length = count + int(class_token)
     starts = F.pad(length.cumsum(0), (1, 0))
     return Layout(
@@ -64,6 +80,7 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool) -> L
         tokens=total,
         segment=torch.repeat_interleave(segments, length, output_size=total),
         patch=number + (owner + 1) * int(class_token),
+        owner=owner,
         cls=starts[:-1] if class_token else starts[:0],
         time=within // ROWS,
         frequency=within % ROWS,

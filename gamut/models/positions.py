@@ -73,10 +73,7 @@ def _with_longer(table: torch.Tensor, where: Layout, kind: str) -> tuple[torch.T
 
 def _column(where: Layout, first: torch.Tensor | None) -> torch.Tensor:
     """int64 [patches]: the row of each patch in a table over time."""
-    if first is None:
-        return where.time
-    counts = where.columns * ROWS
-    return where.time + torch.repeat_interleave(first, counts, output_size=len(where.time))
+    return where.time if first is None else where.time + torch.index_select(first, 0, where.owner)
 
 
 def grid_positions(table: torch.Tensor, where: Layout) -> torch.Tensor:

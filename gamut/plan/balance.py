@@ -12,6 +12,10 @@ from gamut.errors import PlanError
 # a token in its matrices and 4 n D in attention, so ALPHA = 1 / (6 D); here for ViT-B, D = 768 (11 % at 496 tokens).
 ALPHA = 1 / 4608
 
+# Cost of a mixup partner, as a share of the clip's tokens: it is decoded, sent to the device and added; the transformer
+# never sees it.
+PARTNER = 0.02
+
 
 def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.ndarray:
     """Deal the packs of a step to ranks: int64 [world, A, per_forward], pack numbers within the step, -1 for none.

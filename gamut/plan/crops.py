@@ -8,35 +8,48 @@ import numpy as np
 
 from gamut.errors import PlanError
 from gamut.plan.clips import Clips
-from gamut.plan.policy import PATCH, TOKENS_A_PATCH_COLUMN, WINDOW_SAMPLES, Policy
-from gamut.randomness import Purpose, integers, key
+from gamut.plan.policy import PATCH, TOKENS_A_PATCH_COLUMN, UNIT_HOP, WINDOW_SAMPLES, Policy
+from gamut.randomness import Purpose, integers, key, uniform
 
 
 class Sizes(NamedTuple):
-    """Of every clip, int64 [n] each; all views of a clip are alike."""
+    """Of every clip: n clips with V views each, the local ones last."""
 
-    shift: np.ndarray  # hop in samples
-    frames: np.ndarray  # of a view, a multiple of 16
-    tokens: np.ndarray  # of all views, class tokens included
-    cut: int  # clips longer than `max_frames`
-
-
-def samples_needed(frames: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Samples under `frames` frames at a hop of `shift` samples: (frames - 1) * shift + 400."""
-    return (frames - 1) * shift + WINDOW_SAMPLES
+    shift: np.ndarray  # int64 [n], hop in samples
+    pool: np.ndarray  # int64 [n], frames averaged into one
+    frames: np.ndarray  # int64 [n, V], after the averaging; a multiple of 16
+    tokens: np.ndarray  # int64 [n], of all views, class tokens included
+    cut: int  # clips longer than `max_frames` or `max_samples`
 
 
-def view_tokens(frames: np.ndarray, class_token: bool) -> np.ndarray:
-    """Tokens of one view: 8 for every 16 frames, and the class token."""
-    return frames // PATCH * TOKENS_A_PATCH_COLUMN + int(class_token)
+def samples_needed(frames: np.ndarray, shift: np.ndarray, pool: np.ndarray | int = 1) -> np.ndarray:
+    """Samples under `frames` averages of `pool` frames at a hop of `shift` samples: (frames * pool - 1) * shift + 400.
+
+    >>> int(samples_needed(992, 160)), int(samples_needed(496, 160, 2))
+    (158960, 158960)
+    """
+    return (frames * pool - 1) * shift + WINDOW_SAMPLES
+
+
+def kept_patches(frames: np.ndarray, policy: Policy) -> np.ndarray:
+    """Patches of such views that the model gets: 8 for every 16 frames, less floor(`drop_tokens` of them)."""
+    patches = frames // PATCH * TOKENS_A_PATCH_COLUMN
+    if not policy.drop_tokens:
+        return patches
+    return patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
+
+
+def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
+    """Tokens of views of so many frames: the patches that are kept, and the class token."""
+    return kept_patches(frames, policy) + int(policy.class_token)
 
 
 def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
-    """Hop, frames and tokens of every clip in this epoch.
+    """Hop, pooling, frames and tokens of every clip in this epoch.
 
-    A clip of n samples at hop h has T = 1 + (n - 400) // h frames, of which a view takes the next lower multiple of
-    16, at least 16. Raises PlanError, naming the clip, where one is empty, is too long and may not be cut, or has
-    more tokens than a pack.
+    A clip of n samples at hop h has T = 1 + (n - 400) // h frames, and T // p averages of p frames, of which a view
+    takes the next lower multiple of 16, at least 16. Raises PlanError, naming the clip, where one is empty, is too
+    long and may not be cut, or has more tokens than a pack.
     """
     if not len(clips):
         raise PlanError("There is no clip to plan: the shard set is empty, or the recipe's `subset` chooses nothing.")
@@ -47,43 +60,72 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
             f"The clip in row {clips.row[at]} of the index has {samples[at]} samples and cannot be planned. "
             "Leave empty clips out when the shards are made: convert or index them again."
         )
-    shift = np.full(len(clips), policy.shifts[0], np.int64)
-    if len(policy.shifts) > 1:
-        which = integers(key(seed, epoch, clips.clip_id, 0, 0, Purpose.SHIFT), 0, len(policy.shifts))
-        shift = np.asarray(policy.shifts, np.int64)[which]
-    own = np.maximum((1 + (samples - WINDOW_SAMPLES) // shift) // PATCH * PATCH, PATCH)
+    shift = _one_of(policy.shifts, clips, seed, epoch, Purpose.SHIFT)
+    pool = _one_of(policy.pools, clips, seed, epoch, Purpose.POOL)
+    own, cut = _native(clips, shift, pool, policy)
+    frames = np.empty((len(clips), policy.segments), np.int64)
+    frames[:, : policy.views] = _global_frames(own, shift, pool, policy)[:, None]
+    frames[:, policy.views :] = policy.local_frames if policy.pad else np.minimum(own, policy.local_frames)[:, None]
 
-    cut = 0
-    if policy.max_frames is not None:
-        too_long = own > policy.max_frames
-        cut = int(too_long.sum())
-        if cut and policy.too_long == "error":
-            at = int(own.argmax())
-            raise PlanError(
-                f"{cut} of {len(clips)} clips are over `max_frames`, {policy.max_frames}; the longest, in row "
-                f"{clips.row[at]} of the index, has {own[at]} frames. Raise `max_frames`, or let them be cut with "
-                "`too_long: cut`."
-            )
-    if policy.crop_frames is not None and policy.pad:
-        frames = np.full(len(clips), policy.crop_frames, np.int64)
-    else:
-        limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]
-        frames = np.minimum(own, min(limits)) if limits else own
-
-    tokens = policy.views * view_tokens(frames, policy.class_token)
+    tokens = view_tokens(frames, policy).sum(1)
     if policy.tokens is not None and tokens.max() > policy.tokens:
         _over_budget(clips, frames, tokens, policy)
-    return Sizes(shift, frames, tokens, cut)
+    return Sizes(shift, pool, frames, tokens, cut)
+
+
+def _one_of(values: tuple[int, ...], clips: Clips, seed: int, epoch: int, purpose: Purpose) -> np.ndarray:
+    """int64 [n]: one of the values for each clip, all equally likely."""
+    if len(values) == 1:
+        return np.full(len(clips), values[0], np.int64)
+    which = integers(key(seed, epoch, clips.clip_id, 0, 0, purpose), 0, len(values))
+    return np.asarray(values, np.int64)[which]
+
+
+def _native(clips: Clips, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> tuple[np.ndarray, int]:
+    """(int64 [n], each clip's own frames within `max_samples`; how many clips are over that or `max_frames`)."""
+    samples = clips.samples
+    too_long = np.zeros(len(clips), bool)
+    if policy.max_samples is not None:
+        too_long = samples > policy.max_samples
+        samples = np.minimum(samples, policy.max_samples)
+    own = np.maximum((1 + (samples - WINDOW_SAMPLES) // shift) // pool // PATCH * PATCH, PATCH)
+    if policy.max_frames is not None:
+        too_long |= own > policy.max_frames
+    cut = int(too_long.sum())
+    if cut and policy.too_long == "error":
+        at = int(np.where(too_long, clips.samples, 0).argmax())
+        limits = {"`max_frames`": policy.max_frames, "`max_samples`": policy.max_samples}
+        named = " or ".join(f"{name}, {limit}" for name, limit in limits.items() if limit is not None)
+        raise PlanError(
+            f"{cut} of {len(clips)} clips are over {named}; the longest, in row {clips.row[at]} of the index, has "
+            f"{clips.samples[at]} samples, {own[at]} frames. Raise the limit, or let them be cut with `too_long: cut`."
+        )
+    return own, cut
+
+
+def _global_frames(own: np.ndarray, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray:
+    """int64 [n]: frames of a view that is not local."""
+    if policy.pad_to is not None:
+        return np.maximum(policy.pad_to * UNIT_HOP // (shift * pool) // PATCH * PATCH, PATCH)
+    if policy.crop_frames is not None and policy.pad:
+        return np.full(len(own), policy.crop_frames, np.int64)
+    limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]
+    return np.minimum(own, min(limits)) if limits else own
 
 
 def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: Policy) -> None:
     assert policy.tokens is not None
     at, over = int(tokens.argmax()), int((tokens > policy.tokens).sum())
-    fits = (policy.tokens // policy.views - int(policy.class_token)) // TOKENS_A_PATCH_COLUMN * PATCH
+    views = f"{policy.views} x {frames[at, 0]} frames"
+    local = 0
+    if policy.local_views:
+        views += f" and {policy.local_views} x {frames[at, -1]}"
+        local = int(view_tokens(frames[at, policy.views :], policy).sum())
+    fits = ((policy.tokens - local) // policy.views - int(policy.class_token)) // TOKENS_A_PATCH_COLUMN * PATCH
     shorter = f", or shorten the views to {fits} frames (`crop_frames` or `max_frames`)" if fits >= PATCH else ""
     raise PlanError(
         f"The clip in row {clips.row[at]} of the index makes {tokens[at]} tokens "
-        f"({policy.views} x {frames[at]} frames), and {over} of {len(clips)} clips are over a pack's budget of "
+        f"({views}), and {over} of {len(clips)} clips are over a pack's budget of "
         f"{policy.tokens}. Raise `tokens` of the step to at least {tokens[at]}{shorter}."
     )
 
@@ -92,22 +134,24 @@ def crops(
     clip_id: np.ndarray,
     draw: np.ndarray,
     samples: np.ndarray,
-    shift: np.ndarray,
-    frames: np.ndarray,
+    needed: np.ndarray,
     seed: int,
     epoch: int,
     policy: Policy,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(start, length), int64 [n, views], in samples: where each view starts and how many of its samples the clip has.
+    """(start, length), int64 [n, V], in samples: where each view starts and how many of its samples the clip has.
 
-    A random start is uniform over all places where the view fits, drawn anew for each draw and view; a clip shorter
-    than its view starts at 0 and is zero-padded.
+    `needed` int64 [n, V]: samples of each view. A random start is uniform over all places where the view fits, drawn
+    anew for each draw and view; a clip shorter than its view starts at 0 and is padded. Where the waveform is rolled
+    before it is cut, all views of the draw start so much earlier, and are read round the end of the clip.
     """
-    needed = samples_needed(frames, shift)
-    spare = np.maximum(samples - needed, 0)
-    start = np.zeros((len(clip_id), policy.views), np.int64)
+    start = np.zeros(needed.shape, np.int64)
     if policy.random_crop:
-        for view in range(policy.views):
+        for view in range(policy.segments):
+            spare = np.maximum(samples - needed[:, view], 0)
             start[:, view] = integers(key(seed, epoch, clip_id, draw, view, Purpose.CROP), 0, spare + 1)
-    length = np.repeat(np.minimum(samples, needed)[:, None], policy.views, axis=1)
-    return start, length
+    if policy.roll:
+        rolled = uniform(key(seed, epoch, clip_id, draw, 0, Purpose.ROLL_CHANCE)) < policy.roll
+        by = np.where(rolled, integers(key(seed, epoch, clip_id, draw, 0, Purpose.ROLL_WAVE), 0, samples), 0)
+        start = (start - by[:, None]) % samples[:, None]
+    return start, np.minimum(samples[:, None], needed)

@@ -18,9 +18,9 @@ from gamut.errors import PlanError
 from gamut.plan.crops import samples_needed
 from gamut.plan.policy import PATCH, differing
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "plan.json"
-SCALARS = ("number", "steps", "packs", "views", "budget", "pack_clips", "cut")
+SCALARS = ("number", "steps", "packs", "views", "budget", "pack_clips", "cut", "local_views", "rolled")
 ARRAYS: dict[str, type] = {
     "pack_offset": np.int64,
     "pack_tokens": np.int64,
@@ -34,6 +34,15 @@ ARRAYS: dict[str, type] = {
     "frames": np.int32,
     "tokens": np.int64,
 }
+# Arrays that only some policies need: saved where they are there.
+OPTIONAL: dict[str, type] = {
+    "pool": np.int32,
+    "kept": np.int32,
+    "partner": np.int64,
+    "partner_weight": np.float32,
+    "partner_start": np.int64,
+    "partner_length": np.int64,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +50,13 @@ class Epoch:
     """S steps of P packs; pack p of step s is number s * P + p; draws of pack k are rows pack_offset[k] :
     pack_offset[k + 1] of the arrays of draws. Times are in samples at 16 kHz.
 
-    View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]`, zero-pads them to (frames - 1) *
-    shift + 400 samples, and makes `frames[i, v]` frames at a hop of `shift[i, v]`.
+    View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, round the
+    clip's end to its beginning), zero-pads them to (frames * pool - 1) * shift + 400 samples, and makes `frames[i, v]`
+    averages of `pool[i, v]` frames (None: of 1) at a hop of `shift[i, v]`. The model gets `kept[i, v]` of its patches
+    (None: all). The last `local_views` of a draw's views are local crops.
+
+    A draw with a mixup partner (`partner[i]` >= 0) is mixed, view by view, with `partner_length[i, v]` samples of that
+    clip from `partner_start[i, v]`: weight * own + (1 - weight) * partner, each free of its mean.
 
     >>> epoch = Epoch.load("runs/asit_b/plan/epoch-00003")      # doctest: +SKIP
     >>> epoch.row[epoch.pack_offset[k] : epoch.pack_offset[k + 1]]      # doctest: +SKIP
@@ -63,9 +77,17 @@ class Epoch:
     shift: np.ndarray  # int32 [n, V]
     frames: np.ndarray  # int32 [n, V], a multiple of 16
     tokens: np.ndarray  # int64 [n], of all views, class tokens included
+    pool: np.ndarray | None = None  # int32 [n, V]; None: no averaging
+    kept: np.ndarray | None = None  # int32 [n, V], patches that are not dropped; None: all
+    partner: np.ndarray | None = None  # int64 [n], row in the index, -1 for none; None: no mixup
+    partner_weight: np.ndarray | None = None  # float32 [n], lambda, 1 for none
+    partner_start: np.ndarray | None = None  # int64 [n, V]
+    partner_length: np.ndarray | None = None  # int64 [n, V]
+    local_views: int = 0
+    rolled: bool = False
     budget: int | None = None  # tokens a pack; None: packs of so many clips
     pack_clips: int | None = None  # clips a pack; None: packs of a token budget
-    cut: int = 0  # clips that were over `max_frames`
+    cut: int = 0  # clips that were over `max_frames` or `max_samples`
     fingerprint: Mapping[str, str] = field(default_factory=dict)  # what the plan was made from, field by field
     folder: Path | None = None  # where it was loaded from
 
@@ -73,6 +95,12 @@ class Epoch:
     def draws(self) -> int:
         """Draws of the whole epoch."""
         return len(self.row)
+
+    def needed(self, draws: slice | np.ndarray) -> np.ndarray:
+        """int64 [k, V]: samples of the views of some draws, padding included."""
+        pool = 1 if self.pool is None else np.asarray(self.pool[draws], np.int64)
+        frames, shift = np.asarray(self.frames[draws], np.int64), np.asarray(self.shift[draws], np.int64)
+        return samples_needed(frames, shift, pool)
 
     def draws_before(self, step: int) -> int:
         """Draws of all steps before this one; `step` may be `steps`."""
@@ -83,15 +111,15 @@ class Epoch:
 
         `padding`: share of the token budget of packs that have clips which no token fills (0 without a budget).
         `waste`: share of what all places for packs could hold, the places of empty packs included, that is unused, in
-        tokens, or in clips where a pack is so many clips. `silence`: share of the views' samples that is zero padding.
+        tokens, or in clips where a pack is so many clips. `silence`: share of the views' samples that is padding.
         `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their views. `cut`: draws over
-        `max_frames`.
+        `max_frames` or `max_samples`. `mixed`: draws with a mixup partner.
         """
         step_tokens = np.asarray(self.pack_tokens).reshape(self.steps, self.packs).sum(1)
         filled = int(np.count_nonzero(np.diff(self.pack_offset)))
         places = self.steps * world * per_forward * -(-self.packs // (world * per_forward))
         total = int(step_tokens.sum())
-        needed = samples_needed(np.asarray(self.frames, np.int64), np.asarray(self.shift, np.int64))
+        needed = self.needed(slice(None))
         padded = np.asarray(self.length) < needed
         if self.budget is not None:
             padding, used, room = 1 - total / (filled * self.budget), total, places * self.budget
@@ -113,6 +141,7 @@ class Epoch:
             "shorter": int(padded.any(1).sum()),
             "padded_short": int((padded & (np.asarray(self.frames) == PATCH)).any(1).sum()),
             "cut": self.cut,
+            "mixed": 0 if self.partner is None else int(np.count_nonzero(np.asarray(self.partner) >= 0)),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -139,7 +168,9 @@ class Epoch:
 
     def _write(self, folder: Path) -> None:
         files: dict[str, dict[str, int]] = {}
-        for name, dtype in ARRAYS.items():
+        for name, dtype in (ARRAYS | OPTIONAL).items():
+            if getattr(self, name) is None:
+                continue
             path = folder / f"{name}.npy"
             np.save(path, np.ascontiguousarray(getattr(self, name), dtype=dtype), allow_pickle=False)
             _sync(path)
@@ -171,7 +202,8 @@ class Epoch:
             changed = differing(about["fingerprint"], expect) if expect is not None else []
             if changed:
                 raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
-            arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in ARRAYS}
+            names = [*ARRAYS, *(name for name in OPTIONAL if name in about["files"])]
+            arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in names}
             scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
         except FileNotFoundError as error:
             raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
@@ -192,7 +224,7 @@ def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.
     if verify and _crc32(path) != about["crc32"]:
         raise ValueError(f"{path.name} does not have its checksum")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != ARRAYS[name]:
+    if array.dtype != (ARRAYS | OPTIONAL)[name]:
         raise ValueError(f"{path.name} holds {array.dtype}")
     return array
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.plan.balance import ALPHA
+from gamut.plan.balance import ALPHA, PARTNER
 from gamut.plan.clips import Clips
-from gamut.plan.crops import crops, sizes
+from gamut.plan.crops import crops, kept_patches, samples_needed, sizes, view_tokens
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import fill_lanes, lay_out
 from gamut.plan.order import block_bounds, clip_keys, lane_bounds, sequence, shuffle_blocks
+from gamut.plan.partners import choose_partners
 from gamut.plan.policy import Policy
 
 
@@ -34,18 +35,21 @@ def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy) -> Epoch:
 
 
 def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
-    """Plan an evaluation: every clip once, in index order over steps and packs, its first crop.
+    """Plan an evaluation: every clip once, in index order over steps and packs, its first crop, neither mixed
+    nor rolled, with all its tokens.
 
     Packs are of the policy's size, filled in order; the last step is made up of empty packs, so that all ranks run
-    equal rounds. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames, since a score
-    is at one resolution.
+    equal rounds. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames or the
+    pooling, since a score is at one resolution.
     """
-    if len(policy.shifts) > 1:
-        raise PlanError(
-            f"An evaluation is at one resolution, but `shifts` has {len(policy.shifts)} hops {policy.shifts}. "
-            "Evaluate each hop in turn."
-        )
-    policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False)
+    for field, several in (("shifts", policy.shifts), ("pools", policy.pools)):
+        if len(several) > 1:
+            raise PlanError(
+                f"An evaluation is at one resolution, but `{field}` has {len(several)} values {several}. "
+                "Evaluate at each in turn."
+            )
+    plain = {"random_crop": False, "roll": 0.0, "drop_tokens": 0.0, "mixup": 0.0}
+    policy = replace(policy, packer="next_fit", shuffle=False, **plain)
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
     return _plan(clips, 0, 0, policy, 1, fingerprint)
 
@@ -53,35 +57,54 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
 def _plan(clips: Clips, seed: int, epoch: int, policy: Policy, lanes: int, fingerprint: dict[str, str]) -> Epoch:
     size = sizes(clips, seed, epoch, policy)
     keys = clip_keys(clips, seed, epoch)
-    order = sequence(clips, keys, seed, epoch, policy)
-    bounds = lane_bounds(size.tokens[order], policy, lanes)
+    in_sequence = sequence(clips, keys, seed, epoch, policy)
+    bounds = lane_bounds(size.tokens[in_sequence], policy, lanes)
+    windows = block_bounds(bounds, policy.window)
     if policy.shuffle:
-        order = shuffle_blocks(order, keys, block_bounds(bounds, policy.window))
-    layout = lay_out(fill_lanes(size.tokens[order], bounds, policy), policy.packs)
-    order = order[layout.order]
+        in_sequence = shuffle_blocks(in_sequence, keys, windows)
+    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy), policy.packs)
+    order = in_sequence[layout.order]
 
     clip_id = clips.clip_id[order]
     draw = np.zeros(len(order), np.int32)
-    shift, frames, tokens = size.shift[order], size.frames[order], size.tokens[order]
-    start, length = crops(clip_id, draw, clips.samples[order], shift, frames, seed, epoch, policy)
+    shift, pool, frames, tokens = (of[order] for of in (size.shift, size.pool, size.frames, size.tokens))
+    needed = samples_needed(frames, shift[:, None], pool[:, None])
+    start, length = crops(clip_id, draw, clips.samples[order], needed, seed, epoch, policy)
+    partners = None
+    if policy.mixup:
+        edges = np.concatenate([[0], *(lane[1:] for lane in windows)])
+        partners = choose_partners(
+            clips, order, draw, needed, length, seed, epoch, policy, in_sequence, layout.order, edges
+        )
     pack_tokens = _sum_packs(tokens, layout.pack_offset)
-    squares = _sum_packs(policy.views * (tokens // policy.views) ** 2, layout.pack_offset)
+    squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), layout.pack_offset)
+    pack_cost = pack_tokens + ALPHA * squares
+    if partners is not None:
+        pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), layout.pack_offset)
     return Epoch(
         number=epoch,
         steps=layout.steps,
         packs=policy.packs,
-        views=policy.views,
+        views=policy.segments,
         pack_offset=layout.pack_offset,
         pack_tokens=pack_tokens,
-        pack_cost=pack_tokens + ALPHA * squares,
+        pack_cost=pack_cost,
         row=clips.row[order],
         clip_id=clip_id,
         draw=draw,
         start=start,
         length=length,
-        shift=np.repeat(shift.astype(np.int32)[:, None], policy.views, axis=1),
-        frames=np.repeat(frames.astype(np.int32)[:, None], policy.views, axis=1),
+        shift=np.repeat(shift.astype(np.int32)[:, None], policy.segments, axis=1),
+        frames=frames.astype(np.int32),
         tokens=tokens,
+        pool=np.repeat(pool.astype(np.int32)[:, None], policy.segments, axis=1) if max(policy.pools) > 1 else None,
+        kept=kept_patches(frames, policy).astype(np.int32) if policy.drop_tokens else None,
+        partner=None if partners is None else partners.row,
+        partner_weight=None if partners is None else partners.weight,
+        partner_start=None if partners is None else partners.start,
+        partner_length=None if partners is None else partners.length,
+        local_views=policy.local_views,
+        rolled=policy.roll > 0,
         budget=policy.tokens,
         pack_clips=policy.clips,
         cut=size.cut,

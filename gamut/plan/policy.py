@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 
 from gamut.errors import PlanError
 
-PLANNER_VERSION = 1  # raise it when the same inputs come to give another plan
+PLANNER_VERSION = 2  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
 
 PATCH = 16  # frames of a patch; frames of every view are a multiple of it
 TOKENS_A_PATCH_COLUMN = 8  # 128 mel bins / 16
+UNIT_HOP = 160  # 10 ms at 16 kHz: the hop at resolution C = 1
 WINDOW_SAMPLES = 400  # 25 ms at 16 kHz: the first frame of a log-mel
 
 
@@ -25,10 +26,17 @@ class Policy:
     tokens and all views included) with `packer`: `exact` (oldest clip first, the rest filled by subset-sum with
     `lookahead` clips to choose from) or `next_fit` (in order; ElasticAST), in both cases at most `max_clips`.
 
-    A view is `crop_frames` frames, zero-padded in the waveform where the clip is shorter and `pad` is set; without
-    `pad`, or without a crop, it is as long as the clip, floored to a multiple of 16 frames (at least 16, padded), and
-    never over `max_frames`: a longer clip is cut there, or is an error, as `too_long` says. `shifts` are hops between
-    frames in samples at 16 kHz; of several, one is drawn for each clip and epoch.
+    A view is `crop_frames` frames, padded where the clip is shorter and `pad` is set; without `pad`, or without a
+    crop, it is as long as the clip, floored to a multiple of 16 frames (at least 16, padded), and never over
+    `max_frames`, nor made of more than `max_samples` of the clip: a longer clip is cut there, or is an error, as
+    `too_long` says. `shifts` are hops between frames in samples at 16 kHz and `pools` are numbers of frames averaged
+    into one; of several, one is drawn for each clip and epoch. Frames are counted after the averaging. With `pad_to`
+    every view is as long in time as so many frames at 10 ms, cut or padded: at C times 10 ms, floor16(pad_to / C).
+
+    A clip has `views` of that kind, then `local_views` of `local_frames`. With probability `roll` its waveform is
+    rolled, end to beginning, by a random amount before any view is cut. `drop_tokens` is the share of each view's
+    patches that the model does not get. With probability `mixup` a draw gets a partner, with which it is mixed at a
+    weight from Beta(mixup_beta, mixup_beta).
 
     Raises PlanError for a value that cannot be, naming the field and what it may be.
     """
@@ -43,7 +51,16 @@ class Policy:
     pad: bool = True
     max_frames: int | None = None
     too_long: str = "cut"  # cut | error
+    max_samples: int | None = None
     shifts: tuple[int, ...] = (160,)
+    pools: tuple[int, ...] = (1,)
+    pad_to: int | None = None
+    local_views: int = 0
+    local_frames: int = 192
+    roll: float = 0.0
+    drop_tokens: float = 0.0
+    mixup: float = 0.0
+    mixup_beta: int = 10
     class_token: bool = True
     packer: str = "exact"  # exact | next_fit
     lookahead: int = 64
@@ -52,12 +69,21 @@ class Policy:
     locality: str = "none"  # none | node
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shifts", tuple(int(shift) for shift in self.shifts))
-        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window"):
+        for field in ("shifts", "pools"):
+            object.__setattr__(self, field, tuple(int(value) for value in getattr(self, field)))
+        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window", "mixup_beta"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise PlanError(f"`{field}` of a plan is {value}; it must be at least 1.")
-        for field in ("crop_frames", "max_frames"):
+        if self.local_views < 0:
+            raise PlanError(f"`local_views` of a plan is {self.local_views}; it must be at least 0.")
+        if self.max_samples is not None and self.max_samples < WINDOW_SAMPLES:
+            raise PlanError(f"`max_samples` of a plan is {self.max_samples}; it must hold a window of 400 samples.")
+        for field, most in (("roll", 1.0), ("mixup", 1.0), ("drop_tokens", 0.9)):
+            value = getattr(self, field)
+            if not 0.0 <= value <= most:
+                raise PlanError(f"`{field}` of a plan is {value}; it must lie between 0 and {most:g}.")
+        for field in ("crop_frames", "max_frames", "pad_to", "local_frames"):
             value = getattr(self, field)
             if value is not None and (value < PATCH or value % PATCH):
                 nearest = max(PATCH, round(value / PATCH) * PATCH)
@@ -76,8 +102,20 @@ class Policy:
             )
         if not self.shifts or min(self.shifts) < 1:
             raise PlanError(f"`shifts` of a plan is {self.shifts}; it needs at least one hop of 1 sample or more.")
+        if not self.pools or min(self.pools) < 1:
+            raise PlanError(f"`pools` of a plan is {self.pools}; it needs at least one number of frames, 1 or more.")
+        if self.pad_to and (self.crop_frames or not self.pad):
+            raise PlanError(
+                f"`pad_to` ({self.pad_to}) makes all views of one length in time, by padding: it takes the place of "
+                f"`crop_frames` ({self.crop_frames}) and needs `pad`."
+            )
         if self.crop_frames and self.max_frames and self.crop_frames > self.max_frames:
             raise PlanError(f"`crop_frames` ({self.crop_frames}) is over `max_frames` ({self.max_frames}).")
+
+    @property
+    def segments(self) -> int:
+        """Views of a draw, local ones included."""
+        return self.views + self.local_views
 
     @property
     def lanes(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gamut.errors import RecipeError
 from gamut.recipe.schema import Recipe
+from gamut.recipe.views import Problem, views_that_cannot_be
 
 COMMAND_LINE = "the command line"
 
@@ -19,10 +20,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.positions": ("learned", "factorised"),
     "model.pooling": ("cls", "attention", "mean"),
     "views.too_long": ("cut", "error"),
+    "views.pad_with": ("silence", "zero"),
     "plan.packer": ("exact", "next_fit"),
     "plan.locality": ("none", "node"),
     "asit.local_on": ("masked", "all"),
     "augment.mask_fill": ("zero", "mean"),
+    "augment.time_scale": ("none", "length", "resolution"),
     "finetune.loss": ("ce", "bce"),
 }
 
@@ -40,6 +43,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "views.count": (1, _ANY),
     "views.frames": (16, _ANY),
     "views.max_frames": (16, _ANY),
+    "views.pad_to": (16, _ANY),
+    "views.max_seconds": (0.025, _ANY),
+    "views.local_count": (0, _ANY),
+    "views.local_frames": (16, _ANY),
+    "views.roll": (0, 1),
     "step.packs": (1, _ANY),
     "step.clips": (1, _ANY),
     "step.tokens": (1, _ANY),
@@ -72,6 +80,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "asit.teacher_momentum": (0, 1),
     "augment.time_mask": (0, _ANY),
     "augment.frequency_mask": (0, 128),
+    "augment.mixup": (0, 1),
+    "augment.mixup_beta": (1, _ANY),
+    "augment.drop_tokens": (0, 0.9),
     "finetune.label_smoothing": (0, 0.999),
     "finetune.evaluate_epochs": (0, _ANY),
     "finetune.seeds": (1, _ANY),
@@ -144,9 +155,6 @@ def _either(allowed: tuple[str, ...]) -> str:
     return allowed[0] if len(allowed) == 1 else f"{', '.join(allowed[:-1])} or {allowed[-1]}"
 
 
-Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence without its end
-
-
 def _contradictions(recipe: Recipe) -> list[Problem]:
     """Everything that does not fit together."""
     found: list[Problem] = []
@@ -166,6 +174,8 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     for key, frames in (
         ("views.frames", views.frames),
         ("views.max_frames", views.max_frames),
+        ("views.pad_to", views.pad_to),
+        ("views.local_frames", views.local_frames),
         ("model.table_frames", model.table_frames),
     ):
         refuse(
@@ -188,15 +198,7 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         ("front.mean", "front.std"),
         "front.mean and front.std must both be given, or both be left to the shards' own statistics",
     )
-    longest = views.frames or views.max_frames
-    if step.tokens is not None and longest:
-        one = views.count * (longest // 16 * 8 + (model.pooling == "cls"))
-        refuse(
-            one > step.tokens,
-            ("step.tokens", "views.frames", "views.max_frames"),
-            f"step.tokens ({step.tokens}) does not hold one clip of {one} tokens "
-            f"({views.count} x {longest} frames, class tokens included)",
-        )
+    found += views_that_cannot_be(recipe)
     refuse(
         not all(0 <= beta < 1 for beta in recipe.optim.betas),
         ("optim.betas",),
@@ -246,6 +248,13 @@ def _pretraining(recipe: Recipe) -> list[Problem]:
                 "the global loss needs class tokens: model.pooling must be cls or asit.weight_global 0",
             )
         )
+    if recipe.views.local_count and not asit.weight_global:
+        found.append(
+            (
+                ("views.local_count", "asit.weight_global"),
+                "local crops serve the global loss alone: set views.local_count to 0 or asit.weight_global above 0",
+            )
+        )
     return found
 
 
@@ -262,4 +271,6 @@ def _finetuning(recipe: Recipe) -> list[Problem]:
             )
     if recipe.views.count != 1:
         found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
+    if recipe.views.local_count:
+        found.append((("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0"))
     return found

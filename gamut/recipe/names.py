@@ -73,7 +73,8 @@ def describe(hint: Any) -> str:
         text = f"a list of {len(args)} numbers"
     elif typing.get_origin(base) is list:
         inner = not_none(args[0])
-        text = "a list of lists of whole numbers" if typing.get_origin(inner) is list else "a list of whole numbers"
+        kinds = {int: "whole numbers", float: "numbers"}
+        text = f"a list of {kinds.get(inner, 'lists of whole numbers')}"
     else:
         text = "a mapping of names to lists of whole numbers" if args[1] is not Any else "a mapping"
     return text if base is hint else f"{text} or null"

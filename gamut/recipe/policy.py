@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gamut.plan import Policy
 from gamut.recipe.schema import Recipe
 
+RATE = 16000  # Hz
+UNIT_HOP = 160  # samples: 10 ms, resolution C = 1
+
 
 def training_policy(recipe: Recipe) -> Policy:
-    """The plan's policy for training: the recipe's step, views and packer."""
-    views, step, plan = recipe.views, recipe.step, recipe.plan
+    """The plan's policy for training: the recipe's step, views and packer, mixup and token dropout."""
+    views, plan, augment = recipe.views, recipe.plan, recipe.augment
     return Policy(
-        packs=step.packs,
-        clips=step.clips,
-        tokens=step.tokens,
-        max_clips=step.max_clips,
+        **_common(recipe),
         views=views.count,
-        crop_frames=views.frames,
         random_crop=views.random,
-        pad=views.pad,
-        max_frames=views.max_frames,
-        too_long=views.too_long,
-        class_token=recipe.model.pooling == "cls",
+        shifts=tuple(hop(c) for c in views.resolutions),
+        pools=tuple(views.poolings),
+        local_views=views.local_count,
+        local_frames=views.local_frames,
+        roll=views.roll,
+        drop_tokens=augment.drop_tokens,
+        mixup=augment.mixup,
+        mixup_beta=augment.mixup_beta,
         packer=plan.packer,
         lookahead=plan.lookahead,
         window=plan.window,
@@ -30,20 +35,38 @@ def training_policy(recipe: Recipe) -> Policy:
 
 
 def evaluation_policy(recipe: Recipe) -> Policy:
-    """The plan's policy for evaluation: one view a clip, its first frames, in index order."""
-    views, step = recipe.views, recipe.step
+    """The plan's policy for evaluation: one view a clip, its first frames, in index order, at the first of the
+    recipe's resolutions and poolings."""
+    views = recipe.views
     return Policy(
-        packs=step.packs,
-        clips=step.clips,
-        tokens=step.tokens,
-        max_clips=step.max_clips,
+        **_common(recipe),
         views=1,
-        crop_frames=views.frames,
         random_crop=False,
-        pad=views.pad,
-        max_frames=views.max_frames,
-        too_long=views.too_long,
-        class_token=recipe.model.pooling == "cls",
+        shifts=(hop(views.resolutions[0]),),
+        pools=(views.poolings[0],),
         packer="next_fit",
         shuffle=False,
     )
+
+
+def hop(resolution: float) -> int:
+    """Samples between two frames at 10 ms * C."""
+    return round(resolution * UNIT_HOP)
+
+
+def _common(recipe: Recipe) -> dict[str, Any]:
+    views, step = recipe.views, recipe.step
+    native = views.frames is None and views.pad_to is None
+    return {
+        "packs": step.packs,
+        "clips": step.clips,
+        "tokens": step.tokens,
+        "max_clips": step.max_clips,
+        "crop_frames": views.frames,
+        "pad": views.pad,
+        "pad_to": views.pad_to,
+        "max_frames": views.max_frames,
+        "max_samples": round(views.max_seconds * RATE) if native and views.max_seconds is not None else None,
+        "too_long": views.too_long,
+        "class_token": recipe.model.pooling == "cls",
+    }

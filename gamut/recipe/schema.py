@@ -42,9 +42,17 @@ class Views:
     count: int = 1  # views a clip
     frames: int | None = None  # crop length in frames (a multiple of 16); None: the clip's own length
     random: bool = True  # random crop, else the first `frames`
-    pad: bool = True  # zero-pad shorter clips to `frames`; False: they keep their own length, floored to 16 frames
+    pad: bool = True  # pad shorter clips to `frames`; False: they keep their own length, floored to 16 frames
+    pad_with: str = "silence"  # silence: zeros in the waveform (ASiT) | zero: log-mel frames of 0.0 (AST)
+    pad_to: int | None = None  # cut or pad to this many frames at 10 ms; at C times 10 ms to floor16(pad_to / C)
     max_frames: int | None = None  # native length: a longer clip is cut to this many frames
+    max_seconds: float | None = 30.0  # native length (neither `frames` nor `pad_to`): a longer clip is cut there
     too_long: str = "cut"  # cut | error
+    resolutions: list[float] = field(default_factory=lambda: [1.0])  # C: a hop of 10 ms * C, drawn a clip and epoch
+    poolings: list[int] = field(default_factory=lambda: [1])  # frames averaged into one, drawn a clip and epoch
+    local_count: int = 0  # further, shorter crops a clip (ASiT's multi-crop: 4)
+    local_frames: int = 192  # their length in frames
+    roll: float = 0.0  # probability that a waveform is rolled, end to beginning, before it is cropped (ASiT: 0.5)
 
 
 @dataclass(frozen=True)
@@ -135,12 +143,16 @@ class Asit:
 
 @dataclass(frozen=True)
 class Augment:
-    """Training-time augmentation of fine-tuning (PAPERS: SpecAugment, random noise)."""
+    """Training-time augmentation of fine-tuning (PAPERS: SpecAugment, mixup, random noise, token dropout)."""
 
     time_mask: int = 0  # frames, width U[0, time_mask)
+    time_scale: str = "none"  # none | length (time_mask * frames / 1,024) | resolution (time_mask / C)
     frequency_mask: int = 0  # bins
     mask_fill: str = "zero"  # zero, before normalisation | mean
     noise: bool = False  # AST's random noise and roll
+    mixup: float = 0.0  # rate: the probability that a clip is mixed with another
+    mixup_beta: int = 10  # at a weight lambda ~ Beta(mixup_beta, mixup_beta)
+    drop_tokens: float = 0.0  # share of each clip's patches that training leaves out (published ElasticAST: 0.1)
 
 
 @dataclass(frozen=True)

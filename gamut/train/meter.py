@@ -23,11 +23,10 @@ class Meter:
         epoch = self.epoch
         packs = slice(step * epoch.packs, (step + 1) * epoch.packs)
         draws = slice(int(epoch.pack_offset[packs.start]), int(epoch.pack_offset[packs.stop]))
-        frames, shift = np.asarray(epoch.frames[draws], np.int64), np.asarray(epoch.shift[draws], np.int64)
         self._clips += draws.stop - draws.start
         self._tokens += int(np.sum(epoch.pack_tokens[packs]))
         self._own += int(np.sum(epoch.length[draws]))
-        self._samples += int(np.sum((frames - 1) * shift + 400))
+        self._samples += int(np.sum(epoch.needed(draws)))
         self._seconds += seconds
         self._waited += waited
         self._steps += 1

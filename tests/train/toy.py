@@ -52,13 +52,8 @@ class ToyEpoch:
     def length(self) -> np.ndarray:
         return np.full((self.draws, 1), 2000)
 
-    @property
-    def frames(self) -> np.ndarray:
-        return np.full((self.draws, 1), 16)
-
-    @property
-    def shift(self) -> np.ndarray:
-        return np.full((self.draws, 1), 160)
+    def needed(self, draws: slice) -> np.ndarray:
+        return np.full((self.draws, 1), 15 * 160 + 400)[draws]
 
 
 def toy_epoch(number: int, steps: int = 5, packs: int = 4) -> ToyEpoch:

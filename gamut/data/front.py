@@ -1,0 +1,39 @@
+"""The log-mel of a packed batch as its plan has it: mixed, at each segment's hop, pooled, padded."""
+
+from __future__ import annotations
+
+import torch
+
+from gamut.audio.frames import zero_frames
+from gamut.audio.logmel import log_mel
+from gamut.audio.waveform import Partner
+from gamut.data.batch import PackedBatch
+
+
+def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence") -> torch.Tensor:
+    """Log-mel frames before normalisation, float32 [sum(sizes), 128], on the batch's device.
+
+    mode: `fast` or `exact`, as in `gamut.audio.logmel`. pad_with: what follows the sound of a clip that is shorter
+    than its view: the frames of a waveform of zeros (`silence`, ASiT), or frames of 0.0 (`zero`, AST).
+    """
+    partner = None
+    if batch.partner_waveform is not None:
+        assert batch.partner_offset is not None
+        assert batch.partner_weight is not None
+        weight = batch.partner_weight.repeat_interleave(batch.views, output_size=batch.segments)
+        partner = Partner(batch.partner_waveform, batch.partner_offset, weight)
+    mel = log_mel(
+        batch.waveform,
+        batch.offset,
+        batch.length,
+        batch.shift,
+        batch.frames,
+        batch.sizes,
+        mode,
+        pool=batch.pool,
+        pools=batch.pools,
+        partner=partner,
+    )
+    if pad_with == "silence":
+        return mel
+    return zero_frames(mel, batch.frames, batch.sizes, batch.length, batch.shift, batch.pool)
