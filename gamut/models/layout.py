@@ -16,8 +16,8 @@ class Kept(NamedTuple):
     """The patches of S segments that the model gets, where some are dropped."""
 
     patch: torch.Tensor  # int64 [K], ascending numbers among all patches of the batch
-    count: torch.Tensor  # int64 [S], how many of each segment
-    sizes: tuple[int, ...]  # `count` as Python numbers
+    counts: torch.Tensor  # int64 [S], how many of each segment
+    sizes: tuple[int, ...]  # `counts` as Python numbers
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool, kept
     within = number - torch.repeat_interleave(count.cumsum(0) - count, count, output_size=patches)
     if kept is not None:
         owner, within, number = owner[kept.patch], within[kept.patch], number[: len(kept.patch)]
-        count, counts = kept.count, kept.sizes
+        count, counts = kept.counts, kept.sizes
     lengths = tuple(patches + int(class_token) for patches in counts)
     total = sum(lengths)
     length = count + int(class_token)

@@ -44,8 +44,8 @@ def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
     return kept_patches(frames, policy) + int(policy.class_token)
 
 
-def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
-    """Hop, pooling, frames and tokens of every clip in this epoch.
+def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray | int = 0) -> Sizes:
+    """Hop, pooling, frames and tokens of every clip in this epoch (`draw`: which copy of it, int [n]).
 
     A clip of n samples at hop h has T = 1 + (n - 400) // h frames, and T // p averages of p frames, of which a view
     takes the next lower multiple of 16, at least 16. Raises PlanError, naming the clip, where one is empty, is too
@@ -60,8 +60,8 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
             f"The clip in row {clips.row[at]} of the index has {samples[at]} samples and cannot be planned. "
             "Leave empty clips out when the shards are made: convert or index them again."
         )
-    shift = _one_of(policy.shifts, clips, seed, epoch, Purpose.SHIFT)
-    pool = _one_of(policy.pools, clips, seed, epoch, Purpose.POOL)
+    shift = _one_of(policy.shifts, key(seed, epoch, clips.clip_id, draw, 0, Purpose.SHIFT))
+    pool = _one_of(policy.pools, key(seed, epoch, clips.clip_id, draw, 0, Purpose.POOL))
     own, cut = _native(clips, shift, pool, policy)
     frames = np.empty((len(clips), policy.segments), np.int64)
     frames[:, : policy.views] = _global_frames(own, shift, pool, policy)[:, None]
@@ -73,12 +73,9 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy) -> Sizes:
     return Sizes(shift, pool, frames, tokens, cut)
 
 
-def _one_of(values: tuple[int, ...], clips: Clips, seed: int, epoch: int, purpose: Purpose) -> np.ndarray:
-    """int64 [n]: one of the values for each clip, all equally likely."""
-    if len(values) == 1:
-        return np.full(len(clips), values[0], np.int64)
-    which = integers(key(seed, epoch, clips.clip_id, 0, 0, purpose), 0, len(values))
-    return np.asarray(values, np.int64)[which]
+def _one_of(values: tuple[int, ...], keys: np.ndarray) -> np.ndarray:
+    """int64 [n]: one of the values for each key, all equally likely."""
+    return np.asarray(values, np.int64)[integers(keys, 0, len(values))]
 
 
 def _native(clips: Clips, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> tuple[np.ndarray, int]:

@@ -48,8 +48,7 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
                 f"An evaluation is at one resolution, but `{field}` has {len(several)} values {several}. "
                 "Evaluate at each in turn."
             )
-    plain = {"random_crop": False, "roll": 0.0, "drop_tokens": 0.0, "mixup": 0.0}
-    policy = replace(policy, packer="next_fit", shuffle=False, **plain)
+    policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False, roll=0.0, drop_tokens=0.0, mixup=0.0)
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
     return _plan(clips, 0, 0, policy, 1, fingerprint)
 

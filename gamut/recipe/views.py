@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gamut.recipe.policy import UNIT_HOP, hop
 from gamut.recipe.schema import Recipe
 
@@ -13,8 +15,10 @@ def views_that_cannot_be(recipe: Recipe) -> list[Problem]:
     views, step = recipe.views, recipe.step
     found: list[Problem] = []
     for key, values in (("views.resolutions", views.resolutions), ("views.poolings", views.poolings)):
-        if not values or min(values) <= 0:
+        if not values or not all(0 < value < math.inf for value in values):
             found.append(((key,), f"{key} needs at least one number above 0, not {values}"))
+    if found:
+        return found
     for c in views.resolutions:
         if abs(c * UNIT_HOP - hop(c)) > 1e-6:
             found.append(

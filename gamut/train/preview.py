@@ -35,7 +35,9 @@ def preview(recipe: Recipe, clips: Clips, world: int, console: Console | None = 
         "zeros in the waveforms", f"{facts['silence']:.2%} ({facts['shorter']:,} clips shorter than their view)"
     )
     table.add_row("padded to 16 frames", f"{facts['padded_short']:,}")
-    table.add_row("cut at max_frames", f"{facts['cut']:,}")
+    table.add_row("cut at the longest length", f"{facts['cut']:,}")
+    if epoch.partner is not None:
+        table.add_row("mixed with another clip", f"{facts['mixed']:,}")
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
     console.print(table)
     for note in [*schedule.notes, short_clips_warning(recipe, clips)]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gamut.audio.augment import random_noise, spec_augment
+from gamut.audio.augment import random_noise, spec_augment, time_maximum
 from gamut.randomness import Purpose, key, uniform
 
 MARK = -77.0
@@ -114,3 +114,13 @@ def test_noise_and_roll_are_asts() -> None:
             assert len(fits) == 1
             rolls += fits
     assert (min(rolls), max(rolls)) == (-10, 9)
+
+
+def test_time_masks_scale_with_length_or_resolution() -> None:
+    """192 * frames / 1,024 at native length, 192 / C at mixed resolution, for which a frame is C x 10 ms."""
+    frames, shift = torch.tensor([1024, 512, 2992, 16]), torch.tensor([160, 192, 640, 160])
+    pool = torch.tensor([1, 1, 1, 3])
+    assert time_maximum(192, "none", frames, shift) == 192
+    assert time_maximum(192, "length", frames, shift).tolist() == [192, 96, 561, 3]
+    assert time_maximum(192, "resolution", frames, shift).tolist() == [192, 160, 48, 192]
+    assert time_maximum(192, "resolution", frames, shift, pool).tolist() == [192, 160, 48, 64]

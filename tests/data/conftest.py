@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -27,6 +28,12 @@ POLICIES = {
     "native lengths": Policy(packs=2, clips=None, tokens=160, views=1, pad=False, max_frames=96),
     "three crops at mixed resolution": Policy(
         packs=4, clips=None, tokens=256, views=3, crop_frames=32, pad=False, shifts=(160, 320, 640)
+    ),
+    "rolled, with local crops": Policy(
+        packs=4, clips=3, tokens=None, views=2, crop_frames=48, local_views=2, local_frames=16, roll=0.5
+    ),
+    "mixed, pooled, tokens dropped": Policy(
+        packs=2, clips=None, tokens=160, pad=False, max_frames=96, pools=(1, 2, 3), mixup=0.7, drop_tokens=0.1
     ),
     "in order": Policy(packs=3, clips=None, tokens=96, pad=False, max_frames=64, packer="next_fit", shuffle=False),
 }
@@ -58,7 +65,7 @@ class Corpus:
         assert batch.draw.tolist() == [epoch.draw[n] for n in numbers]
         assert batch.clip_id.numpy().view(np.uint64).tolist() == [epoch.clip_id[n] for n in numbers]
         assert batch.sizes == tuple(batch.frames.tolist())
-        assert (batch.views, batch.epoch) == (epoch.views, epoch.number)
+        assert (batch.views, batch.epoch, batch.local_views) == (epoch.views, epoch.number, epoch.local_views)
         segment = 0
         for clip, n in enumerate(numbers):
             row = int(epoch.row[n])
@@ -67,17 +74,56 @@ class Corpus:
             for view in range(epoch.views):
                 start, length = int(epoch.start[n, view]), int(epoch.length[n, view])
                 shift, frames = int(epoch.shift[n, view]), int(epoch.frames[n, view])
-                expected = np.zeros((frames - 1) * shift + 400, np.int16)
-                expected[:length] = self.waveforms[row][start : start + length]
+                pool = 1 if epoch.pool is None else int(epoch.pool[n, view])
+                expected = np.zeros((frames * pool - 1) * shift + 400, np.int16)
+                expected[:length] = np.roll(self.waveforms[row], -start)[:length]
+                assert epoch.rolled or start + length <= len(self.waveforms[row])
                 found = batch.waveform[batch.offset[segment] : batch.offset[segment + 1]].numpy()
                 np.testing.assert_array_equal(found, expected)
                 assert (batch.length[segment], batch.shift[segment], batch.frames[segment]) == (length, shift, frames)
+                if batch.pool is not None:
+                    assert (batch.pool[segment], batch.pools[segment]) == (pool, pool)
+                if batch.kept is not None:
+                    assert epoch.kept is not None
+                    assert batch.kept[segment] == batch.kept_sizes[segment] == epoch.kept[n, view]
                 segment += 1
+        for name in ("pool", "kept", "partner"):
+            there = (getattr(batch, "partner_row" if name == "partner" else name), getattr(epoch, name))
+            assert (there[0] is None) == (there[1] is None)
+        if batch.partner_row is not None:
+            self.assert_are_partners(batch, epoch, numbers, missing)
         assert batch.offset[-1] == len(batch.waveform)
         integers = (batch.offset, batch.length, batch.shift, batch.frames, batch.clip_id, batch.draw, batch.row,
                     batch.label_offset, batch.label)  # fmt: skip
         assert batch.waveform.dtype == torch.int16
         assert all(tensor.dtype == torch.int64 for tensor in integers)
+
+    def assert_are_partners(
+        self, batch: PackedBatch, epoch: Epoch, numbers: list[int], missing: tuple[int, ...]
+    ) -> None:
+        """A clip's partner is the planned cut of the planned clip with its labels; a missing one leaves nothing."""
+        assert batch.partner_waveform.dtype == torch.int16
+        assert batch.partner_weight.dtype == torch.float32
+        unusable = []
+        for clip, n in enumerate(numbers):
+            partner = int(epoch.partner[n])
+            labels = batch.partner_label[batch.partner_label_offset[clip] : batch.partner_label_offset[clip + 1]]
+            spans = batch.partner_offset[clip * batch.views : (clip + 1) * batch.views + 1].tolist()
+            if partner < 0 or partner in missing:
+                assert (batch.partner_row[clip], batch.partner_weight[clip], len(labels)) == (-1, 1.0, 0)
+                assert spans[0] == spans[-1]
+                unusable += [partner] * (partner >= 0)
+                continue
+            assert (batch.partner_row[clip], batch.partner_weight[clip]) == (partner, epoch.partner_weight[n])
+            assert [self.index.labels[label] for label in labels] == [self.classes[partner]]
+            for view, (first, last) in enumerate(itertools.pairwise(spans)):
+                start, length = int(epoch.partner_start[n, view]), int(epoch.partner_length[n, view])
+                found = batch.partner_waveform[first:last].numpy()
+                np.testing.assert_array_equal(found, self.waveforms[partner][start : start + length])
+                assert last - first <= batch.length[clip * batch.views + view]
+        assert [hole.row for hole in batch.partner_holes] == unusable
+        assert batch.partner_offset[-1] == len(batch.partner_waveform)
+        assert len(batch.partner_offset) == batch.segments + 1
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,14 @@ from gamut.data.reader import Reader
 from gamut.errors import AudioError, PlanError
 from gamut.plan import plan_epoch, plan_evaluation
 
-POLICIES = ("two padded crops", "native lengths", "three crops at mixed resolution", "in order")
+POLICIES = (
+    "two padded crops",
+    "native lengths",
+    "three crops at mixed resolution",
+    "rolled, with local crops",
+    "mixed, pooled, tokens dropped",
+    "in order",
+)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -63,6 +70,26 @@ def test_unusable_clips_are_holes_and_the_rest_is_untouched(corpus, policy, monk
     bad |= dict.fromkeys(rows, "checksum")
     nothing = assemble(corpus.index, epoch, packs)
     assert (nothing.clips, len(nothing.waveform), len(nothing.holes)) == (0, 0, len(rows))
+
+
+def test_an_unusable_partner_leaves_its_clip_as_it_is(corpus, policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = plan_epoch(corpus.index.table(), 5, 0, policy("mixed, pooled, tokens dropped"))
+    packs = list(range(epoch.packs))
+    rows = set(epoch.row[: epoch.pack_offset[epoch.packs]].tolist())
+    partners = {int(row) for row in epoch.partner[: len(rows)] if row >= 0}
+    bad = (min(partners - rows), min(partners & rows))  # one that is a partner only, one that is planned itself too
+    decode = Reader.decode
+
+    def broken(reader: Reader, row: int) -> np.ndarray:
+        if row in bad:
+            raise AudioError("It is broken.", "checksum")
+        return decode(reader, row)
+
+    monkeypatch.setattr(Reader, "decode", broken)
+    batch = assemble(corpus.index, epoch, packs)
+    corpus.assert_is_plan(batch, epoch, packs, missing=bad)
+    assert [hole.row for hole in batch.holes] == [bad[1]]
+    assert {hole.row for hole in batch.partner_holes} == set(bad)
 
 
 def test_a_plan_of_other_clips_is_refused(corpus, policy) -> None:

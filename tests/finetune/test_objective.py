@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.objective import Classify, multi_hot
+from finetune.objective import Classify, multi_hot, soft_targets
+from gamut.data.batch import Hole, PackedBatch
 from gamut.recipe import schema
 from gamut.train.objective import Moment
 from tests.packs import packed, part
@@ -43,6 +46,64 @@ def test_binary_cross_entropy_equals_torch_s_mean() -> None:
     loss, _ = task.loss(task.model, task.prepare(clips, NOW), {"clips_with_labels": 2.0}, NOW)
     expected = F.binary_cross_entropy_with_logits(task.logits(clips), multi_hot(clips, 5))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def mixed_pair() -> tuple[PackedBatch, torch.Tensor]:
+    """Three clips, of which the second is mixed with a shorter one; and the waveform mixed by hand, in floats."""
+    clips = packed([32, 64, 16], [[1], [2, 4], [0]])
+    other = packed([32], seed=3).waveform[:4000]
+    mixed = replace(
+        clips,
+        partner_waveform=other,
+        partner_offset=torch.tensor([0, 0, 4000, 4000]),
+        partner_weight=torch.tensor([1.0, 0.25, 1.0]),
+        partner_row=torch.tensor([-1, 7, -1]),
+        partner_label_offset=torch.tensor([0, 0, 1, 1]),
+        partner_label=torch.tensor([4]),
+        partner_holes=(Hole(9, "dog", "checksum"),),
+    )
+    begin, end = int(clips.offset[1]), int(clips.offset[2])
+    own, added = clips.waveform[begin:end] / 32768.0, other / 32768.0
+    wave = 0.25 * (own - own.mean())
+    wave[:4000] += 0.75 * (added - added.mean())
+    return mixed, wave
+
+
+def test_labels_are_mixed_as_the_sounds_are() -> None:
+    got = soft_targets(mixed_pair()[0], 5)
+    assert got.tolist() == [[0, 1, 0, 0, 0], [0, 0, 0.25, 0, 1.0], [1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_the_loss_of_a_mixture_equals_torch_s(kind: str) -> None:
+    """Against a batch whose second clip was mixed by hand (scaled, since it is int16 again), and torch's loss."""
+    task = objective(loss=kind)
+    task.recipe = replace(task.recipe, augment=schema.Augment(mixup=0.5))
+    batch, wave = mixed_pair()
+    loss, metrics = task.loss(task.model, task.prepare(batch, NOW), {"clips_with_labels": 3.0}, NOW)
+    task.model.eval()
+    begin, end = int(batch.offset[1]), int(batch.offset[2])
+    by_hand = batch.waveform.clone()
+    by_hand[begin:end] = (wave * 32768).round().to(torch.int16)
+    logits = task.logits(replace(packed([32, 64, 16]), waveform=by_hand))
+    target = torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0.25, 0, 1.0], [1.0, 0, 0, 0, 0]])
+    if kind == "ce":
+        expected = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
+    else:
+        expected = F.binary_cross_entropy_with_logits(logits, target)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert metrics["mixup/partner_holes"].item() == 1.0
+
+
+def test_dropped_tokens_do_not_reach_the_model_in_training_alone() -> None:
+    task = objective()
+    clips = packed([32, 64, 16], [[1], [2], [0]])
+    counts = torch.tensor([14, 29, 8])
+    fewer = task.prepare(replace(clips, kept=counts, kept_sizes=(14, 29, 8)), NOW).inputs
+    everything = task.prepare(clips, NOW).inputs
+    assert fewer.where.lengths == (15, 30, 9)
+    assert torch.equal(fewer.patches[-8:], everything.patches[-8:])
+    assert all(any(torch.equal(p, q) for q in everything.patches[:16]) for p in fewer.patches[:14])
 
 
 def test_shares_of_micro_batches_sum_to_the_whole() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,16 +14,18 @@ from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, plan_epoch
 
 
-def slow_frames(samples: int, shift: int, policy: Policy) -> int:
-    """Count whole 25 ms windows one by one, then take whole patches."""
+def slow_frames(samples: int, shift: int, pool: int, policy: Policy) -> int:
+    """Count whole 25 ms windows one by one, average them, then take whole patches."""
     windows, at = 0, 0
-    while at + 400 <= samples:
+    while at + 400 <= min(samples, policy.max_samples or samples):
         windows += 1
         at += shift
     whole = 0
-    while (whole + 1) * 16 <= windows:
+    while (whole + 1) * 16 * pool <= windows:
         whole += 1
     frames = max(1, whole) * 16
+    if policy.pad_to:
+        return max(1, int(policy.pad_to * 160 / (shift * pool) / 16)) * 16
     if policy.crop_frames and policy.pad:
         return policy.crop_frames
     for limit in (policy.crop_frames, policy.max_frames):
@@ -30,16 +34,29 @@ def slow_frames(samples: int, shift: int, policy: Policy) -> int:
     return frames
 
 
+def slow_local(samples: int, shift: int, pool: int, policy: Policy) -> int:
+    if policy.pad:
+        return policy.local_frames
+    free = replace(policy, crop_frames=None, max_frames=None)
+    return min(policy.local_frames, slow_frames(samples, shift, pool, free))
+
+
 def of_lengths(samples: list[int]) -> Clips:
     n = len(samples)
     return Clips(np.arange(n), np.arange(n) * 7919 + 1, np.zeros(n), np.array(samples), np.array(samples))
 
 
 multiple = st.integers(1, 6).map(lambda k: 16 * k)
+
+
+def policy_of(pad_to: int | None, **fields: object) -> Policy:
+    if pad_to is not None:
+        fields |= {"crop_frames": None, "pad": True}
+    return Policy(packs=2, clips=3, pad_to=pad_to, **fields)  # type: ignore[arg-type]
+
+
 policies = st.builds(
-    Policy,
-    packs=st.just(2),
-    clips=st.just(3),
+    policy_of,
     views=st.integers(1, 3),
     crop_frames=st.none() | multiple,
     max_frames=st.none() | st.just(96),
@@ -47,6 +64,14 @@ policies = st.builds(
     random_crop=st.booleans(),
     shifts=st.lists(st.integers(80, 640), min_size=1, max_size=4).map(tuple),
     class_token=st.booleans(),
+    pools=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
+    pad_to=st.none() | st.none() | multiple,
+    max_samples=st.none() | st.integers(400, 30000),
+    local_views=st.integers(0, 2),
+    local_frames=multiple,
+    roll=st.sampled_from([0.0, 0.5, 1.0]),
+    drop_tokens=st.sampled_from([0.0, 0.1, 0.37, 0.9]),
+    mixup=st.sampled_from([0.0, 0.5]),
 )
 
 
@@ -59,18 +84,27 @@ def test_frames_tokens_and_crops_are_those_of_the_slow_reference(
     assert sorted(epoch.row.tolist()) == list(range(len(samples)))
     for i, row in enumerate(epoch.row.tolist()):
         shift = int(epoch.shift[i, 0])
+        pool = 1 if epoch.pool is None else int(epoch.pool[i, 0])
         assert shift in policy.shifts
-        frames = slow_frames(samples[row], shift, policy)
-        needed = (frames - 1) * shift + 400
-        assert epoch.frames[i].tolist() == [frames] * policy.views
-        assert epoch.shift[i].tolist() == [shift] * policy.views
-        assert epoch.tokens[i] == policy.views * (frames // 16 * 8 + policy.class_token)
-        for view in range(policy.views):
+        assert pool in policy.pools
+        local = slow_local(samples[row], shift, pool, policy)
+        frames = [slow_frames(samples[row], shift, pool, policy)] * policy.views + [local] * policy.local_views
+        views = len(frames)
+        assert epoch.frames[i].tolist() == frames
+        assert epoch.shift[i].tolist() == [shift] * views
+        patches = [math.ceil(f // 2 - Fraction(str(policy.drop_tokens)) * (f // 2)) for f in frames]
+        assert epoch.kept is None or epoch.kept[i].tolist() == patches
+        assert epoch.tokens[i] == sum(patches) + views * policy.class_token
+        needed = [(f * pool - 1) * shift + 400 for f in frames]
+        assert epoch.needed(slice(i, i + 1))[0].tolist() == needed
+        for view in range(views):
             start, length = int(epoch.start[i, view]), int(epoch.length[i, view])
-            assert length == min(samples[row], needed)
-            assert 0 <= start <= samples[row] - length
-            if not policy.random_crop:
+            assert length == min(samples[row], needed[view])
+            assert 0 <= start < samples[row]
+            assert policy.roll or start + length <= samples[row]
+            if not policy.random_crop and not policy.roll:
                 assert start == 0
+    assert epoch.pack_tokens.sum() == epoch.tokens.sum()
 
 
 def draws_of_one_clip(samples: int, policy: Policy, epochs: int) -> list[Epoch]:
@@ -88,6 +122,49 @@ def test_random_starts_are_uniform_over_every_place_where_the_view_fits() -> Non
         assert chisquare(np.bincount(starts[:, view], minlength=spare + 1)).pvalue > 1e-4
     pairs = np.bincount(starts[:, 0] * (spare + 1) + starts[:, 1], minlength=(spare + 1) ** 2)
     assert chisquare(pairs).pvalue > 1e-4  # the views are independent of each other
+
+
+def test_a_rolled_waveform_is_cropped_anywhere_and_round_its_end() -> None:
+    """Half the draws are rolled, by any amount alike; all views of a draw by the same."""
+    samples, policy = 20, Policy(packs=1, clips=1, views=2, crop_frames=16, random_crop=False, roll=0.5)
+    starts = np.concatenate([epoch.start for epoch in draws_of_one_clip(samples, policy, 3000)])
+    assert (starts[:, 0] == starts[:, 1]).all()
+    expected = np.full(samples, 0.5 / samples)
+    expected[0] += 0.5
+    assert chisquare(np.bincount(starts[:, 0], minlength=samples), expected * len(starts)).pvalue > 1e-4
+    again = replace(policy, random_crop=True, roll=1.0)  # a crop of 16 frames at each of 3 places of the rolled clip
+    starts = np.concatenate([e.start for e in draws_of_one_clip(15 * 160 + 402, again, 400)])
+    distance = (starts[:, 0] - starts[:, 1]) % (15 * 160 + 402)
+    assert set(distance.tolist()) == {0, 1, 2, 15 * 160 + 401, 15 * 160 + 400}
+
+
+def test_frames_averaged_are_uniform_over_the_candidates_and_independent_of_the_hop() -> None:
+    policy = Policy(packs=1, clips=3000, shifts=(160, 320), pools=(1, 2, 3, 4))
+    epoch = plan_epoch(of_lengths([160000] * 3000), 1, 0, policy)
+    assert epoch.pool is not None
+    counts = np.bincount(epoch.shift[:, 0] // 320 * 4 + epoch.pool[:, 0] - 1, minlength=8)
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_padded_to_one_length_in_time_as_the_paper_has_it() -> None:
+    """A 10 s clip at C takes floor16(1,024 / C) frames: 1,024, 848, ... 256."""
+    hops = tuple(range(160, 641, 32))
+    epoch = plan_epoch(of_lengths([160000] * 400), 0, 0, Policy(packs=1, clips=400, shifts=hops, pad_to=1024))
+    paper = {160 * tenths // 10: 1024 * 10 // tenths // 16 * 16 for tenths in range(10, 41, 2)}
+    assert {int(h): int(f) for h, f in zip(epoch.shift[:, 0], epoch.frames[:, 0])} == paper
+
+
+def test_thirty_seconds_are_thirty_seconds_at_any_resolution() -> None:
+    clips = of_lengths([40 * 16000] * 60 + [5 * 16000])
+    policy = Policy(packs=1, clips=61, shifts=(160, 640), max_samples=30 * 16000)
+    epoch = plan_epoch(clips, 0, 0, policy)
+    long = epoch.row < 60
+    assert set(zip(epoch.shift[long, 0].tolist(), epoch.frames[long, 0].tolist())) == {(160, 2992), (640, 736)}
+    assert epoch.length.max() <= 30 * 16000
+    assert epoch.start[long].max() > 5 * 16000  # and the thirty may be any
+    assert epoch.summary()["cut"] == 60
+    with pytest.raises(PlanError, match=r"60 of 61 clips .* `max_samples`, 480000"):
+        plan_epoch(clips, 0, 0, replace(policy, too_long="error"))
 
 
 def test_hops_are_uniform_over_the_candidates() -> None:

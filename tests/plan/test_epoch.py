@@ -13,18 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gamut.errors import PlanError
-from gamut.plan import Epoch, Policy, deal, plan_epoch, plan_evaluation
-from gamut.plan.epoch import ARRAYS
+from gamut.plan import Clips, Epoch, Policy, deal, plan_epoch, plan_evaluation
+from gamut.plan.epoch import ARRAYS, OPTIONAL
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    views = draw(st.integers(1, 3))
+    views, local = draw(st.integers(1, 3)), draw(st.sampled_from([0, 0, 2]))
     by_clips = draw(st.booleans())
     return Policy(
         packs=draw(st.integers(1, 40)),
         clips=draw(st.integers(1, 6)) if by_clips else None,
-        tokens=None if by_clips else draw(st.integers(views * 97, 1200)),  # 192 frames and a class token at least
+        tokens=None
+        if by_clips
+        else draw(st.integers(views * 97 + local * 17, 1200)),  # 192 frames and a class token at least
         max_clips=draw(st.integers(1, 10)),
         views=views,
         crop_frames=draw(st.none() | st.sampled_from([16, 96, 192])),
@@ -37,11 +39,18 @@ def policies(draw: st.DrawFn) -> Policy:
         window=draw(st.sampled_from([1, 10, 50, 16384])),
         shuffle=draw(st.booleans()),
         locality=draw(st.sampled_from(["none", "node"])),
+        pools=draw(st.sampled_from([(1,), (1,), (1, 2, 4)])),
+        local_views=local,
+        local_frames=32,
+        roll=draw(st.sampled_from([0.0, 0.5])),
+        drop_tokens=draw(st.sampled_from([0.0, 0.1])),
+        mixup=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        max_samples=draw(st.sampled_from([None, 48000])),
     )
 
 
 def same(one: Epoch, two: Epoch) -> bool:
-    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ARRAYS)
+    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ARRAYS | OPTIONAL)
 
 
 def consumed(epoch: Epoch, step: int, world: int, per_forward: int) -> Counter:
@@ -55,13 +64,34 @@ def consumed(epoch: Epoch, step: int, world: int, per_forward: int) -> Counter:
     return taken
 
 
-@settings(max_examples=150, deadline=None)
+def assert_partners_fit(clips: Clips, epoch: Epoch) -> None:
+    """A partner is another clip of the set, and its part lies inside it and is no longer than what it is mixed with."""
+    if epoch.partner is None:
+        return
+    assert epoch.partner_weight is not None
+    assert epoch.partner_start is not None
+    assert epoch.partner_length is not None
+    mixed = epoch.partner >= 0
+    assert (epoch.partner != epoch.row).all()
+    assert (epoch.partner_weight[~mixed] == 1).all()
+    assert ((epoch.partner_weight[mixed] > 0) & (epoch.partner_weight[mixed] < 1)).all()
+    assert (epoch.partner_length[~mixed] == 0).all()
+    samples = clips.samples[epoch.partner[mixed]][:, None]
+    assert np.array_equal(epoch.partner_length[mixed], np.minimum(samples, epoch.length[mixed]))
+    assert (epoch.partner_start >= 0).all()
+    assert (epoch.partner_start[mixed] + epoch.partner_length[mixed] <= samples).all()
+
+
+@settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 250), policy=policies(), seed=st.integers(0, 9), number=st.integers(0, 3))
 def test_every_clip_once_and_every_pack_within_its_bounds(
     make_clips, n: int, policy: Policy, seed: int, number: int
 ) -> None:
     clips = make_clips(n, seed)
-    for epoch in (plan_epoch(clips, seed, number, policy), plan_evaluation(clips, replace(policy, shifts=(160,)))):
+    for epoch in (
+        plan_epoch(clips, seed, number, policy),
+        plan_evaluation(clips, replace(policy, shifts=(160,), pools=(2,))),
+    ):
         assert sorted(epoch.row.tolist()) == list(range(n))
         assert np.array_equal(epoch.clip_id, clips.clip_id[epoch.row])
         assert (epoch.draw == 0).all()
@@ -81,6 +111,9 @@ def test_every_clip_once_and_every_pack_within_its_bounds(
         assert epoch.pack_tokens.tolist() == by_pack
         assert in_pack.reshape(epoch.steps, -1).sum(1).min() > 0  # no step without a clip
         assert {name: getattr(epoch, name).dtype for name in ARRAYS} == ARRAYS
+        there = {name: getattr(epoch, name) for name in OPTIONAL if getattr(epoch, name) is not None}
+        assert {name: array.dtype for name, array in there.items()} == {name: OPTIONAL[name] for name in there}
+        assert_partners_fit(clips, epoch)
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,8 +172,12 @@ def test_an_evaluation_is_in_index_order_with_first_crops(make_clips, packer: st
     filled = np.diff(epoch.pack_offset) > 0
     assert (filled[:-1] >= filled[1:]).all()  # empty packs only make up the last step
     assert (epoch.steps - 1) * 6 < filled.sum()
-    with pytest.raises(PlanError, match="one resolution"):
-        plan_evaluation(clips, replace(policy, shifts=(160, 320)))
+    for several in ({"shifts": (160, 320)}, {"pools": (1, 2)}):
+        with pytest.raises(PlanError, match="one resolution"):
+            plan_evaluation(clips, replace(policy, **several))
+    plain = plan_evaluation(clips, replace(policy, mixup=1.0, roll=1.0, drop_tokens=0.5))
+    assert same(plain, epoch)
+    assert not plain.rolled
 
 
 def test_nodes_that_keep_to_their_lanes_never_meet_anothers_clips(make_clips) -> None:

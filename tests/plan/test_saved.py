@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import pytest
 
 from gamut.errors import PlanError
 from gamut.plan import Ahead, Clips, Epoch, Policy, ensure_epoch, plan_epoch, plan_fingerprint
-from gamut.plan.epoch import ARRAYS
+from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
 
 POLICY = Policy(packs=6, tokens=1300, views=2, crop_frames=96, pad=False)
+FULL = replace(POLICY, pools=(1, 2), drop_tokens=0.1, mixup=0.5, local_views=1, local_frames=32, roll=0.5)
 FILES = ["plan.json", *(f"{name}.npy" for name in ARRAYS)]
 
 
@@ -33,8 +35,11 @@ def epoch(clips: Clips) -> Epoch:
 
 
 def assert_same(one: Epoch, two: Epoch) -> None:
-    for name in ("number", "steps", "packs", "views", "budget", "pack_clips", "cut", "fingerprint"):
+    for name in (*SCALARS, "fingerprint"):
         assert getattr(one, name) == getattr(two, name)
+    for name in OPTIONAL:
+        assert (getattr(one, name) is None) == (getattr(two, name) is None)
+        assert np.array_equal(getattr(one, name), getattr(two, name))
     for name in ARRAYS:
         assert np.array_equal(getattr(one, name), getattr(two, name))
         assert getattr(one, name).dtype == getattr(two, name).dtype
@@ -52,6 +57,16 @@ def test_a_loaded_epoch_is_the_saved_one_mapped(clips: Clips, epoch: Epoch, tmp_
     assert loaded.summary() == epoch.summary()
     assert loaded.folder == folder
     assert [p.name for p in folder.parent.iterdir()] == ["epoch"]  # nothing temporary stays
+
+
+def test_what_only_some_plans_have_is_saved_too(clips: Clips, tmp_path: Path) -> None:
+    full = plan_epoch(clips, 0, 3, FULL)
+    full.save(tmp_path / "epoch")
+    assert_same(Epoch.load(tmp_path / "epoch"), full)
+    assert all(getattr(full, name) is not None for name in OPTIONAL)
+    (tmp_path / "epoch" / "partner.npy").unlink()
+    with pytest.raises(PlanError, match="partner"):
+        Epoch.load(tmp_path / "epoch")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gamut.data.batch import PackedBatch
 from gamut.errors import CheckpointError
 from gamut.models.layout import layout
 from gamut.recipe import schema
@@ -81,8 +82,8 @@ def test_losses_are_means_over_what_they_count() -> None:
     with torch.no_grad():
         hidden = views.clean.masked_fill(views.masks.patches, 0.0)
         everything = torch.arange(len(views.clean))
-        cls, data, pixels = task.model(hidden, views.where, None, everything, everything)
-        teacher_cls, teacher_data, _ = task.teacher(views.clean, views.where, None, everything)
+        cls, data, pixels = task.model(hidden, views.student, None, everything, everything)
+        teacher_cls, teacher_data, _ = task.teacher(views.clean, views.teacher, None, everything)
     error = (pixels - views.clean).abs()[views.masks.patches].mean()
     assert metrics["loss/reconstruction"].item() == pytest.approx(error.item(), rel=1e-5)
     target = torch.softmax(teacher_data / 0.07, -1)
@@ -153,3 +154,70 @@ def test_extra_state_comes_back_and_misfits_are_named() -> None:
         second.load_extra_state({k: v for k, v in saved.items() if k != "centre.class"})
     with pytest.raises(CheckpointError, match=r"centre\.data.*\(3,\)"):
         second.load_extra_state(saved | {"centre.data": torch.zeros(3)})
+
+
+def with_crops(clips: int) -> PackedBatch:
+    """Two views of 96 frames and three local crops of 48 a clip."""
+    return replace(packed([96, 96, 48, 48, 48] * clips, views=5), local_views=3)
+
+
+def test_local_crops_are_clean_and_for_the_student_alone() -> None:
+    task = objective()
+    batch = with_crops(2)
+    prepared = task.prepare(batch, NOW)
+    views = prepared.inputs
+    assert views.teacher.lengths == (49, 49) * 2
+    assert views.student.lengths == (49, 49, 25, 25, 25) * 2
+    both = task.front_end(batch)
+    crop = torch.ones(len(both), dtype=torch.bool)
+    crop[views.number] = False
+    assert crop.sum() == 2 * 3 * 24
+    assert torch.equal(views.hidden[crop], both[crop])
+    assert torch.equal(views.clean, both[~crop])
+    plain = replace(packed([96] * 4, views=2), waveform=wave_of_views(batch))
+    alone = task.prepare(plain, NOW).inputs
+    assert torch.equal(alone.masks.patches, views.masks.patches)
+    assert torch.equal(alone.hidden, views.hidden[views.number])
+
+
+def wave_of_views(batch: PackedBatch) -> torch.Tensor:
+    spans = zip(batch.offset.tolist(), batch.offset[1:].tolist())
+    return torch.cat([batch.waveform[a:b] for s, (a, b) in enumerate(spans) if s % 5 < 2])
+
+
+def test_the_global_loss_of_a_multi_crop_is_the_mean_of_its_terms() -> None:
+    """Each of the teacher's two views against every other view of the student: 2 x (1 + 3) terms a clip."""
+    task = objective()
+    prepared = task.prepare(with_crops(2), NOW)
+    views = prepared.inputs
+    totals = dict(zip(task.count_names, prepared.counts.tolist(), strict=True))
+    assert totals["class_pairs"] == 2 * 8
+    task.model.eval()
+    _, metrics = task.loss(task.model, prepared, totals, NOW)
+    with torch.no_grad():
+        nothing = torch.zeros(0, dtype=torch.int64)
+        student = task.model(views.hidden, views.student, None, nothing)[0].view(2, 5, -1)
+        teacher = task.teacher(views.clean, views.teacher, None, nothing)[0].view(2, 2, -1)
+    terms = [
+        -(torch.softmax(teacher[clip, t] / 0.07, -1) * torch.log_softmax(student[clip, s] / 0.1, -1)).sum()
+        for clip in range(2)
+        for t in range(2)
+        for s in range(5)
+        if s != t
+    ]
+    assert len(terms) == 16
+    assert metrics["loss/global"].item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_a_step_with_local_crops_does_not_depend_on_how_it_is_split() -> None:
+    batch = with_crops(3)
+    one = whole_step(objective(), [batch])
+    two = whole_step(objective(), [part(batch, 0, 1), part(batch, 1, 3)])
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    for name, value in one[1].items():
+        assert two[1][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_picture_of_a_batch_with_local_crops_shows_its_views() -> None:
+    clean, hidden, rebuilt = objective().rebuild(with_crops(1), NOW)
+    assert clean.shape == hidden.shape == rebuilt.shape == (96, 256)

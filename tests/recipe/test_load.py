@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gamut.errors import RecipeError
 from gamut.recipe.load import STAGES, list_recipes, load_recipe
 from gamut.recipe.names import keys
+from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.recipe.resolved import differences, read_resolved, recipe_hash, resolved_yaml
 from gamut.recipe.schema import Recipe
 
@@ -137,6 +138,19 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("step.tokens=4096", ["step.clips", "step.tokens", "both"]),
         ("step.clips=null", ["step.clips", "step.tokens", "neither"]),
         ("views.frames=100", ["views.frames", "multiple of 16"]),
+        ("views.pad_to=100", ["views.pad_to", "multiple of 16"]),
+        ("views.pad_to=1024", ["views.pad_to", "views.frames"]),
+        ("views.local_frames=100", ["views.local_frames", "multiple of 16"]),
+        ("views.local_count=-1", ["views.local_count", "at least 0"]),
+        ("views.resolutions=[]", ["views.resolutions", "above 0"]),
+        ("views.resolutions=[1, .nan]", ["views.resolutions", "above 0"]),
+        ("views.resolutions=[1.001]", ["views.resolutions", "whole number of samples", "nearest that is: 1)"]),
+        ("views.resolutions=2", ["views.resolutions", "a list of numbers"]),
+        ("views.poolings=[1.5]", ["views.poolings", "a list of whole numbers"]),
+        ("views.poolings=[0]", ["views.poolings", "above 0"]),
+        ("views.pad_with=noise", ["views.pad_with", "silence", "zero"]),
+        ("views.roll=2", ["views.roll", "between 0 and 1"]),
+        ("augment.mixup=0.5", ["augment", "finetune"]),
         ("model.heads=7", ["model.dim", "model.heads"]),
         ("views.count=1", ["views.count", "asit.weight_global"]),
         ("front.mean=1", ["front.mean", "front.std"]),
@@ -153,6 +167,44 @@ def test_a_mistake_on_the_command_line_is_named(configs: Path, override: str, wo
     message = refused(configs, override)
     for word in words:
         assert word in message
+
+
+def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
+    for words, said in (
+        (["views.pad_with=zero", "views.pad=false"], "views.pad_with"),
+        (["views.pad_with=zero", "views.frames=null"], "views.pad_with"),
+        (["views.pad_to=1024", "views.frames=null", "views.pad=false"], "views.pad_to"),
+        (["views.local_count=4", "asit.weight_global=0"], "views.local_count"),
+        (["step.clips=null", "step.tokens=400", "views.local_count=4"], "2 x 64 and 4 x 192 frames"),
+    ):
+        assert said in refused(configs, *words)
+    for words, said in (
+        (["views.count=1", "views.local_count=2"], "views.local_count"),
+        (["augment.mixup=1.5"], "augment.mixup"),
+        (["augment.drop_tokens=1"], "augment.drop_tokens"),
+        (["augment.time_scale=seconds"], "augment.time_scale"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            load_recipe("finetune", "esc50", words)
+
+
+def test_a_recipe_becomes_a_policy() -> None:
+    elastic = ["views.frames=null", "step.clips=null", "step.tokens=2048", "augment.mixup=0.5"]
+    elastic += [
+        "augment.drop_tokens=0.1",
+        "views.random=true",
+        f"views.resolutions={[c / 10 for c in range(10, 41, 2)]}",
+    ]
+    recipe = load_recipe("finetune", "esc50", elastic)
+    policy = training_policy(recipe)
+    assert policy.shifts == tuple(range(160, 641, 32))
+    assert (policy.mixup, policy.mixup_beta, policy.drop_tokens, policy.max_samples) == (0.5, 10, 0.1, 480_000)
+    score = evaluation_policy(recipe)
+    assert (score.shifts, score.mixup, score.drop_tokens, score.max_samples) == ((160,), 0.0, 0.0, 480_000)
+    crops = load_recipe("pretrain", "asit", ["views.local_count=4", "views.roll=0.5"])
+    policy = training_policy(crops)
+    assert (policy.segments, policy.local_frames, policy.roll, policy.max_samples) == (6, 192, 0.5, None)
+    assert evaluation_policy(crops).segments == 1
 
 
 @pytest.mark.parametrize(
