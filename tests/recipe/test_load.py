@@ -144,7 +144,7 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("views.local_count=-1", ["views.local_count", "at least 0"]),
         ("views.resolutions=[]", ["views.resolutions", "above 0"]),
         ("views.resolutions=[1, .nan]", ["views.resolutions", "above 0"]),
-        ("views.resolutions=[1.001]", ["views.resolutions", "whole number of samples", "nearest that is: 1)"]),
+        ("views.resolutions=[1.001]", ["views.resolutions", "whole number of samples", "nearest that is: 1 ("]),
         ("views.resolutions=2", ["views.resolutions", "a list of numbers"]),
         ("views.poolings=[1.5]", ["views.poolings", "a list of whole numbers"]),
         ("views.poolings=[0]", ["views.poolings", "above 0"]),
