@@ -5,6 +5,7 @@ Examples:
     python launchers/slurm.py finetune esc50 init=runs/asit_b data=shards/esc50 --gpus 4 --partition short
     python launchers/slurm.py pretrain asit_tiny data=shards/esc10 --cpus-only 2 --local
     python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --dry-run
+    python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
 """
 
 from __future__ import annotations
@@ -21,31 +22,28 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from submitit.slurm.slurm import SlurmExecutor
-
 from gamut.errors import RunError, command
 from gamut.recipe import cli
 from gamut.recipe.schema import Recipe
 from gamut.track.run import RunFolder
-from launchers.cluster import Cluster, load_cluster, minutes
+from launchers import convert
+from launchers.cluster import Cluster, load_cluster
+from launchers.executor import ROOT, Executor, add_resources, executor_in, resources
 from launchers.job import STAGES, Job, run_stage, write_job
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["convert"]:
+        return convert.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
     typed = cli.parse(options.stage, options.words)
     changes: dict[str, Any] = {
         "nodes": options.nodes,
         "gpus": 0 if options.cpus_only else options.gpus,
         "cpu_tasks": options.cpus_only,
-        "cpus_per_task": options.cpus_per_task,
-        "time": options.time,
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
+        **resources(options),
     }
     cluster = load_cluster(options.cluster, changes)
     if options.dry_run:
@@ -69,61 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, help="GPUs a node; each gets a task of its own")
     parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="so many tasks a node, and no GPU")
     parser.add_argument("--cpus-per-task", type=int)
-    parser.add_argument("--time", help="minutes, HH:MM:SS or D-HH:MM:SS; the job is requeued when it runs out")
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
-    parser.add_argument("--qos")
-    parser.add_argument("--cluster", metavar="NAME", help="take what is not given here from configs/clusters/NAME.yaml")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--dry-run", action="store_true", help="show the sbatch script, the recipe and the plan; submit nothing"
-    )
-    how.add_argument("--local", action="store_true", help="run it on this machine, without SLURM")
+    add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
     return parser
-
-
-class Executor(SlurmExecutor):
-    """submitit's executor, which can also write its script where there is no SLURM."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-    def script(self) -> str:
-        """The text that `submit` hands to sbatch."""
-        return self._make_submission_file_text(self._submitit_command_str, "")
 
 
 def executor(recipe: Recipe, cluster: Cluster) -> Executor:
     """An executor that writes into the run's folder and asks SLURM for what `cluster` says."""
-    made = Executor(folder=RunFolder.place(recipe).absolute() / "slurm")
-    environment = {"PYTHONPATH": str(ROOT), **cluster.environment}
-    made.update_parameters(
-        job_name=recipe.run.name.replace("/", "-"),
-        nodes=cluster.nodes,
-        ntasks_per_node=cluster.tasks_per_node,
-        gpus_per_node=cluster.gpus or None,
-        cpus_per_task=cluster.cpus_per_task,
-        mem=None if cluster.memory_gb is None else f"{cluster.memory_gb}GB",
-        time=minutes(cluster.time),
-        partition=cluster.partition,
-        account=cluster.account,
-        qos=cluster.qos,
-        constraint=cluster.constraint,
-        exclusive=cluster.exclusive or None,
-        signal_delay_s=cluster.signal_seconds,
-        stderr_to_stdout=True,
-        wckey=None,
-        setup=[*cluster.setup, *(f"export {key}={_quoted(value)}" for key, value in environment.items())],
-        additional_parameters={"requeue": True},
-        # srun does not take --cpus-per-task from sbatch; one dead rank ends the job, as the others wait for it
-        srun_args=[f"--cpus-per-task={cluster.cpus_per_task}", "--kill-on-bad-exit=1"],
-    )
-    return made
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"
+    return executor_in(RunFolder.place(recipe).absolute() / "slurm", recipe.run.name.replace("/", "-"), cluster)
 
 
 def stage_environment(cluster: Cluster) -> dict[str, str]:

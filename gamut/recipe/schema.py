@@ -180,7 +180,8 @@ class Recipe:
     data: str = ""  # folder of a shard set
     dataset: str = ""  # which converter makes it, for the message when it is missing
     init: str = ""  # a run folder, a checkpoint folder or a safetensors file to start the weights from
-    subset: dict[str, list[int]] = field(default_factory=dict)  # index column -> allowed values, e.g. fold: [1, 2, 3]
+    # index column -> allowed values, or their names: fold: [1, 2, 3], split: [train]
+    subset: dict[str, list[int | str]] = field(default_factory=dict)
     seed: int = 0
     epochs: int = 40
     precision: str = "fp32"  # fp32 | bf16

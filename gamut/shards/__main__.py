@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gamut.errors import ShardError, command
-from gamut.shards.convert import SOURCES
+from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.convert.run import Report, convert
 from gamut.shards.pool import cores
 from gamut.shards.write import Quarantined
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLE = """examples:
   python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
   python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
+  python -m gamut.shards convert audioset /data/AudioSet shards/audioset --only as-20k evaluation
   python -m gamut.shards stats shards/esc50
   python -m gamut.shards verify shards/esc50
   python -m gamut.shards index shards/esc50
@@ -49,18 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "write a data set as shards; run again after a kill, it goes on where it was",
         "python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50 --workers 4",
     )
-    layouts = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
-    make.add_argument("source", choices=SOURCES, metavar="|".join(SOURCES), help=layouts)
-    make.add_argument("src", metavar="SRC", type=Path, help="folder of the data set")
-    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
-    make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
-    make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
-    make.add_argument(
-        "--on-error",
-        choices=("skip", "stop"),
-        default="skip",
-        help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
-    )
+    add_conversion(make)
     renew = add(
         "index",
         "index the tars of a folder: ours anew from the tars themselves, those of others in place",
@@ -137,26 +127,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     return {"convert": _convert, "index": _index, "verify": _verify, "stats": _stats}[arguments.command](arguments)
 
 
-def _convert(arguments: argparse.Namespace) -> int:
+def add_conversion(make: argparse.ArgumentParser) -> None:
+    """The arguments that say what is converted, and into what."""
+    layouts = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
+    make.add_argument("source", choices=SOURCES, metavar="|".join(SOURCES), help=layouts)
+    make.add_argument("src", metavar="SRC", type=Path, help="folder of the data set; a file will do for csv, ast-json")
+    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
+    make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
+    make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="the clips of these splits alone")
+    make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
+    make.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
+    )
+
+
+def listing_of(arguments: argparse.Namespace) -> Listing:
+    """What is to be converted. Raises ShardError where SRC or DST cannot be what they are said to be."""
     src, dst = arguments.src, arguments.dst
-    if not src.is_dir():
+    if not src.is_dir() and not (src.is_file() and arguments.source in ("csv", "ast-json")):
         raise ShardError(f"{src} is not a folder.")
     if dst.exists() and (not dst.is_dir() or dst.resolve() == src.resolve()):
         raise ShardError(f"{dst} cannot take the shards: it is {'SRC itself' if dst.is_dir() else 'not a folder'}.")
     listing = SOURCES[arguments.source].list(src)
+    listing = listing.only(arguments.only) if arguments.only else listing
+    return listing if arguments.name is None else listing.renamed(arguments.name)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
     report = convert(
         arguments.source,
-        listing if arguments.name is None else listing.renamed(arguments.name),
-        dst,
+        listing_of(arguments),
+        arguments.dst,
         workers=arguments.workers,
         clips_per_shard=arguments.clips_per_shard,
         on_error=arguments.on_error,
     )
-    _print_report(report, dst)
+    print_report(report, arguments.dst)
     return 0
 
 
-def _print_report(report: Report, dst: Path) -> None:
+def print_report(report: Report, dst: Path) -> None:
+    """What a person is told at the end of a conversion."""
     print(
         f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} shards "
         f"({report.already} of them were there already), {report.bytes / 1e6:,.1f} MB, in {dst}"
@@ -165,6 +179,8 @@ def _print_report(report: Report, dst: Path) -> None:
         print(f"peaks over full scale were held to it in {len(report.saturated):,} clips ({_some(report.saturated)})")
     if report.ignored:
         print(f"passed over: {', '.join(f'{count:,} {why}' for why, count in sorted(report.ignored.items()))}")
+    if report.missing:
+        print(f"not there: {report.missing:,} clips that the data set lists, in {dst / 'index' / 'missing.csv'}")
     _print_quarantined(report.quarantined, report.reasons, dst)
     print(f"next: python -m gamut.shards stats {dst}")
 

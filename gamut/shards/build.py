@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from gamut.shards.durable import write_bytes
 from gamut.shards.part import Part, hexadecimal
 
 FORMAT = 1
+Names = Mapping[str, Mapping[str, Sequence[int]]]  # column -> name -> the values that it stands for
+
 COLUMN = "column-"  # prefix of the files of a set's own columns
 
 
@@ -30,9 +32,10 @@ def build(
     parts: Sequence[Part],
     about: dict | None = None,
     place: str | None = None,
+    names: Names | None = None,
 ) -> None:
     """Write the index of a shard set into `folder`. `about` is kept in index.json as it is; `place` is where the tars
-    lie if not in `folder` itself.
+    lie if not in `folder` itself; `names` are those of values in the set's own columns.
 
     index.json goes first and comes back last, so a kill between leaves a set without an index, never with a mixed one.
     Raises ShardError where the parts do not make one set.
@@ -67,6 +70,7 @@ def build(
         "name": name,
         "labels": list(labels),
         "columns": columns,
+        "names": {column: values for column, values in (names or {}).items() if column in columns},
         "clips": len(arrays["clip_id"]),
         "shards": [
             {"name": p.shard, "size": p.size, "clips": len(p.key), "checksum": hexadecimal(p.checksum)} for p in parts

@@ -53,6 +53,7 @@ class Index:
     label_offset: np.ndarray  # int64 [n + 1]
     label: np.ndarray  # int32 [labels], class ids
     columns: dict[str, np.ndarray]  # int64 [n] each
+    names: dict[str, dict[str, list[int]]]  # column -> name -> the values that it stands for
     tars: Tars  # where they lie: in `folder`, or where others put them
     codecs: tuple[str, ...]  # of shards that others made; none: ours, FLAC of 16 kHz, mono, 16 bits
     codec: np.ndarray | None  # uint8 [n], positions in `codecs`
@@ -69,6 +70,7 @@ class Index:
         self.label_offset, self.label = arrays["label_offset"], arrays["label"]
         self._key_offset, self._key = arrays["key_offset"], arrays["key"]
         self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
+        self.names = {column: dict(names) for column, names in content.get("names", {}).items()}
         self.tars = Tars(content.get("place", str(folder)), tuple(shard["name"] for shard in self.shards))
         self.codecs, self.codec = tuple(content.get("codecs", ())), arrays.get("codec")
 
@@ -130,18 +132,29 @@ class Index:
         rows = np.arange(len(self), dtype=np.int64)
         return Clips(row=rows, clip_id=self.clip_id, shard=self.shard, samples=self.samples, size=self.size)
 
-    def where(self, subset: Mapping[str, Sequence[int]]) -> np.ndarray:
+    def where(self, subset: Mapping[str, Sequence[int | str]]) -> np.ndarray:
         """int64 rows, ascending, whose every named column holds one of the values; all rows for an empty subset.
 
-        Raises ShardError for a column that the set does not have.
+        A value is an integer, or a name that the column has for one or more (`split: [train]`). Raises ShardError for a
+        column or a name that the set does not have.
         """
         chosen = np.ones(len(self), bool)
         for column, values in subset.items():
             if column not in self.columns:
                 there = f"its columns are {', '.join(self.columns)}" if self.columns else "it has none"
                 raise ShardError(f"The shards in {self.folder} have no column {column}; {there}.")
-            chosen &= np.isin(self.columns[column], np.asarray(list(values), np.int64))
+            chosen &= np.isin(self.columns[column], self._values(column, values))
         return np.flatnonzero(chosen).astype(np.int64)
+
+    def _values(self, column: str, wanted: Sequence[int | str]) -> np.ndarray:
+        names = self.names.get(column, {})
+        values: list[int] = []
+        for one in wanted:
+            if isinstance(one, str) and one not in names:
+                there = f"its values are named {', '.join(names)}" if names else "its values are integers without names"
+                raise ShardError(f"The column {column} of the shards in {self.folder} has no value {one!r}; {there}.")
+            values.extend(names[one] if isinstance(one, str) else (one,))
+        return np.asarray(values, np.int64)
 
     def statistics(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the log-mel as `stats` wrote them; None before that, or for other shards."""
@@ -202,7 +215,7 @@ def _absent(folder: Path) -> str:
             f"The shards in {folder} have no index. Run the conversion again if it did not finish, or index what is "
             f"there: python -m gamut.shards index {folder}"
         )
-    return f"There are no shards in {folder}. Make them: python -m gamut.shards convert esc50|folder SRC {folder}"
+    return f"There are no shards in {folder}. Make them: python -m gamut.shards convert DATASET SRC {folder}"
 
 
 def _array(path: Path, dtype: type) -> np.ndarray:

@@ -72,7 +72,8 @@ def spread(
 def _begin(done: Any, stop: Any, parent: int) -> None:
     global _shared
     _shared = done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and tells us
+    for number in (signal.SIGINT, signal.SIGUSR2):  # the parent hears it, the latter from SLURM, and tells us
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.build import build
+from gamut.shards.build import Names, build
 from gamut.shards.lock import only_writer
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import spread
@@ -32,7 +32,8 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
             raise ShardError(f"There is no clip in the tars in {tars.place}.")
         conversion = _conversion(folder)
         place = None if tars.inside(folder) else tars.place
-        build(folder, min(names), _class_table(folder, parts, conversion), parts, {"source": "index"}, place)
+        classes, columns = _class_table(folder, parts, conversion), _names(conversion)
+        build(folder, min(names), classes, parts, {"source": "index"}, place, columns)
         return sum(len(part.key) for part in parts), _absent(conversion, len(tars.names))
 
 
@@ -58,11 +59,14 @@ def _conversion(folder: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def _names(conversion: dict) -> Names:
+    names = conversion.get("names")
+    return names if isinstance(names, dict) else {}
+
+
 def _absent(conversion: dict, tars: int) -> int:
-    clips, each = conversion.get("clips"), conversion.get("clips_per_shard")
-    if not isinstance(clips, int) or not isinstance(each, int) or each < 1:
-        return 0
-    return max(0, -(-clips // each) - tars)
+    shards = conversion.get("shards")
+    return max(0, shards - tars) if isinstance(shards, int) else 0
 
 
 def _class_table(folder: Path, parts: list[Part], conversion: dict) -> list[str]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import xxhash
 
-from gamut.audio.decode import RATE, encode_flac, read_audio, to_int16_16k
+from gamut.audio.decode import RATE, encode_flac, to_int16_16k
+from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
+from gamut.shards.convert.roster import Stretch
 from gamut.shards.convert.source import Record
 from gamut.shards.durable import replacing, write_bytes
 from gamut.shards.part import Part, hexadecimal, scan
@@ -24,7 +26,7 @@ class Job:
 
     folder: Path
     number: int
-    records: tuple[Record, ...]
+    stretch: Stretch  # of its records
     name: str  # of the set
     labels: tuple[str, ...]
     stop: bool  # raise at the first unusable file instead of quarantining it
@@ -93,7 +95,7 @@ def finished(job: Job) -> Written | None:
     return written
 
 
-def write_shard(job: Job, advance: Callable[[int], None]) -> Written:
+def write_shard(job: Job, advance: Callable[[int], None]) -> None:
     """Write one shard and its part, each whole or not at all, and call `advance(1)` after each record.
 
     The part is read back from the finished tar, so it describes what is on the disk. Raises ShardError where a file
@@ -105,7 +107,7 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> Written:
     saturated: dict[str, int] = {}
     with replacing(job.tar) as file:
         with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
-            for record in job.records:
+            for record in job.stretch.records():
                 try:
                     flac, about = convert_clip(record, job)
                 except AudioError as error:
@@ -119,15 +121,15 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> Written:
                 advance(1)
         file.flush()
         part = scan(file, job.tar)
-    written = Written(part, tuple(quarantined), saturated)
-    written.save(job.part)
-    return written
+    Written(part, tuple(quarantined), saturated).save(job.part)
 
 
 def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
     """A record's KEY.flac and the content of its KEY.json. Raises AudioError where the file is unusable."""
     try:
-        payload = record.read()
+        audio, rate = load(Path(record.path), record.segment)
+    except AudioError as error:
+        raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     except FileNotFoundError as error:
         raise AudioError(f"{record.path} is not there.", "missing") from error
     except OSError as error:  # says nothing of the clip: nobody may quarantine it for that
@@ -136,10 +138,9 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
             "finished shards are kept."
         ) from error
     try:
-        audio, rate = read_audio(payload)
         waveform, saturated = to_int16_16k(audio, rate)
     except AudioError as error:
-        raise AudioError(f"{record.path}: {error}", error.reason) from error
+        raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     flac = encode_flac(waveform)
     return flac, {
         "set": job.name,
@@ -151,5 +152,24 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
         "duration": len(waveform) / RATE,  # seconds
         "saturated": saturated,  # samples
         "xxh3": hexadecimal(xxhash.xxh3_64_intdigest(flac)),
-        "provenance": {**record.provenance, "rate": rate, "channels": len(audio), "seconds": audio.shape[1] / rate},
+        "provenance": {
+            **record.provenance,
+            **_stretch(record),
+            "rate": rate,
+            "channels": len(audio),
+            "seconds": audio.shape[1] / rate,
+        },
     }
+
+
+def _called(record: Record) -> str:
+    """The file, and the clip where that says more."""
+    return str(record.path) if record.segment is None else f"{record.path} (clip {record.key})"
+
+
+def _stretch(record: Record) -> dict[str, float]:
+    """Where in its recording the clip lies, in seconds."""
+    if record.segment is None:
+        return {}
+    end = {} if record.segment.end is None else {"end": record.segment.end}
+    return {"start": record.segment.start, **end}

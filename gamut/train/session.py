@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
             yield Session(folder, plans, tracker, progress, preemption)
 
 
-def select(index: Index, subset: dict[str, list[int]]) -> Clips:
+def select(index: Index, subset: Mapping[str, Sequence[int | str]]) -> Clips:
     """The clips that the subset asks for. Raises ShardError where there are none."""
     clips = index.table().select(index.where(subset))
     if not len(clips.row):

@@ -101,6 +101,8 @@ def test_mappings_merge_and_an_empty_one_clears(configs: Path) -> None:
     assert both.subset == {"fold": [1, 2], "target": [5]}
     assert both.deepspeed == {"zero_optimization": {"stage": 2}}
     assert load_recipe("pretrain", "sub", ["subset={}"], configs).subset == {}
+    named = load_recipe("pretrain", "sub", ["subset.split=[train, 3]"], configs)
+    assert named.subset == {"fold": [1, 2], "split": ["train", 3]}
 
 
 def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

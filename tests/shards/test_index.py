@@ -65,6 +65,24 @@ def test_a_subset_is_by_columns(esc10_part: Path, tmp_path: Path) -> None:
     assert len(index.where({"fold": []})) == 0
     with pytest.raises(ShardError, match="no column speaker; its columns are fold, target"):
         index.where({"speaker": [1]})
+    with pytest.raises(ShardError, match=r"column fold .* no value 'train'; its values are integers without names"):
+        index.where({"fold": ["train"]})
+
+
+def test_a_value_of_a_column_may_have_names_and_a_name_several_values(tmp_path: Path) -> None:
+    part = Part("shard-000000.tar", 0, 0, name="set", key=["a", "b", "c", "d"], offset=[0, 1, 2, 3], bytes=[1] * 4)
+    part.samples, part.clip_checksum, part.labels = [4] * 4, [5] * 4, [[]] * 4
+    part.columns = {"split": [0, 1, 2, 1]}
+    (tmp_path / "shard-000000.tar").write_bytes(b"")
+    build(tmp_path, "set", [], [part], names={"split": {"small": [0], "eval": [2], "all": [0, 1]}, "fold": {"x": [1]}})
+    index = Index.open(tmp_path)
+    assert index.where({"split": ["all"]}).tolist() == [0, 1, 3]
+    assert index.where({"split": ["eval", "small"]}).tolist() == [0, 2]
+    assert index.where({"split": ["small", 1]}).tolist() == [0, 1, 3]
+    assert index.where({"split": [2]}).tolist() == [2]
+    assert index.names.keys() == {"split"}
+    with pytest.raises(ShardError, match="no value 'train'; its values are named small, eval, all"):
+        index.where({"split": ["train"]})
 
 
 def test_labels_may_be_several_or_none(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Esc50:
                     provenance={"file": found[0] if found else filename, "category": category},
                 )
             )
-        listed = {record.path.name for record in records}
+        listed = {Path(record.path).name for record in records}
         ignored = {"not in meta/esc50.csv": len(present - listed)} if present - listed else {}
         return Listing("esc50", tuple(names[target] for target in sorted(names)), ("fold", "target"), records, ignored)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import soundfile
 
+from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
 from gamut.errors import ShardError
 from gamut.shards.convert.source import Listing, Record, unique_keys
 
@@ -18,9 +19,10 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".r
 
 
 class Folder:
-    """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile reads.
+    """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile or ffmpeg reads.
 
-    Files of other endings, hidden ones and ones outside a class are passed over, and counted by reason.
+    Video and other files that need ffmpeg are taken too. Files of other endings, hidden ones and ones outside a class
+    are passed over, and counted by reason.
     """
 
     name = "folder"
@@ -64,7 +66,7 @@ def _sound_files(folder: Path) -> tuple[list[str], dict[str, int]]:
                     suffix = os.path.splitext(name)[1].lower()
                     if name.startswith("."):
                         continue
-                    if suffix in SUFFIXES:
+                    if suffix in SUFFIXES or suffix in FFMPEG:
                         paths.append(os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/"))
                     else:
                         ignored[f"{suffix} files" if suffix else "files without an ending"] += 1

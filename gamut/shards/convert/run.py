@@ -1,29 +1,34 @@
-"""A whole conversion: which shards are still to be written, the processes that write them, the index at the end."""
+"""A whole conversion: what is to be written, the processes that write it, the index at the end.
+
+`prepare` goes through the listing, `write` makes shards, `finish` builds the index. One command does all three; a SLURM
+array does the second in many jobs. Which clip goes into which shard follows from the listing and the number of clips a
+shard alone, so the bytes depend neither on jobs nor workers, kills, or the order in which files were found.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import soundfile
-import soxr
-import xxhash
 
 from gamut.audio.decode import RATE
 from gamut.errors import AudioError, ShardError
 from gamut.shards.build import build
-from gamut.shards.convert.source import Listing, clips_a_shard, duplicates, in_shard_order
+from gamut.shards.convert.claim import claim, settings_of
+from gamut.shards.convert.roster import MISSING, Roster, write_roster
+from gamut.shards.convert.source import Listing
 from gamut.shards.durable import TEMPORARY, write_bytes
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
-from gamut.shards.write import Job, Quarantined, Written, finished, write_shard
+from gamut.shards.write import Job, Quarantined, finished, write_shard
 
-FORMAT = 1
-COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list")
+ROSTER = "roster"  # folder of what jobs read; gone when the index is built
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,55 @@ class Report:
     quarantined: tuple[Quarantined, ...]
     saturated: dict[str, int]  # key -> samples
     ignored: dict[str, int]
+    missing: int  # clips that the data set lists and whose files are not there
 
     @property
     def reasons(self) -> dict[str, int]:
         """Quarantined files by reason, most frequent first."""
         return dict(Counter(one.reason for one in self.quarantined).most_common())
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One that has been prepared: any process that sees the folder can do its share."""
+
+    folder: Path
+    roster: Roster
+    settings: dict  # as in index/convert.json
+    ignored: dict[str, int]
+    stop: bool  # at the first unusable file
+    already: int = 0  # shards that were there when it was prepared
+
+    @classmethod
+    def open(cls, folder: Path) -> Conversion:
+        """What `prepare` left in `folder`. Raises ShardError where that is not there."""
+        path = folder / "index" / ROSTER / "conversion.json"
+        try:
+            content = json.loads(path.read_bytes())
+            roster = content["roster"]
+            roster |= {"folder": path.parent, "shards": tuple((at, clips) for at, clips in roster["shards"])}
+            return cls(
+                folder, Roster(**roster), content["settings"], content["ignored"], content["stop"], content["already"]
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"No conversion is under way in {folder} ({error}). Start it: python -m gamut.shards convert --help"
+            ) from error
+
+    def save(self) -> None:
+        """Leave it for `open`."""
+        content = asdict(self) | {"folder": str(self.folder)}
+        content["roster"]["folder"] = str(self.roster.folder)
+        write_bytes(self.roster.folder / "conversion.json", json.dumps(content).encode())
+
+    def job(self, number: int) -> Job:
+        """That writes one shard."""
+        labels = tuple(self.settings["labels"])
+        return Job(self.folder, number, self.roster.stretch(number), self.settings["name"], labels, self.stop)
+
+    def share(self, number: int, of: int) -> list[Job]:
+        """The jobs of share `number` of so many: every `of`-th shard."""
+        return [self.job(shard) for shard in range(number, len(self.roster.shards), of)]
 
 
 def convert(
@@ -56,55 +105,109 @@ def convert(
 ) -> Report:
     """Write the shard set of `listing` into `folder`, going on where an earlier run of the same conversion stopped.
 
-    Which clip goes into which shard follows from the listing and `clips_per_shard` alone, so the bytes do not depend
-    on the workers, on kills, or on the order in which files were found. `on_error`: `skip` leaves unusable files out
-    and lists them in index/quarantine.json; `stop` raises AudioError at the first.
-
-    Raises ShardError where the folder holds other shards, a file or the disk fails, or no file at all is usable.
+    `on_error`: `skip` leaves unusable files out and lists them in index/quarantine.json; `stop` raises AudioError at
+    the first. Raises ShardError where the folder holds other shards, a file or the disk fails, or no file is usable.
     """
-    if not listing.records:
-        raise ShardError(f"The source of {listing.name} lists no clips.")
-    if twice := duplicates(listing.records):
-        key, paths = next(iter(twice.items()))
-        raise ShardError(f"{paths[0]} and {paths[1]} would both be the clip {key}. Rename one of them.")
-    records = in_shard_order(listing.records)
-    each = clips_per_shard or clips_a_shard(len(records))
-    starts = range(0, len(records), each)
-    jobs = [
-        Job(folder, n, tuple(records[at : at + each]), listing.name, listing.labels, on_error == "stop")
-        for n, at in enumerate(starts)
-    ]
     with only_writer(folder):
-        settings = _settings(source, listing, each)
-        _claim(folder, settings)
-        done = {job.number: written for job in jobs if (written := finished(job))}
-        if on_error == "stop":
-            _refuse_quarantined(done.values())
-        todo = [job for job in jobs if job.number not in done]
-        with Progress(f"converting {listing.name}", sum(len(job.records) for job in todo)) as progress:
-            new = spread(write_shard, todo, workers, progress.add)
-        already = len(done)
-        done.update((job.number, one) for job, one in zip(todo, new))
-        return _finish(folder, listing, [done[job.number] for job in jobs], already, settings)
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop")
+        _write(conversion.share(0, 1), workers, conversion.settings["name"])
+        return _finish(conversion)
 
 
-def _finish(folder: Path, listing: Listing, shards: list[Written], already: int, settings: dict) -> Report:
+def prepare(
+    source: str, listing: Listing, folder: Path, *, clips_per_shard: int | None = None, on_error: str = "skip"
+) -> Conversion:
+    """Go through the listing and claim `folder`, for `write_share` and `finish` elsewhere. Raises ShardError."""
+    with only_writer(folder):
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop")
+        conversion.save()
+        return conversion
+
+
+def write_share(folder: Path, number: int, of: int, workers: int = 1) -> None:
+    """Write share `number` of `of` of the prepared conversion in `folder`; what is finished is not written again.
+
+    Any number of shares may be written at once. Raises ShardError, and AudioError as `convert` does.
+    """
+    with only_writer(folder, with_others=True):
+        conversion = Conversion.open(folder)
+        name = f"{conversion.settings['name']}, share {number + 1} of {of}"
+        _write(conversion.share(number, of), workers, name)
+
+
+def finish(folder: Path) -> Report:
+    """Build the index of a prepared conversion. Raises ShardError where some of its shards are not written."""
+    with only_writer(folder):
+        return _finish(Conversion.open(folder))
+
+
+@contextlib.contextmanager
+def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Roster]:
+    """What a listing would come to, writing nothing but into the system's temporary folder. Raises ShardError."""
+    with tempfile.TemporaryDirectory(prefix="gamut-roster-") as folder:
+        yield write_roster(listing, Path(folder), clips_per_shard)
+
+
+def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool) -> Conversion:
+    for place in (folder, folder / "index", folder / "index" / "parts"):
+        for left in place.glob(f"*{TEMPORARY}"):
+            left.unlink(missing_ok=True)
+    roster = Roster(folder / "index" / ROSTER, (), 0, 0, 0, "", "")
+    try:
+        roster.discard()
+        roster = write_roster(listing, roster.folder, clips_per_shard)
+        settings = settings_of(source, listing, roster)
+        claim(folder, settings)
+    except BaseException:
+        roster.discard()
+        raise
+    conversion = Conversion(folder, roster, settings, dict(listing.ignored), stop)
+    done = [written for job in conversion.share(0, 1) if (written := finished(job))]
+    for written in done if stop else ():
+        for one in written.quarantined:
+            raise AudioError(one.message, one.reason)
+    return Conversion(folder, roster, settings, conversion.ignored, stop, len(done))
+
+
+def _write(jobs: list[Job], workers: int, name: str) -> None:
+    names = {job.tar.name for job in jobs}
+    for place in (jobs[0].folder, jobs[0].part.parent) if jobs else ():
+        for left in os.scandir(place):  # by a writer of these very shards that was killed
+            if left.name.endswith(TEMPORARY) and f"{left.name.partition('.')[0]}.tar" in names:
+                Path(left.path).unlink(missing_ok=True)
+    todo = [job for job in jobs if not finished(job)]
+    with Progress(f"converting {name}", sum(job.stretch.clips for job in todo)) as progress:
+        spread(write_shard, todo, workers, progress.add)
+
+
+def _finish(conversion: Conversion) -> Report:
+    folder, settings = conversion.folder, conversion.settings
+    jobs = conversion.share(0, 1)
+    shards = [written for job in jobs if (written := finished(job))]
+    if len(shards) < len(jobs):
+        first = next(job for job in jobs if not finished(job))
+        raise ShardError(
+            f"{len(jobs) - len(shards)} of the {len(jobs)} shards of {folder} are not written, the first is "
+            f"{first.tar.name}. Run the same command again; finished shards are kept."
+        )
     quarantined = tuple(one for written in shards for one in written.quarantined)
     report = Report(
         shards=len(shards),
-        already=already,
+        already=conversion.already,
         clips=sum(len(written.part.key) for written in shards),
         seconds=sum(sum(written.part.samples) for written in shards) / RATE,
         bytes=sum(written.part.size for written in shards),
         quarantined=quarantined,
         saturated={key: samples for written in shards for key, samples in written.saturated.items()},
-        ignored=dict(listing.ignored),
+        ignored=dict(conversion.ignored),
+        missing=conversion.roster.missing,
     )
     content = {
         "counts": report.reasons,
         "files": [asdict(one) for one in quarantined],
         "saturated": report.saturated,
         "ignored": report.ignored,
+        "missing": report.missing,
     }
     write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode())
     if not report.clips:
@@ -112,60 +215,10 @@ def _finish(folder: Path, listing: Listing, shards: list[Written], already: int,
             f"None of the {len(quarantined)} files could be used. The first: {quarantined[0].message} "
             f"All are listed in {folder / 'index' / 'quarantine.json'}."
         )
+    if conversion.roster.missing:
+        write_bytes(folder / "index" / MISSING, (conversion.roster.folder / MISSING).read_bytes())
     about = {"source": settings["source"], "tools": settings["tools"]}
-    build(folder, listing.name, listing.labels, [written.part for written in shards], about)
+    parts = [written.part for written in shards]
+    build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
+    conversion.roster.discard()
     return report
-
-
-def _settings(source: str, listing: Listing, each: int) -> dict:
-    """What makes a conversion this one. The tools are told, not compared."""
-    digest = xxhash.xxh3_128()
-    for record in in_shard_order(listing.records):
-        line = [record.key, record.labels, record.text, dict(record.columns), dict(record.provenance)]
-        digest.update(json.dumps(line, sort_keys=True).encode())
-    return {
-        "format": FORMAT,
-        "source": source,
-        "name": listing.name,
-        "clips_per_shard": each,
-        "clips": len(listing.records),
-        "labels": list(listing.labels),
-        "columns": list(listing.columns),
-        "list": digest.hexdigest(),
-        "tools": {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},
-    }
-
-
-def _claim(folder: Path, settings: dict) -> None:
-    """Make `folder` this conversion's, or refuse if it is another's. Clears away what a kill left behind."""
-    path = folder / "index" / "convert.json"
-    try:
-        there = json.loads(path.read_bytes())
-        for field in COMPARED:
-            if there[field] != settings[field]:
-                raise ShardError(
-                    f"{folder} holds the shards of another conversion: its {field} is {_short(there[field])}, this "
-                    f"one's {_short(settings[field])}. Give another folder, or delete that one."
-                )
-    except FileNotFoundError:
-        if stranger := next(folder.glob("*.tar"), None):
-            raise ShardError(
-                f"{folder} holds tars that are not of this conversion, such as {stranger.name}. Give another folder."
-            ) from None
-        write_bytes(path, json.dumps(settings, indent=1).encode())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{path} is damaged ({error}). Delete {folder} and convert again.") from error
-    for place in (folder, folder / "index", folder / "index" / "parts"):
-        for left in place.glob(f"*{TEMPORARY}"):
-            left.unlink(missing_ok=True)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _refuse_quarantined(shards: Iterable[Written]) -> None:
-    for written in shards:
-        for one in written.quarantined:
-            raise AudioError(one.message, one.reason)

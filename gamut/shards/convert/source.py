@@ -3,44 +3,77 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import xxhash
 
+from gamut.audio.segment import Segment
+from gamut.errors import ShardError
+from gamut.shards.build import Names
 
-@dataclass(frozen=True)
+SPLIT = "split"  # the column whose values have shards of their own
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One clip to be: where its audio is and what is known of it. A subclass may read its bytes from elsewhere."""
+    """One clip to be: where its audio is and what is known of it."""
 
     key: str  # unique in the set; becomes the name of the tar members (see `key_of`)
-    path: Path
-    labels: tuple[int, ...]  # class ids, positions in the listing's class table
+    path: Path | str
+    labels: tuple[int, ...]  # class ids, positions in the listing's class table; none, one or several
     text: str = ""
     columns: Mapping[str, int] = field(default_factory=dict)  # one value for each of the listing's columns
-    provenance: Mapping[str, str] = field(default_factory=dict)  # goes into KEY.json as it is
+    provenance: Mapping[str, str | float] = field(default_factory=dict)  # goes into KEY.json as it is
+    segment: Segment | None = None  # None: the whole file
 
-    def read(self) -> bytes:
-        """The file as it lies there. Raises OSError."""
-        return self.path.read_bytes()
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A clip that the data set's own tables list, and whose file is not there."""
+
+    clip: str
+    file: str  # where it was looked for
+    split: int | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a source has to say before audio is read."""
+    """All that a source has to say before audio is read.
+
+    `records` may be made while it is gone through, once: of two million clips nobody holds a list. `ignored` is
+    complete when it has been.
+    """
 
     name: str  # of the set: part of every clip id
     labels: tuple[str, ...]  # the class table
     columns: tuple[str, ...]
-    records: Sequence[Record]
-    ignored: Mapping[str, int] = field(default_factory=dict)  # why -> how many files were passed over
+    records: Iterable[Record | Missing]
+    ignored: Mapping[str, int] = field(default_factory=dict)  # why -> how many files or rows were passed over
+    names: Names = field(default_factory=dict)  # of values in the columns, for `subset: {split: [train]}`
 
     def renamed(self, name: str) -> Listing:
         """The same under another name."""
         return replace(self, name=name)
+
+    def only(self, splits: Sequence[str]) -> Listing:
+        """The clips of these splits alone. Raises ShardError for a split that the set does not have."""
+        known = self.names.get(SPLIT, {})
+        for split in splits:
+            if split not in known:
+                there = f"it has {', '.join(known)}" if known else "it has no splits"
+                raise ShardError(f"{self.name} has no split {split}; {there}.")
+        values = {value for split in splits for value in known[split]}
+
+        def chosen() -> Iterator[Record | Missing]:
+            for one in self.records:
+                if (one.split if isinstance(one, Missing) else one.columns[SPLIT]) in values:
+                    yield one
+
+        return replace(self, records=chosen())
 
 
 class Source(Protocol):
@@ -80,22 +113,14 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def in_shard_order(records: Sequence[Record]) -> list[Record]:
-    """Sorted by the hash of the key: the same for any order of listing, and every shard a fair sample of the set.
+def shard_order(key: str) -> int:
+    """What clips are sorted by: the same for any order of listing, and every shard a fair sample of its split.
 
     A folder a class, converted in its own order, would make shards of one class each, which no shuffle window mends.
     """
-    return sorted(records, key=lambda record: (xxhash.xxh3_64_intdigest(record.key.encode()), record.key))
+    return xxhash.xxh3_64_intdigest(key.encode())
 
 
 def clips_a_shard(clips: int) -> int:
     """The default size of a shard: 64 shards, but not under 50 nor over 1,000 clips in each."""
     return min(1000, max(50, -(-clips // 64)))
-
-
-def duplicates(records: Sequence[Record]) -> dict[str, list[Path]]:
-    """Keys that more than one record has, with their files."""
-    files: dict[str, list[Path]] = defaultdict(list)
-    for record in records:
-        files[record.key].append(record.path)
-    return {key: paths for key, paths in files.items() if len(paths) > 1}

@@ -1,0 +1,171 @@
+"""The data files of AST, PSLA, SSAST and Whisper-AT (Y. Gong et al.): {"data": [{"wav": ..., "labels": "mid,mid"}]}."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gamut.errors import ShardError
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.stems import Stems, hash_of
+from gamut.shards.convert.table import class_labels
+from gamut.shards.convert.tree import Names
+
+CLASSES = "class_labels_indices.csv"
+BLOCK = 1 << 20  # characters
+MOST = 62  # files at once: one bit each
+ABOVE = 3  # folders above the JSON file that relative paths may start from
+
+
+class AstJson:
+    """One JSON file or several, and the class table that belongs to them (`index,mid,display_name`).
+
+    Paths are absolute, or relative to the JSON file or to a folder at most three above it. Of several files that share
+    no clip each is a split of its name. Where they do (folds, a balanced part of a whole), each is a column of its
+    name, 1 for the clips that it lists: `subset: {esc_train_data_1: [1]}`; a clip is written once all the same.
+    """
+
+    name = "ast-json"
+    layout = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a clip that is there. Raises ShardError."""
+        files = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
+        if not files or len(files) > MOST:
+            raise ShardError(f"{folder} holds {len(files)} .json files; between 1 and {MOST} are needed.")
+        names, numbers = class_labels(_class_table(files[0].parent))
+        seen = _look(files)
+        stems = [key_of(file.stem) for file in files]
+        ignored: dict[str, int] = {}
+        apart = not (seen.member & (seen.member - 1)).any()
+        columns = (SPLIT,) if apart else tuple(stems)
+        made = _records(files, numbers, seen, columns, ignored)
+        splits = {SPLIT: {stem: (number,) for number, stem in enumerate(stems)}} if apart else {}
+        name = files[0].stem if folder.is_file() else folder.resolve().name
+        return Listing(name, names, columns, made, ignored, splits)
+
+
+def _class_table(folder: Path) -> Path:
+    for place in (folder, *folder.resolve().parents[:ABOVE]):
+        found = sorted(place.glob(f"*{CLASSES}"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ShardError(f"{place} has several class tables, {', '.join(path.name for path in found)}: leave one.")
+    raise ShardError(f"There is no *{CLASSES} in {folder} or above it; put the one of this data set beside the JSON.")
+
+
+def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 0, entry) of a data file, one by one: the file of all of AudioSet is 300 MB of text.
+
+    Raises ShardError where it is not one.
+    """
+    decoder = json.JSONDecoder()
+    text, at, number = "", 0, 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(BLOCK)
+            opening = text.find("[")
+            if opening < 0 or '"data"' not in text[:opening]:
+                raise ShardError(f'{path} does not begin with {{"data": [, as the data files of AST do.')
+            at = opening + 1
+            while True:
+                while at < len(text) and text[at] in " \t\r\n,":
+                    at += 1
+                if at < len(text) and text[at] == "]":
+                    return
+                try:
+                    entry, end = decoder.raw_decode(text, at)
+                except ValueError as error:
+                    more = file.read(BLOCK)
+                    if not more:
+                        raise ShardError(f"{path} is damaged or cut off behind entry {number}: {error}.") from error
+                    text, at = text[at:] + more, 0
+                    continue
+                if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
+                    raise ShardError(f"{path}, entry {number} has no `wav`.")
+                yield number, entry
+                number, at = number + 1, end
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShardError(f"{path} cannot be read: {error}.") from error
+
+
+@dataclass
+class _Look:
+    """What the first pass finds: 24 bytes a clip."""
+
+    path: np.ndarray  # uint64 [clips], hash of the path, ascending
+    member: np.ndarray  # int64 [clips], a bit a file
+    stems: Stems
+
+
+def _look(files: list[Path]) -> _Look:
+    path, labels, member = array("Q"), array("Q"), array("q")
+    stems = Stems()
+    for number, file in enumerate(files):
+        for _, entry in entries(file):
+            path.append(hash_of(entry["wav"]))
+            labels.append(hash_of(str(entry.get("labels", ""))))
+            member.append(1 << number)
+    if not path:
+        raise ShardError(f"{files[0]} lists no clips.")
+    hashes, first, inverse = np.unique(np.frombuffer(path, np.uint64), return_index=True, return_inverse=True)
+    differing = np.flatnonzero(np.frombuffer(labels, np.uint64)[first][inverse] != np.frombuffer(labels, np.uint64))
+    if len(differing):
+        wrong, at = int(differing[0]), 0
+        for file in files:
+            for _, entry in entries(file):
+                if at == wrong:
+                    raise ShardError(f"{file} gives {entry['wav']} other labels than it has elsewhere.")
+                at += 1
+    together = np.zeros(len(hashes), np.int64)
+    np.bitwise_or.at(together, inverse, np.frombuffer(member, np.int64))
+    once = np.zeros(len(path), bool)
+    once[first] = True
+    at = 0
+    for file in files:
+        for _, entry in entries(file):
+            if once[at]:
+                stems.add(entry["wav"])
+            at += 1
+    stems.close()
+    return _Look(hashes, together, stems)
+
+
+def _records(
+    files: list[Path], numbers: dict[str, int], seen: _Look, columns: tuple[str, ...], ignored: dict[str, int]
+) -> Iterator[Record | Missing]:
+    names, counts = Names(), Counter[str]()
+    done = np.zeros(len(seen.path), bool)
+    bases = [files[0].parent, *files[0].resolve().parents[1 : ABOVE + 1]]
+    for number, file in enumerate(files):
+        for at, entry in entries(file):
+            wav, place = entry["wav"], int(np.searchsorted(seen.path, np.uint64(hash_of(entry["wav"]))))
+            if done[place]:
+                counts["entries of a clip that is listed already"] += 1
+                continue
+            done[place] = True
+            member = int(seen.member[place])
+            values = {SPLIT: number} if columns == (SPLIT,) else {c: member >> n & 1 for n, c in enumerate(columns)}
+            found = next((there for base in bases if (there := names.find(base / wav))), None)
+            if found is None:
+                yield Missing(seen.stems.key(wav), wav, values.get(SPLIT))
+                continue
+            mids = [mid.strip() for mid in str(entry.get("labels", "")).split(",") if mid.strip()]
+            if unknown := [mid for mid in mids if mid not in numbers]:
+                raise ShardError(f"{file}, entry {at}: the label {unknown[0]} of {wav} is not in the class table.")
+            yield Record(
+                key=seen.stems.key(wav),
+                path=found,
+                labels=tuple(dict.fromkeys(numbers[mid] for mid in mids)),
+                columns=values,
+                provenance={"file": wav} | {k: v for k, v in entry.items() if k == "video_id" and isinstance(v, str)},
+            )
+    ignored.update(counts)

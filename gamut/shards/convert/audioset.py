@@ -1,0 +1,83 @@
+"""AudioSet (J. F. Gemmeke et al., "Audio Set: An ontology and human-labeled dataset for audio events", ICASSP 2017)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gamut.errors import ShardError
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record
+from gamut.shards.convert.table import class_labels, number, rows
+from gamut.shards.convert.youtube import Downloads, key_of_video
+
+# In this order: a clip that two training tables list counts with the first.
+TABLES = ("balanced_train_segments.csv", "unbalanced_train_segments.csv", "eval_segments.csv")
+NAMES = {
+    "as-20k": (0,),
+    "as-2m": (0, 1),
+    "balanced": (0,),
+    "unbalanced": (1,),
+    "evaluation": (2,),
+}
+COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+CLASSES = "class_labels_indices.csv"
+
+
+class AudioSet:
+    """The official segment tables, class_labels_indices.csv, and clips anywhere below, under any of the usual names.
+
+    Columns: `split` (0 balanced, 1 unbalanced, 2 evaluation; as-20k is 0, as-2m is 0 and 1) and `start_ms`. Only the
+    splits whose table is there are listed.
+    """
+
+    name = "audioset"
+    layout = f"{', '.join(TABLES)} (those that you have), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""
+        downloads = Downloads(folder)
+        tables = {split: table for split, name in enumerate(TABLES) if (table := downloads.table(name))}
+        classes = downloads.table(CLASSES)
+        if not tables or classes is None:
+            raise ShardError(
+                f"{folder} has no {CLASSES if tables else ' or '.join(TABLES)}. AudioSet's tables are at "
+                "https://research.google.com/audioset/download.html; put them beside the clips."
+            )
+        names, numbers = class_labels(classes)
+        ignored: dict[str, int] = {}
+        splits = {name: values for name, values in NAMES.items() if set(values) & tables.keys()}
+        made = _records(folder, downloads, tables, numbers, ignored)
+        return Listing("audioset", names, (SPLIT, "start_ms"), made, ignored, {SPLIT: splits})
+
+
+def _records(
+    folder: Path, downloads: Downloads, tables: Mapping[int, Path], numbers: Mapping[str, int], ignored: dict[str, int]
+) -> Iterator[Record | Missing]:
+    counts: Counter[str] = Counter()
+    evaluation: set[str] = set()  # the videos that training must not hear
+    if 2 in tables:
+        evaluation = {fields[0] for _, fields in rows(tables[2], COLUMNS)}
+    for split, table in tables.items():
+        for line, (video, begin, end, mids, *_) in rows(table, COLUMNS):
+            start, stop = number(table, line, COLUMNS[1], begin), number(table, line, COLUMNS[2], end)
+            if split != 2 and video in evaluation:
+                raise ShardError(f"{table}, line {line}: {video} is in {TABLES[2]} too, and may not be in both.")
+            file = downloads.take(video, start, strict=False)
+            if file is None:
+                yield Missing(key_of_video(video), f"{video}.*", split)
+                continue
+            if file[1]:
+                counts["clips listed again"] += 1
+                continue
+            known = {numbers[mid]: None for mid in mids.split(",") if mid in numbers}
+            counts["labels that the class table does not have"] += sum(mid not in numbers for mid in mids.split(","))
+            yield Record(
+                key=key_of_video(video),
+                path=str(folder / file[0]),
+                labels=tuple(known),
+                columns={SPLIT: split, "start_ms": round(start * 1000)},
+                provenance={"file": file[0], "ytid": video, "start_seconds": start, "end_seconds": stop},
+            )
+    ignored.update({why: count for why, count in counts.items() if count})
+    ignored.update(downloads.rest())

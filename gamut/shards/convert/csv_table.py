@@ -1,0 +1,126 @@
+"""A CSV of one's own: the layout for a data set that has none."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gamut.audio.segment import Segment
+from gamut.errors import ShardError
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.stems import Stems, hash_of
+from gamut.shards.convert.table import number, records
+from gamut.shards.convert.tree import Names
+
+PATH, LABELS = "path", "labels"
+KNOWN = (PATH, LABELS, SPLIT, "key", "text", "start", "end")
+SEPARATOR = ";"
+WHOLE = re.compile(r"[+-]?\d{1,18}")
+
+
+class Csv:
+    """A CSV with a header. Columns: `path` (absolute, or relative to the CSV), and as you like `labels` (separated by
+    `;`; none: unlabelled), `split`, `key`, `text`, `start` and `end` (seconds, of a longer file).
+
+    Any other column goes into the index where all its fields are whole numbers, and into KEY.json otherwise. SRC is the
+    CSV, or a folder with no other. Classes and splits are in alphabetical order.
+    """
+
+    name = "csv"
+    layout = f"a CSV with the column path and, as you like, {', '.join(KNOWN[1:])}, and columns of your own"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a row. Raises ShardError naming the line that is wrong."""
+        table = only_file(folder, ".csv")
+        seen = _look(table)
+        names = {SPLIT: {name: (number,) for name, number in seen.splits.items()}} if seen.splits else {}
+        columns = ((SPLIT,) if seen.splits else ()) + tuple(seen.whole)
+        classes = tuple(sorted(seen.labels))
+        ignored: dict[str, int] = {}
+        return Listing(table.stem, classes, columns, _records(table, seen, ignored), ignored, names)
+
+
+def only_file(place: Path, suffix: str) -> Path:
+    """The file itself, or the one of that ending in a folder. Raises ShardError."""
+    if place.is_file():
+        return place
+    found = sorted(name for name in os.listdir(place) if name.endswith(suffix) and not name.startswith("."))
+    if len(found) != 1:
+        there = f"{len(found)} of them: {', '.join(found[:5])}" if found else "none"
+        raise ShardError(f"{place} should hold one {suffix} file, and holds {there}. Give the file itself as SRC.")
+    return place / found[0]
+
+
+@dataclass
+class _Look:
+    """What the first pass over the table finds."""
+
+    labels: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)  # columns that go into the index
+    stems: Stems = field(default_factory=Stems)
+
+
+def _look(table: Path) -> _Look:
+    seen = _Look()
+    labels, splits, whole = set[str](), set[str](), dict[str, bool]()
+    for line, row in records(table, (PATH,)):
+        if not row[PATH]:
+            raise ShardError(f"{table}, line {line} has no path.")
+        labels.update(_labels(row))
+        if SPLIT in row:
+            splits.add(row[SPLIT])
+        for name, value in row.items():
+            if name not in KNOWN:
+                whole[name] = whole.get(name, True) and WHOLE.fullmatch(value) is not None
+        if not row.get("key"):
+            seen.stems.add(_source(row))
+    seen.stems.close()
+    seen.labels = {name: at for at, name in enumerate(sorted(labels))}
+    seen.splits = {name: at for at, name in enumerate(sorted(splits))}
+    seen.whole = [name for name, all_whole in whole.items() if all_whole and re.fullmatch(r"[\w-]+", name)]
+    return seen
+
+
+def _labels(row: dict[str, str]) -> list[str]:
+    """In their order, each once."""
+    return list(dict.fromkeys(label.strip() for label in row.get(LABELS, "").split(SEPARATOR) if label.strip()))
+
+
+def _source(row: dict[str, str]) -> str:
+    """What makes a row's clip another than the clips of other rows, ending in the name of its file."""
+    start = row.get("start", "")
+    return row[PATH] if not start else f"{os.path.splitext(row[PATH])[0]}_{key_of(start)}.x"
+
+
+def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Record | Missing]:
+    names, counts = Names(), Counter[str]()
+    rows: dict[int, int] = {}
+    for line, row in records(table, (PATH,)):
+        again = hash_of("\n".join(row.values()))
+        if rows.setdefault(again, line) != line:
+            counts["rows that repeat another"] += 1
+            continue
+        key = key_of(row["key"]) if row.get("key") else seen.stems.key(_source(row))
+        split = seen.splits.get(row.get(SPLIT, ""))
+        file = names.find(table.parent / row[PATH])
+        if file is None:
+            yield Missing(key, row[PATH], split)
+            continue
+        start, end = (number(table, line, at, row[at]) if row.get(at) else None for at in ("start", "end"))
+        columns = {name: int(row[name]) for name in seen.whole}
+        rest = {name: value for name, value in row.items() if name not in KNOWN and name not in seen.whole}
+        yield Record(
+            key=key,
+            path=file,
+            labels=tuple(seen.labels[label] for label in _labels(row)),
+            text=row.get("text", ""),
+            columns=columns if split is None else {SPLIT: split, **columns},
+            provenance={"file": row[PATH], **rest},
+            segment=None if start is None and end is None else Segment(start or 0.0, end),
+        )
+    ignored.update(counts)

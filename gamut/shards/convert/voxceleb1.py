@@ -1,0 +1,113 @@
+"""VoxCeleb1 as speaker identification (A. Nagrani et al., "VoxCeleb: a large-scale speaker identification dataset",
+Interspeech 2017)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from gamut.errors import ShardError
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.table import integer, rows
+from gamut.shards.convert.tree import Names, find_one
+
+TABLE = "iden_split.txt"
+SPLITS = {"train": (1,), "dev": (2,), "test": (3,)}
+SPEAKER = re.compile(r"id\d{5}")
+DEPTH = 4  # folders between SRC and the speakers, at most: wav/, vox1_dev_wav/wav/, dev/wav/ ...
+
+
+class VoxCeleb1:
+    """`iden_split.txt` (lines `1 id10001/1zcIwhmdeo4/00001.wav`: 1 train, 2 dev, 3 test) and the unpacked archives.
+
+    Dev and test archives may lie in one `wav/` or in two. Classes are the speakers, 1,251 of them. Columns: `split` (as
+    in the file) and `speaker` (the number in id10001).
+    """
+
+    name = "voxceleb1"
+    layout = f"{TABLE}, and wav/id10001/VIDEO/00001.wav of one or both archives, at most {DEPTH} folders down"
+
+    def list(self, folder: Path) -> Listing:
+        """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""
+        about = "It is at https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt; put it beside the audio."
+        table = find_one_shallow(folder, TABLE, about)
+        places = _places(folder)
+        if not places:
+            raise ShardError(f"{folder} has no folders id10001, id10002, ... in it. Unpack VoxCeleb1's archives there.")
+        speakers = sorted({_split(table, line, fields)[1].split("/")[0] for line, fields in rows(table, delimiter=" ")})
+        classes = {speaker: number for number, speaker in enumerate(speakers)}
+        ignored: dict[str, int] = {}
+        made = _records(folder, table, places, classes, ignored)
+        return Listing("voxceleb1", tuple(speakers), (SPLIT, "speaker"), made, ignored, {SPLIT: SPLITS})
+
+
+def find_one_shallow(folder: Path, name: str, about: str) -> Path:
+    """A table that lies in `folder`, or else anywhere below, which takes longer to find."""
+    return folder / name if (folder / name).is_file() else find_one(folder, name, about=about)
+
+
+def _places(folder: Path) -> list[str]:
+    """The folders that hold speakers' folders, relative, in order."""
+    found, level = [], [""]
+    for _ in range(DEPTH):
+        deeper = []
+        for place in level:
+            inside = sorted(entry.name for entry in os.scandir(folder / place) if entry.is_dir())
+            if any(SPEAKER.fullmatch(name) for name in inside):
+                found.append(place)
+            else:
+                deeper += [os.path.join(place, name) for name in inside if not name.startswith(".")]
+        level = deeper
+    return found
+
+
+def _split(table: Path, line: int, fields: list[str]) -> tuple[int, str]:
+    split = integer(table, line, "the split", fields[0])
+    path = fields[-1]
+    if split not in (1, 2, 3) or len(fields) != 2 or not re.fullmatch(r"id\d{5}/[\w-]+/[\w-]+\.wav", path):
+        raise ShardError(
+            f"{table}, line {line} is {' '.join(fields)!r}, not such as `1 id10001/1zcIwhmdeo4/00001.wav`."
+        )
+    return split, path
+
+
+def _records(
+    folder: Path, table: Path, places: list[str], classes: dict[str, int], ignored: dict[str, int]
+) -> Iterator[Record | Missing]:
+    names, counts = Names(), Counter[str]()
+    where: dict[str, list[str]] = {}  # speaker -> the places that have it
+    for place in places:
+        for entry in os.listdir(folder / place):
+            where.setdefault(entry, []).append(place)
+    seen: dict[str, int] = {}
+    for line, fields in rows(table, delimiter=" "):
+        split, path = _split(table, line, fields)
+        if path in seen:
+            if seen[path] != split:
+                raise ShardError(f"{table}, line {line}: {path} is in split {split} and in split {seen[path]}.")
+            counts["clips listed again"] += 1
+            continue
+        seen[path] = split
+        speaker = path.split("/")[0]
+        key = key_of(path.removesuffix(".wav"))
+        # Converted copies keep the name and change the ending.
+        candidates = [
+            str(folder / place / path.removesuffix(".wav")) + suffix
+            for place in where.get(speaker, ())
+            for suffix in (".wav", ".flac", ".m4a")
+        ]
+        file = next((found for one in candidates if (found := names.find(one))), None)
+        if file is None:
+            yield Missing(key, path, split)
+            continue
+        yield Record(
+            key=key,
+            path=file,
+            labels=(classes[speaker],),
+            columns={SPLIT: split, "speaker": int(speaker[2:])},
+            provenance={"file": os.path.relpath(file, folder)},
+        )
+    ignored.update(counts)
