@@ -81,7 +81,7 @@ def submit(conversion: Conversion, jobs: int, cluster: Cluster, made: submitit.E
     jobs = min(jobs, len(conversion.roster.shards))
     folder = conversion.folder.absolute()
     path = folder / "index" / "slurm" / "job.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.write_text(json.dumps({"folder": str(folder), "jobs": jobs, "workers": cluster.cpus_per_task}))
     try:
         with made.batch():

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gamut.audio.decode import RATE
@@ -162,11 +162,13 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
         roster.discard()
         raise
     conversion = Conversion(folder, roster, settings, dict(listing.ignored), stop)
-    done = [written for job in conversion.share(0, 1) if (written := finished(job))]
-    for written in done if stop else ():
-        for one in written.quarantined:
-            raise AudioError(one.message, one.reason)
-    return Conversion(folder, roster, settings, conversion.ignored, stop, len(done))
+    already = 0
+    for job in conversion.share(0, 1):
+        written = finished(job)
+        already += written is not None
+        if written and stop and written.quarantined:
+            raise AudioError(written.quarantined[0].message, written.quarantined[0].reason)
+    return replace(conversion, already=already)
 
 
 def _write(jobs: list[Job], workers: int, name: str) -> None:

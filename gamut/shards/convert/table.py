@@ -13,19 +13,20 @@ csv.field_size_limit(min(sys.maxsize, 16 << 20))  # a transcript can be longer t
 
 
 def rows(table: Path, columns: Sequence[str] = (), *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every row of a CSV without a header, but for blank rows and those that begin with `#`.
+    """(line, fields) of every row of a CSV without a header, but for blank rows, and comments (`#`) at its beginning.
 
     A blank behind a comma does not belong to the field: AudioSet writes `YTID, 0.000, 10.000, "/m/09x0r,/m/05zppz"`.
     With `columns`, a row of fewer fields is an error. Raises ShardError naming file and line.
     """
-    line = 0
+    line, begun = 0, False
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True, delimiter=delimiter)
             for fields in reader:
                 line = reader.line_num
-                if not fields or fields[0].startswith("#") or fields == [""]:
+                if not fields or fields == [""] or (not begun and fields[0].startswith("#")):
                     continue
+                begun = True
                 if len(fields) < len(columns):
                     raise ShardError(
                         f"{table}, line {line} has {len(fields)} fields where {len(columns)} are expected: "

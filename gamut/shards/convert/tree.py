@@ -92,6 +92,8 @@ class Names:
         if folder not in self._known:
             try:
                 self._known[folder] = frozenset(os.listdir(folder or "."))
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 self._known[folder] = frozenset()
+            except OSError as error:  # says nothing of what is there: nobody may call it missing for that
+                raise ShardError(f"{folder} cannot be listed: {error.strerror}.") from error
         return self._known[folder]

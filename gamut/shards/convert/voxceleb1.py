@@ -55,13 +55,20 @@ def _places(folder: Path) -> list[str]:
     for _ in range(DEPTH):
         deeper = []
         for place in level:
-            inside = sorted(entry.name for entry in os.scandir(folder / place) if entry.is_dir())
+            inside = _folders(folder / place)
             if any(SPEAKER.fullmatch(name) for name in inside):
                 found.append(place)
             else:
                 deeper += [os.path.join(place, name) for name in inside if not name.startswith(".")]
         level = deeper
     return found
+
+
+def _folders(place: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+    except OSError as error:
+        raise ShardError(f"{place} cannot be listed: {error.strerror}.") from error
 
 
 def _split(table: Path, line: int, fields: list[str]) -> tuple[int, str]:
@@ -80,8 +87,8 @@ def _records(
     names, counts = Names(), Counter[str]()
     where: dict[str, list[str]] = {}  # speaker -> the places that have it
     for place in places:
-        for entry in os.listdir(folder / place):
-            where.setdefault(entry, []).append(place)
+        for speaker in _folders(folder / place):
+            where.setdefault(speaker, []).append(place)
     seen: dict[str, int] = {}
     for line, fields in rows(table, delimiter=" "):
         split, path = _split(table, line, fields)
