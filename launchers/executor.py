@@ -27,7 +27,9 @@ class Executor(SlurmExecutor):
 
 def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
     """An executor of jobs called `name` that writes into `folder` and asks SLURM for what `cluster` says."""
-    made = Executor(folder=folder)
+    made = Executor(
+        folder=folder, max_num_timeout=100
+    )  # whatever is requeued goes on where it was, as often as need be
     environment = {"PYTHONPATH": str(ROOT), **cluster.environment}
     made.update_parameters(
         job_name=name,

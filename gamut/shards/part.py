@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from array import array
+from collections.abc import MutableSequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,12 +30,12 @@ class Part:
     name: str = ""  # of the set
     label_names: dict[int, str] = field(default_factory=dict)
     key: list[str] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)  # of the audio inside the tar, bytes
-    bytes: list[int] = field(default_factory=list)  # of the audio
-    samples: list[int] = field(default_factory=list)  # at 16 kHz
-    clip_checksum: list[int] = field(default_factory=list)  # xxh3_64 of the audio's bytes
+    offset: MutableSequence[int] = field(default_factory=list)  # of the audio inside the tar, bytes
+    bytes: MutableSequence[int] = field(default_factory=list)  # of the audio
+    samples: MutableSequence[int] = field(default_factory=list)  # at 16 kHz
+    clip_checksum: MutableSequence[int] = field(default_factory=list)  # xxh3_64 of the audio's bytes
     labels: list[list[int]] = field(default_factory=list)
-    columns: dict[str, list[int]] = field(default_factory=dict)
+    columns: dict[str, MutableSequence[int]] = field(default_factory=dict)
     codec: list[str] = field(default_factory=list)  # of the audio; empty for our own shards, which hold FLAC
 
     def dump(self) -> dict:
@@ -42,9 +44,18 @@ class Part:
 
     @classmethod
     def parse(cls, content: dict) -> Part:
-        """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError."""
+        """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError.
+
+        Numbers take 8 bytes each instead of Python's 40: of two million clips all parts are held at once.
+        """
         part = cls(**content)
         part.label_names = {int(label): name for label, name in part.label_names.items()}
+        try:
+            part.offset, part.bytes = array("q", part.offset), array("q", part.bytes)
+            part.samples, part.clip_checksum = array("q", part.samples), array("Q", part.clip_checksum)
+            part.columns = {column: array("q", values) for column, values in part.columns.items()}
+        except OverflowError as error:
+            raise ValueError(f"a number in the part of {part.shard} is too large") from error
         return part
 
 

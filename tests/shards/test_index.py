@@ -85,6 +85,22 @@ def test_a_value_of_a_column_may_have_names_and_a_name_several_values(tmp_path: 
         index.where({"split": ["train"]})
 
 
+def test_a_part_comes_back_from_json_as_numbers_or_not_at_all() -> None:
+    part = Part(
+        "shard-000000.tar", 9, 2**64 - 1, "set", {1: "x"}, ["a", "b"], [0, 2**40], [1, 2], [3, 4], [2**64 - 1, 0]
+    )
+    part.labels, part.columns = [[1], []], {"fold": [-1, 2]}
+    content = json.loads(json.dumps(part.dump()))
+    again = Part.parse(json.loads(json.dumps(part.dump())))
+    assert (again.key, again.labels, again.label_names, again.checksum) == (part.key, part.labels, {1: "x"}, 2**64 - 1)
+    for name in ("offset", "bytes", "samples", "clip_checksum"):
+        assert list(getattr(again, name)) == getattr(part, name)
+    assert list(again.columns["fold"]) == [-1, 2]
+    for wrong in (2**64, 0.5, "1", None):
+        with pytest.raises((ValueError, TypeError)):
+            Part.parse({**content, "offset": [0, wrong]})
+
+
 def test_labels_may_be_several_or_none(tmp_path: Path) -> None:
     part = Part("shard-000000.tar", 0, 0, name="set", key=["a", "b", "ü"], offset=[0, 1, 2], bytes=[1, 1, 1])
     part.samples, part.clip_checksum, part.labels = [4, 5, 6], [7, 8, 2**64 - 1], [[2, 0], [], [1]]

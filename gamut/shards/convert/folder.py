@@ -38,10 +38,10 @@ class Folder:
             )
         names = sorted({path.split("/", 1)[0] for path in paths})
         classes = {name: number for number, name in enumerate(names)}
-        records = [
+        records = (
             Record(key=key, path=folder / path, labels=(classes[path.split("/", 1)[0]],), provenance={"file": path})
             for key, path in zip(unique_keys(paths), paths)
-        ]
+        )
         labels = tuple(os.fsencode(name).decode(errors="replace") for name in names)
         return Listing(folder.resolve().name, labels, (), records, ignored)
 
