@@ -21,7 +21,7 @@ BLOCK = 1 << 22  # resampled clips handled at a time by the bootstrap: 32 MB an 
 
 @dataclass(frozen=True)
 class Tagging:
-    """Macro means over the classes that can be scored (PAPERS: AudioSet's metrics)."""
+    """Macro means over the classes that can be scored, as AudioSet is scored."""
 
     mean_average_precision: float
     auc: float  # mean area under the ROC curve

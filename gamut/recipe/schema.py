@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """The log-mel (PAPERS: AST convention) and its normalisation (x - mean) / (2 * std)."""
+    """The log-mel (AST's convention) and its normalisation (x - mean) / (2 * std)."""
 
     mean: float | None = None  # None: the shard set's own statistics, or computed by `gamut.shards stats`
     std: float | None = None
@@ -122,7 +122,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Asit:
-    """The ASiT objective (PAPERS: Views, GMML masking, Heads, Losses)."""
+    """The ASiT objective (Atito et al., section III)."""
 
     mask_target: float = 0.70
     mask_aligned: bool = False
@@ -143,7 +143,7 @@ class Asit:
 
 @dataclass(frozen=True)
 class Augment:
-    """Training-time augmentation of fine-tuning (PAPERS: SpecAugment, mixup, random noise, token dropout)."""
+    """Training-time augmentation of fine-tuning: SpecAugment, mixup, random noise, token dropout."""
 
     time_mask: int = 0  # frames, width U[0, time_mask)
     time_scale: str = "none"  # none | length (time_mask * frames / 1,024) | resolution (time_mask / C)
