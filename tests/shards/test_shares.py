@@ -92,6 +92,8 @@ def test_shares_do_not_meet_another_command(sounds: Path, pristine: Path, tmp_pa
     with pytest.raises(ShardError, match="No conversion is under way"):
         write_share(folder, 0, 1)
     begin(sounds, folder)
+    with pytest.raises(ShardError, match="another conversion: its name is"):
+        prepare("folder", SOURCES["folder"].list(sounds).renamed("other"), folder, clips_per_shard=7)
     with only_writer(folder, with_others=True):
         command = ["convert", "folder", str(sounds), str(folder), "--clips-per-shard", "7", "--workers", "1"]
         assert main(command) == 2

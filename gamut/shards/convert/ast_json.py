@@ -16,7 +16,7 @@ from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
 from gamut.shards.convert.stems import Stems, hash_of
 from gamut.shards.convert.table import class_labels
-from gamut.shards.convert.tree import Names
+from gamut.shards.convert.tree import Folders
 
 CLASSES = "class_labels_indices.csv"
 BLOCK = 1 << 20  # characters
@@ -142,7 +142,7 @@ def _look(files: list[Path]) -> _Look:
 def _records(
     files: list[Path], numbers: dict[str, int], seen: _Look, columns: tuple[str, ...], ignored: dict[str, int]
 ) -> Iterator[Record | Missing]:
-    names, counts = Names(), Counter[str]()
+    present, counts = Folders(), Counter[str]()
     done = np.zeros(len(seen.path), bool)
     bases = [files[0].parent, *files[0].resolve().parents[1 : ABOVE + 1]]
     for number, file in enumerate(files):
@@ -154,7 +154,7 @@ def _records(
             done[place] = True
             member = int(seen.member[place])
             values = {SPLIT: number} if columns == (SPLIT,) else {c: member >> n & 1 for n, c in enumerate(columns)}
-            found = next((there for base in bases if (there := names.find(base / wav))), None)
+            found = next((there for base in bases if (there := present.find(base / wav))), None)
             if found is None:
                 yield Missing(seen.stems.key(wav), wav, values.get(SPLIT))
                 continue

@@ -14,7 +14,7 @@ from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
 from gamut.shards.convert.stems import Stems, hash_of
 from gamut.shards.convert.table import number, records
-from gamut.shards.convert.tree import Names
+from gamut.shards.convert.tree import Folders
 
 PATH, LABELS = "path", "labels"
 KNOWN = (PATH, LABELS, SPLIT, "key", "text", "start", "end")
@@ -98,7 +98,7 @@ def _source(row: dict[str, str]) -> str:
 
 
 def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Record | Missing]:
-    names, counts = Names(), Counter[str]()
+    present, counts = Folders(), Counter[str]()
     rows: dict[int, int] = {}
     for line, row in records(table, (PATH,)):
         again = hash_of("\n".join(row.values()))
@@ -107,7 +107,7 @@ def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Reco
             continue
         key = key_of(row["key"]) if row.get("key") else seen.stems.key(_source(row))
         split = seen.splits.get(row.get(SPLIT, ""))
-        file = names.find(table.parent / row[PATH])
+        file = present.find(table.parent / row[PATH])
         if file is None:
             yield Missing(key, row[PATH], split)
             continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -58,10 +57,6 @@ class Roster:
     def stretch(self, shard: int) -> Stretch:
         """The records of a shard number."""
         return Stretch(self.folder / RECORDS, *self.shards[shard])
-
-    def discard(self) -> None:
-        """Take its files away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_roster(listing: Listing, folder: Path, clips_per_shard: int | None = None) -> Roster:

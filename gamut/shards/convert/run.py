@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -152,14 +153,17 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
     for place in (folder, folder / "index", folder / "index" / "parts"):
         for left in place.glob(f"*{TEMPORARY}"):
             left.unlink(missing_ok=True)
-    roster = Roster(folder / "index" / ROSTER, (), 0, 0, 0, "", "")
+    place, fresh = folder / "index" / ROSTER, folder / "index" / f"{ROSTER}-new"
     try:
-        roster.discard()
-        roster = write_roster(listing, roster.folder, clips_per_shard)
+        shutil.rmtree(fresh, ignore_errors=True)
+        roster = write_roster(listing, fresh, clips_per_shard)
         settings = settings_of(source, listing, roster)
-        claim(folder, settings)
+        claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the roster of theirs
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+        roster = replace(roster, folder=place)
     except BaseException:
-        roster.discard()
+        shutil.rmtree(fresh, ignore_errors=True)
         raise
     conversion = Conversion(folder, roster, settings, dict(listing.ignored), stop)
     already = 0
@@ -222,5 +226,5 @@ def _finish(conversion: Conversion) -> Report:
     about = {"source": settings["source"], "tools": settings["tools"]}
     parts = [written.part for written in shards]
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
-    conversion.roster.discard()
+    shutil.rmtree(conversion.roster.folder, ignore_errors=True)
     return report

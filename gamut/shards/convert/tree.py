@@ -67,7 +67,7 @@ def find_one(folder: Path, *names: str, about: str) -> Path:
     return folder / place / name
 
 
-class Names:
+class Folders:
     """The files of folders, each folder listed once, when it is first asked about."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Names:
     def find(self, path: str | Path) -> str | None:
         """The path as it lies there: `x.wav` finds `x.WAV` too. None where there is no such file.
 
-        >>> Names().find("/no/such/file.wav") is None
+        >>> Folders().find("/no/such/file.wav") is None
         True
         """
         folder, name = os.path.split(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
 from gamut.shards.convert.table import integer, rows
-from gamut.shards.convert.tree import Names, find_one
+from gamut.shards.convert.tree import Folders, find_one
 
 TABLE = "iden_split.txt"
 SPLITS = {"train": (1,), "dev": (2,), "test": (3,)}
@@ -84,7 +84,7 @@ def _split(table: Path, line: int, fields: list[str]) -> tuple[int, str]:
 def _records(
     folder: Path, table: Path, places: list[str], classes: dict[str, int], ignored: dict[str, int]
 ) -> Iterator[Record | Missing]:
-    names, counts = Names(), Counter[str]()
+    present, counts = Folders(), Counter[str]()
     where: dict[str, list[str]] = {}  # speaker -> the places that have it
     for place in places:
         for speaker in _folders(folder / place):
@@ -106,7 +106,7 @@ def _records(
             for place in where.get(speaker, ())
             for suffix in (".wav", ".flac", ".m4a")
         ]
-        file = next((found for one in candidates if (found := names.find(one))), None)
+        file = next((found for one in candidates if (found := present.find(one))), None)
         if file is None:
             yield Missing(key, path, split)
             continue
