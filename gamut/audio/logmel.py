@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool
-from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix
+from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
 
 RATE = 16000  # Hz
 WINDOW = 400  # samples, 25 ms
@@ -97,7 +97,7 @@ def log_mel(
         each = mode == "exact" or waveform.device.type == "cpu"
         samples = (mean_free if each else mean_free_ragged)(waveform, offset, length)
         if partner is not None:
-            samples = mix(samples, offset, partner)
+            samples = (mix if each else mix_ragged)(samples, offset, partner)
         if mode == "exact":
             mel = _exact(samples, offset, shift, raw_sizes)
         else:

@@ -45,25 +45,27 @@ def mean_free_ragged(waveform: torch.Tensor, offset: torch.Tensor, length: torch
 
 
 def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:
-    """weight * own + (1 - weight) * partner, both free of their means, the partner cut or zero-padded to the segment.
+    """weight * own + (1 - weight) * partner, both free of their means, a segment at a time.
 
-    samples: float32 [samples], what `mean_free` gave, overwritten; offset: int64 [S + 1]. A segment whose partner has
-    no samples and whose weight is 1 keeps its bits. Raises nothing: the plan gives a partner at most as many samples
-    as the segment has of its own.
+    samples: float32 [samples], what `mean_free` gave, overwritten; offset: int64 [S + 1]. A partner is zero-padded to
+    its segment, of whose own samples it has at most as many (the plan has cut it). A segment without one keeps its
+    bits.
     """
-    other, weight = partner.offset, partner.weight
-    if samples.device.type == "cpu":
-        added = mean_free(partner.waveform, other, other.diff())
-        for segment, share in enumerate(weight.tolist()):
-            begin, first, last = int(offset[segment]), int(other[segment]), int(other[segment + 1])
-            if last > first:
-                samples[begin : int(offset[segment + 1])] *= share
-                samples[begin : begin + last - first] += added[first:last] * (1.0 - share)
-        return samples
-    span, count = offset.diff(), other.diff()
-    added = mean_free_ragged(partner.waveform, other, count)
-    samples *= torch.repeat_interleave(weight, span, output_size=len(samples))
-    added *= torch.repeat_interleave(1.0 - weight, count, output_size=len(added))
-    place = torch.repeat_interleave(offset[:-1] - other[:-1], count, output_size=len(added))
+    added = mean_free(partner.waveform, partner.offset, partner.offset.diff())
+    spans = zip(offset.tolist(), offset[1:].tolist(), partner.offset.tolist(), partner.offset[1:].tolist())
+    for share, (begin, end, first, last) in zip(partner.weight.tolist(), spans):
+        if last > first:
+            samples[begin:end] *= share
+            samples[begin : begin + last - first] += added[first:last] * (1.0 - share)
+    return samples
+
+
+def mix_ragged(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:
+    """`mix` over all segments at once, without waiting for the device."""
+    span, count = offset.diff(), partner.offset.diff()
+    added = mean_free_ragged(partner.waveform, partner.offset, count)
+    samples *= torch.repeat_interleave(partner.weight, span, output_size=len(samples))
+    added *= torch.repeat_interleave(1.0 - partner.weight, count, output_size=len(added))
+    place = torch.repeat_interleave(offset[:-1] - partner.offset[:-1], count, output_size=len(added))
     place += torch.arange(len(added), device=added.device)
     return samples.index_add_(0, place, added)  # each place once: no order of summation to depend on

@@ -60,8 +60,8 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray 
             f"The clip in row {clips.row[at]} of the index has {samples[at]} samples and cannot be planned. "
             "Leave empty clips out when the shards are made: convert or index them again."
         )
-    shift = _one_of(policy.shifts, key(seed, epoch, clips.clip_id, draw, 0, Purpose.SHIFT))
-    pool = _one_of(policy.pools, key(seed, epoch, clips.clip_id, draw, 0, Purpose.POOL))
+    shift = _one_of(policy.shifts, seed, epoch, clips.clip_id, draw, Purpose.SHIFT)
+    pool = _one_of(policy.pools, seed, epoch, clips.clip_id, draw, Purpose.POOL)
     own, cut = _native(clips, shift, pool, policy)
     frames = np.empty((len(clips), policy.segments), np.int64)
     frames[:, : policy.views] = _global_frames(own, shift, pool, policy)[:, None]
@@ -73,9 +73,14 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray 
     return Sizes(shift, pool, frames, tokens, cut)
 
 
-def _one_of(values: tuple[int, ...], keys: np.ndarray) -> np.ndarray:
-    """int64 [n]: one of the values for each key, all equally likely."""
-    return np.asarray(values, np.int64)[integers(keys, 0, len(values))]
+def _one_of(
+    values: tuple[int, ...], seed: int, epoch: int, clip_id: np.ndarray, draw: np.ndarray | int, purpose: Purpose
+) -> np.ndarray:
+    """int64 [n]: one of the values for each clip, all equally likely."""
+    if len(values) == 1:
+        return np.full(len(clip_id), values[0], np.int64)
+    which = integers(key(seed, epoch, clip_id, draw, 0, purpose), 0, len(values))
+    return np.asarray(values, np.int64)[which]
 
 
 def _native(clips: Clips, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> tuple[np.ndarray, int]:

@@ -149,6 +149,27 @@ def test_sums_over_all_segments_equal_a_segment_at_a_time() -> None:
     assert (once - ragged).abs().max() <= 1e-7
 
 
+def test_mixing_all_segments_at_once_equals_a_segment_at_a_time() -> None:
+    """And both equal the mixture by hand, whatever lies after a segment's own samples."""
+    clips = [noise(2000, 0), noise(7000, 1) + 500, noise(2800, 2)]
+    waveform, offset, length, *_ = batch(clips, [160] * 3, [32, 48, 16])
+    others, shares = [noise(1500, 3), None, noise(2800, 4)], (0.25, 1.0, 0.6)
+    partner = waveforms.Partner(
+        torch.cat([other for other in others if other is not None]),
+        torch.tensor([0, 1500, 1500, 4300]),
+        torch.tensor(shares),
+    )
+    once = waveforms.mix(waveforms.mean_free(waveform, offset, length), offset, partner)
+    ragged = waveforms.mix_ragged(waveforms.mean_free_ragged(waveform, offset, length), offset, partner)
+    assert (once - ragged).abs().max() <= 1e-6
+    expected = torch.zeros(len(waveform))
+    for begin, share, own, other in zip(offset.tolist(), shares, clips, others):
+        expected[begin : begin + len(own)] = share * (own / 32768.0 - (own / 32768.0).mean())
+        if other is not None:
+            expected[begin : begin + len(other)] += (1 - share) * (other / 32768.0 - (other / 32768.0).mean())
+    assert (once - expected).abs().max() <= 1e-6
+
+
 def test_stays_fp32_under_autocast() -> None:
     given = batch([noise(16000, 5)], [160], [96])
     with torch.autocast("cpu", torch.bfloat16):
