@@ -3,8 +3,9 @@
     python bench/decode.py [--audio FOLDER] [--clips 60] [--rounds 9]
 
 Clips are 10 s of 16 kHz mono int16, cut from the sound files under --audio (strung together where they are shorter),
-or made of coloured noise without it. soundfile and ours decode all of them in turn, one thread each, from memory; the
-samples are compared; medians over the rounds and their ratio are printed.
+or made of coloured noise without it. soundfile, PyAV, torchcodec (bench/requirements.txt) and ours decode all of them
+in turn, one thread each, from memory; soundfile's samples and ours are compared; medians of CPU time over the rounds
+and their ratios are printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import io
 import statistics
 import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ from rich.table import Table
 if __name__ == "__main__":  # started by its path, from wherever
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bench.peers import Peer
 from gamut.audio.decode import RATE, decode_flac, encode_flac, read_audio, to_int16_16k
 from gamut.shards.convert.folder import SUFFIXES
 
@@ -65,11 +69,21 @@ def ours(payload: bytes) -> np.ndarray:
 
 
 def rate(way: Callable[[bytes], np.ndarray], payloads: Sequence[bytes]) -> float:
-    """Clips a second."""
-    since = time.perf_counter()
+    """Clips a second of CPU time."""
+    since = time.process_time()
     for payload in payloads:
         way(payload)
-    return len(payloads) / (time.perf_counter() - since)
+    return len(payloads) / (time.process_time() - since)
+
+
+def tar(payloads: Sequence[bytes], folder: Path) -> Path:
+    """The payloads in a tar, from which the peers' processes take them."""
+    with tarfile.open(folder / "clips.tar", "w") as file:
+        for number, payload in enumerate(payloads):
+            member = tarfile.TarInfo(f"{number:06d}.flac")
+            member.size = len(payload)
+            file.addfile(member, io.BytesIO(payload))
+    return folder
 
 
 def main() -> None:
@@ -84,17 +98,29 @@ def main() -> None:
     for payload, waveform in zip(payloads, waveforms):
         assert np.array_equal(ours(payload), waveform)
         assert np.array_equal(with_soundfile(payload), waveform)
-    rates: dict[str, list[float]] = {"soundfile": [], "gamut (miniaudio)": []}
-    for _ in range(arguments.rounds):
-        for name, way in zip(rates, (with_soundfile, ours)):
-            rates[name].append(rate(way, payloads))
-    peer, mine = (statistics.median(found) for found in rates.values())
+    ways = {"soundfile": with_soundfile, "gamut (miniaudio)": ours}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        place = tar(payloads, Path(folder))
+        peers = {"PyAV": Peer("pyav", place), "torchcodec": Peer("torchcodec", place)}
+        for _ in range(arguments.rounds):
+            for name, way in ways.items():
+                rates[name].append(rate(way, payloads))
+            for name, peer in peers.items():
+                if (done := peer.round()) is not None:
+                    rates.setdefault(name, []).append(done.units / done.seconds)
+        for peer in peers.values():
+            peer.__exit__()
+    medians = {name: statistics.median(found) for name, found in rates.items()}
     each = sum(map(len, payloads)) / len(payloads) / 1000
     table = Table(title=f"FLAC, 10 s at 16 kHz, {each:.0f} kB a clip; bit by bit the same samples")
-    for column in ("way", "clips/s (median)", "ratio"):
+    for column in ("way", "clips/s (median)", "x soundfile"):
         table.add_column(column)
-    table.add_row("soundfile", f"{peer:,.0f}", "1.00")
-    table.add_row("gamut (miniaudio)", f"{mine:,.0f}", f"{mine / peer:.2f}")
+    for name, median in medians.items():
+        table.add_row(name, f"{median:,.0f}", f"{median / medians['soundfile']:.2f}")
+    for name, peer in peers.items():
+        if peer.problem:
+            table.add_row(name, peer.problem, "")
     Console().print(table)
 
 

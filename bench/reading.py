@@ -3,9 +3,11 @@
     python bench/reading.py [--clips 200] [--rounds 3]
 
 Makes its own shards (10 s clips of noise, about 100 KB of FLAC each) in a temporary folder, then runs peer and ours
-in turn, one process and one thread each, and prints medians and ratios. The page cache is warm for everybody, so it
-is the software that is measured, not the disk. Members are read in random order by ours; webdataset, which cannot,
-reads in order through a shuffle buffer of 1,000 clips.
+in turn, one process and one thread each, and prints medians of CPU time and ratios. The page cache is warm for
+everybody, so it is the software that is measured, not the disk. Members are read in random order by ours; webdataset
+and Megatron-Energon, which cannot, read in order through a shuffle buffer of 1,000 clips; litdata
+(bench/requirements.txt) and mosaicml-streaming shuffle as they do, from their own formats. `python bench/peers.py`
+makes the environments of mosaicml-streaming and Megatron-Energon.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.table import Table
 if __name__ == "__main__":  # started by its path, from wherever
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bench.peers import Peer
 from gamut.audio.decode import encode_flac
 from gamut.audio.logmel import log_mel
 from gamut.data.loader import Loader
@@ -60,14 +63,17 @@ def make(folder: Path, clips: int) -> Path:
     return folder / "shards"
 
 
-def rounds(ways: dict[str, Callable[[], int]], count: int) -> dict[str, float]:
-    """Things a second of each way, the median of `count` rounds in which the ways take turns."""
+def rounds(ways: dict[str, Callable[[], int]], count: int, peers: dict[str, Peer] | None = None) -> dict[str, float]:
+    """Things a second of CPU time of each way, the median of `count` rounds in which the ways take turns."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(count):
         for name, way in ways.items():
-            since = time.perf_counter()
+            since = time.process_time()
             done = way()
-            rates[name].append(done / (time.perf_counter() - since))
+            rates[name].append(done / (time.process_time() - since))
+        for name, peer in (peers or {}).items():
+            if (told := peer.round()) is not None:
+                rates.setdefault(name, []).append(told.units / told.seconds)
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
@@ -165,10 +171,19 @@ def main() -> None:
         table = Table(title=f"Members of {size / 1000:.0f} KB, {len(index)} of them, warm cache, one core")
         for heading in ("way", "members/s", "MB/s", "to webdataset", "of raw"):
             table.add_column(heading, justify="left" if heading == "way" else "right")
-        rates = rounds(members(index, tars), options.rounds)
+        peers = {
+            "litdata": Peer("litdata", index.folder),
+            "mosaicml-streaming": Peer("mosaic", index.folder, "mosaic"),
+            "Megatron-Energon": Peer("energon", index.folder, "energon"),
+        }
+        rates = rounds(members(index, tars), options.rounds, peers)
         peer, raw = rates[PEER], rates[RAW]
         for name, rate in rates.items():
             table.add_row(name, f"{rate / size:,.0f}", f"{rate / 1e6:,.0f}", f"{rate / peer:.1f}x", f"{rate / raw:.0%}")
+        for name, other in peers.items():
+            if other.problem:
+                table.add_row(name, other.problem)
+            other.__exit__()
         console.print(table)
 
         table = Table(title=f"Shards to batches of {BATCH} clips of {SECONDS} s, one core")

@@ -30,11 +30,11 @@ PATCH = 16  # frames and mel bins of a patch
 LOW = 20.0  # Hz
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps
-BANDS = 4
+BANDS = 8  # of filters: in a narrow band the product meets few zeros
 
-# Frames worked on together: on a CPU a clip's worth, so that the intermediate results stay in the cache; on a GPU
+# Frames worked on together: on a CPU so few that the intermediate results stay in the cache; on a GPU
 # enough to fill it, few enough to bound the memory (0.4 GB).
-CHUNK_CPU = 1024
+CHUNK_CPU = 512
 CHUNK_DEVICE = 65536
 
 PARAMETERS: dict[str, Any] = {

@@ -24,7 +24,7 @@ def mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor
 
     waveform: int16 [samples]; offset: int64 [S + 1]; length: int64 [S], samples that are the segment's own.
     """
-    samples = waveform * SCALE
+    samples = waveform.float().mul_(SCALE)  # the bits of waveform * SCALE, which converts number by number
     for begin, end, own in zip(offset.tolist(), offset[1:].tolist(), length.tolist()):
         clip = samples[begin : begin + own]
         clip -= clip.mean() if own else 0.0

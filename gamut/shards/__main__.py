@@ -22,6 +22,7 @@ EXAMPLE = """examples:
   python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
   python -m gamut.shards convert audioset /data/AudioSet shards/audioset --only as-20k evaluation
   python -m gamut.shards stats shards/esc50
+  python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png
   python -m gamut.shards verify shards/esc50
   python -m gamut.shards index shards/esc50
   python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k
@@ -91,15 +92,25 @@ def parser() -> argparse.ArgumentParser:
         "compare every byte with the index, and decode every clip; exit status 1 and a list if anything is damaged",
         "python -m gamut.shards verify shards/esc50",
     )
-    show = add(
+    describe = add(
         "stats",
-        "show clips, hours, lengths and classes; write mean and std of the log-mel to DST/index/statistics.json",
+        "show clips, hours, rates, lengths, classes and what each way of batching wastes; write it, with mean and std "
+        "of the log-mel, to DST/index/statistics.json, and a picture to DST/index/statistics.png",
         "python -m gamut.shards stats shards/esc50",
     )
     renew.add_argument("where", metavar="DST", help="folder of the tars")
-    for one in (check, show):
+    describe.add_argument("--json", action="store_true", help="print the JSON instead of tables")
+    draw = add(
+        "show",
+        "draw the waveform and log-mel of a clip",
+        "python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png",
+    )
+    draw.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
+    draw.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
+    draw.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
+    for one in (check, describe):
         one.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
-    for one in (make, renew, check, show):
+    for one in (make, renew, check, describe):
         one.add_argument(
             "--workers",
             type=_positive,
@@ -124,7 +135,8 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit status."""
     arguments = parser().parse_args(argv)
-    return {"convert": _convert, "index": _index, "verify": _verify, "stats": _stats}[arguments.command](arguments)
+    commands = {"convert": _convert, "index": _index, "verify": _verify, "stats": _stats, "show": _show}
+    return commands[arguments.command](arguments)
 
 
 def add_conversion(make: argparse.ArgumentParser) -> None:
@@ -248,36 +260,43 @@ def _print_adopted(report: Adopted, folder: Path) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gamut.shards.verify import verify
+    from gamut.shards.verify import remedies, verify
 
     index, damages = verify(arguments.dst, arguments.workers)
     for damage in damages:
         print(f"{damage.place}: {damage.what}")
     if damages:
-        print(f"{len(damages)} damages in {arguments.dst}", file=sys.stderr)
+        print(f"{len(damages)} damages in {arguments.dst}. What to do:", file=sys.stderr)
+        for remedy in remedies(index, damages):
+            print(f"  {remedy}", file=sys.stderr)
         return 1
     print(f"{len(index):,} clips in {len(index.shards)} shards are as they were written")
     return 0
 
 
 def _stats(arguments: argparse.Namespace) -> int:
+    from gamut.shards.report import print_statistics
     from gamut.shards.statistics import describe
 
     statistics = describe(arguments.dst, arguments.workers)
-    print(f"{statistics.clips:,} clips, {statistics.hours:.2f} h")
-    print(f"length: {statistics.shortest:.2f} to {statistics.longest:.2f} s, median {statistics.median:.2f} s")
-    _print_bars({name: count for name, count in statistics.lengths.items() if count})
-    print(f"classes: {len(statistics.labels)}")
-    _print_bars(statistics.labels)
-    print(f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames")
-    print(f"written to {arguments.dst / 'index' / 'statistics.json'}")
+    place = arguments.dst / "index"
+    if arguments.json:
+        print((place / "statistics.json").read_text())
+        return 0
+    print_statistics(statistics)
+    print(f"written to {place / 'statistics.json'}, drawn in {place / 'statistics.png'}")
     return 0
 
 
-def _print_bars(counts: dict[str, int]) -> None:
-    widest, most = max(map(len, counts), default=0), max(counts.values(), default=1) or 1
-    for name, count in counts.items():
-        print(f"  {name:{widest}}  {count:8,}  {'#' * round(40 * count / most)}")
+def _show(arguments: argparse.Namespace) -> int:
+    from gamut.shards.show import show
+
+    shown = show(arguments.dst, arguments.key, arguments.out)
+    columns = "".join(f", {column} {value}" for column, value in shown.columns.items())
+    print(f"{shown.key} in {shown.shard}: {', '.join(shown.labels) or 'no label'}{columns}")
+    print(f"{shown.seconds:.2f} s, peak {shown.peak:.3f} of full scale, level {shown.level:.1f} dB")
+    print(f"drawn in {shown.picture}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""What is in a shard set: clips, hours, lengths, classes, and the mean and standard deviation of the log-mel."""
+"""What is in a shard set: clips, hours, rates, lengths, classes, what batching wastes, the log-mel's mean and std."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,14 +21,18 @@ import xxhash
 from gamut.audio.decode import RATE
 from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
+from gamut.plan.spending import Spending, spending
 from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
+from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 
 HOP = 160  # samples, 10 ms
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
+RAREST = 10  # classes
+LARGEST_JSON = 16 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,11 @@ class Statistics:
     median: float
     longest: float
     lengths: dict[str, int]  # "1-2 s" -> clips
+    rates: dict[str, int]  # "44100 Hz", of the files that the clips were made from -> clips
     labels: dict[str, int]  # class -> clips
+    rarest: dict[str, int]  # the ten classes with the fewest clips -> clips
+    unlabelled: int  # clips
+    batching: list[Spending]  # what each way of batching would spend on padding
     frames: int  # at 10 ms
     mean: float  # of the log-mel over all bins of all frames
     std: float
@@ -57,22 +69,24 @@ class _Shard:
 
 
 def describe(folder: Path, workers: int = 1) -> Statistics:
-    """Read every clip and write index/statistics.json. Raises ShardError at the first damaged clip.
+    """Read every clip; write index/statistics.json and the picture index/statistics.png.
 
-    Every frame counts alike (so a long clip more than a short one), no augmentation, no padding; float64.
+    Every frame counts alike (so a long clip more than a short one), no augmentation, no padding; float64. Raises
+    ShardError at the first damaged clip.
     """
     index = Index.open(folder)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
     shards = [_rows(index, number) for number in range(len(index.shards))]
-    total = RunningStatistics()
+    total, rates = RunningStatistics(), Counter[str]()
     with Progress("log-mel statistics", len(index)) as progress:
-        for one in spread(
-            functools.partial(_shard_statistics, folder), shards, workers, progress.add
-        ):  # in order: the same bits at any workers
+        each = functools.partial(_shard_statistics, folder)
+        for one, shard_rates in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
             total.merge(one)
+            rates.update(shard_rates)
     seconds = np.asarray(index.samples) / RATE
     count = np.bincount(index.label, minlength=len(index.labels))
+    labels = {name: int(clips) for name, clips in zip(index.labels, count)}
     statistics = Statistics(
         index=index.fingerprint,
         clips=len(index),
@@ -81,12 +95,21 @@ def describe(folder: Path, workers: int = 1) -> Statistics:
         median=float(np.median(seconds)),
         longest=float(seconds.max()),
         lengths=_histogram(seconds),
-        labels={name: int(clips) for name, clips in zip(index.labels, count)},
+        rates=dict(rates.most_common()),
+        labels=labels,
+        rarest=dict(sorted(labels.items(), key=lambda item: item[1])[:RAREST]),
+        unlabelled=int(np.count_nonzero(np.diff(index.label_offset) == 0)),
+        batching=spending(np.asarray(index.samples)),
         frames=total.count // 128,
         mean=total.mean,
         std=total.std,
     )
     write_bytes(folder / "index" / "statistics.json", json.dumps(asdict(statistics), indent=1).encode())
+    from gamut.shards.draw import set_picture  # matplotlib, which only this needs
+
+    picture = io.BytesIO()
+    set_picture(statistics, index.name).savefig(picture, format="png", dpi=110)
+    write_bytes(folder / "index" / "statistics.png", picture.getvalue())
     return statistics
 
 
@@ -113,7 +136,9 @@ def _rows(index: Index, number: int) -> _Shard:
     )
 
 
-def _shard_statistics(folder: Path, shard: _Shard, advance: Callable[[int], None]) -> RunningStatistics:
+def _shard_statistics(
+    folder: Path, shard: _Shard, advance: Callable[[int], None]
+) -> tuple[RunningStatistics, Counter[str]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes share the cores
     statistics = RunningStatistics()
@@ -125,6 +150,7 @@ def _shard_statistics(folder: Path, shard: _Shard, advance: Callable[[int], None
                     raise AudioError(f"{key} in {shard.name} is not as it was indexed.", "checksum")
                 statistics.add(clip_log_mel(shard.decode(payload, int(shard.samples[clip]))))
                 advance(1)
+            rates = _source_rates(shard, file)
     except (AudioError, OSError) as error:
         raise ShardError(
             f"{shard.tars.full(shard.name)} cannot be described: {error} List what is damaged: "
@@ -132,7 +158,31 @@ def _shard_statistics(folder: Path, shard: _Shard, advance: Callable[[int], None
         ) from error
     finally:
         torch.set_num_threads(threads)
-    return statistics
+    return statistics, rates
+
+
+def _source_rates(shard: _Shard, file: BinaryIO) -> Counter[str]:
+    """Sample rates of the files before they were converted, as the clips' KEY.json tell; `unknown` where none does."""
+    rates, keys = Counter[str](), set(shard.keys)
+    with contextlib.suppress(ShardError):  # a set may have been indexed up to where one of its tars is damaged
+        for member in members(file, shard.tars.full(shard.name)):
+            key = member.name.removesuffix(".json")
+            if key in keys and member.name != key and member.size <= LARGEST_JSON:
+                file.seek(member.offset)
+                if (rate := _rate(file.read(member.size))) is not None:
+                    rates[f"{rate:g} Hz"] += 1
+                    keys.discard(key)
+    if keys:
+        rates["unknown"] += len(keys)
+    return rates
+
+
+def _rate(description: bytes) -> float | None:
+    try:
+        rate = json.loads(description)["provenance"]["rate"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return rate if isinstance(rate, (int, float)) else None
 
 
 def _histogram(seconds: np.ndarray) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from gamut.shards.progress import Progress
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 
+SHOWN = 5  # tars named in a sentence
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -27,6 +30,7 @@ class Damage:
 
     place: str  # a file, or shard/key
     what: str
+    kind: str = "tar"  # index | tar | clip | other (whole in itself, but not what was indexed) | stray
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,62 @@ def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
             damages += found
     known = {shard["name"] for shard in index.shards}
     damages += [
-        Damage(path.name, "is not in the index")
+        Damage(path.name, "is not in the index", "stray")
         for path in sorted(Path(index.tars.place).glob("*.tar"))
         if path.name not in known
     ]
     return index, damages
+
+
+def remedies(index: Index, damages: list[Damage]) -> list[str]:
+    """What to do about damages, a sentence or two for each kind that there is."""
+    folder = index.folder
+    again = f"python -m gamut.shards index {index.tars.place}"
+    again += "" if index.tars.inside(folder) else f" --out {folder}"
+    if any(damage.kind == "index" for damage in damages):
+        return [f"The index is damaged: {again}, then verify again."]
+    broken = _tars(damages, ("tar", "clip"))
+    other = [name for name in _tars(damages, ("other",)) if name not in broken]
+    source, sentences = _source(folder), []
+    if broken:
+        anew = f"python -m gamut.shards convert {source} SRC {folder}"
+        mend = (
+            f"delete, and run the conversion again, which writes what is missing: {anew}. Without its source, bring "
+            "back a copy"
+            if source
+            else "bring back a whole copy"
+        )
+        sentences.append(
+            f"{_some(broken)}: {mend}, or delete and index what is left: {again}. A run leaves damaged clips out, "
+            "counts and lists them, and stops past loader.max_holes; it does not start while a tar is missing or of "
+            "another size."
+        )
+    if other:
+        mend = "delete it and run the conversion again" if source else "bring back the one that was"
+        sentences.append(
+            f"{_some(other)}: whole, but not what was indexed. If it is right, the index is older: {again}. If not, "
+            f"{mend}."
+        )
+    if strays := [damage.place for damage in damages if damage.kind == "stray"]:
+        sentences.append(f"{_some(strays)}: move away, or take into the index: {again}.")
+    return sentences
+
+
+def _tars(damages: list[Damage], kinds: tuple[str, ...]) -> list[str]:
+    names = (damage.place.partition(".tar")[0] + ".tar" for damage in damages if damage.kind in kinds)
+    return list(dict.fromkeys(names))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _source(folder: Path) -> str:
+    """The converter that made the set, as `convert` noted it; empty where it did not."""
+    try:
+        return str(json.loads((folder / "index" / "convert.json").read_bytes())["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _check_index(index: Index) -> list[Damage]:
@@ -74,6 +129,7 @@ def _check_index(index: Index) -> list[Damage]:
                 Damage(
                     f"index/{path.name}",
                     f"is damaged; rebuild the index: python -m gamut.shards index {index.folder}",
+                    "index",
                 )
             )
     return damages
@@ -104,7 +160,7 @@ def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
             for clip, key in enumerate(shard.keys):
                 what = _check_clip(shard, clip, file.fileno())
                 if what:
-                    damages.append(Damage(f"{name}/{key}", what))
+                    damages.append(Damage(f"{name}/{key}", what, "clip"))
                 advance(1)
             return damages
     except ShardError as error:
@@ -124,8 +180,8 @@ def _check_tar(shard: _Shard, file: BinaryIO) -> list[Damage]:
     except ShardError as error:
         return [*damages, Damage(name, f"fails its checksum: {error}")]
     if clips != len(shard.keys):
-        return [*damages, Damage(name, f"holds {clips} clips where the index knows {len(shard.keys)}")]
-    return [*damages, Damage(name, "fails its checksum: bytes have changed since it was indexed")]
+        return [*damages, Damage(name, f"holds {clips} clips where the index knows {len(shard.keys)}", "other")]
+    return [*damages, Damage(name, "fails its checksum: bytes have changed since it was indexed", "other")]
 
 
 def _clips(shard: _Shard, file: BinaryIO) -> int:

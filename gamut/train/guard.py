@@ -1,13 +1,12 @@
-"""Guards of a run: too many bad steps, too many holes, a rank that hangs."""
+"""Guards of a run: too many bad steps, a rank that hangs, garbage collection at random times."""
 
 from __future__ import annotations
 
 import faulthandler
 import gc
-from dataclasses import dataclass, field
 from types import TracebackType
 
-from gamut.data.batch import Hole, PackedBatch
+from gamut.data.batch import PackedBatch
 from gamut.errors import RunError
 from gamut.train.world import World
 
@@ -48,36 +47,6 @@ class BadSteps:
             f"Step {step} is the {self.in_a_row}th in a row whose {what} is not finite; none of them was applied, and "
             f"weights and optimiser are as before the first. The clips of this step: {named(self.index, rows)}. Look "
             "at these clips, lower optim.lr or optim.clip, or go on from an earlier checkpoint."
-        )
-
-
-@dataclass
-class Holes:
-    """Counts clips that turned out unusable, epoch by epoch."""
-
-    share: float  # of an epoch's draws that may be holes
-    total: int = 0
-    this_epoch: int = 0
-    mine: list[Hole] = field(default_factory=list)  # of this rank, this epoch, for the message
-
-    def new_epoch(self) -> None:
-        self.this_epoch = 0
-        self.mine.clear()
-
-    def add(self, count: int, found: list[Hole], draws: int, world: World) -> None:
-        """Count a step's holes, `count` over all ranks. Raises RunError on every rank past the limit, with the list."""
-        self.total += count
-        self.this_epoch += count
-        self.mine += found
-        if self.this_epoch <= self.share * draws:
-            return
-        holes: list[Hole] = [hole for part in world.gather(self.mine) for hole in part]
-        shown = ", ".join(f"{hole.key} ({hole.reason})" for hole in holes[:SHOWN])
-        more = f" and {len(holes) - SHOWN} more" if len(holes) > SHOWN else ""
-        raise RunError(
-            f"{self.this_epoch} of {draws} clips of this epoch cannot be used, more than the recipe allows "
-            f"(loader.max_holes={self.share:g}): {shown}{more}. Run `python -m gamut.shards verify` on the shard set, "
-            "or raise loader.max_holes."
         )
 
 

@@ -14,7 +14,8 @@ from gamut.plan import Epoch
 from gamut.recipe import schema
 from gamut.train.checkpoint import Keeper
 from gamut.train.engine import Engine
-from gamut.train.guard import BadSteps, Garbage, Holes, Watchdog
+from gamut.train.guard import BadSteps, Garbage, Watchdog
+from gamut.train.holes import Holes
 from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
 from gamut.train.preempt import Preemption
@@ -95,11 +96,12 @@ def train(
 
         stepper = Stepper(objective, engine, world)
         bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
-        holes = Holes(recipe.loader.max_holes, state.holes, state.holes_this_epoch)
+        holes = Holes(folder, recipe.loader.max_holes, state, world)
         every = recipe.checkpoint.every_epochs
 
         def save(state: State) -> None:
             watchdog.beat()
+            holes.sync()
             path = keeper.save(state)
             tracker.checkpoint(state.step, str(path), keeper.sha256)
             watchdog.beat()
@@ -108,6 +110,7 @@ def train(
             epoch = take(plans, state.epoch, world)
             objective.model.train()
             meter = Meter(epoch)
+            facts = meter.facts() if world.first else {}  # logged once an epoch
             steps = make_loader(
                 index,
                 epoch,
@@ -132,7 +135,8 @@ def train(
                     bad.good()
                 else:
                     bad.bad(state.step, batches, outcome.finite)
-                holes.add(outcome.holes, [hole for batch in batches for hole in batch.holes], epoch.draws, world)
+                found = [hole for batch in batches for hole in batch.holes]
+                holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
                 state = replace(
                     state,
                     step=state.step + 1,
@@ -140,14 +144,16 @@ def train(
                     draws=state.epoch_draws * state.epoch + epoch.draws_before(step_in_epoch + 1),
                     holes=holes.total,
                     holes_this_epoch=holes.this_epoch,
+                    hole_reasons=dict(holes.reasons),
                     skipped=bad.skipped,
                     bad_in_a_row=bad.in_a_row,
                 )
                 meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited)
                 if state.step % recipe.track.log_steps == 0:
                     values = outcome.values | meter.read() | {"lr": lr, "weight_decay": decay}
-                    counts = {"holes": state.holes, "skipped_steps": state.skipped, "epoch": at.epoch}
-                    tracker.log(state.step, values | counts)
+                    counts = holes.counts | {"skipped_steps": state.skipped, "epoch": at.epoch}
+                    tracker.log(state.step, values | counts | facts)
+                    facts = {}
                     progress.update(state.draws / (state.epoch_draws * recipe.epochs), values)
                 watchdog.beat()
                 garbage.after_step(state.step)
@@ -173,6 +179,8 @@ def train(
             holes.new_epoch()
             if save_now:
                 save(state)
+    if world.first and (said := holes.said()):
+        print(said, flush=True)
     return Result("finished", state, keeper.newest, schedule)
 
 

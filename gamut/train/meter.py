@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gamut.plan import Epoch
+from gamut.plan.policy import PATCH
 
 
 class Meter:
@@ -13,6 +14,12 @@ class Meter:
     def __init__(self, epoch: Epoch) -> None:
         self.epoch = epoch
         self._clear()
+
+    def facts(self) -> dict[str, float]:
+        """What the plan did to clips of this epoch: draws of under 16 frames, and clips over `max_frames`."""
+        short = np.asarray(self.epoch.length) < self.epoch.needed(slice(None))
+        short &= np.asarray(self.epoch.frames) == PATCH
+        return {"padded_short": int(short.any(1).sum()), "cut": self.epoch.cut}
 
     def _clear(self) -> None:
         self._seconds = self._waited = 0.0

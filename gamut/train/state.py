@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class State:
     draws: int = 0
     holes: int = 0
     holes_this_epoch: int = 0
+    hole_reasons: dict[str, int] = field(default_factory=dict)  # of all holes so far
     skipped: int = 0  # steps taken but not applied, since something was not finite
     bad_in_a_row: int = 0
     epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
@@ -34,7 +35,7 @@ class State:
     def next_epoch(self) -> State:
         return replace(self, epoch=self.epoch + 1, step_in_epoch=0, holes_this_epoch=0)
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

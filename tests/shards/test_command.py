@@ -17,7 +17,7 @@ from gamut.shards.convert.source import clips_a_shard, key_of, shard_order, uniq
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["convert"], ["index"], ["verify"], ["stats"]])
+@pytest.mark.parametrize("arguments", [[], ["convert"], ["index"], ["verify"], ["stats"], ["show"]])
 def test_help_has_an_example(arguments: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*arguments, "--help"])

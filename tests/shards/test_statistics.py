@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import image
+from rich.console import Console
 from torchaudio.compliance import kaldi
 
 from gamut.data.reader import Reader
+from gamut.plan.spending import spending
 from gamut.shards import Index
 from gamut.shards.__main__ import main
+from gamut.shards.draw import set_picture
+from gamut.shards.report import print_statistics
+from gamut.shards.statistics import Statistics
 
 from .conftest import encode
 
@@ -48,9 +56,17 @@ def test_mean_and_std_are_those_of_all_frames_together(shards: Path, workers: st
     assert content["labels"] == {"bell": 8, "dog": 8, "rain": 8}
     assert sum(content["lengths"].values()) == 24
     assert content["hours"] == pytest.approx(index.samples.sum() / 16000 / 3600)
+    assert content["rates"] == {"8000 Hz": 8, "16000 Hz": 8, "44100 Hz": 8}
+    assert content["rarest"].keys() == {"bell", "dog", "rain"}
+    assert content["unlabelled"] == 0
+    assert content["batching"] == [asdict(one) for one in spending(np.asarray(index.samples))]
     out = capsys.readouterr().out
     assert f"mean {mean:.6f}" in out
-    assert "bell" in out
+    for told in ("bell", "44100 Hz", "in order, batches of 96", "exact fill"):
+        assert told in out
+    assert image.imread(shards / "index" / "statistics.png").shape[1] > 1000
+    assert main(["stats", str(shards), "--workers", workers, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == content
 
 
 def test_the_same_bits_whatever_the_workers(shards: Path) -> None:
@@ -97,3 +113,20 @@ def test_damage_is_an_error_that_names_the_clip(shards: Path, capsys) -> None:
     assert index.key(4) in err
     assert "gamut.shards verify" in err
     assert not (shards / "index" / "statistics.json").exists()
+
+
+def test_many_classes_and_none_are_told_and_drawn() -> None:
+    labels = {f"class number {n}": n * n for n in range(527)}
+    some = Statistics(
+        index="x", clips=9, hours=1.0, shortest=1.0, median=2.0, longest=3.0, lengths={"1-2 s": 9},
+        rates={"unknown": 9}, labels=labels, rarest={"class number 0": 0}, unlabelled=4,
+        batching=spending(np.array([16000, 160000])), frames=10, mean=-4.0, std=4.0,
+    )  # fmt: skip
+    for one in (some, replace(some, labels={}, rarest={}), replace(some, labels=dict(list(labels.items())[:8]))):
+        printed = Console(file=io.StringIO(), width=100)
+        print_statistics(one, printed)
+        text = printed.file.getvalue()
+        assert "4 clips have no label" in text
+        assert ("the rarest classes" in text) == (len(one.labels) == 527)
+        assert ("the 20 most frequent of 527 classes" in text) == (len(one.labels) == 527)
+        set_picture(one, "some").savefig(io.BytesIO(), format="png", dpi=40)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,4 +101,69 @@ def test_a_damaged_index_is_damage(shards: Path, capsys) -> None:
     assert (status, len(lines)) == (1, 1)
     assert lines[0].startswith("index/offset.npy: is damaged; rebuild the index: python -m gamut.shards index")
     assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert verify(shards, capsys)[0] == 0
+
+
+def said(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `verify` says on stderr about what to do."""
+    capsys.readouterr()
+    assert main(["verify", str(folder), "--workers", "1"]) == 1
+    return capsys.readouterr().err
+
+
+def test_it_says_what_to_do_and_that_mends_it(shards: Path, sounds: Path, capsys) -> None:
+    index = Index.open(shards)
+    flip(index.shard_path(1), int(index.offset[8]) + 40)
+    (shards / "shard-000002.tar").write_bytes((shards / "shard-000002.tar").read_bytes()[:5000])
+    (shards / "shard-000003.tar").unlink()
+    err = said(shards, capsys)
+    assert "damages in" in err
+    assert "shard-000001.tar, shard-000002.tar, shard-000003.tar: delete, and run the conversion again" in err
+    assert f"python -m gamut.shards convert folder SRC {shards}" in err
+    for name in ("shard-000001.tar", "shard-000002.tar"):
+        (shards / name).unlink()
+    assert main(["convert", "folder", str(sounds), str(shards), "--clips-per-shard", "7", "--workers", "1"]) == 0
+    assert verify(shards, capsys)[0] == 0
+
+
+def test_an_index_that_is_older_than_its_tar_is_told_from_a_damaged_tar(shards: Path, pristine: Path, capsys) -> None:
+    (shards / "shard-000001.tar").write_bytes((pristine / "shard-000002.tar").read_bytes())
+    err = said(shards, capsys)
+    assert "shard-000001.tar: " in err
+    (shards / "shard-000001.tar").write_bytes((pristine / "shard-000001.tar").read_bytes())
+    tar = shards / "shard-000003.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content.replace(b'"duration": 0.', b'"duration": 8.', 1))
+    before = Index.open(shards).fingerprint
+    err = said(shards, capsys)
+    assert "shard-000003.tar: whole, but not what was indexed. If it is right, the index is older" in err
+    assert f"python -m gamut.shards index {shards}" in err
+    assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert verify(shards, capsys)[0] == 0
+    assert Index.open(shards).fingerprint != before  # so a run does not go on with it as if it were the same
+    shutil.copy(tar, shards / "stray.tar")
+    assert "stray.tar: move away" in said(shards, capsys)
+    flip(shards / "index" / "size.npy", 200)
+    assert "The index is damaged" in said(shards, capsys)
+
+
+@pytest.mark.parametrize("times", [6, pytest.param(300, marks=pytest.mark.long)])
+def test_one_flipped_bit_anywhere_is_found_and_placed(shards: Path, times: int, capsys) -> None:
+    chance = random.Random(times)
+    files = sorted([*shards.glob("*.tar"), *(shards / "index").glob("*.npy")])
+    for _ in range(times):
+        path = chance.choice(files)
+        content = path.read_bytes()
+        at = chance.randrange(len(content))
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << chance.randrange(8))]) + content[at + 1 :])
+        if path.suffix == ".tar":
+            status, lines = verify(shards, capsys)
+            assert status == 1, (path.name, at)
+            assert all(line.startswith(path.name) for line in lines), (path.name, at)
+        else:  # the header of an array may be damaged too: then it cannot even be opened
+            capsys.readouterr()
+            assert main(["verify", str(shards), "--workers", "1"]) in (1, 2), (path.name, at)
+            captured = capsys.readouterr()
+            assert "gamut.shards index" in captured.out + captured.err, (path.name, at)
+        path.write_bytes(content)
     assert verify(shards, capsys)[0] == 0

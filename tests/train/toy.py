@@ -34,6 +34,7 @@ class ToyEpoch:
     packs: int
     pack_offset: np.ndarray
     row: np.ndarray
+    cut: int = 0
 
     @property
     def draws(self) -> int:

@@ -1,0 +1,67 @@
+"""What `stats` and `show` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from gamut.plan.spending import ROW, Spending
+from gamut.shards.statistics import Statistics
+
+MOST = 20  # classes listed whole; of more, the most frequent ones and the rarest
+WIDEST = 30  # characters of a bar
+
+
+def print_statistics(statistics: Statistics, console: Console | None = None) -> None:
+    """Everything that `stats` knows, as tables."""
+    console = console or Console()
+    console.print(
+        f"{statistics.clips:,} clips, {statistics.hours:.2f} h; "
+        f"{statistics.shortest:.2f} to {statistics.longest:.2f} s, median {statistics.median:.2f} s",
+        highlight=False,
+    )
+    console.print(_bars("lengths", {name: count for name, count in statistics.lengths.items() if count}))
+    console.print(_bars("sample rates of the sources", statistics.rates))
+    labels = statistics.labels
+    if labels:
+        often = dict(sorted(labels.items(), key=lambda item: -item[1])[:MOST]) if len(labels) > MOST else labels
+        title = (
+            f"the {MOST} most frequent of {len(labels)} classes" if often is not labels else f"{len(labels)} classes"
+        )
+        console.print(_bars(title, often))
+        if often is not labels:
+            console.print(_bars("the rarest classes", statistics.rarest, most=max(often.values())))
+    if statistics.unlabelled:
+        console.print(f"{statistics.unlabelled:,} clips have no label", highlight=False)
+    console.print(batching_table(statistics.batching))
+    console.print(
+        f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames",
+        highlight=False,
+    )
+
+
+def batching_table(batching: Sequence[Spending]) -> Table:
+    """ElasticAST's Table 1 for this set."""
+    table = Table(
+        title=f"Tokens that are padding, and audio that is cut away, at 10 ms a frame; rows of {ROW:,} tokens",
+        title_justify="left",
+    )
+    table.add_column("way of batching")
+    for column in ("padding", "cut away", "tokens"):
+        table.add_column(column, justify="right")
+    for one in batching:
+        table.add_row(one.way, f"{one.padding:.2%}", f"{one.cut:.2%}", f"{one.tokens:,}")
+    return table
+
+
+def _bars(title: str, counts: Mapping[str, int], most: int | None = None) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    largest = max(most or 0, *counts.values(), 1)
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}", "█" * round(WIDEST * count / largest))
+    return table

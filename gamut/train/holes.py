@@ -1,0 +1,149 @@
+"""Clips that turn out unusable while a run goes on: counted by reason, listed in the run folder, limited."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gamut.data.batch import Hole
+from gamut.errors import RunError
+from gamut.train.state import State
+from gamut.train.world import World
+
+FILE = "holes.jsonl"
+SHOWN = 20  # names in a message
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of holes.jsonl: a planned clip that was left out, and of which step."""
+
+    step: int  # of the run, from 1, as in metrics.jsonl
+    epoch: int
+    row: int
+    key: str
+    reason: str
+
+    def dump(self) -> bytes:
+        return json.dumps(vars(self)).encode() + b"\n"
+
+
+class Holes:
+    """Counts the holes of a run and writes each into `folder`/holes.jsonl, once, however often the run restarts.
+
+    All ranks make one, at the moment that they resume from `state`; what an attempt before this one wrote beyond that
+    step is undone, since those steps come again. Raises RunError on every rank where the file cannot be read or
+    written.
+    """
+
+    def __init__(self, folder: Path, share: float, state: State, world: World) -> None:
+        self.path = folder / FILE
+        self.share = share  # of an epoch's draws that may be holes
+        self.world = world
+        self.total = state.holes
+        self.this_epoch = state.holes_this_epoch
+        self.reasons = Counter(state.hole_reasons)
+        self._unsynced = False
+        kept: list[_Line] = []
+        problem: Exception | None = None
+        if world.first:
+            try:
+                kept = self._take_up(state.step)
+            except (RunError, OSError) as error:
+                problem = error
+        world.agree(problem, f"take up {self.path}")
+        self._epoch: list[_Line] = world.broadcast([line for line in kept if line.epoch == state.epoch])
+
+    def _take_up(self, step: int) -> list[_Line]:
+        """The lines of steps up to `step`; the file is cut back to them."""
+        lines, end = [], 0
+        whole = self.path.read_bytes() if self.path.exists() else b""
+        for raw in whole.splitlines(keepends=True):
+            try:
+                line = _Line(**json.loads(raw))
+            except (ValueError, TypeError):
+                if not raw.endswith(b"\n"):
+                    break  # torn by a kill
+                raise RunError(
+                    f"{self.path} is damaged at byte {end}: {raw[:60]!r} is not a line about a hole. Mend or remove it."
+                ) from None
+            if line.step > step or not raw.endswith(b"\n"):
+                break
+            lines.append(line)
+            end += len(raw)
+        if end < len(whole):
+            os.truncate(self.path, end)
+        return lines
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Metrics: all holes of the run so far, and of each reason that has occurred."""
+        return {"holes": self.total} | {f"holes/{reason}": count for reason, count in sorted(self.reasons.items())}
+
+    def new_epoch(self) -> None:
+        self.this_epoch = 0
+        self._epoch.clear()
+
+    def add(self, count: int, found: list[Hole], step: int, epoch: int, draws: int) -> None:
+        """Count a step's holes: `count` over all ranks, `found` on this one, of an epoch of `draws` draws.
+
+        Raises RunError on every rank past the limit, with the list.
+        """
+        if not count:
+            return
+        holes = sorted(
+            ((hole.row, hole.key, hole.reason) for part in self.world.gather(found) for hole in part),
+        )  # by row: the file does not depend on the number of ranks
+        lines = [_Line(step, epoch, *hole) for hole in holes]
+        self.total += count
+        self.this_epoch += count
+        self.reasons.update(line.reason for line in lines)
+        self._epoch += lines
+        self.world.agree(self._append(lines) if self.world.first else None, "list unusable clips")
+        if self.this_epoch > self.share * draws:
+            self._refuse(draws)
+
+    def _append(self, lines: list[_Line]) -> RunError | None:
+        try:
+            with open(self.path, "ab", buffering=0, opener=_private) as file:
+                file.write(b"".join(line.dump() for line in lines))
+            self._unsynced = True
+        except OSError as error:
+            return RunError(
+                f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
+                "the run again: it goes on from its newest checkpoint."
+            )
+        return None
+
+    def sync(self) -> None:
+        """Make the lines so far durable: called before a checkpoint that counts them."""
+        if self._unsynced:
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+            self._unsynced = False
+
+    def _refuse(self, draws: int) -> None:
+        self.sync()
+        by_reason = Counter(line.reason for line in self._epoch).most_common()
+        counted = ", ".join(f"{count} {reason}" for reason, count in by_reason)
+        shown = ", ".join(f"{line.key} ({line.reason})" for line in self._epoch[:SHOWN])
+        more = f" and {len(self._epoch) - SHOWN} more" if len(self._epoch) > SHOWN else ""
+        raise RunError(
+            f"{self.this_epoch} of {draws} clips of this epoch cannot be used, more than the recipe allows "
+            f"(loader.max_holes={self.share:g}; {counted}): {shown}{more}. All of them are listed in {self.path}. Run "
+            "`python -m gamut.shards verify` on the shard set, which says how to mend it, or raise loader.max_holes."
+        )
+
+    def said(self) -> str:
+        """A sentence for the end of a run; empty where there were none."""
+        if not self.total:
+            return ""
+        counted = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+        return f"{self.total} planned clips were left out as unusable ({counted}): {self.path}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
