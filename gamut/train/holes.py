@@ -81,7 +81,8 @@ class Holes:
     @property
     def counts(self) -> dict[str, float]:
         """Metrics: all holes of the run so far, and of each reason that has occurred."""
-        return {"holes": self.total} | {f"holes/{reason}": count for reason, count in sorted(self.reasons.items())}
+        values: dict[str, float] = {"holes": self.total}
+        return values | {f"holes/{reason}": count for reason, count in sorted(self.reasons.items())}
 
     def new_epoch(self) -> None:
         self.this_epoch = 0

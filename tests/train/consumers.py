@@ -80,6 +80,7 @@ def consume(
     `die` (step, rank, how): that rank then kills itself in the step's preparation (`prepare`) or after its update
     (`applied`), or kills one of its loader workers (`worker`).
     """
+    multiprocessing.current_process()._config["daemon"] = False  # so that a rank may have loader workers here too
     log = folder / "consumed"
     log.mkdir(parents=True, exist_ok=True)
     objective = Noting(log / f"{attempt:03d}-{world.rank}.jsonl")

@@ -72,7 +72,13 @@ def survive(folder: Path, shards: Path, recipe: schema.Recipe, size: int, deaths
         if die is None:
             assert all(isinstance(answer, dict) and answer["status"] == "finished" for answer in answers), answers
         else:
+            _, rank, how = die
             assert not any(isinstance(answer, dict) for answer in answers), "it was to die"
+            if how == "worker":
+                assert "worker of process" in str(answers[rank])
+                assert " died " in str(answers[rank])
+            else:
+                assert answers[rank] is None
     return len(deaths) + 1
 
 
