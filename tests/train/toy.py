@@ -53,6 +53,10 @@ class ToyEpoch:
     def length(self) -> np.ndarray:
         return np.full((self.draws, 1), 2000)
 
+    @property
+    def frames(self) -> np.ndarray:
+        return np.full((self.draws, 1), 16)
+
     def needed(self, draws: slice) -> np.ndarray:
         return np.full((self.draws, 1), 15 * 160 + 400)[draws]
 
