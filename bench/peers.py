@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -73,8 +74,9 @@ class Peer:
                 return json.loads(line)
         self._process.wait()
         self._errors.seek(0)
-        last = self._errors.read().strip().splitlines()
-        self.problem = last[-1][:150] if last else f"it ended with status {self._process.wait()}"
+        said = self._errors.read()
+        errors = re.findall(r"^\S*(?:Error|Exception): .*", said, re.MULTILINE)
+        self.problem = errors[-1][:150] if errors else f"it ended with status {self._process.wait()}"
         return {}
 
     def __enter__(self) -> Peer:
