@@ -99,13 +99,14 @@ class Reader:
         self.close()
 
     def _fault(self, row: int, payload: bytes) -> str | None:
-        if len(payload) != self._size[row]:
+        # `item` gives Python's numbers: comparing NumPy's scalars takes as long as the checksum.
+        if len(payload) != self._size.item(row):
             return "truncated"
-        return None if xxhash.xxh3_64_intdigest(payload) == self._checksum[row] else "checksum"
+        return None if xxhash.xxh3_64_intdigest(payload) == self._checksum.item(row) else "checksum"
 
     def _payload(self, row: int) -> bytes:
         """size[row] bytes, or fewer where the file ends."""
-        shard, offset, size = int(self._shard[row]), int(self._offset[row]), int(self._size[row])
+        shard, offset, size = self._shard.item(row), self._offset.item(row), self._size.item(row)
         for attempt in range(self._tries):
             try:
                 descriptor = self._descriptor(shard)
