@@ -8,7 +8,6 @@ Examples:
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -33,15 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the rounds of the recipe that the command line names. 0: all done; 75: preempted, to be started again."""
     typed = cli.parse("finetune", sys.argv[1:] if argv is None else argv)
     recipe = typed.recipe
-    index = Index.open(cli.require_data(recipe))
+    index = Index.open(cli.require_data(recipe), remote=recipe.remote)
     todo = rounds(recipe, index)
     if typed.dry_run:
         first = todo[0].recipe(recipe)
-        preview(
-            first,
-            select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}),
-            int(os.environ.get("WORLD_SIZE", "1")),
-        )
+        size, nodes = ranks.declared()
+        clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)})
+        preview(first, clips, size, index=index, nodes=nodes)
         return 0
     mean, std = statistics(recipe, index)
     world = ranks.start(recipe.run)

@@ -12,6 +12,8 @@ from yaml import YAMLError
 from gamut.errors import GamutError
 from gamut.models.weights import find_weights
 from gamut.plan import Clips
+from gamut.remote import Remote, is_remote
+from gamut.remote.mirror import mirror
 from gamut.shards import Index
 from gamut.train.session import select
 
@@ -32,7 +34,9 @@ def seen_in_pretraining(init: str, index: Index, test: Clips) -> int:
         return 0
     try:
         recipe = OmegaConf.load(run / RECIPE)
-        theirs = Index.open(Path(str(recipe.data)))
+        where = str(recipe.data)
+        far = Remote(**(OmegaConf.to_container(recipe.remote) if "remote" in recipe else {}))  # type: ignore[arg-type]
+        theirs = Index.open(mirror(where, far) if is_remote(where) else Path(where), remote=far)
         if theirs.fingerprint != index.fingerprint:
             return 0
         subset = OmegaConf.to_container(recipe.subset, resolve=True) if recipe.subset else {}

@@ -102,15 +102,17 @@ def dry_run(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> i
     """Print the sbatch script, then let the stage show the resolved recipe and its plan for the job's ranks."""
     print(executor(recipe, cluster).script())
     print(flush=True)
-    before = os.environ.get("WORLD_SIZE")
-    os.environ["WORLD_SIZE"] = str(cluster.tasks)
+    declared = {"WORLD_SIZE": str(cluster.tasks), "LOCAL_WORLD_SIZE": str(cluster.tasks_per_node)}
+    before = {name: os.environ.get(name) for name in declared}
+    os.environ.update(declared)
     try:
         return run_stage(stage, [*words, "--dry-run"])
     finally:
-        if before is None:
-            del os.environ["WORLD_SIZE"]
-        else:
-            os.environ["WORLD_SIZE"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def local_command(stage: str, words: list[str], ranks: int, port: int) -> list[str]:

@@ -7,7 +7,6 @@ Examples:
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -37,10 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     """Train the recipe that the command line names. 0: finished; 75: preempted and saved, to be started again."""
     typed = cli.parse("pretrain", sys.argv[1:] if argv is None else argv)
     recipe = typed.recipe
-    index = Index.open(cli.require_data(recipe))
+    index = Index.open(cli.require_data(recipe), remote=recipe.remote)
     clips = select(index, recipe.subset)
     if typed.dry_run:
-        preview(recipe, clips, int(os.environ.get("WORLD_SIZE", "1")))
+        size, nodes = ranks.declared()
+        preview(recipe, clips, size, index=index, nodes=nodes)
         return 0
     mean, std = statistics(recipe, index)
     world = ranks.start(recipe.run)

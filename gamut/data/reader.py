@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
+from gamut.data.remote import RemoteShards
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
 
@@ -20,7 +21,8 @@ class Reader:
     Two kinds of trouble are kept apart. Bytes that are wrong (checksum, cut short, not decodable, another length) are
     the clip's own fault and the same for whoever reads them: `AudioError`, a hole. A read that fails (input/output
     error, missing file) says nothing about the clip: it is tried `tries` times, `pause` seconds apart and doubling,
-    then raises `ShardError`, and the run stops. One reader belongs to one thread.
+    then raises `ShardError`, and the run stops. One reader belongs to one thread. Shards that are elsewhere are read
+    through the node's cache, with tries of their own (see `RemoteShards`).
 
     >>> reader = Reader(Index.open("shards/esc50"))        # doctest: +SKIP
     >>> reader.decode(0).shape                             # doctest: +SKIP
@@ -33,6 +35,7 @@ class Reader:
         self._tries = tries
         self._pause = pause
         self._decode = index.decode
+        self._remote = RemoteShards(index) if index.tars.is_remote else None
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the most recently used last
         # Plain arrays over the same memory: a scalar of np.memmap costs several times as much.
         self._shard = np.asarray(index.shard)
@@ -51,12 +54,20 @@ class Reader:
         reason = self._fault(row, payload)
         if reason is None:
             return payload
-        self._close(int(self._shard[row]))  # a new descriptor: the old one may be of a file replaced meanwhile
+        if self._remote is not None:
+            self._remote.forget(row)
+        else:
+            self._close(int(self._shard[row]))  # a new descriptor: the old one may be of a file replaced meanwhile
         payload = self._payload(row)
         reason = self._fault(row, payload)
         if reason is None:
             return payload
-        shard = self.index.shard_path(int(self._shard[row]))
+        shard = self.index.tars.full(self.index.tars.names[self._shard[row]])
+        if self._remote is not None:  # what was fetched had its checksum: what says otherwise is this node
+            raise ShardError(
+                f"Clip {self.index.key(row)} of {shard} was fetched whole, but the cache {self._remote.cache.folder} "
+                "gives other bytes, twice: its disk is not to be trusted. Name another with remote.cache=FOLDER."
+            )
         found = "ends early" if reason == "truncated" else "does not have the checksum that the index holds"
         raise AudioError(
             f"Clip {self.index.key(row)} in {shard} {found}. Run `python -m gamut.shards verify {self.index.folder}`.",
@@ -74,7 +85,7 @@ class Reader:
         try:
             waveform = self._decode(payload, samples)
         except AudioError as error:
-            shard = self.index.shard_path(int(self._shard[row]))
+            shard = self.index.tars.full(self.index.tars.names[self._shard[row]])
             raise AudioError(f"Clip {self.index.key(row)} in {shard} is unusable. {error}", error.reason) from error
         if samples == 0 or len(waveform) != samples:
             raise AudioError(
@@ -106,6 +117,8 @@ class Reader:
 
     def _payload(self, row: int) -> bytes:
         """size[row] bytes, or fewer where the file ends."""
+        if self._remote is not None:
+            return self._remote.read(row)
         shard, offset, size = self._shard.item(row), self._offset.item(row), self._size.item(row)
         for attempt in range(self._tries):
             try:

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gamut.errors import RecipeError
+from gamut.recipe.remote import remote_that_cannot_be
 from gamut.recipe.schema import Recipe
 from gamut.recipe.views import Problem, views_that_cannot_be
 
@@ -58,6 +59,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "loader.packs_per_forward": (1, _ANY),
     "loader.prefetch": (1, _ANY),
     "loader.max_holes": (0, 1),
+    "remote.piece_mb": (0.001, 10_000),
+    "remote.tries": (1, 1000),
+    "remote.pause_seconds": (0, _ANY),
     "optim.lr": (0, _ANY),
     "optim.lr_base_batch": (0, _ANY),
     "optim.lr_end": (0, _ANY),
@@ -100,6 +104,8 @@ POSITIVE = (
     "asit.teacher_temperature",
     "asit.student_temperature",
     "run.timeout_seconds",
+    "remote.cache_gb",
+    "remote.timeout_seconds",
 )
 
 
@@ -221,6 +227,7 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         ("track.mlflow",),
         f"track.mlflow must be auto, off or a URI such as http://127.0.0.1:5000, not {recipe.track.mlflow!r}",
     )
+    found += remote_that_cannot_be(recipe)
     if recipe.stage == "pretrain":
         found += _pretraining(recipe)
     else:

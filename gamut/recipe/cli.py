@@ -11,6 +11,8 @@ from gamut.errors import RecipeError, ShardError
 from gamut.recipe.load import CONFIGS, list_recipes, load_recipe
 from gamut.recipe.names import nearest
 from gamut.recipe.schema import Recipe
+from gamut.remote import is_remote
+from gamut.remote.mirror import mirror
 
 _EXAMPLES = {
     "pretrain": "deepspeed --num_gpus 2 pretrain/run.py asit_tiny data=data/esc10 optim.lr=3e-4",
@@ -82,7 +84,12 @@ def usage(stage: str, configs: Path = CONFIGS) -> str:
 
 
 def require_data(recipe: Recipe) -> Path:
-    """The folder of the recipe's shards. Raises ShardError with the command that makes them where it is missing."""
+    """The folder of the recipe's shards, or for a remote set the folder on this node that has its index.
+
+    Raises ShardError with the command that makes them where it is missing, or the remote place cannot be read.
+    """
+    if is_remote(recipe.data):
+        return mirror(recipe.data, recipe.remote)
     if recipe.data and Path(recipe.data).is_dir():
         return Path(recipe.data)
     if not recipe.data:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gamut.remote import Remote
+
 
 @dataclass(frozen=True)
 class FrontEnd:
@@ -177,7 +179,7 @@ class Recipe:
     """A whole recipe. `stage` names the objective; sections that a stage does not use keep their defaults."""
 
     stage: str = "pretrain"
-    data: str = ""  # folder of a shard set
+    data: str = ""  # a shard set: a folder, or http(s)://, s3:// or pipe:
     dataset: str = ""  # which converter makes it, for the message when it is missing
     init: str = ""  # a run folder, a checkpoint folder or a safetensors file to start the weights from
     # index column -> allowed values, or their names: fold: [1, 2, 3], split: [train]
@@ -191,6 +193,7 @@ class Recipe:
     step: Step = field(default_factory=Step)
     plan: PlanOptions = field(default_factory=PlanOptions)
     loader: Loader = field(default_factory=Loader)
+    remote: Remote = field(default_factory=Remote)
     optim: Optim = field(default_factory=Optim)
     asit: Asit = field(default_factory=Asit)
     augment: Augment = field(default_factory=Augment)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gamut.errors import ShardError, command
+from gamut.remote import Remote, is_remote
+from gamut.remote.mirror import mirror
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.convert.run import Report, convert
 from gamut.shards.pool import cores
@@ -26,6 +28,7 @@ EXAMPLE = """examples:
   python -m gamut.shards verify shards/esc50
   python -m gamut.shards index shards/esc50
   python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k
+  python -m gamut.shards index s3://bucket/fsd50k --out shards/fsd50k
 """
 
 
@@ -54,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
     add_conversion(make)
     renew = add(
         "index",
-        "index the tars of a folder: ours anew from the tars themselves, those of others in place",
-        "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags",
+        "index tars: ours anew from the tars themselves, those of others in place, here or remote",
+        "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags\n"
+        "  python -m gamut.shards index https://host/set/shard-{000000..000099}.tar --out shards/set",
     )
     renew.add_argument(
         "--out",
@@ -98,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
         "of the log-mel, to DST/index/statistics.json, and a picture to DST/index/statistics.png",
         "python -m gamut.shards stats shards/esc50",
     )
-    renew.add_argument("where", metavar="DST", help="folder of the tars")
+    renew.add_argument(
+        "where", metavar="DST", help="folder of the tars; or https://.../x-{000..099}.tar, s3://bucket/prefix, pipe:..."
+    )
     describe.add_argument("--json", action="store_true", help="print the JSON instead of tables")
     draw = add(
         "show",
@@ -109,7 +115,11 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
     draw.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
     for one in (check, describe):
-        one.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
+        one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
+    for one in (renew, check, describe):
+        far = one.add_argument_group("for remote tars")
+        far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
+        far.add_argument("--allow-pipe", action="store_true", help="run the command that gives the tars")
     for one in (make, renew, check, describe):
         one.add_argument(
             "--workers",
@@ -218,7 +228,9 @@ def _index(arguments: argparse.Namespace) -> int:
     from gamut.shards.rebuild import rebuild
     from gamut.shards.tars import Tars
 
-    tars = Tars.find(arguments.where)
+    tars = Tars.find(arguments.where, _remote(arguments))
+    if tars.is_remote and arguments.out is None:
+        raise ShardError(f"The index of {arguments.where} needs a folder on this machine: --out FOLDER.")
     folder = arguments.out or Path(arguments.where)
     if ours(tars):
         clips, absent = rebuild(tars, folder, arguments.workers)
@@ -243,6 +255,15 @@ def _index(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _remote(arguments: argparse.Namespace) -> Remote:
+    return Remote(s3_endpoint=arguments.s3_endpoint, allow_pipe=arguments.allow_pipe)
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """Where the set's index is on this machine."""
+    return mirror(arguments.dst, _remote(arguments)) if is_remote(arguments.dst) else Path(arguments.dst)
+
+
 def _print_adopted(report: Adopted, folder: Path) -> None:
     codecs = ", ".join(f"{count:,} {codec}" for codec, count in report.codecs.items())
     print(
@@ -262,7 +283,7 @@ def _print_adopted(report: Adopted, folder: Path) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from gamut.shards.verify import remedies, verify
 
-    index, damages = verify(arguments.dst, arguments.workers)
+    index, damages = verify(_folder(arguments), arguments.workers, _remote(arguments))
     for damage in damages:
         print(f"{damage.place}: {damage.what}")
     if damages:
@@ -278,8 +299,9 @@ def _stats(arguments: argparse.Namespace) -> int:
     from gamut.shards.report import print_statistics
     from gamut.shards.statistics import describe
 
-    statistics = describe(arguments.dst, arguments.workers)
-    place = arguments.dst / "index"
+    folder = _folder(arguments)
+    statistics = describe(folder, arguments.workers, _remote(arguments))
+    place = folder / "index"
     if arguments.json:
         print((place / "statistics.json").read_text())
         return 0

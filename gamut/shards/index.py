@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from gamut.audio.decode import decode_flac
 from gamut.audio.members import decode_member
 from gamut.errors import ShardError
 from gamut.plan import Clips
+from gamut.remote import Remote
+from gamut.remote.store import refuse_pipe
 from gamut.shards.build import COLUMN, FORMAT
 from gamut.shards.tars import Tars
 
@@ -58,7 +61,7 @@ class Index:
     codecs: tuple[str, ...]  # of shards that others made; none: ours, FLAC of 16 kHz, mono, 16 bits
     codec: np.ndarray | None  # uint8 [n], positions in `codecs`
 
-    def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray], remote: Remote) -> None:
         self.folder = folder
         self.name = content["name"]
         self.labels = tuple(content["labels"])
@@ -71,12 +74,14 @@ class Index:
         self._key_offset, self._key = arrays["key_offset"], arrays["key"]
         self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
         self.names = {column: dict(names) for column, names in content.get("names", {}).items()}
-        self.tars = Tars(content.get("place", str(folder)), tuple(shard["name"] for shard in self.shards))
+        self.tars = Tars(content.get("place", str(folder)), tuple(shard["name"] for shard in self.shards), remote)
         self.codecs, self.codec = tuple(content.get("codecs", ())), arrays.get("codec")
 
     @classmethod
-    def open(cls, folder: str | Path, *, tars: bool = True) -> Index:
+    def open(cls, folder: str | Path, *, tars: bool = True, remote: Remote | None = None) -> Index:
         """Open the index of the shard set in `folder` and (with `tars`) check that its tars are there, at their size.
+
+        Tars that are remote, which `remote` says how to read, are looked at when they are read.
 
         Raises ShardError where it is absent, damaged, or older than its tars, with the command that mends it.
         """
@@ -86,7 +91,7 @@ class Index:
             dtypes = {**DTYPES, **(FOREIGN if content.get("codecs") else {})}
             dtypes |= {COLUMN + column: np.int64 for column in content["columns"]}
             arrays = {name: _array(folder / "index" / f"{name}.npy", dtype) for name, dtype in dtypes.items()}
-            index = cls(folder, content, arrays)
+            index = cls(folder, content, arrays, remote or Remote())
             clips = int(content["clips"])
             for name, array in arrays.items():
                 ragged = {"label": arrays["label_offset"], "key": arrays["key_offset"]}.get(name)
@@ -100,7 +105,8 @@ class Index:
             raise ShardError(
                 f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
             ) from error
-        if tars:
+        refuse_pipe(index.tars.place, index.tars.remote)
+        if tars and not index.tars.is_remote:
             index._check_tars()
         return index
 
@@ -108,14 +114,15 @@ class Index:
         return len(self.clip_id)
 
     def __reduce__(self) -> tuple:
-        return Index.open, (self.folder,)  # a worker process maps the files again, it is not sent the arrays
+        # A worker process maps the files again, it is not sent the arrays.
+        return functools.partial(Index.open, remote=self.tars.remote), (self.folder,)
 
     def key(self, row: int) -> str:
         """The clip's key in its tar; unique within a shard only, and never a path."""
         return bytes(self._key[self._key_offset[row] : self._key_offset[row + 1]]).decode()
 
     def shard_path(self, shard: int) -> Path:
-        """The tar of a shard number."""
+        """The tar of a shard number, where it is on this machine's disks (see `tars`)."""
         return Path(self.tars.place) / self.shards[shard]["name"]
 
     @property

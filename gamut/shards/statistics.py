@@ -22,6 +22,7 @@ from gamut.audio.decode import RATE
 from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.plan.spending import Spending, spending
+from gamut.remote import Remote
 from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
@@ -68,13 +69,13 @@ class _Shard:
     checksum: np.ndarray
 
 
-def describe(folder: Path, workers: int = 1) -> Statistics:
+def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
     """Read every clip; write index/statistics.json and the picture index/statistics.png.
 
     Every frame counts alike (so a long clip more than a short one), no augmentation, no padding; float64. Raises
     ShardError at the first damaged clip.
     """
-    index = Index.open(folder)
+    index = Index.open(folder, remote=remote)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
     shards = [_rows(index, number) for number in range(len(index.shards))]

@@ -2,59 +2,97 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from gamut.errors import ShardError
+from gamut.remote import Remote, is_remote
+from gamut.remote.fetch import fetch
+from gamut.remote.place import full, parse
+from gamut.remote.store import Passing, Refused, open_store
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
 class Tars:
-    """The tars of a set: a place, and names in it, sorted."""
+    """The tars of a set: a folder or a remote place, and names in it."""
 
     place: str
     names: tuple[str, ...]
+    remote: Remote = field(default_factory=Remote)  # how to read them where `place` is remote
 
     @classmethod
-    def find(cls, where: str) -> Tars:
-        """All tars of a folder. Raises ShardError where there are none, or compressed ones."""
-        folder = Path(where)
-        if not folder.is_dir():
-            raise ShardError(f"{where} is not a folder.")
-        names = sorted(path.name for path in folder.iterdir() if path.name.endswith((".tar", *COMPRESSED)))
+    def find(cls, where: str, remote: Remote | None = None) -> Tars:
+        """All tars of a folder, or those that a URL or a command names. Raises ShardError where there are none, where
+        one is compressed, or where the place cannot be listed."""
+        remote = remote or Remote()
+        place, names = parse(where) if is_remote(where) else (where, None)
+        if names is None:
+            names = tuple(sorted(name for name in _names(place, remote) if name.endswith((".tar", *COMPRESSED))))
+        tars = cls(place, names, remote)
         for name in names:
             if name.endswith(COMPRESSED):
                 raise ShardError(
-                    f"{folder / name} is compressed, so no clip in it can be read without all that come before. "
+                    f"{tars.full(name)} is compressed, so no clip in it can be read without all that come before. "
                     "Decompress it; audio gains nothing by it."
                 )
         if not names:
             raise ShardError(f"There are no tars in {where}. Make them: python -m gamut.shards convert --help")
-        return cls(where, tuple(names))
+        if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
+            raise ShardError(f"The tars that {where} names must each have a name of their own in one folder.")
+        return tars
+
+    @property
+    def is_remote(self) -> bool:
+        return is_remote(self.place)
 
     def inside(self, folder: Path) -> bool:
         """Whether they lie in this folder."""
-        return Path(self.place).resolve() == folder.resolve()
+        return not self.is_remote and Path(self.place).resolve() == folder.resolve()
 
     @property
     def set_name(self) -> str:
-        """A name for the set, if nobody gives one."""
-        return Path(self.place).resolve().name
+        """A name for the set, if nobody gives one: its folder's."""
+        if not self.is_remote:
+            return Path(self.place).resolve().name
+        words = [part for part in re.split(r"[/\s]+", self.place.replace("{}", "")) if part and part != "-"]
+        return words[-1]
 
     def full(self, name: str) -> str:
         """A tar's name with its place, for messages."""
-        return str(Path(self.place) / name)
+        return full(self.place, name) if self.is_remote else str(Path(self.place) / name)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A tar as a file that can be read anywhere. Raises ShardError where it cannot be read."""
+        """A tar as a file that can be read anywhere; a remote one is fetched whole, to a file without a name.
+
+        Raises ShardError where it cannot be read.
+        """
         try:
-            with open(Path(self.place) / name, "rb") as file:
-                yield file
+            if self.is_remote:
+                with tempfile.TemporaryFile(dir=self.remote.folder()) as file:
+                    store = open_store(self.place, self.remote)
+                    fetch(store, self.place, name, file, self.remote)  # type: ignore[arg-type]
+                    yield file  # type: ignore[misc]
+            else:
+                with open(Path(self.place) / name, "rb") as file:
+                    yield file
         except OSError as error:
             raise ShardError(f"{self.full(name)} cannot be read ({error.strerror or error}).") from error
+
+
+def _names(place: str, remote: Remote) -> list[str]:
+    if is_remote(place):
+        try:
+            return open_store(place, remote).names()
+        except (Refused, Passing) as error:
+            raise ShardError(f"The tars of {place} cannot be listed: {error}.") from None
+    if not Path(place).is_dir():
+        raise ShardError(f"{place} is not a folder.")
+    return [path.name for path in Path(place).iterdir()]

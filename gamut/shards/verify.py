@@ -14,6 +14,8 @@ import xxhash
 
 from gamut.audio.decode import decode_flac
 from gamut.errors import AudioError, ShardError
+from gamut.remote import Remote
+from gamut.remote.fetch import Absent
 from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
@@ -49,10 +51,10 @@ class _Shard:
     clip_checksum: np.ndarray
 
 
-def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
+def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tuple[Index, list[Damage]]:
     """Check the index's own files, each tar's size and checksum, its number of clips, and every clip's checksum and
     decoding. Damages come in the order of the shards. Raises ShardError where there is no index to compare with."""
-    index = Index.open(folder, tars=False)
+    index = Index.open(folder, tars=False, remote=remote)
     damages = _check_index(index)
     if damages:
         return index, damages  # nothing can be compared with a damaged index
@@ -64,7 +66,7 @@ def verify(folder: Path, workers: int = 1) -> tuple[Index, list[Damage]]:
     damages += [
         Damage(path.name, "is not in the index", "stray")
         for path in sorted(Path(index.tars.place).glob("*.tar"))
-        if path.name not in known
+        if not index.tars.is_remote and path.name not in known
     ]
     return index, damages
 
@@ -164,6 +166,8 @@ def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
                 advance(1)
             return damages
     except ShardError as error:
+        if shard.tars.is_remote and not isinstance(error, Absent):
+            raise  # it says nothing of the tar
         why = str(error).removeprefix(shard.tars.full(name)).strip().rstrip(".")
         return [Damage(name, f"{why}; its {len(shard.keys)} clips are missing")]
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from gamut.data.remote import cache_needed, require_cache
 from gamut.plan import Clips, Epoch, plan_epoch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import Recipe
+from gamut.shards import Index
 from gamut.train.schedule import Schedule
 from gamut.train.session import short_clips_warning
 
 
-def preview(recipe: Recipe, clips: Clips, world: int, console: Console | None = None) -> Epoch:
-    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan."""
+def preview(
+    recipe: Recipe, clips: Clips, world: int, console: Console | None = None, *, index: Index, nodes: int = 1
+) -> Epoch:
+    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan.
+
+    Raises ShardError, after the table, where the cache of a node is too small for a remote set.
+    """
     console = console or Console()
     console.print(resolved_yaml(recipe), highlight=False, markup=False)
     epoch = plan_epoch(clips, recipe.seed, 0, training_policy(recipe))
@@ -38,9 +45,15 @@ def preview(recipe: Recipe, clips: Clips, world: int, console: Console | None = 
     table.add_row("cut at the longest length", f"{facts['cut']:,}")
     if epoch.partner is not None:
         table.add_row("mixed with another clip", f"{facts['mixed']:,}")
+    needed = 0
+    if index.tars.is_remote:
+        needed = cache_needed(index, clips, training_policy(recipe), nodes if recipe.plan.locality == "node" else 1)
+        table.add_row("cache a node", f"{needed / 1e9:,.3f} GB needed, {recipe.remote.cache_gb:g} GB allowed")
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
     console.print(table)
     for note in [*schedule.notes, short_clips_warning(recipe, clips)]:
         if note:
             console.print(f"warning: {note}", highlight=False, markup=False)
+    if index.tars.is_remote:
+        require_cache(index, needed)
     return epoch

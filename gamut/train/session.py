@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gamut.data.remote import cache_needed, require_cache
 from gamut.errors import RecipeError, ShardError
 from gamut.plan import Ahead, Clips
 from gamut.recipe.policy import training_policy
@@ -42,8 +43,12 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
     `clips`: what the run trains on.
 
     The tracker closes as `finished` unless the body closed it otherwise, as `failed` on an exception.
-    Raises RunError where another process holds the folder or it belongs to another recipe.
+    Raises RunError where another process holds the folder or it belongs to another recipe, ShardError where the node's
+    cache is too small for a remote set.
     """
+    if index.tars.is_remote:
+        nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
+        require_cache(index, cache_needed(index, clips, training_policy(recipe), nodes))
     folder = RunFolder.place(recipe)
     with Preemption() as preemption, lease(folder, world):
         problem: Exception | None = None

@@ -80,6 +80,12 @@ class World:
                 raise RunError(f"Rank {rank} could not {what}: {message}")
 
 
+def declared() -> tuple[int, int]:
+    """(ranks, nodes) that the environment speaks of, for showing what they would do; starts nothing."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return size, max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", str(size))))
+
+
 def start(run: schema.Run) -> World:
     """Join the ranks of this run: process group, device, threads, determinism. Call it once, before any model is made.
 

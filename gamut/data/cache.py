@@ -1,0 +1,198 @@
+"""A folder of pieces on a disk of this node, bounded, shared by all its processes, and whole after any kill.
+
+There is no list of what is there but the folder itself. A piece is written as NAME.partial, checked, synced and
+renamed; whoever writes it holds an exclusive lock (flock) on it, so that others wait for that piece instead of fetching
+it too, and a .partial that nobody holds was left by a process that is dead. Space is taken before the first byte is
+fetched, in the size of the .partial, under the lock of the folder: the sum of all sizes in the folder never exceeds the
+bound. The piece read longest ago goes first; one that is being read holds a shared lock and stays. The kernel gives
+locks back however a process ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gamut.errors import ShardError
+from gamut.shards.durable import sync_folder
+
+PARTIAL = ".partial"
+LOCK = "lock"
+PATIENCE = 120.0  # seconds to wait for room that others are using
+
+
+class Cache:
+    """At most `limit` bytes in `folder` (which is made), for all processes that open it with one limit.
+
+    >>> cache = Cache(Path("/tmp/pieces"), limit=10**9)      # doctest: +SKIP
+    >>> cache.read("a", 1000, lambda file: file.write(bytes(1000)), at=10, length=5)      # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ShardError(f"The cache {folder} cannot be made: {error.strerror}.") from error
+
+    def read(self, name: str, size: int, fill: Callable[[BinaryIO], object], at: int, length: int) -> bytes:
+        """`length` bytes from byte `at` of the piece `name`, which has `size` bytes.
+
+        Where it is not there, `fill` writes it into the file that it is given, and checks it: what `fill` returns from
+        is published, what it raises leaves nothing behind and goes on to the caller. Raises ShardError where the
+        disk fails, or `size` does not fit.
+        """
+        if size > self.limit:
+            raise ShardError(
+                f"The cache {self.folder} may hold {self.limit:,} bytes, which is less than one piece of {size:,}. "
+                "Raise remote.cache_gb, or lower remote.piece_mb."
+            )
+        until = time.monotonic() + PATIENCE
+        try:
+            while True:
+                payload = self._read_there(name, size, at, length)
+                if payload is None:
+                    payload = self._fetch(name, size, fill, at, length, until)
+                if payload is not None:
+                    return payload
+        except OSError as error:
+            raise ShardError(
+                f"The cache {self.folder} is of no use: {error.strerror or error} ({size:,} bytes of piece {name}). "
+                "Free its disk, or name another folder with remote.cache."
+            ) from error
+
+    def drop(self, name: str) -> None:
+        """Remove a piece that turned out to be damaged, if nobody is reading it."""
+        self._remove(name)
+
+    def used(self) -> int:
+        """Bytes of all that is in the folder, whole or on its way."""
+        return sum(size for _, size, _ in self._there())
+
+    def _read_there(self, name: str, size: int, at: int, length: int) -> bytes | None:
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with _locked(descriptor, fcntl.LOCK_SH):
+            about = os.fstat(descriptor)
+            if about.st_nlink and about.st_size == size:
+                os.utime(descriptor)  # read last: removed last
+                return _pread(descriptor, length, at)
+        if about.st_nlink:  # of another size: the disk has lost some of it
+            self._remove(name)
+        return None
+
+    def _fetch(
+        self, name: str, size: int, fill: Callable[[BinaryIO], object], at: int, length: int, until: float
+    ) -> bytes | None:
+        """Write and publish the piece; None where it has to be looked for again."""
+        partial, final = self.folder / (name + PARTIAL), self.folder / name
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _locked(descriptor, fcntl.LOCK_EX):  # waits while another process fetches the same piece
+            if not _is(descriptor, partial):
+                return None  # it was published meanwhile, or removed as left by the dead
+            try:
+                if final.exists():
+                    return None
+                while not self._reserve(descriptor, size):
+                    if time.monotonic() > until:
+                        raise ShardError(
+                            f"The cache {self.folder} of {self.limit:,} bytes is too small for what is read at the "
+                            "same time on this node. Raise remote.cache_gb, or lower remote.piece_mb or loader.workers."
+                        )
+                    time.sleep(0.05)
+                with os.fdopen(descriptor, "r+b", closefd=False) as file:
+                    fill(file)
+                if os.fstat(descriptor).st_size != size:
+                    raise ValueError(f"a piece of {size} bytes was filled with {os.fstat(descriptor).st_size}")
+                os.fsync(descriptor)
+                os.rename(partial, final)
+                sync_folder(self.folder)
+                return _pread(descriptor, length, at)
+            finally:
+                if _is(descriptor, partial):
+                    os.unlink(partial)
+
+    def _reserve(self, descriptor: int, size: int) -> bool:
+        """Give the file its size, if the folder has room for it or can be made to."""
+        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _locked(lock, fcntl.LOCK_EX):
+            os.ftruncate(descriptor, 0)  # what a dead process had begun
+            there = sorted(self._there())
+            excess = sum(entry[1] for entry in there) + size - self.limit
+            for _, held, name in there:
+                dead = name.endswith(PARTIAL)
+                if (dead or excess > 0) and self._remove(name):
+                    excess -= held
+            if excess > 0:
+                return False
+            os.posix_fallocate(descriptor, 0, size)  # a full disk is met here, not in the middle
+            return True
+
+    def _there(self) -> Iterator[tuple[int, int, str]]:
+        """(time it was last read, bytes, name) of every file but the lock."""
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                try:
+                    about = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if entry.name != LOCK:
+                    yield about.st_mtime_ns, about.st_size, entry.name
+
+    def _remove(self, name: str) -> bool:
+        """Unlink a file that nobody holds; whether it was."""
+        path = self.folder / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            with _locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if _is(descriptor, path):
+                    os.unlink(path)
+                return True
+        except BlockingIOError:
+            return False
+
+
+@contextmanager
+def _locked(descriptor: int, how: int) -> Iterator[None]:
+    """Hold a lock on a descriptor, then close it."""
+    try:
+        fcntl.flock(descriptor, how)
+        try:
+            yield
+        finally:
+            # By name, not by closing: a process forked meanwhile holds a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether the open file still is the one of this name."""
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _pread(descriptor: int, size: int, at: int) -> bytes:
+    """`size` bytes, or fewer where the file ends."""
+    payload = os.pread(descriptor, size, at)
+    while 0 < len(payload) < size:  # a read may legally give less than was asked for
+        rest = os.pread(descriptor, size - len(payload), at + len(payload))
+        if not rest:
+            break
+        payload += rest
+    return payload

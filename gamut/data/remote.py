@@ -1,0 +1,118 @@
+"""The bytes of a clip in a shard that is elsewhere: from the node's cache, and by way of it from the remote place."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from gamut.data.cache import Cache
+from gamut.data.pieces import Pieces, cut_pieces
+from gamut.errors import ShardError
+from gamut.plan import Clips, Policy
+from gamut.remote.fetch import fetch
+from gamut.remote.store import Store, open_store
+from gamut.shards import Index
+
+
+class RemoteShards:
+    """Reads members of a remote shard set by row. Belongs to the process that reads.
+
+    A server that stalls, cuts, fails, or gives other bytes than were indexed is tried again; then `read` raises
+    ShardError, and the run stops: it is never a hole, since it says nothing of the clip.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.settings = index.tars.remote
+        self.cache = Cache(self.settings.folder() / "pieces", self.settings.cache_bytes)
+        self._store: Store | None = None
+        self._pieces: Pieces | None = None
+
+    @property
+    def pieces(self) -> Pieces:
+        if self._pieces is None:
+            self._pieces = pieces_of(self.index)
+        return self._pieces
+
+    def read(self, row: int) -> bytes:
+        """The clip's bytes, as long as the index says and as the cache holds them."""
+        piece = self.pieces.of(row)
+        begin, end = int(self.pieces.begin[piece]), int(self.pieces.end[piece])
+        at, length = int(self.index.offset[row]) - begin, int(self.index.size[row])
+        return self.cache.read(self._name(piece), end - begin, lambda file: self._fetch(piece, file), at, length)
+
+    def forget(self, row: int) -> None:
+        """Have the clip fetched anew when it is read next."""
+        self.cache.drop(self._name(self.pieces.of(row)))
+
+    def _name(self, piece: int) -> str:
+        """Of our own making: nothing that a remote place says becomes a path."""
+        pieces = self.pieces
+        return f"{self.index.fingerprint[:16]}-{pieces.shard[piece]:06d}-{pieces.begin[piece]:x}-{pieces.end[piece]:x}"
+
+    def _fetch(self, piece: int, file: BinaryIO) -> None:
+        tars = self.index.tars
+        if self._store is None:
+            self._store = open_store(tars.place, self.settings)
+        shard, begin, end = int(self.pieces.shard[piece]), int(self.pieces.begin[piece]), int(self.pieces.end[piece])
+        size = int(self.index.shards[shard]["size"])
+        fetch(
+            self._store,
+            tars.place,
+            tars.names[shard],
+            file,
+            self.settings,
+            begin=begin,
+            end=end if self._store.ranges else None,
+            size=size,
+            most=size,
+            check=lambda written: self._wrong(piece, written),
+        )
+
+    def _wrong(self, piece: int, file: BinaryIO) -> str | None:
+        """What of a fetched piece is not as it was indexed."""
+        rows = range(int(self.pieces.first[piece]), int(self.pieces.first[piece + 1]))
+        for row in rows:
+            at = int(self.index.offset[row]) - int(self.pieces.begin[piece])
+            payload = os.pread(file.fileno(), int(self.index.size[row]), at)
+            if xxhash.xxh3_64_intdigest(payload) != int(self.index.checksum[row]):
+                return f"the clip {self.index.key(row)} does not have the checksum that the index holds"
+        return None
+
+
+def pieces_of(index: Index) -> Pieces:
+    """The pieces of a remote set: of the size that the recipe says, or whole shards where they come from a command."""
+    settings = index.tars.remote
+    return cut_pieces(index, None if index.tars.place.startswith("pipe:") else settings.piece_bytes)
+
+
+def cache_needed(index: Index, clips: Clips, policy: Policy, nodes: int = 1) -> int:
+    """Bytes that a node's cache must hold so that an epoch fetches nothing twice: lanes a node x window bytes.
+
+    With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. A set of no more clips than
+    the window is permuted altogether, and a mixup partner may be any clip of the set (with `locality: node` one of the
+    lane's window), so then all of it is needed. Two pieces more a lane, for the ends of its window.
+    """
+    if not len(clips):
+        return 0
+    pieces = pieces_of(index)
+    touched = np.unique(np.searchsorted(pieces.first, clips.row, side="right") - 1)
+    total, largest = int(pieces.sizes[touched].sum()), int(pieces.sizes[touched].max())
+    window = policy.window if policy.shuffle else 0
+    if len(clips) <= window or (policy.mixup and policy.locality == "none"):
+        return total
+    return min(total, -(-policy.lanes // nodes) * (window * total // len(clips) + 2 * largest))
+
+
+def require_cache(index: Index, needed: int) -> None:
+    """Raise ShardError where the cache that is set is smaller than what is needed."""
+    settings = index.tars.remote
+    if needed > settings.cache_bytes:
+        raise ShardError(
+            f"The plan needs {needed / 1e9:,.3f} GB of cache on every node (lanes a node x window bytes), but "
+            f"remote.cache_gb is {settings.cache_gb:g}: shards would be fetched again and again. Set remote.cache_gb "
+            f"to {needed / 1e9 * 1.05 + 0.001:,.3f} or more, lower plan.window, or set plan.locality=node."
+        )

@@ -1,0 +1,133 @@
+"""The index of a remote shard set, copied to this node: small, checked, and mapped from there like any other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from gamut.errors import ShardError
+from gamut.remote.fetch import Absent, Denied, fetch
+from gamut.remote.place import full, parse
+from gamut.remote.settings import Remote
+from gamut.remote.store import Store, open_store
+
+LARGEST_JSON = 1 << 30  # bytes
+LARGEST_ARRAY = 1 << 36
+_ARRAY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def mirror(where: str, settings: Remote) -> Path:
+    """The folder on this node that holds the index of the set at `where`; its tars stay there.
+
+    Its index.json is asked for every time, its arrays only if they are not here yet; processes of a node do it one
+    after the other. Raises ShardError where there is no index, it does not have its checksums, or it names a command.
+    """
+    base, names = parse(where)
+    if names is not None:
+        raise ShardError(
+            f"{where} names tars, not a set. Index them: python -m gamut.shards index {where} --out FOLDER, then "
+            "data=FOLDER."
+        )
+    store = open_store(base, settings)
+    folder = settings.folder() / "index"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with open(folder / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = _description(store, base, settings)
+        key = xxhash.xxh3_64_hexdigest(f"{base} {content['place']} {content['fingerprint']}".encode())
+        here = folder / key
+        if not here.exists():
+            temporary = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
+            try:
+                (temporary / "index").mkdir()
+                _copy(store, base, settings, content, temporary / "index")
+                os.rename(temporary, here)
+                _sync(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        _refresh_statistics(store, base, settings, here / "index" / "statistics.json")
+        return here
+
+
+def _description(store: Store, base: str, settings: Remote) -> dict[str, Any]:
+    """The remote index.json, saying where its tars are."""
+    file = io.BytesIO()
+    try:
+        fetch(store, base, "index/index.json", file, settings, most=LARGEST_JSON)
+    except Absent as error:
+        raise ShardError(
+            f"{error} A remote set has its index beside its tars. To index tars that have none: "
+            f"python -m gamut.shards index {base}shard-{{000000..000099}}.tar --out FOLDER, then data=FOLDER."
+        ) from None
+    try:
+        content = json.loads(file.getvalue())
+        place = content.setdefault("place", base)
+        if not isinstance(place, str) or not isinstance(content["fingerprint"], str):
+            raise TypeError("its place or fingerprint is not text")
+        if not all(_ARRAY.fullmatch(name) for name in content["arrays"]):
+            raise ValueError("an array is not named as one")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ShardError(f"{full(base, 'index/index.json')} is not the index of a shard set ({error}).") from error
+    if place.startswith("pipe:") and place != base:
+        raise ShardError(
+            f"{full(base, 'index/index.json')} names a command to read its shards by ({place}). Commands are run from "
+            "a recipe or from an index on this machine only."
+        )
+    return content
+
+
+def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to: Path) -> None:
+    for name, digest in content["arrays"].items():
+
+        def check(file: BinaryIO, name: str = name, digest: str = digest) -> str | None:
+            hashed = xxhash.xxh3_64()
+            file.seek(0)
+            while block := file.read(1 << 20):
+                hashed.update(block)
+            return None if hashed.hexdigest() == digest else f"{name}.npy does not have the checksum in index.json"
+
+        with open(to / f"{name}.npy", "w+b") as file:
+            fetch(store, base, f"index/{name}.npy", file, settings, check=check, most=LARGEST_ARRAY)
+            file.flush()
+            os.fsync(file.fileno())
+    with open(to / "index.json", "w") as text:
+        json.dump(content, text)
+        text.flush()
+        os.fsync(text.fileno())
+
+
+def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -> None:
+    """`stats` may have been run since; a set need not have them, and a command cannot say that they are not there."""
+    file = io.BytesIO()
+    try:
+        if store.ranges:
+            fetch(store, base, "index/statistics.json", file, settings, most=LARGEST_JSON)
+        else:
+            with contextlib.suppress(ShardError):
+                fetch(store, base, "index/statistics.json", file, replace(settings, tries=1), most=LARGEST_JSON)
+    except Denied:
+        return
+    if not file.getvalue():
+        return
+    temporary = path.with_name("statistics.partial")
+    temporary.write_bytes(file.getvalue())
+    os.replace(temporary, path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

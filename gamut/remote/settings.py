@@ -1,0 +1,55 @@
+"""How remote shards are read: the section `remote` of a recipe, and where a node keeps what it has fetched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from gamut.errors import ShardError
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Shards that `data` names by http(s)://, s3:// or pipe:. None of this decides a number of the run.
+
+    Credentials have no place here: S3's come from where boto3 looks (environment, ~/.aws, the machine's role), those
+    of a web server from ~/.netrc.
+    """
+
+    cache: str = ""  # folder on a disk of the node; empty: $GAMUT_CACHE, or gamut-cache-UID in the temporary folder
+    cache_gb: float = 32.0  # at most so many GB (10^9 bytes) of fetched pieces, for all processes of a node together
+    piece_mb: float = 16.0  # MB fetched and kept at a time: a run of clips of one shard
+    timeout_seconds: float = 30.0  # a server that sends nothing for so long has stalled
+    tries: int = 6
+    pause_seconds: float = 1.0  # before the second try; doubles, up to a minute
+    s3_endpoint: str = ""  # URL of an S3 server; empty: AWS
+    allow_pipe: bool = False  # whether `data` and an index may name commands to run
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self.cache_gb * 1e9)
+
+    @property
+    def piece_bytes(self) -> int:
+        return int(self.piece_mb * 1e6)
+
+    def folder(self) -> Path:
+        """The cache's folder, made if it is not there. Raises ShardError where it is not ours alone."""
+        chosen = self.cache or os.environ.get("GAMUT_CACHE", "")
+        folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"gamut-cache-{os.geteuid()}"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            about = folder.stat()
+        except OSError as error:
+            raise ShardError(
+                f"The cache {folder} cannot be made: {error.strerror}. Name another folder with remote.cache=FOLDER or "
+                "the environment variable GAMUT_CACHE."
+            ) from error
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+            raise ShardError(
+                f"The cache {folder} belongs to another user, or others may write into it. Name a folder of your own "
+                "with remote.cache=FOLDER or the environment variable GAMUT_CACHE."
+            )
+        return folder

@@ -1,0 +1,100 @@
+"""What every kind of remote place can do: give a file's bytes, or some of them, and say when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from gamut.errors import ShardError
+from gamut.remote.settings import Remote
+
+BLOCK = 1 << 18  # bytes read at a time
+
+
+class Passing(Exception):
+    """A failure that may go away by itself: worth another try."""
+
+
+class Changed(Passing):
+    """The file is not the one that is expected; what was fetched of it is worth nothing."""
+
+
+class Refused(Exception):
+    """A failure that another try will not mend."""
+
+
+class Missing(Refused):
+    """There is no such file."""
+
+
+class Answer(NamedTuple):
+    """What a store gives: `blocks` are the bytes asked for, or fewer where the connection ends."""
+
+    size: int | None  # of the whole file, bytes; None: not known before its end
+    etag: str | None
+    blocks: Iterator[bytes]
+
+
+class Store(Protocol):
+    """A place with files. Belongs to the process that opened it."""
+
+    ranges: bool  # whether a part of a file can be asked for
+
+    def get(self, name: str, begin: int, end: int | None, etag: str | None) -> AbstractContextManager[Answer]:
+        """Bytes [begin, end) of a file, to its end for None. Raises Passing, Changed (another `etag`) or Refused, also
+        while `blocks` are read."""
+        ...
+
+    def names(self) -> list[str]:
+        """The names of the files directly in this place. Raises as `get`."""
+        ...
+
+
+def open_store(base: str, settings: Remote) -> Store:
+    """The store of a base (see `place`). Raises ShardError where it is a command and commands are not allowed."""
+    if base.startswith("pipe:"):
+        from gamut.remote.pipe import Pipe
+
+        refuse_pipe(base, settings)
+        return Pipe(base, settings)
+    if base.startswith("s3://"):
+        from gamut.remote.s3 import S3
+
+        return S3(base, settings)
+    from gamut.remote.http import Http
+
+    return Http(base, settings)
+
+
+def refuse_pipe(base: str, settings: Remote) -> None:
+    """Raise ShardError where `base` is a command and the settings do not allow commands."""
+    if base.startswith("pipe:") and not settings.allow_pipe:
+        raise ShardError(
+            f"These shards are read by running a command ({base}). If you trust it, allow it with "
+            "remote.allow_pipe=true (--allow-pipe for python -m gamut.shards)."
+        )
+
+
+def failure(status: int, what: str) -> Exception:
+    """The exception for an HTTP status that is not a success."""
+    message = f"the server answered {status} {what}".rstrip()
+    if status in (412, 416):
+        return Changed(f"{message}: the file is another, or shorter, than expected")
+    if status in (401, 403):
+        return Refused(f"{message}: credentials are missing, wrong or expired")
+    if status in (404, 410):
+        return Missing(message)
+    if 400 <= status < 500 and status not in (408, 425, 429):
+        return Refused(message)
+    return Passing(message)
+
+
+def span(content_range: str | None) -> tuple[int, int, int | None] | None:
+    """(begin, end, size of the file) from `bytes 0-99/1234`; None where it is not like that."""
+    unit, _, rest = (content_range or "").partition(" ")
+    part, _, total = rest.partition("/")
+    first, _, last = part.partition("-")
+    if unit != "bytes" or not (first.isdigit() and last.isdigit()):
+        return None
+    return int(first), int(last) + 1, int(total) if total.isdigit() else None
