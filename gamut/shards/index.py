@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError  # what numpy lets through from a damaged .npy header
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class Index:
             for shard in index.shards:
                 if Path(shard["name"]).name != shard["name"]:
                     raise ValueError(f"{shard['name']!r} is not the name of a file")
-        except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, OSError, IndexError, SyntaxError, EOFError, TokenError) as error:
             raise ShardError(
                 f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
             ) from error

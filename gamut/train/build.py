@@ -1,14 +1,23 @@
-"""Build DeepSpeed's CPU operator ahead of time: `python -m gamut.train.build`.
+"""DeepSpeed's CPU operator, built once and never waited for in vain: `python -m gamut.train.build`.
 
-The first process that joins a process group on a CPU compiles it (about 45 s). Ranks that start together would all wait
-for one of them, and a short timeout would call that a hang.
+The first process that joins a process group on a CPU compiles it (about 45 s). Left to itself, torch's build guards it
+with a file that a killed process leaves behind, and whoever comes later waits for that file for ever. So it is built
+and loaded here first, under a lock of the kernel's that ends with its holder; DeepSpeed then finds it loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
+import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+FOLDER = "TORCH_EXTENSIONS_DIR"  # torch's name for where it builds
+BATON = "lock"  # the file that torch leaves behind when it is killed
 
 
 def own_tools_first() -> None:
@@ -23,17 +32,57 @@ def own_tools_first() -> None:
         os.environ["PATH"] = f"{tools}{os.pathsep}{path}"
 
 
-def build() -> None:
-    """Compile the operator if this machine has not yet. A world on GPUs does not need it: nothing is done."""
-    own_tools_first()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from deepspeed.accelerator import get_accelerator
+def operators() -> Path:
+    """Where operators are built: TORCH_EXTENSIONS_DIR, or a folder for this environment on this kind of processor.
 
+    Environments that shared one would each call the other's build outdated, and compile at every start; the operator
+    uses the instructions of the processor that it was built on, and a home folder may be shared by many kinds.
+    """
+    if FOLDER not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kind = f"{sys.prefix} {sys.version} {_instructions()}"
+        os.environ[FOLDER] = str(cache / "gamut" / "operators" / hashlib.sha256(kind.encode()).hexdigest()[:16])
+    return Path(os.environ[FOLDER])
+
+
+def build() -> None:
+    """Compile the operator if this environment has not yet, and load it; on GPUs, which do not need it, do nothing.
+
+    Processes that call this together wait for the first of them.
+    """
+    own_tools_first()
+    folder = operators()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return
+    from deepspeed.accelerator import get_accelerator
+
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is not None and builder.is_compatible(verbose=False):
+    if builder is None or not builder.is_compatible(verbose=False):
+        return
+    with _turn(folder):
+        for baton in folder.glob(f"*/{BATON}"):
+            baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
         builder.load(verbose=False)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _instructions() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 if __name__ == "__main__":

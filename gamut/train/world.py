@@ -19,7 +19,7 @@ import torch.utils.deterministic
 from gamut.data.ancestors import watch_ancestors
 from gamut.errors import RunError
 from gamut.recipe import schema
-from gamut.train.build import own_tools_first
+from gamut.train.build import build
 
 T = TypeVar("T")
 
@@ -102,11 +102,11 @@ def start(run: schema.Run) -> World:
         watch_ancestors()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
-    own_tools_first()
     import deepspeed  # here: it reads the environment when it is imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here: we know
+    build()
     on_cpu = os.environ["DS_ACCELERATOR"] == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
     if not on_cpu:

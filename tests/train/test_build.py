@@ -1,0 +1,56 @@
+"""The CPU operator: a build that was killed does not hold up those who come later."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gamut.train import build
+
+LOAD = "from gamut.train.build import build; build(); print('loaded')"
+
+
+def test_a_killed_build_is_not_waited_for() -> None:
+    """torch alone waits for ever for the file that a killed build leaves; two processes at once both get through."""
+    build.build()
+    left = build.operators() / "deepspeed_shm_comm" / build.BATON
+    left.write_bytes(b"")
+    both = [subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.communicate(timeout=120)[0].strip().endswith("loaded")
+    assert not left.exists()
+
+
+def test_a_turn_ends_with_its_holder(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time, pathlib; from gamut.train.build import _turn\n"
+         "with _turn(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(600)", str(tmp_path)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "mine\n"
+    holder.kill()
+    holder.wait()
+    began = time.monotonic()
+    with build._turn(tmp_path):
+        assert time.monotonic() - began < 30
+
+
+def test_environments_and_processors_build_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = set()
+    for prefix, instructions in (("/a", "flags: avx2"), ("/b", "flags: avx2"), ("/a", "flags: avx512f")):
+        monkeypatch.delenv(build.FOLDER, raising=False)
+        monkeypatch.setattr(sys, "prefix", prefix)
+        monkeypatch.setattr(build, "_instructions", lambda it=instructions: it)
+        folders.add(build.operators())
+        assert tmp_path in build.operators().parents
+    assert len(folders) == 3
+    monkeypatch.setenv(build.FOLDER, "/elsewhere")
+    assert build.operators() == Path("/elsewhere")
+    os.environ.pop(build.FOLDER)
