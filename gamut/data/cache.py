@@ -72,8 +72,10 @@ class Cache:
         self._remove(name)
 
     def used(self) -> int:
-        """Bytes of all that is in the folder, whole or on its way."""
-        return sum(size for _, size, _ in self._there())
+        """Bytes of all that is in the folder, whole or on its way, at one moment."""
+        with self._space():
+            sizes = {number: size for _, size, _, number in self._there()}  # one that is renamed may be seen twice
+        return sum(sizes.values())
 
     def _read_there(self, name: str, size: int, at: int, length: int) -> bytes | None:
         try:
@@ -122,12 +124,11 @@ class Cache:
 
     def _reserve(self, descriptor: int, size: int) -> bool:
         """Give the file its size, if the folder has room for it or can be made to."""
-        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _locked(lock, fcntl.LOCK_EX):
+        with self._space():
             os.ftruncate(descriptor, 0)  # what a dead process had begun
             there = sorted(self._there())
             excess = sum(entry[1] for entry in there) + size - self.limit
-            for _, held, name in there:
+            for _, held, name, _ in there:
                 dead = name.endswith(PARTIAL)
                 if (dead or excess > 0) and self._remove(name):
                     excess -= held
@@ -136,8 +137,15 @@ class Cache:
             os.posix_fallocate(descriptor, 0, size)  # a full disk is met here, not in the middle
             return True
 
-    def _there(self) -> Iterator[tuple[int, int, str]]:
-        """(time it was last read, bytes, name) of every file but the lock."""
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        """Nobody else takes space meanwhile."""
+        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _locked(lock, fcntl.LOCK_EX):
+            yield
+
+    def _there(self) -> Iterator[tuple[int, int, str, int]]:
+        """(time it was last read, bytes, name, inode) of every file but the lock."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 try:
@@ -145,7 +153,7 @@ class Cache:
                 except FileNotFoundError:
                     continue
                 if entry.name != LOCK:
-                    yield about.st_mtime_ns, about.st_size, entry.name
+                    yield about.st_mtime_ns, about.st_size, entry.name, about.st_ino
 
     def _remove(self, name: str) -> bool:
         """Unlink a file that nobody holds; whether it was."""
