@@ -79,7 +79,7 @@ class Loader:
         return self.epoch.steps - self.start_step
 
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
-        parcels = [self._parcels()]  # in a list, so that no traceback that passes through here keeps the workers alive
+        parcels = self._parcels()
         try:
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
@@ -87,9 +87,10 @@ class Loader:
                 self.waited += time.perf_counter() - since
                 yield step, batches
         finally:
-            parcels.clear()  # the last reference: its workers end now
+            if self.workers:
+                parcels._shutdown_workers()  # now, not when the last traceback that holds them is collected
 
-    def _parcels(self) -> Iterator[Any]:
+    def _parcels(self) -> Any:
         shared: dict[str, Any] = {}
         if self.workers:
             # Fork: nothing is pickled, the index and the plan are shared memory maps, a worker starts in milliseconds.
@@ -112,16 +113,16 @@ class Loader:
         with _held_signals():
             return iter(loader)
 
-    def _next(self, parcels: list[Iterator[Any]]) -> Parcel:
+    def _next(self, parcels: Iterator[Any]) -> Parcel:
         died = None
         try:
-            item = next(parcels[0])
+            item = next(parcels)
         except (RuntimeError, EOFError, OSError) as error:
             lost = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
             if not self.workers or not lost or str(error).startswith("Caught "):  # raised inside a worker that lives
                 raise
             died = str(error)
-        if died is not None:  # raised out here: torch's error, and those behind it, would keep the other workers alive
+        if died is not None:
             raise RunError(
                 f"A data loader worker of process {os.getpid()} died ({died}). Killed from outside, it is most often "
                 "out of memory (see the kernel's log) or out of shared memory (df /dev/shm): give the job more, or "

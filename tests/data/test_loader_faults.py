@@ -90,8 +90,10 @@ def test_errors_of_a_worker_keep_their_type(corpus, epoch, monkeypatch, workers:
         list(Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=workers))
     assert str(caught.value) == "The plan is wrong."
     monkeypatch.setattr(module, "assemble", unforeseen)
-    with pytest.raises(OSError, match="a fault of the program"):
+    with pytest.raises(OSError, match="a fault of the program") as unknown:
         list(Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=workers))
+    assert unknown.traceback  # which holds torch's frames, and must not hold the workers
+    assert not _workers()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
