@@ -19,6 +19,8 @@ from finetune.seen import seen_in_pretraining
 from gamut.errors import command
 from gamut.recipe import cli, schema
 from gamut.shards import Index
+from gamut.shards.joined import open_sets
+from gamut.shards.subset import for_scoring
 from gamut.track.run import RunFolder
 from gamut.train import world as ranks
 from gamut.train.loop import train
@@ -32,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the rounds of the recipe that the command line names. 0: all done; 75: preempted, to be started again."""
     typed = cli.parse("finetune", sys.argv[1:] if argv is None else argv)
     recipe = typed.recipe
-    index = Index.open(cli.require_data(recipe), remote=recipe.remote)
+    index = open_sets(cli.require_sets(recipe), recipe.remote)
     todo = rounds(recipe, index)
     if typed.dry_run:
         first = todo[0].recipe(recipe)
         size, nodes = ranks.declared()
-        clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)})
+        clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}, recipe.plan.weights)
         preview(first, clips, size, index=index, nodes=nodes)
         return 0
     mean, std = statistics(recipe, index)
@@ -75,9 +77,9 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
         if world.first:
             print(loaded, flush=True)
     column = recipe.folds.column
-    clips = select(index, recipe.subset | {column: list(each.train)})
+    clips = select(index, recipe.subset | {column: list(each.train)}, recipe.plan.weights)
     with session(recipe, world, index, clips) as run:
-        test = select(index, recipe.subset | {column: list(each.test)})
+        test = select(index, for_scoring(recipe.subset) | {column: list(each.test)})
         seen = seen_in_pretraining(recipe.init, index, test) if world.first else 0
         if seen:
             print(

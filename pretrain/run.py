@@ -17,12 +17,12 @@ import numpy as np
 
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
-from gamut.data.reader import Reader
 from gamut.errors import command
 from gamut.plan import Clips, plan_evaluation
 from gamut.recipe import cli, schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
+from gamut.shards.joined import open_sets
 from gamut.track import figures
 from gamut.train import world as ranks
 from gamut.train.loop import train
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     """Train the recipe that the command line names. 0: finished; 75: preempted and saved, to be started again."""
     typed = cli.parse("pretrain", sys.argv[1:] if argv is None else argv)
     recipe = typed.recipe
-    index = Index.open(cli.require_data(recipe), remote=recipe.remote)
-    clips = select(index, recipe.subset)
+    index = open_sets(cli.require_sets(recipe), recipe.remote)
+    clips = select(index, recipe.subset, recipe.plan.weights)
     if typed.dry_run:
         size, nodes = ranks.declared()
         preview(recipe, clips, size, index=index, nodes=nodes)
@@ -97,7 +97,7 @@ class Pictures:
         last = epoch + 1 == self.recipe.epochs
         if self.every <= 0 or not (last or (epoch + 1) % max(1, round(self.every)) == 0):
             return
-        batch = assemble(Reader(self.index), self.epoch, list(range(self.epoch.steps * self.epoch.packs)))
+        batch = assemble(self.index, self.epoch, list(range(self.epoch.steps * self.epoch.packs)))
         clean, hidden, rebuilt = self.objective.rebuild(batch, at)
         mels = [unpatch(part.float()).cpu().numpy() for part in (clean, hidden, rebuilt)]
         start = 0

@@ -9,12 +9,13 @@ import torch
 
 from gamut.data.batch import Hole, PackedBatch
 from gamut.data.reader import Reader
+from gamut.data.readers import Readers, open_reader
 from gamut.errors import AudioError, PlanError
 from gamut.plan import Epoch
 from gamut.shards import Index
 
 
-def assemble(source: Index | Reader, epoch: Epoch, packs: Iterable[int]) -> PackedBatch:
+def assemble(source: Index | Reader | Readers, epoch: Epoch, packs: Iterable[int]) -> PackedBatch:
     """Join packs of an epoch, given by pack number, into one batch in the order given.
 
     A negative number, like a pack without clips, adds nothing. Each clip is decoded once for all its views. A clip
@@ -22,7 +23,7 @@ def assemble(source: Index | Reader, epoch: Epoch, packs: Iterable[int]) -> Pack
     replay leaves out the same ones. A mixup partner that is unusable leaves its clip as it is. Raises ShardError where
     a shard cannot be read, PlanError where the plan asks for samples that a clip does not have.
     """
-    reader = source if isinstance(source, Reader) else Reader(source)
+    reader = open_reader(source) if isinstance(source, Index) else source
     index = reader.index
     rows = [np.arange(epoch.pack_offset[pack], epoch.pack_offset[pack + 1]) for pack in packs if pack >= 0]
     draws = np.concatenate([np.zeros(0, np.int64), *rows])

@@ -18,6 +18,7 @@ from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
 from gamut.data.parcel import Parcel
 from gamut.data.reader import Reader
+from gamut.data.readers import Readers, open_reader
 from gamut.errors import GamutError, RunError
 from gamut.plan import Epoch, deal
 from gamut.shards import Index
@@ -147,13 +148,13 @@ class _MicroBatches(Dataset):
         self.per_forward = per_forward
         self.nodes = nodes
         self.accumulation = -(-epoch.packs // (world * per_forward))
-        self._reader: Reader | None = None  # opened by the process that reads
+        self._reader: Reader | Readers | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
 
     def __getitem__(self, item: int) -> Parcel | GamutError:
         step, part = divmod(item, self.accumulation)
         if self._reader is None:
-            self._reader = Reader(self.index)
+            self._reader = open_reader(self.index)
         if self._dealt[0] != step:
             first = step * self.epoch.packs
             cost = self.epoch.pack_cost[first : first + self.epoch.packs]

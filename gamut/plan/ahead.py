@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.plan.clips import TYPES, Clips
+from gamut.plan.clips import OPTIONAL, TYPES, Clips
 from gamut.plan.epoch import DESCRIPTION, Epoch, temporary_prefix
 from gamut.plan.planner import plan_epoch, plan_fingerprint
 from gamut.plan.policy import Policy, digest
@@ -170,10 +170,11 @@ class Ahead:
             "number": number,
             "policy": asdict(self.policy),
             "clips": len(self.clips),
+            "columns": list(self.clips.types()),
         }
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(work).encode() + b"\n")
-            for name, dtype in TYPES.items():
+            for name, dtype in self.clips.types().items():
                 process.stdin.write(np.ascontiguousarray(getattr(self.clips, name), dtype).data)
             process.stdin.flush()
         process.wait()  # the pipe stays open until then: its end tells the process that we are gone
@@ -202,10 +203,11 @@ def plan_from_stdin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
     source = sys.stdin.buffer
     work = json.loads(source.readline())
-    columns = {name: source.read(work["clips"] * np.dtype(dtype).itemsize) for name, dtype in TYPES.items()}
-    if any(len(column) < work["clips"] * np.dtype(TYPES[name]).itemsize for name, column in columns.items()):
+    types = {name: np.dtype((TYPES | OPTIONAL)[name]) for name in work["columns"]}
+    columns = {name: source.read(work["clips"] * dtype.itemsize) for name, dtype in types.items()}
+    if any(len(column) < work["clips"] * types[name].itemsize for name, column in columns.items()):
         os._exit(1)
-    clips = Clips(**{name: np.frombuffer(column, TYPES[name]) for name, column in columns.items()})
+    clips = Clips(**{name: np.frombuffer(column, types[name]) for name, column in columns.items()})
     policy = Policy(**work["policy"])
 
     def leave_with_parent() -> None:

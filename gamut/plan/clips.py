@@ -1,33 +1,57 @@
-"""What a plan knows of the data: five columns."""
+"""What a plan knows of the data: five columns, and two more where clips are weighted or of several sets."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from gamut.errors import PlanError
 
 TYPES = {"row": np.int64, "clip_id": np.uint64, "shard": np.int32, "samples": np.int64, "size": np.int64}
+OPTIONAL = {"weight": np.float64, "source": np.int32}
 
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """One row a clip, in index order. The columns may be memory maps; a column of another type is converted."""
+    """One row a clip, in index order. The columns may be memory maps; a column of another type is converted.
+
+    Raises PlanError where columns differ in length, or where weights cannot be drawn by.
+    """
 
     row: np.ndarray  # int64 [n], row in the index (after a subset still that of the whole index)
     clip_id: np.ndarray  # uint64 [n]
     shard: np.ndarray  # int32 [n]
     samples: np.ndarray  # int64 [n], at 16 kHz
     size: np.ndarray  # int64 [n], bytes of the member
+    weight: np.ndarray | None = None  # float64 [n]: drawn with replacement, by these; None: in permutations
+    source: np.ndarray | None = None  # int32 [n], which set of a mixture; None: there is one set
 
     def __post_init__(self) -> None:
-        for name, dtype in TYPES.items():
+        for name, dtype in self.types().items():
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
-        lengths = {name: len(getattr(self, name)) for name in TYPES}
+        lengths = {name: len(getattr(self, name)) for name in self.types()}
         if len(set(lengths.values())) > 1:
             raise PlanError(f"The columns of a table of clips differ in length: {lengths}. Index the shards again.")
+        if self.weight is not None:
+            self._check_weights(self.weight)
+
+    def _check_weights(self, weight: np.ndarray) -> None:
+        if not np.isfinite(weight).all() or (len(weight) and weight.min() < 0):
+            at = int(np.argmax(~np.isfinite(weight) | (weight < 0)))
+            raise PlanError(
+                f"The clip in row {self.row[at]} of the index has the weight {weight[at]}; it must be 0 or more."
+            )
+        source = np.zeros(len(self), np.int32) if self.source is None else self.source
+        for number, total in enumerate(np.bincount(source, weights=weight)):
+            if total <= 0 and (source == number).any():
+                which = "" if self.source is None else f" of set number {number} of the mixture"
+                raise PlanError(f"No clip{which} has a weight above 0: there is nothing to draw.")
+
+    def types(self) -> dict[str, type]:
+        """Name and type of each column that is there."""
+        return TYPES | {name: dtype for name, dtype in OPTIONAL.items() if getattr(self, name) is not None}
 
     def __len__(self) -> int:
         return len(self.row)
@@ -48,15 +72,23 @@ class Clips:
                 raise PlanError(
                     f"Clips {which.min()} to {which.max()} are asked for, but the table has rows 0 to {len(self) - 1}."
                 )
-        return Clips(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+        return Clips(**{name: getattr(self, name)[which] for name in self.types()})
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of all that a plan reads of the clips: rows, ids, shards and lengths, in order.
+        """16 hexadecimal digits of all that a plan reads of the clips, weights excepted: rows, ids, shards, lengths and
+        sets, in order.
 
         The bytes a member takes are left out: writing the same samples anew does not change a plan.
         """
+        return self._hash("row", "clip_id", "shard", "samples", *(["source"] if self.source is not None else []))
+
+    def weights_fingerprint(self) -> str:
+        """16 hexadecimal digits of the weights."""
+        return self._hash("weight")
+
+    def _hash(self, *names: str) -> str:
         hashed = hashlib.sha256(str(len(self)).encode())
-        for name in ("row", "clip_id", "shard", "samples"):
+        for name in names:
             column = getattr(self, name)
             hashed.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).data)
         return hashed.hexdigest()[:16]

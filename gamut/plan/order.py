@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from gamut.plan.clips import Clips
+from gamut.plan.draws import Draws
 from gamut.plan.policy import Policy
 from gamut.randomness import Purpose, key
 
@@ -14,20 +17,91 @@ def clip_keys(clips: Clips, seed: int, epoch: int) -> np.ndarray:
     return key(seed, epoch, clips.clip_id, 0, 0, Purpose.ORDER_CLIPS)
 
 
+class Keys(NamedTuple):
+    """What n draws are sorted by, uint64 [n] each; all draws of a clip that comes once have equal keys."""
+
+    lane: np.ndarray  # into which lane, where all are permuted together
+    time: np.ndarray  # when within a lane
+
+
+def draw_keys(clips: Clips, drawn: Draws, seed: int, epoch: int) -> Keys:
+    """Keys of the draws (`clips` has a row a draw): uniform, and the times of a clip's copies are equally far apart.
+
+    Copy j of m comes at (j + u) / m of its lane, u being the clip's own place in a permutation.
+    """
+    keys = clip_keys(clips, seed, epoch)
+    if not drawn.repeated:
+        return Keys(keys, keys)
+    copies, draw = drawn.copies.astype(np.uint64), drawn.draw.astype(np.uint64)
+    lane = key(seed, epoch, clips.clip_id, drawn.draw, 1, Purpose.ORDER_CLIPS)
+    return Keys(lane, draw * (np.uint64(2**64 - 1) // copies) + keys // copies)
+
+
 def sequence(clips: Clips, keys: np.ndarray, seed: int, epoch: int, policy: Policy) -> np.ndarray:
     """int64 [n]: places of the clips in the epoch's sequence, before lanes are cut.
 
-    Shuffled: whole shards in a new order, each front to back, so that a lane streams its shards once; a set of no
-    more clips than the window is permuted altogether. Not shuffled: index order.
+    Shuffled: whole shards in a new order, each front to back, so that a lane streams its shards once; the sets of a
+    mixture advance side by side, each at its own pace. A set of no more clips than the window is permuted altogether.
+    Not shuffled: index order. Where a row is a draw, a clip's copies lie side by side (`in_rounds` parts them).
     """
     if not policy.shuffle:
         return np.arange(len(clips), dtype=np.int64)
     if len(clips) <= policy.window:
         return np.argsort(keys, kind="stable")
-    shards, which = np.unique(clips.shard, return_inverse=True)
-    rank = np.empty(len(shards), np.int32)
-    rank[np.argsort(key(seed, epoch, shards, Purpose.ORDER_SHARDS), kind="stable")] = np.arange(len(shards))
-    return np.argsort(rank[which], kind="stable")
+    shards = np.flatnonzero(np.bincount(clips.shard))
+    shuffled = key(seed, epoch, shards, Purpose.ORDER_SHARDS)
+    of_set = np.zeros(len(shards), np.int32)
+    if clips.source is not None:
+        of_shard = np.zeros(int(shards[-1]) + 1, np.int32)
+        of_shard[clips.shard] = clips.source
+        of_set = of_shard[shards]
+    rank = np.empty(int(shards[-1]) + 1, np.uint16 if len(shards) < 2**16 else np.int32)  # 16 bits sort by counting
+    rank[shards[np.lexsort((shuffled, of_set))]] = np.arange(len(shards))
+    order = np.argsort(rank[clips.shard], kind="stable")
+    return order if clips.source is None else order[np.argsort(_progress(clips.source[order]), kind="stable")]
+
+
+def _progress(group: np.ndarray) -> np.ndarray:
+    """float64 [n]: of a sequence of groups, one after the other, how far through its group each place is, 0 to 1."""
+    counts = np.bincount(group)
+    return (np.arange(len(group)) - (np.cumsum(counts) - counts)[group] + 0.5) / counts[group]
+
+
+def in_rounds(
+    order: np.ndarray,
+    bounds: np.ndarray,
+    blocks: list[np.ndarray],
+    time: np.ndarray,
+    copies: np.ndarray,
+    clips: Clips,
+    policy: Policy,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the sequence, what the draws of a block are then sorted by), [n] each.
+
+    Where clips come more than once, a lane goes through the shards of a set in rounds (2, or 4 where a clip of the set
+    comes more than twice), and the copies of a clip come in different rounds, or as far apart as they can. Draws that
+    are permuted altogether are left to their times.
+    """
+    if len(order) <= policy.window or int(copies.max()) == 1:
+        return order, time
+    source = np.zeros(len(order), np.int32) if clips.source is None else clips.source
+    sets = int(source.max()) + 1
+    most = [int(copies[source == number].max(initial=1)) for number in range(sets)]
+    bits = np.array([0 if m == 1 else 1 if m == 2 else 2 for m in most], np.uint64)[source]
+    turn = (time >> np.uint64(1)) >> (np.uint64(63) - bits)  # in two shifts: one by 64 has no meaning
+    length = np.diff(bounds)
+    lane = np.repeat(np.arange(len(length)), length)
+    order = order[np.lexsort((turn[order], source[order], lane))]
+    if sets > 1:
+        order = order[np.lexsort((_progress(lane * sets + source[order]), lane))]
+    # A clip of a set that goes round once may come anywhere in its block; its time must be one of the block's.
+    edges = np.concatenate([[0], *(part[1:] for part in blocks)])
+    block = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    of_lane = time[order].astype(np.float64) * 2.0**-64
+    anywhere = (edges[block] - bounds[lane] + of_lane * np.diff(edges)[block]) / length[lane]
+    when = np.empty(len(order))
+    when[order] = np.where(bits[order] == 0, anywhere, of_lane)
+    return order, when
 
 
 def lane_bounds(tokens: np.ndarray, policy: Policy, lanes: int) -> np.ndarray:

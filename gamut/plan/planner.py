@@ -10,28 +10,33 @@ from gamut.errors import PlanError
 from gamut.plan.balance import ALPHA, PARTNER
 from gamut.plan.clips import Clips
 from gamut.plan.crops import crops, kept_patches, samples_needed, sizes, view_tokens
+from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import fill_lanes, lay_out
-from gamut.plan.order import block_bounds, clip_keys, lane_bounds, sequence, shuffle_blocks
+from gamut.plan.order import block_bounds, draw_keys, in_rounds, lane_bounds, sequence, shuffle_blocks
 from gamut.plan.partners import choose_partners
 from gamut.plan.policy import Policy
 
 
 def plan_fingerprint(clips: Clips, seed: int, policy: Policy) -> dict[str, str]:
-    """What decides a run's plans, by name: `index`, `seed`, `planner` and each field of the policy.
+    """What decides a run's plans, by name: `index`, `weights` where clips have any, `seed`, `planner` and each field of
+    the policy.
 
     Two runs with equal fingerprints have equal plans; `differing` names the fields in which two differ.
     """
-    return {"index": clips.fingerprint(), "seed": str(seed), **policy.fields()}
+    weights = {} if clips.weight is None else {"weights": clips.weights_fingerprint()}
+    return {"index": clips.fingerprint(), **weights, "seed": str(seed), **policy.fields()}
 
 
 def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy) -> Epoch:
-    """Plan an epoch: every clip once, in steps of packs, with its crops.
+    """Plan an epoch: its draws (`draw_clips`; without weights, mixture or `draws` every clip once), in steps of packs,
+    with their crops.
 
-    Raises PlanError where there are no clips, where one is empty, too long or over a pack's budget of tokens.
+    Raises PlanError where there are no clips, where one is empty, too long or over a pack's budget of tokens, or where
+    a set of the mixture cannot be drawn from.
     """
     fingerprint = plan_fingerprint(clips, seed, policy) | {"epoch": str(epoch)}
-    return _plan(clips, seed, epoch, policy, policy.lanes, fingerprint)
+    return _plan(clips, draw_clips(clips, seed, epoch, policy), seed, epoch, policy, policy.lanes, fingerprint)
 
 
 def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
@@ -49,31 +54,38 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
                 "Evaluate at each in turn."
             )
     policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False, roll=0.0, drop_tokens=0.0, mixup=0.0)
+    policy, clips = replace(policy, draws=None, proportions=()), replace(clips, weight=None, source=None)
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
-    return _plan(clips, 0, 0, policy, 1, fingerprint)
+    return _plan(clips, draw_clips(clips, 0, 0, policy), 0, 0, policy, 1, fingerprint)
 
 
-def _plan(clips: Clips, seed: int, epoch: int, policy: Policy, lanes: int, fingerprint: dict[str, str]) -> Epoch:
-    size = sizes(clips, seed, epoch, policy)
-    keys = clip_keys(clips, seed, epoch)
-    in_sequence = sequence(clips, keys, seed, epoch, policy)
+def _plan(
+    whole: Clips, drawn: Draws, seed: int, epoch: int, policy: Policy, lanes: int, fingerprint: dict[str, str]
+) -> Epoch:
+    once = len(drawn.place) == len(whole) and not drawn.repeated
+    clips = whole if once else whole.select(drawn.place)  # a row is a draw
+    size = sizes(clips, seed, epoch, policy, drawn.draw)
+    keys = draw_keys(clips, drawn, seed, epoch)
+    in_sequence = sequence(clips, keys.lane, seed, epoch, policy)
     bounds = lane_bounds(size.tokens[in_sequence], policy, lanes)
     windows = block_bounds(bounds, policy.window)
     if policy.shuffle:
-        in_sequence = shuffle_blocks(in_sequence, keys, windows)
+        in_sequence = in_rounds(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
+        in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
     layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy), policy.packs)
     order = in_sequence[layout.order]
 
     clip_id = clips.clip_id[order]
-    draw = np.zeros(len(order), np.int32)
+    draw = drawn.draw[order]
     shift, pool, frames, tokens = (of[order] for of in (size.shift, size.pool, size.frames, size.tokens))
     needed = samples_needed(frames, shift[:, None], pool[:, None])
     start, length = crops(clip_id, draw, clips.samples[order], needed, seed, epoch, policy)
     partners = None
     if policy.mixup:
         edges = np.concatenate([[0], *(lane[1:] for lane in windows)])
+        place, sequenced = drawn.place[order], drawn.place[in_sequence]
         partners = choose_partners(
-            clips, order, draw, needed, length, seed, epoch, policy, in_sequence, layout.order, edges
+            whole, place, draw, needed, length, seed, epoch, policy, sequenced, layout.order, edges
         )
     pack_tokens = _sum_packs(tokens, layout.pack_offset)
     squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), layout.pack_offset)

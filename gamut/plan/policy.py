@@ -38,6 +38,8 @@ class Policy:
     patches that the model does not get. With probability `mixup` a draw gets a partner, with which it is mixed at a
     weight from Beta(mixup_beta, mixup_beta).
 
+    An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py).
+
     Raises PlanError for a value that cannot be, naming the field and what it may be.
     """
 
@@ -67,11 +69,14 @@ class Policy:
     window: int = 16384
     shuffle: bool = True
     locality: str = "none"  # none | node
+    draws: int | None = None  # an epoch; None: as many as there are clips
+    proportions: tuple[float, ...] = ()  # of the draws, one for each set of a mixture
 
     def __post_init__(self) -> None:
         for field in ("shifts", "pools"):
             object.__setattr__(self, field, tuple(int(value) for value in getattr(self, field)))
-        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window", "mixup_beta"):
+        object.__setattr__(self, "proportions", tuple(float(part) for part in self.proportions))
+        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window", "mixup_beta", "draws"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise PlanError(f"`{field}` of a plan is {value}; it must be at least 1.")
@@ -100,6 +105,8 @@ class Policy:
                 f"A pack is filled by number of clips or by tokens: give one of `clips` and `tokens` "
                 f"(they are {self.clips} and {self.tokens})."
             )
+        if not all(0 < part < float("inf") for part in self.proportions):
+            raise PlanError(f"`proportions` of a plan is {self.proportions}; each must be above 0.")
         if not self.shifts or min(self.shifts) < 1:
             raise PlanError(f"`shifts` of a plan is {self.shifts}; it needs at least one hop of 1 sample or more.")
         if not self.pools or min(self.pools) < 1:

@@ -55,6 +55,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "step.max_clips": (1, _ANY),
     "plan.lookahead": (1, _ANY),
     "plan.window": (1, _ANY),
+    "plan.draws": (1, _ANY),
     "loader.workers": (0, _ANY),
     "loader.packs_per_forward": (1, _ANY),
     "loader.prefetch": (1, _ANY),
@@ -210,6 +211,19 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         ("optim.betas",),
         f"optim.betas must lie in [0, 1), not {list(recipe.optim.betas)}",
     )
+    for name, part in recipe.mixture.items():
+        refuse(not 0 < part < _ANY, ("mixture",), f"mixture.{name} must be above 0, not {part}")
+    for name, value in recipe.subset.items():
+        refuse(
+            not _subset_fits(name, value),
+            ("subset",),
+            f"subset.{name} must be {_SUBSET.get(name, _VALUES)}, not {value!r}",
+        )
+    refuse(
+        {"per_class", "share"} <= recipe.subset.keys(),
+        ("subset",),
+        "subset.per_class and subset.share both choose how many clips: leave one out",
+    )
     zero = recipe.deepspeed.get("zero_optimization", {})
     refuse(
         recipe.precision == "bf16" and isinstance(zero, dict) and zero.get("stage", 0) == 0,
@@ -233,6 +247,28 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     else:
         found += _finetuning(recipe)
     return found
+
+
+_VALUES = "a list of whole numbers or names"
+_SUBSET = {
+    "keys": "the name of a file with a key a line",
+    "per_class": "a whole number above 0",
+    "share": "a number above 0, at most 1",
+    "seed": "a whole number of 0 or more",
+}
+
+
+def _subset_fits(name: str, value: Any) -> bool:
+    """Whether an entry of `subset` is of its kind."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name == "keys":
+        return isinstance(value, str) and bool(value)
+    if name == "share":
+        return number and 0 < value <= 1
+    if name in ("per_class", "seed"):
+        return number and isinstance(value, int) and value >= (name == "per_class")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in values)
 
 
 def _pretraining(recipe: Recipe) -> list[Problem]:

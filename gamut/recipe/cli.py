@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gamut.errors import RecipeError, ShardError
@@ -99,6 +100,16 @@ def require_data(recipe: Recipe) -> Path:
         f"There are no shards at {recipe.data}. Make them with `python -m gamut.shards convert {converter} SRC "
         f"{recipe.data}`, or say where they are with data=FOLDER or the environment variable GAMUT_DATA."
     )
+
+
+def set_folders(data: str, mixture: Mapping[str, float]) -> list[str]:
+    """The folders of a mixture's sets, each inside `data` unless it is a path of its own; without a mixture `data`."""
+    return [name if is_remote(name) else os.path.join(data, name) for name in mixture] or [data]
+
+
+def require_sets(recipe: Recipe) -> list[Path]:
+    """The folders of the recipe's shard sets: one, or those of its mixture. Raises ShardError as `require_data`."""
+    return [require_data(replace(recipe, data=folder)) for folder in set_folders(recipe.data, recipe.mixture)]
 
 
 def _say(text: str, local_rank: int | None, error: bool = False) -> None:

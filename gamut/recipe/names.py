@@ -76,5 +76,5 @@ def describe(hint: Any) -> str:
         kinds = {int: "whole numbers", float: "numbers"}
         text = f"a list of {kinds.get(inner, 'lists of whole numbers')}"
     else:
-        text = "a mapping of names to lists of whole numbers or names" if args[1] is not Any else "a mapping"
+        text = "a mapping of names to numbers" if args[1] is float else "a mapping"
     return text if base is hint else f"{text} or null"

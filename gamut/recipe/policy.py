@@ -31,6 +31,8 @@ def training_policy(recipe: Recipe) -> Policy:
         window=plan.window,
         shuffle=plan.shuffle,
         locality=plan.locality,
+        draws=plan.draws,
+        proportions=tuple(recipe.mixture.values()) if len(recipe.mixture) > 1 else (),
     )
 
 

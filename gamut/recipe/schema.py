@@ -74,6 +74,8 @@ class PlanOptions:
     window: int = 16384  # clips shuffled together within a lane
     shuffle: bool = True
     locality: str = "none"  # none | node
+    draws: int | None = None  # clips drawn an epoch; None: as many as there are
+    weights: str = ""  # empty: none | balanced (over labels, with replacement) | a file of keys and weights
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,10 @@ class Recipe:
     data: str = ""  # a shard set: a folder, or http(s)://, s3:// or pipe:
     dataset: str = ""  # which converter makes it, for the message when it is missing
     init: str = ""  # a run folder, a checkpoint folder or a safetensors file to start the weights from
-    # index column -> allowed values, or their names: fold: [1, 2, 3], split: [train]
-    subset: dict[str, list[int | str]] = field(default_factory=dict)
+    mixture: dict[str, float] = field(default_factory=dict)  # folder of a set, inside `data` -> proportion of the draws
+    # Which clips: {fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}; any other name is a
+    # column of the index, with the values (or names of values) to keep.
+    subset: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     epochs: int = 40
     precision: str = "fp32"  # fp32 | bf16

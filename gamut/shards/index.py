@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,16 @@ class Index:
     def key(self, row: int) -> str:
         """The clip's key in its tar; unique within a shard only, and never a path."""
         return bytes(self._key[self._key_offset[row] : self._key_offset[row + 1]]).decode()
+
+    def keys(self) -> list[str]:
+        """All keys in order: a Python object a clip, for looking up what a person wrote."""
+        raw, offset = bytes(self._key), self._key_offset.tolist()
+        return [raw[first:last].decode() for first, last in itertools.pairwise(offset)]
+
+    @property
+    def parts(self) -> tuple[Index, ...]:
+        """The sets that this index is of: itself, or those of a mixture (`Joined`)."""
+        return (self,)
 
     def shard_path(self, shard: int) -> Path:
         """The tar of a shard number, where it is on this machine's disks (see `tars`)."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from gamut.plan import Ahead, Clips
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
+from gamut.shards.subset import rows
+from gamut.shards.weights import clip_weights
 from gamut.track.progress import NullProgress, Progress
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
@@ -69,12 +72,15 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
             yield Session(folder, plans, tracker, progress, preemption)
 
 
-def select(index: Index, subset: Mapping[str, Sequence[int | str]]) -> Clips:
-    """The clips that the subset asks for. Raises ShardError where there are none."""
-    clips = index.table().select(index.where(subset))
-    if not len(clips.row):
-        raise ShardError(f"No clip of {index.folder} is in the subset {subset}.")
-    return clips
+def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
+    """The clips that the subset asks for, with weights where the recipe draws by weight (`plan.weights`).
+
+    Raises ShardError where there are none, and as `gamut.shards.subset.rows` and `clip_weights` do.
+    """
+    clips = index.table()
+    if subset or not len(clips):
+        clips = clips.select(rows(index, subset))
+    return replace(clips, weight=clip_weights(index, clips.row, weights)) if weights else clips
 
 
 def statistics(recipe: Recipe, index: Index) -> tuple[float, float]:
@@ -86,9 +92,10 @@ def statistics(recipe: Recipe, index: Index) -> tuple[float, float]:
         return front.mean, front.std
     found = index.statistics()
     if found is None:
+        lacking = next(part.folder for part in index.parts if part.statistics() is None)
         raise ShardError(
-            f"The recipe names no front.mean and front.std, and {index.folder} has no statistics yet: run "
-            f"`python -m gamut.shards stats {index.folder}` once, or set both keys."
+            f"The recipe names no front.mean and front.std, and {lacking} has no statistics yet: run "
+            f"`python -m gamut.shards stats {lacking}` once, or set both keys."
         )
     return found
 

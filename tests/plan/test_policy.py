@@ -35,6 +35,8 @@ OTHER = {
     "window": 100,
     "shuffle": False,
     "locality": "node",
+    "draws": 7,
+    "proportions": (1.0, 3.0),
 }
 
 

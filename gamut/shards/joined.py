@@ -1,0 +1,122 @@
+"""Several shard sets seen as one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from gamut.errors import ShardError
+from gamut.plan import Clips
+from gamut.remote import Remote
+from gamut.shards.build import COLUMN, FORMAT
+from gamut.shards.index import DTYPES, Index
+
+
+class Joined(Index):
+    """The sets of a mixture, one after the other: rows, shards and columns are concatenated (in memory, about 60 bytes
+    a clip), class tables are joined by name, in order of first appearance.
+
+    `parts[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a part: `label` holds the joined ids.
+    Columns are those that every set has.
+
+    >>> index = open_sets(["shards/audioset-2m", "shards/vggsound"])      # doctest: +SKIP
+    """
+
+    first: np.ndarray  # int64 [sets + 1], where each set's rows begin
+
+    def __init__(self, parts: Sequence[Index]) -> None:
+        named: dict[str, Path] = {}
+        for part in parts:
+            if part.name in named:
+                raise ShardError(
+                    f"{named[part.name]} and {part.folder} are both the set {part.name!r}, so their clips could not be "
+                    "told apart. Name a set once, or convert one of them again with another --name."
+                )
+            named[part.name] = part.folder
+        labels = list(dict.fromkeys(name for part in parts for name in part.labels))
+        columns = [column for column in parts[0].columns if all(column in part.columns for part in parts)]
+        shared = [name for name in DTYPES if name not in ("shard", "label", "label_offset", "key", "key_offset")]
+        shards = np.cumsum([0, *(len(part.shards) for part in parts)])
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in shared}
+        arrays["shard"] = np.concatenate([part.shard + shift for part, shift in zip(parts, shards)]).astype(np.int32)
+        arrays["label"] = np.concatenate([_renamed(part, labels) for part in parts])
+        arrays["label_offset"] = _offsets([part.label_offset for part in parts])
+        arrays["key"] = np.concatenate([part._key for part in parts])
+        arrays["key_offset"] = _offsets([part._key_offset for part in parts])
+        arrays |= {COLUMN + name: np.concatenate([part.columns[name] for part in parts]) for name in columns}
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "name": "+".join(named),
+            "labels": labels,
+            "columns": columns,
+            "shards": [shard for part in parts for shard in part.shards],
+            "fingerprint": xxhash.xxh3_128_hexdigest("".join(part.fingerprint for part in parts).encode()),
+            "arrays": {},
+        }
+        super().__init__(Path(" and ".join(str(part.folder) for part in parts)), content, arrays, parts[0].tars.remote)
+        self._parts = tuple(parts)
+        self.first = np.cumsum([0, *(len(part) for part in parts)])
+        self._first_shard = shards
+
+    @property
+    def parts(self) -> tuple[Index, ...]:
+        return self._parts
+
+    def __reduce__(self) -> tuple:
+        return open_sets, ([part.folder for part in self.parts], self.parts[0].tars.remote)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(which set, its row there)."""
+        part = int(np.searchsorted(self.first, row, side="right")) - 1
+        return part, row - int(self.first[part])
+
+    def shard_path(self, shard: int) -> Path:
+        part = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
+        return self.parts[part].shard_path(shard - int(self._first_shard[part]))
+
+    def table(self) -> Clips:
+        table = super().table()
+        source = np.repeat(np.arange(len(self.parts), dtype=np.int32), np.diff(self.first))
+        return Clips(table.row, table.clip_id, table.shard, table.samples, table.size, source=source)
+
+    def where(self, subset: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        return np.concatenate([part.where(subset) + begin for part, begin in zip(self.parts, self.first)])
+
+    def statistics(self) -> tuple[float, float] | None:
+        """Mean and standard deviation over all sets, each counting by its length; None where one has none."""
+        found = [part.statistics() for part in self.parts]
+        if any(one is None for one in found):
+            return None
+        length = [float(np.sum(part.samples)) for part in self.parts]
+        mean = sum(n * one[0] for n, one in zip(length, found) if one) / sum(length)
+        square = sum(n * (one[0] ** 2 + one[1] ** 2) for n, one in zip(length, found) if one) / sum(length)
+        return mean, math.sqrt(square - mean**2)
+
+
+def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> Index:
+    """The index of one shard set, or of several as one; `remote` says how to read those that are remote.
+
+    Raises ShardError as `Index.open`, and where two sets bear one name.
+    """
+    parts = [Index.open(folder, remote=remote) for folder in folders]
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def _renamed(part: Index, labels: list[str]) -> np.ndarray:
+    """int32: the part's labels as ids of the joined table."""
+    ids = {name: number for number, name in enumerate(labels)}
+    table = np.array([ids[name] for name in part.labels], np.int32)
+    return table[part.label] if len(table) else np.zeros(0, np.int32)
+
+
+def _offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
+    """Offsets of ragged columns laid one behind the other."""
+    starts = itertools.accumulate([0, *(int(offset[-1]) for offset in offsets[:-1])])
+    shifted = [offset[:-1] + start for offset, start in zip(offsets, starts)]
+    return np.append(np.concatenate(shifted), sum(int(offset[-1]) for offset in offsets)).astype(np.int64)
