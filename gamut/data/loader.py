@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +21,7 @@ from gamut.data.parcel import Parcel
 from gamut.data.reader import Reader
 from gamut.data.readers import Readers, open_reader
 from gamut.errors import GamutError, RunError
-from gamut.plan import Epoch, deal
+from gamut.plan import Epoch, deal, rounds
 from gamut.shards import Index
 
 # A worker is forked with its parent's handlers; until it has its own, these must not reach it. The preemption signal
@@ -33,7 +34,8 @@ class Loader:
 
     Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
     and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
-    packs are dealt afresh from their costs, so every rank has A batches in every step, some perhaps empty. With `nodes`
+    packs are dealt afresh from their costs, so every rank has equally many batches in a step, some perhaps empty (those
+    that would be empty on every rank are left out: `rounds`). With `nodes`
     above 1 packs stay with the node of their lanes (`locality: node`).
 
     With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
@@ -75,6 +77,10 @@ class Loader:
         """A, the micro-batches of a step: ceil(packs / (world x per_forward))."""
         return self._source.accumulation
 
+    def rounds(self, step: int) -> int:
+        """The micro-batches of this step, the same on every rank: fewer than A where the last are empty for all."""
+        return self._source.rounds(step)
+
     def __len__(self) -> int:
         """Steps from `start_step` to the end of the epoch."""
         return self.epoch.steps - self.start_step
@@ -84,7 +90,7 @@ class Loader:
         try:
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
-                batches = [self._next(parcels).open() for _ in range(self.accumulation)]
+                batches = [self._next(parcels).open() for _ in range(self.rounds(step))]
                 self.waited += time.perf_counter() - since
                 yield step, batches
         finally:
@@ -101,7 +107,11 @@ class Loader:
                 "worker_init_fn": functools.partial(_settle, os.getpid()),
                 "prefetch_factor": max(1, self.prefetch) * share,
             }
-        items = range(self.start_step * self.accumulation, self.epoch.steps * self.accumulation)
+        items = (
+            step * self.accumulation + part
+            for step in range(self.start_step, self.epoch.steps)
+            for part in range(self.rounds(step))
+        )
         loader = DataLoader(
             self._source,
             batch_size=None,
@@ -151,14 +161,18 @@ class _MicroBatches(Dataset):
         self._reader: Reader | Readers | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
 
+    def rounds(self, step: int) -> int:
+        return rounds(self._cost(step), self.world, self.per_forward, self.nodes)
+
+    def _cost(self, step: int) -> np.ndarray:
+        return np.asarray(self.epoch.pack_cost[step * self.epoch.packs : (step + 1) * self.epoch.packs])
+
     def __getitem__(self, item: int) -> Parcel | GamutError:
         step, part = divmod(item, self.accumulation)
         if self._reader is None:
             self._reader = open_reader(self.index)
         if self._dealt[0] != step:
-            first = step * self.epoch.packs
-            cost = self.epoch.pack_cost[first : first + self.epoch.packs]
-            self._dealt = step, deal(cost, self.world, self.per_forward, self.nodes)[self.rank]
+            self._dealt = step, deal(self._cost(step), self.world, self.per_forward, self.nodes)[self.rank]
         packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
         try:
             return Parcel.of(assemble(self._reader, self.epoch, packs))

@@ -114,6 +114,12 @@ class Ahead:
         """Where an epoch is saved."""
         return self.folder / f"epoch-{number:05d}"
 
+    def begin(self) -> None:
+        """Start on the first epoch where none is saved yet: it is planned while the model is built. To be waited for
+        by `take`."""
+        if self.lead and self.epochs and not any(self.folder.glob("epoch-*")):
+            self._start(0)
+
     def take(self, number: int) -> Epoch:
         """Epoch `number`, at once if it was planned ahead. Then starts on the next one.
 

@@ -68,40 +68,24 @@ def _progress(group: np.ndarray) -> np.ndarray:
 
 
 def in_rounds(
-    order: np.ndarray,
-    bounds: np.ndarray,
-    blocks: list[np.ndarray],
-    time: np.ndarray,
-    copies: np.ndarray,
-    clips: Clips,
-    policy: Policy,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(the sequence, what the draws of a block are then sorted by), [n] each.
+    order: np.ndarray, bounds: np.ndarray, time: np.ndarray, copies: np.ndarray, clips: Clips, policy: Policy
+) -> np.ndarray:
+    """int64 [n]: the sequence, each lane in rounds.
 
     Where clips come more than once, a lane goes through the shards of a set in rounds (2, or 4 where a clip of the set
     comes more than twice), and the copies of a clip come in different rounds, or as far apart as they can. Draws that
     are permuted altogether are left to their times.
     """
     if len(order) <= policy.window or int(copies.max()) == 1:
-        return order, time
+        return order
     source = np.zeros(len(order), np.int32) if clips.source is None else clips.source
     sets = int(source.max()) + 1
     most = [int(copies[source == number].max(initial=1)) for number in range(sets)]
     bits = np.array([0 if m == 1 else 1 if m == 2 else 2 for m in most], np.uint64)[source]
     turn = (time >> np.uint64(1)) >> (np.uint64(63) - bits)  # in two shifts: one by 64 has no meaning
-    length = np.diff(bounds)
-    lane = np.repeat(np.arange(len(length)), length)
+    lane = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     order = order[np.lexsort((turn[order], source[order], lane))]
-    if sets > 1:
-        order = order[np.lexsort((_progress(lane * sets + source[order]), lane))]
-    # A clip of a set that goes round once may come anywhere in its block; its time must be one of the block's.
-    edges = np.concatenate([[0], *(part[1:] for part in blocks)])
-    block = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-    of_lane = time[order].astype(np.float64) * 2.0**-64
-    anywhere = (edges[block] - bounds[lane] + of_lane * np.diff(edges)[block]) / length[lane]
-    when = np.empty(len(order))
-    when[order] = np.where(bits[order] == 0, anywhere, of_lane)
-    return order, when
+    return order if sets == 1 else order[np.lexsort((_progress(lane * sets + source[order]), lane))]
 
 
 def lane_bounds(tokens: np.ndarray, policy: Policy, lanes: int) -> np.ndarray:
@@ -130,8 +114,17 @@ def block_bounds(lanes: np.ndarray, window: int) -> list[np.ndarray]:
     return bounds
 
 
-def shuffle_blocks(order: np.ndarray, keys: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
-    """int64 [n]: the sequence with the clips of each block permuted among themselves."""
+def shuffle_blocks(
+    order: np.ndarray, keys: np.ndarray, blocks: list[np.ndarray], source: np.ndarray | None = None
+) -> np.ndarray:
+    """int64 [n]: the sequence with the clips of each block permuted among themselves, by their keys.
+
+    With `source` (int32 [n], the set of each clip) the sets of a mixture are permuted each for itself and advance side
+    by side, so that their proportions hold all through a block.
+    """
     edges = np.concatenate([[0], *(lane[1:] for lane in blocks)])
     block = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-    return order[np.lexsort((keys[order], block))]
+    if source is None:
+        return order[np.lexsort((keys[order], block))]
+    order = order[np.lexsort((keys[order], source[order], block))]
+    return order[np.lexsort((_progress(block * (int(source.max()) + 1) + source[order]), block))]

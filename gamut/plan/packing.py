@@ -5,7 +5,6 @@ Both packers see clips only as token counts in order of arrival and hold no stat
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
@@ -59,27 +58,32 @@ def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, 
     order: list[int] = []
     sizes: list[int] = []
     pool: list[int] = []  # waiting clips, oldest first
+    waiting: list[int] = []  # their sizes: looked up once, since every pack goes through them
     came = 0
     while True:
         fits, total = 0, 0
-        while fits < max_clips:
-            if fits == len(pool):
-                if came == n:
-                    break
-                pool.append(came)
-                came += 1
-            total += size[pool[fits]]
-            if total > room:
+        for each in waiting:
+            total += each
+            if total > room or fits == max_clips:
                 break
             fits += 1
+        else:
+            while fits < max_clips and came < n:
+                pool.append(came)
+                waiting.append(size[came])
+                total += size[came]
+                came += 1
+                if total > room:
+                    break
+                fits += 1
         more = min(fits + lookahead - len(pool), n - came)
         if more > 0:
             pool.extend(range(came, came + more))
+            waiting.extend(size[came : came + more])
             came += more
         if not pool or (not drain and len(pool) < fits + lookahead):
             break
 
-        waiting = [size[clip] for clip in pool]
         capacity = room - waiting[0]
         chosen = _fill(waiting, capacity)
         if len(chosen) >= max_clips:
@@ -88,8 +92,8 @@ def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, 
         order += [pool[i] for i in reversed(chosen)]
         sizes.append(len(chosen) + 1)
         for i in chosen:  # newest first, so that the places of the others hold
-            del pool[i]
-        del pool[0]
+            del pool[i], waiting[i]
+        del pool[0], waiting[0]
     return Packed(np.array(order, np.int64), np.array(sizes, np.int64), np.array(pool, np.int64))
 
 
@@ -135,13 +139,11 @@ def _fill_counted(waiting: list[int], capacity: int, limit: int) -> list[int]:
 def _trace(states: list[int], waiting: list[int], target: int, stride: int) -> list[int]:
     """Walk back from a reachable sum: the clip that first made it reachable is the newest of the oldest subset."""
     chosen: list[int] = []
-    end = len(states)
-
-    def reached(state: int) -> int:
-        return (state >> target) & 1
-
+    end = len(states) - 1
     while target:
-        end = bisect_left(states, 1, 0, end, key=reached)
+        while (states[end - 1] >> target) & 1:  # clip `end` was not needed for it; states[0] reaches 0 alone
+            end -= 1
         chosen.append(end)
         target -= stride + waiting[end]
+        end -= 1
     return chosen

@@ -69,6 +69,7 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
         lead = world.local_rank == 0
         policy = training_policy(recipe)
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
+            plans.begin()
             yield Session(folder, plans, tracker, progress, preemption)
 
 
@@ -80,7 +81,10 @@ def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
     clips = index.table()
     if subset or not len(clips):
         clips = clips.select(rows(index, subset))
-    return replace(clips, weight=clip_weights(index, clips.row, weights)) if weights else clips
+    if weights:
+        clips = replace(clips, weight=clip_weights(index, clips.row, weights))
+        clips = clips.select(clips.weight > 0)  # a clip that is never drawn is nobody's mixup partner either
+    return clips
 
 
 def statistics(recipe: Recipe, index: Index) -> tuple[float, float]:

@@ -1,0 +1,161 @@
+"""Planning at the size of AudioSet: seconds, memory, padding, balance; the paper's in-order packing beside it.
+
+    python bench/planning.py                       2,000,000 clips, three mixes of lengths: minutes on a busy machine
+    python bench/planning.py --clips 200000 --class-token
+
+Each mix imitates the lengths of a data set (bench/packing.py); the index is written to disk as `convert` would, no
+audio is read. Every mix runs in a process of its own, whose peak memory is shown. Seconds are of the processor, not of
+the clock, so that other work on the machine does not count; planning uses one core.
+
+`open`: index opened, table of clips. `plan`: an epoch in memory. `first`: open, plan, save and map it again: what
+stands between the start of a run and its first batch. `resume`: a second process opens the index, checks that the saved
+plan is of these clips, and maps it. `in order`: padding of batches of 12 packed in order (ElasticAST, section 3.1).
+`padding`: of packs that have clips; `waste`: of all packs of a step that are run, empty ones included.
+`ranks`, `nodes`: how far the costliest of 64 ranks is over the mean, packs dealt over all ranks, or within 8 nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.packing import MAX_CLIPS, MIXES, mix, published
+from gamut.plan import Epoch, Policy, deal, plan_epoch, plan_fingerprint
+from gamut.plan.crops import sizes
+from gamut.shards import Index
+from gamut.shards.build import build
+from gamut.shards.part import Part
+
+CUT_AT = 2992  # frames: 30 s
+A_SHARD = 1000
+NODES = 8
+
+
+def write_index(folder: Path, clips: int) -> float:
+    """An index of so many clips, without its tars; returns the seconds that `build` took."""
+    parts = []
+    for number, first in enumerate(range(0, clips, A_SHARD)):
+        rows = range(first, min(first + A_SHARD, clips))
+        ones = [1] * len(rows)
+        keys, labels = [f"clip-{row:07d}" for row in rows], [[row % 527] for row in rows]
+        parts.append(Part(f"shard-{number:06d}.tar", 0, 0, "set", {}, keys, ones, ones, ones, ones, labels))
+    folder.mkdir(parents=True, exist_ok=True)
+    since = time.process_time()
+    build(folder, "set", [str(number) for number in range(527)], parts)
+    return time.process_time() - since
+
+
+def imbalance(epoch: Epoch, world: int, nodes: int) -> float:
+    """How far the costliest rank is over the mean, in the mean over the full steps (64 of them, evenly chosen)."""
+    over = []
+    for step in np.unique(np.linspace(0, max(0, epoch.steps - 2), 64).astype(int)).tolist():
+        cost = epoch.pack_cost[step * epoch.packs : (step + 1) * epoch.packs]
+        dealt = deal(cost, world, 1, nodes).reshape(world, -1)
+        load = np.where(dealt >= 0, cost[dealt], 0).sum(1)
+        over.append(load.max() / load.mean() - 1)
+    return float(np.mean(over))
+
+
+def policy_of(name: str, options: argparse.Namespace) -> Policy:
+    fits = (options.tokens - options.class_token) // 8 * 16
+    return Policy(
+        packs=options.packs, tokens=options.tokens, max_clips=MAX_CLIPS, max_frames=min(CUT_AT, fits),
+        class_token=options.class_token, shifts=MIXES[name][1],
+    )  # fmt: skip
+
+
+def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Open, plan, save, map; then what the plan is worth."""
+    since = time.process_time()
+    clips = Index.open(folder, tars=False).table()
+    opened = time.process_time() - since
+    policy = policy_of(name, options)
+    epoch = plan_epoch(clips, options.seed, 0, policy)
+    planned = time.process_time() - since - opened
+    epoch.save(folder / "plan")
+    epoch = Epoch.load(folder / "plan", plan_fingerprint(clips, options.seed, policy) | {"epoch": "0"})
+    first = time.process_time() - since
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    summary = epoch.summary(options.world)
+    found = {"open": opened, "plan": planned, "first": first, "peak": peak, "steps": summary["steps"]}
+    found |= {"padding": summary["padding"], "waste": summary["waste"]}
+    found["ranks"] = imbalance(epoch, options.world, 1)
+    local = plan_epoch(clips, options.seed, 0, replace(policy, locality="node"))
+    found["nodes"] = imbalance(local, options.world, NODES)
+    tokens = sizes(clips, options.seed, 0, policy).tokens[: 12 * 20_000]
+    found["in_order"] = 1 - int(tokens.sum()) / (published(tokens, options.tokens) * options.tokens)
+    return found
+
+
+def resume(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    since = time.process_time()
+    clips = Index.open(folder, tars=False).table()
+    expect = plan_fingerprint(clips, options.seed, policy_of(name, options)) | {"epoch": "0"}
+    epoch = Epoch.load(folder / "plan", expect)
+    assert epoch.row[epoch.pack_offset[epoch.steps // 2 * epoch.packs]] >= 0  # the middle is there at once
+    return {"resume": time.process_time() - since}
+
+
+def elsewhere(what: str, name: str, folder: Path) -> dict[str, float]:
+    """`measure` or `resume` in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--do", what, name, str(folder)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=2_000_000, help="clips a mix (default 2,000,000)")
+    parser.add_argument("--tokens", type=int, default=2048, help="token budget of a pack (default 2,048)")
+    parser.add_argument("--class-token", action="store_true", help="one CLS a clip: lengths of 8k + 1 fit worse")
+    parser.add_argument("--packs", type=int, default=1024, help="packs a step (default 1,024: 16 for each of 64 ranks)")
+    parser.add_argument("--world", type=int, default=64, help="ranks (default 64)")
+    parser.add_argument("--mix", choices=list(MIXES), action="append", help="only this mix (may be repeated)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--do", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.do:
+        what, name, folder = options.do
+        print(json.dumps({"measure": measure, "resume": resume}[what](name, Path(folder), options)))
+        return
+
+    speed = Table(title=f"{options.clips:,} clips: seconds of one core, and peak memory")
+    worth = Table(title=f"Packs of {options.tokens:,} tokens, {options.packs} a step, {options.world} ranks")
+    for table, columns in (
+        (speed, ("mix", "open", "plan", "clips/s", "first", "resume", "peak GB")),
+        (worth, ("mix", "steps", "in order", "padding", "waste", "ranks", "nodes")),
+    ):
+        for column in columns:
+            table.add_column(column, justify="left" if column == "mix" else "right")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "set"
+        speed.caption = f"index built of its parts in {write_index(folder, options.clips):.1f} s"
+        for name in options.mix or MIXES:
+            np.save(folder / "index" / "samples.npy", mix(name, options.clips, options.seed).samples)
+            found = elsewhere("measure", name, folder) | elsewhere("resume", name, folder)
+            shutil.rmtree(folder / "plan")
+            seconds = [f"{found[key]:.2f}" for key in ("open", "plan", "first", "resume", "peak")]
+            seconds.insert(2, f"{options.clips / found['plan']:,.0f}")
+            speed.add_row(name, *seconds)
+            shares = [f"{found[key]:.3%}" for key in ("padding", "waste", "ranks", "nodes")]
+            worth.add_row(name, f"{found['steps']:,.0f}", f"{found['in_order']:.1%}", *shares)
+    console = Console()
+    console.print(speed)
+    console.print(worth)
+
+
+if __name__ == "__main__":
+    main()
