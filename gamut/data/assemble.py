@@ -81,7 +81,7 @@ def assemble(source: Index | Reader | Readers, epoch: Epoch, packs: Iterable[int
 class _Partners:
     """The mixup partners of a batch, clip after clip."""
 
-    def __init__(self, reader: Reader, epoch: Epoch, draws: np.ndarray) -> None:
+    def __init__(self, reader: Reader | Readers, epoch: Epoch, draws: np.ndarray) -> None:
         assert epoch.partner is not None
         assert epoch.partner_weight is not None
         assert epoch.partner_start is not None
@@ -124,7 +124,7 @@ class _Partners:
         }
 
 
-def _decode(reader: Reader, row: int, holes: list[Hole]) -> np.ndarray | None:
+def _decode(reader: Reader | Readers, row: int, holes: list[Hole]) -> np.ndarray | None:
     """int16 samples of a clip, or None and one more hole."""
     try:
         return reader.decode(row)

@@ -82,8 +82,8 @@ def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
     if subset or not len(clips):
         clips = clips.select(rows(index, subset))
     if weights:
-        clips = replace(clips, weight=clip_weights(index, clips.row, weights))
-        clips = clips.select(clips.weight > 0)  # a clip that is never drawn is nobody's mixup partner either
+        weight = clip_weights(index, clips.row, weights)
+        clips = replace(clips, weight=weight).select(weight > 0)  # a clip that is never drawn is nobody's mixup partner either
     return clips
 
 

@@ -52,6 +52,7 @@ def cases(draw: st.DrawFn) -> tuple[int, bool, int, Policy]:
             shuffle=draw(st.booleans()),
             locality=draw(st.sampled_from(["none", "node"])),
             shifts=draw(st.sampled_from([(160,), (160, 320)])),
+            mixup=draw(st.sampled_from([0.0, 0.5])),
             draws=draw(st.none() | st.integers(60, 500)),
             proportions=tuple(draw(st.floats(0.3, 3.0)) for _ in range(sets)) if sets > 1 else (),
         ),
@@ -75,6 +76,10 @@ def test_an_epoch_has_exactly_the_draws_of_its_multiset(make_clips, case, epoch:
     assert max(wanted.values()) == 1  # the copies of a clip have different numbers
     assert Counter(zip(planned.clip_id.tolist(), planned.draw.tolist())) == wanted
     assert np.array_equal(np.bincount(drawn.place, minlength=n)[drawn.place], drawn.copies)
+    if planned.partner is not None:
+        mixed = planned.partner >= 0
+        assert (planned.partner[mixed] != planned.row[mixed]).all()
+        assert np.isin(planned.partner[mixed], clips.row).all()
     assert planned.draws == (n if policy.draws is None else policy.draws)
     if sets > 1:
         per_set = np.bincount(clips.source[drawn.place], minlength=sets).tolist()
