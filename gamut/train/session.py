@@ -83,7 +83,9 @@ def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
         clips = clips.select(rows(index, subset))
     if weights:
         weight = clip_weights(index, clips.row, weights)
-        clips = replace(clips, weight=weight).select(weight > 0)  # a clip that is never drawn is nobody's mixup partner either
+        clips = replace(clips, weight=weight).select(
+            weight > 0
+        )  # a clip that is never drawn is nobody's mixup partner either
     return clips
 
 
