@@ -1,18 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gamut.errors import PlanError
-from gamut.plan import Clips
 
 
 def test_columns_have_their_types(make_clips) -> None:
     clips = make_clips(5)
     types = {"row": np.int64, "clip_id": np.uint64, "shard": np.int32, "samples": np.int64, "size": np.int64}
-    assert {field.name: getattr(clips, field.name).dtype for field in fields(Clips)} == types
+    assert {name: getattr(clips, name).dtype for name in clips.types()} == types
+    types |= {"weight": np.float64, "source": np.int32}
+    clips = replace(clips, weight=np.ones(5, np.float32), source=np.zeros(5, np.int64))
+    assert {name: getattr(clips, name).dtype for name in clips.types()} == types
 
 
 def test_a_subset_keeps_the_rows_of_the_whole_index(make_clips) -> None:
