@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from gamut.data.positional import read_at
 from gamut.errors import ShardError
 from gamut.shards.durable import sync_folder
 
@@ -86,7 +87,7 @@ class Cache:
             about = os.fstat(descriptor)
             if about.st_nlink and about.st_size == size:
                 os.utime(descriptor)  # read last: removed last
-                return _pread(descriptor, length, at)
+                return read_at(descriptor, length, at)
         if about.st_nlink:  # of another size: the disk has lost some of it
             self._remove(name)
         return None
@@ -117,7 +118,7 @@ class Cache:
                 os.fsync(descriptor)
                 os.rename(partial, final)
                 sync_folder(self.folder)
-                return _pread(descriptor, length, at)
+                return read_at(descriptor, length, at)
             finally:
                 if _is(descriptor, partial):
                     os.unlink(partial)
@@ -193,14 +194,3 @@ def _is(descriptor: int, path: Path) -> bool:
         return False
     mine = os.fstat(descriptor)
     return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
-
-
-def _pread(descriptor: int, size: int, at: int) -> bytes:
-    """`size` bytes, or fewer where the file ends."""
-    payload = os.pread(descriptor, size, at)
-    while 0 < len(payload) < size:  # a read may legally give less than was asked for
-        rest = os.pread(descriptor, size - len(payload), at + len(payload))
-        if not rest:
-            break
-        payload += rest
-    return payload

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
+from gamut.data.positional import read_at
 from gamut.data.remote import RemoteShards
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
@@ -122,14 +123,7 @@ class Reader:
         shard, offset, size = self._shard.item(row), self._offset.item(row), self._size.item(row)
         for attempt in range(self._tries):
             try:
-                descriptor = self._descriptor(shard)
-                payload = os.pread(descriptor, size, offset)
-                while 0 < len(payload) < size:  # a read may legally give less than was asked for
-                    rest = os.pread(descriptor, size - len(payload), offset + len(payload))
-                    if not rest:
-                        break
-                    payload += rest
-                return payload
+                return read_at(self._descriptor(shard), size, offset)
             except OSError as error:
                 failure = error
                 self._close(shard)
