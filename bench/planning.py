@@ -10,7 +10,7 @@ the clock, so that other work on the machine does not count; planning uses one c
 `open`: index opened, table of clips. `plan`: an epoch in memory. `first`: open, plan, save and map it again: what
 stands between the start of a run and its first batch. `resume`: a second process opens the index, checks that the saved
 plan is of these clips, and maps it. `in order`: padding of batches of 12 packed in order (ElasticAST, section 3.1).
-`padding`: of packs that have clips; `waste`: of all packs, empty ones included.
+`padding`: of packs that have clips; `waste`: of all packs of a step that are run, empty ones included.
 `ranks`, `nodes`: how far the costliest of 64 ranks is over the mean, packs dealt over all ranks, or within 8 nodes.
 """
 

@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 from gamut.shards import Index
 from launchers.corpus import CLASSES, synthesise
 
+from .servers import http_server
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["epochs=3", "step.packs=4", "step.clips=3", "loader.packs_per_forward=2", "loader.workers=1", "run.threads=1"]
 SMALL += [
@@ -134,14 +136,51 @@ def test_killed_at_a_random_moment_it_goes_on_bit_for_bit(
             time.sleep(0.02)
         assert process.wait(60) == -signal.SIGKILL
     command(*line)
-    expected, got = history(reference), history(tmp_path / "killed")
+    assert_same(reference, tmp_path / "killed")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Every number of every step and every weight, bit for bit."""
+    expected, got = history(one), history(other)
     assert sorted(got) == sorted(expected)
     for step in expected:
         for name in ("loss", "loss/reconstruction", "loss/local", "loss/global", "gradient_norm", "lr"):
             assert got[step][name] == expected[step][name], (step, name)
     for file in ("model.safetensors", "objective.safetensors"):
-        one, two = tensors(reference, file), tensors(tmp_path / "killed", file)
-        assert all(np.array_equal(one[name], two[name]) for name in one)
+        left, right = tensors(one, file), tensors(other, file)
+        assert all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def test_a_scheduler_that_warns_every_process_of_the_job_has_it_saved(
+    shards: Path, reference: Path, tmp_path: Path
+) -> None:
+    line = arguments(shards, tmp_path, "warned", "loader.workers=2")
+    process = subprocess.Popen(
+        [sys.executable, *line], cwd=ROOT, env=environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    metrics = tmp_path / "warned" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (metrics.exists() and len(history(tmp_path / "warned")) >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, printed
+    assert len(history(tmp_path / "warned")) < 15
+    command(*line)
+    assert_same(reference, tmp_path / "warned")
+
+
+def test_shards_behind_http_train_the_same_model(shards: Path, reference: Path, tmp_path: Path) -> None:
+    with http_server(shards) as server:
+        line = arguments(shards, tmp_path, "remote", f"remote.cache={tmp_path / 'cache'}", "remote.piece_mb=0.2")
+        command(*[f"data={server.url}" if word.startswith("data=") else word for word in line])
+        ranges = server.seen()
+    assert len(ranges) > 1
+    assert all(ranges)  # pieces, and no tar as a whole
+    assert server.sent < 2 * sum(path.stat().st_size for path in shards.rglob("*") if path.is_file())  # three epochs
+    assert_same(reference, tmp_path / "remote")
 
 
 def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -21,7 +22,7 @@ from gamut.data.parcel import Parcel
 from gamut.data.reader import Reader
 from gamut.data.readers import Readers, open_reader
 from gamut.errors import GamutError, RunError
-from gamut.plan import Epoch, deal
+from gamut.plan import Epoch, deal, rounds
 from gamut.shards import Index
 
 # A worker is forked with its parent's handlers; until it has its own, these must not reach it. The preemption signal
@@ -34,7 +35,8 @@ class Loader:
 
     Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
     and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
-    packs are dealt afresh from their costs, so every rank has A batches in every step, some perhaps empty. With `nodes`
+    packs are dealt afresh from their costs, so every rank has equally many batches in a step, some perhaps empty (those
+    that would be empty on every rank are left out: `rounds`). With `nodes`
     above 1 packs stay with the node of their lanes (`locality: node`).
 
     With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
@@ -76,21 +78,22 @@ class Loader:
         """A, the micro-batches of a step: ceil(packs / (world x per_forward))."""
         return self._source.accumulation
 
+    def rounds(self, step: int) -> int:
+        """The micro-batches of this step, the same on every rank: fewer than A where the last are empty for all."""
+        return self._source.rounds(step)
+
     def __len__(self) -> int:
         """Steps from `start_step` to the end of the epoch."""
         return self.epoch.steps - self.start_step
 
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
         parcels = self._parcels()
-        try:
+        with _workers_of(parcels) if self.workers else contextlib.nullcontext():
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
-                batches = [self._next(parcels).open() for _ in range(self.accumulation)]
+                batches = [self._next(parcels).open() for _ in range(self.rounds(step))]
                 self.waited += time.perf_counter() - since
                 yield step, batches
-        finally:
-            if self.workers:
-                parcels._shutdown_workers()  # now, not when the last traceback that holds them is collected
 
     def _parcels(self) -> Any:
         shared: dict[str, Any] = {}
@@ -102,7 +105,11 @@ class Loader:
                 "worker_init_fn": functools.partial(_settle, os.getpid()),
                 "prefetch_factor": max(1, self.prefetch) * share,
             }
-        items = range(self.start_step * self.accumulation, self.epoch.steps * self.accumulation)
+        items = (
+            step * self.accumulation + part
+            for step in range(self.start_step, self.epoch.steps)
+            for part in range(self.rounds(step))
+        )
         loader = DataLoader(
             self._source,
             batch_size=None,
@@ -152,6 +159,9 @@ class _MicroBatches(Dataset):
         self._reader: Reader | Readers | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
 
+    def rounds(self, step: int) -> int:
+        return rounds(self._cost(step), self.world, self.per_forward, self.nodes)
+
     def _cost(self, step: int) -> np.ndarray:
         return np.asarray(self.epoch.pack_cost[step * self.epoch.packs : (step + 1) * self.epoch.packs])
 
@@ -173,9 +183,29 @@ def _settle(parent: int, worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the rank decides what it means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A scheduler warns every process of a job, and the batches are needed up to the checkpoint that the rank then
+    # writes. A function and not SIG_IGN, which the commands that a worker runs would inherit.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     watch_ancestors(parent=parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+@contextlib.contextmanager
+def _workers_of(parcels: Any) -> Iterator[None]:
+    """End the workers with the block or with this process, whichever is first: they do not hear SIGTERM, with which
+    torch and multiprocessing would end them."""
+
+    def kill() -> None:
+        for worker in parcels._workers:
+            worker.kill()
+
+    atexit.register(kill)
+    try:
+        yield
+    finally:
+        parcels._shutdown_workers()  # now, not when the last traceback that holds them is collected
+        kill()
+        atexit.unregister(kill)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ The number of ranks, nodes and loader workers only decides who runs which pack (
 from __future__ import annotations
 
 from gamut.plan.ahead import Ahead, ensure_epoch
-from gamut.plan.balance import deal
+from gamut.plan.balance import deal, rounds
 from gamut.plan.clips import Clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.planner import plan_epoch, plan_evaluation, plan_fingerprint
@@ -27,4 +27,5 @@ __all__ = [
     "plan_epoch",
     "plan_evaluation",
     "plan_fingerprint",
+    "rounds",
 ]

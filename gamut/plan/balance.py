@@ -49,3 +49,13 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
         if held + 1 < places:
             heapq.heappush(ranks, (load + float(cost[pack]), held + 1, rank))
     return dealt.reshape(world, rounds, per_forward)
+
+
+def rounds(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> int:
+    """How many of a step's A micro-batches are run: those behind them are empty packs on every rank, as in the last
+    step of an epoch. At least 1. `cost` as for `deal`, 0 for an empty pack."""
+    if cost.all():
+        return -(-len(cost) // (world * per_forward))
+    dealt = deal(cost, world, per_forward, nodes)
+    run = ((dealt >= 0) & (np.asarray(cost)[dealt] > 0)).any((0, 2))
+    return int(np.flatnonzero(run).max(initial=0)) + 1

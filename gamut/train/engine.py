@@ -53,7 +53,6 @@ class Engine:
                 dist_init_required=False,
             )
         self.module._copy_recovery_script = lambda save_path: None  # it would put Python scripts into checkpoints
-        self._micro = 0
 
     def set_schedule(self, lr: float, weight_decay: float) -> None:
         """Learning rate and weight decay of the coming update, times each group's scale."""
@@ -62,11 +61,11 @@ class Engine:
             group["weight_decay"] = weight_decay * decay_scale
 
     @contextlib.contextmanager
-    def micro_step(self) -> Iterator[nn.Module]:
-        """The module for one micro-batch's forward and `backward`. DeepSpeed reduces in the last one of a step."""
-        self.module.set_gradient_accumulation_boundary(self._micro == self.accumulation - 1)
+    def micro_step(self, last: bool) -> Iterator[nn.Module]:
+        """The module for one micro-batch's forward and `backward`. DeepSpeed reduces in the last one of a step, which
+        may have fewer than `accumulation`."""
+        self.module.set_gradient_accumulation_boundary(last)
         yield self.module
-        self._micro += 1
 
     def backward(self, share: torch.Tensor) -> None:
         """Backward of this micro-batch's share of the global loss.
@@ -98,13 +97,11 @@ class Engine:
     def apply(self) -> None:
         """Clip, update, and forget the gradients. The gradients must have been found finite."""
         self.module.step()
-        self._micro = 0
         assert self.module.was_step_applied(), "DeepSpeed skipped an update whose gradients were finite"
 
     def drop(self) -> None:
         """Forget the gradients of this step: parameters and optimiser stay bit for bit as they are."""
         optimizer = self._optimizer
-        self._micro = 0
         if self.stage == 0:
             self.module.zero_grad()
         elif isinstance(optimizer, BF16_Optimizer):

@@ -60,8 +60,8 @@ class Stepper:
 
         finite: list[torch.Tensor] = []
         parts: list[dict[str, torch.Tensor]] = []
-        for inputs in prepared:
-            with engine.micro_step() as module:
+        for number, inputs in enumerate(prepared, 1):
+            with engine.micro_step(last=number == len(prepared)) as module:
                 share, metrics = objective.loss(module, inputs, totals, at)
                 engine.backward(share)
             finite.append(torch.isfinite(share.detach()))

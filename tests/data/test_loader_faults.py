@@ -96,12 +96,11 @@ def test_errors_of_a_worker_keep_their_type(corpus, epoch, monkeypatch, workers:
     assert not _workers()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_worker_is_an_error_that_says_so(corpus, epoch, number: signal.Signals) -> None:
+def test_a_killed_worker_is_an_error_that_says_so(corpus, epoch) -> None:
     steps = iter(Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2, prefetch=1))
     next(steps)
     before = signal.getsignal(signal.SIGCHLD)
-    os.kill(_workers()[0].pid, number)
+    os.kill(_workers()[0].pid, signal.SIGKILL)
     time.sleep(0.2)  # nothing may be raised here, in the middle of the consumer's own work
     assert signal.getsignal(signal.SIGCHLD) is before
     with pytest.raises(RunError, match=r"worker of process .* died .*out of memory") as caught:
@@ -130,10 +129,11 @@ def test_workers_leave_signals_to_their_rank(corpus, epoch, tmp_path) -> None:
             assert not blocked & sum(bit.values())
             assert ignored & bit[signal.SIGUSR2]
             assert ignored & bit[signal.SIGINT]
-            assert not (ignored | handled) & bit[signal.SIGTERM]
+            assert handled & bit[signal.SIGTERM]  # not ignored: what a worker starts would be deaf to it
             assert int(next(s for s in status.splitlines() if s.startswith("Threads")).split()[1]) <= 4
             os.kill(worker.pid, signal.SIGUSR2)
             os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)  # a preempted job has it in every process
         os.kill(os.getpid(), signal.SIGUSR2)  # the rank still gets its own
         seen += [step for step, _ in steps]
         assert seen == list(range(epoch.steps))
@@ -165,12 +165,13 @@ epoch = plan_epoch(index.table(), 3, 0, Policy(packs=4, clips=3, tokens=None, vi
 steps = iter(Loader(index, epoch, rank=0, world=1, per_forward=1, workers=3, prefetch=1))
 next(steps)
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-time.sleep(120)
+if sys.argv[2] == "stay":
+    time.sleep(120)
 """
 
 
 def test_workers_do_not_outlive_a_killed_rank(corpus, gone) -> None:
-    rank = subprocess.Popen([sys.executable, "-c", RANK, str(corpus.folder)], stdout=subprocess.PIPE, text=True)
+    rank = subprocess.Popen([sys.executable, "-c", RANK, str(corpus.folder), "stay"], stdout=subprocess.PIPE, text=True)
     assert rank.stdout is not None
     workers = [Process.of(int(pid)) for pid in rank.stdout.readline().split()]
     assert len(workers) == 3
@@ -180,3 +181,14 @@ def test_workers_do_not_outlive_a_killed_rank(corpus, gone) -> None:
     rank.wait()
     assert all(gone(worker, 10) for worker in workers if worker is not None)
     assert not [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith("torch")]
+
+
+def test_a_rank_that_ends_in_the_middle_of_an_epoch_takes_its_workers_with_it(corpus, gone) -> None:
+    began = time.monotonic()
+    line = subprocess.run(
+        [sys.executable, "-c", RANK, str(corpus.folder), "leave"], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    ).stdout
+    workers = [Process.of(int(pid)) for pid in line.split()]
+    assert len(workers) == 3
+    assert all(worker is None or gone(worker, 1) for worker in workers)
+    assert time.monotonic() - began < 30
