@@ -98,7 +98,7 @@ def test_ogg_streams_joined_together_are_not_read_as_the_first_of_them() -> None
     assert reason(encoded(noise(9_000, seed=0), 44100, "OGG") + encoded(noise(9_000, seed=1), 44100, "OGG")) == "format"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(FORMATS), st.data())
 def test_rotten_headers_give_audio_or_a_reason_and_nothing_else(
     form: tuple[str, str, int], data: st.DataObject

@@ -99,7 +99,7 @@ def test_exact_at_every_hop_of_elastic_training(shift: int) -> None:
     assert (log_mel(*given) - oracle(clip[:own], shift, frames)).abs().max() <= TOLERANCE
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.integers(1, 20000), st.sampled_from([160, 192, 333, 640]), st.integers(1, 6)),

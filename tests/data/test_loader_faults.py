@@ -186,7 +186,11 @@ def test_workers_do_not_outlive_a_killed_rank(corpus, gone) -> None:
 def test_a_rank_that_ends_in_the_middle_of_an_epoch_takes_its_workers_with_it(corpus, gone) -> None:
     began = time.monotonic()
     line = subprocess.run(
-        [sys.executable, "-c", RANK, str(corpus.folder), "leave"], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+        [sys.executable, "-c", RANK, str(corpus.folder), "leave"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
     ).stdout
     workers = [Process.of(int(pid)) for pid in line.split()]
     assert len(workers) == 3

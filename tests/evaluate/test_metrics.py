@@ -103,7 +103,7 @@ def test_bootstrap_interval_of_one_sided_differences_is_binomial() -> None:
     np.testing.assert_allclose([low, high], expected, atol=0.0101)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(n=st.integers(1, 40), seed=st.integers(0, 2**40))
 def test_bootstrap_properties(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

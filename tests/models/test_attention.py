@@ -56,7 +56,7 @@ def test_equals_softmax_written_out(backend: str, scale: float | None, one_query
         assert (mine - theirs).abs().max() <= 1e-5 * max(1.0, theirs.abs().max().item())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 12), max_size=8), st.booleans())
 def test_loop_equals_dense(columns: list[int], class_token: bool) -> None:
     where = lay(tuple(16 * n for n in columns), class_token)

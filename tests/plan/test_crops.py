@@ -75,7 +75,7 @@ policies = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, 60000), min_size=1, max_size=12), policies, st.integers(0, 5), st.integers(0, 3))
 def test_frames_tokens_and_crops_are_those_of_the_slow_reference(
     samples: list[int], policy: Policy, seed: int, number: int

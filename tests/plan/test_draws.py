@@ -65,7 +65,7 @@ def table(make_clips, n: int, weights: bool, sets: int) -> Clips:
     return weighted(clips) if weights else clips
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(case=cases(), epoch=st.integers(0, 5), seed=st.integers(0, 3))
 def test_an_epoch_has_exactly_the_draws_of_its_multiset(make_clips, case, epoch: int, seed: int) -> None:
     n, weights, sets, policy = case
@@ -88,7 +88,7 @@ def test_an_epoch_has_exactly_the_draws_of_its_multiset(make_clips, case, epoch:
         assert np.abs(per_set - exact).max() < 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(), world=st.sampled_from([1, 2, 3, 4]), per_forward=st.integers(1, 3), data=st.data())
 def test_any_number_of_ranks_and_any_stop_see_the_same_draws(
     make_clips, case, world: int, per_forward: int, data: st.DataObject
@@ -103,7 +103,7 @@ def test_any_number_of_ranks_and_any_stop_see_the_same_draws(
     assert halves == [consumed(epoch, s, 2, 1) for s in range(epoch.steps)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 60), draws=st.integers(1, 200), epochs=st.integers(1, 8))
 def test_without_weights_every_clip_comes_equally_often_however_long_an_epoch_is(
     make_clips, n: int, draws: int, epochs: int

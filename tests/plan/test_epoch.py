@@ -82,7 +82,7 @@ def assert_partners_fit(clips: Clips, epoch: Epoch) -> None:
     assert (epoch.partner_start[mixed] + epoch.partner_length[mixed] <= samples).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(n=st.integers(1, 250), policy=policies(), seed=st.integers(0, 9), number=st.integers(0, 3))
 def test_every_clip_once_and_every_pack_within_its_bounds(
     make_clips, n: int, policy: Policy, seed: int, number: int
@@ -116,7 +116,7 @@ def test_every_clip_once_and_every_pack_within_its_bounds(
         assert_partners_fit(clips, epoch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 250), policy=policies(), per_forward=st.integers(1, 5))
 def test_a_step_has_the_same_clips_on_any_number_of_ranks(make_clips, n: int, policy: Policy, per_forward: int) -> None:
     epoch = plan_epoch(make_clips(n), 0, 0, policy)
@@ -126,7 +126,7 @@ def test_a_step_has_the_same_clips_on_any_number_of_ranks(make_clips, n: int, po
         assert all(consumed(epoch, step, world, per_forward) == planned for world in (1, 2, 3, 4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 250), policy=policies(), data=st.data())
 def test_resumed_at_any_step_it_is_as_if_never_stopped(make_clips, n: int, policy: Policy, data: st.DataObject) -> None:
     epoch = plan_epoch(make_clips(n), 0, 1, policy)

@@ -19,7 +19,7 @@ def in_lanes(clips, seed: int, epoch: int, policy: Policy) -> list[np.ndarray]:
     return [shuffled[first:last] for first, last in pairwise(bounds)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 300), window=st.integers(1, 400), packs=st.integers(1, 40), seed=st.integers(0, 99))
 def test_lanes_hold_every_clip_once_and_equal_tokens(make_clips, n: int, window: int, packs: int, seed: int) -> None:
     clips = make_clips(n, seed)
@@ -29,7 +29,7 @@ def test_lanes_hold_every_clip_once_and_equal_tokens(make_clips, n: int, window:
     assert np.abs(tokens - clips.samples.sum() / len(lanes)).max() <= clips.samples.max()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 300), per_pack=st.integers(1, 9), packs=st.integers(1, 40))
 def test_lanes_of_packs_of_so_many_clips_hold_equally_many_whole_packs(
     make_clips, n: int, per_pack: int, packs: int

@@ -53,14 +53,13 @@ def test_next_fit_is_the_papers_packing(tokens: np.ndarray, max_clips: int) -> N
     assert packs_of(next_fit(tokens, BUDGET, max_clips)) == slow_next_fit(tokens.tolist(), BUDGET, max_clips)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 8), st.integers(1, 3))
 def test_exact_fill_finds_what_trying_every_subset_finds(tokens: list[int], lookahead: int, unit: int) -> None:
     packed = exact_fill(np.array(tokens, np.int64) * unit, 20 * unit + unit - 1, 100, lookahead)
     assert packs_of(packed) == slow_exact(tokens, 20, lookahead)
 
 
-@settings(deadline=None)
 @given(tokens_of, st.integers(1, 6), st.integers(1, 20))
 def test_exact_fill_loses_starves_and_overfills_nothing(tokens: np.ndarray, max_clips: int, lookahead: int) -> None:
     packed = exact_fill(tokens, BUDGET, max_clips, lookahead)
@@ -76,7 +75,7 @@ def test_exact_fill_loses_starves_and_overfills_nothing(tokens: np.ndarray, max_
     assert waiting == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=10), st.integers(1, 4))
 def test_the_bound_on_clips_still_gives_the_fullest_pack(tokens: list[int], max_clips: int) -> None:
     lookahead = len(tokens)

@@ -239,7 +239,7 @@ def test_missing_recipes_and_circles(configs: Path) -> None:
         load_recipe("pretrian", "base", [], configs)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(sorted(keys())), st.data())
 def test_any_misspelt_key_is_refused(key: str, data: st.DataObject) -> None:
     """One letter dropped or doubled: named, with a valid key beside it."""

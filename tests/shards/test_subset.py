@@ -105,7 +105,7 @@ def test_few_of_each_class(index: Index) -> None:
     assert len(rows(index, {"per_class": 100})) == 11  # all that have a label
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     labels=st.lists(st.lists(st.integers(0, 6), max_size=4, unique=True), min_size=1, max_size=60),
     number=st.integers(1, 8),

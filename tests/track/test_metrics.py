@@ -112,7 +112,7 @@ def test_events(tmp_path: Path) -> None:
     assert "uri" not in history.points
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 15)), min_size=1, max_size=6), st.data())
 def test_history_is_that_of_a_run_that_was_never_stopped(plan: list[tuple[int, int]], data: st.DataObject) -> None:
     """Attempts that each go on from somewhere in what is there: the result is gapless, newest attempt everywhere."""
