@@ -139,6 +139,18 @@ def uniform_torch(keys: torch.Tensor) -> torch.Tensor:
     return _shift(keys, 40).float() * 2.0**-24
 
 
+def normal_torch(keys: torch.Tensor) -> torch.Tensor:
+    """Standard normal float32 numbers, within +-5.8, from torch keys (Box and Muller, of a key's 48 upper bits).
+
+    The bits are the same on every device, the logarithm and cosine of them to rounding.
+    """
+    import torch
+
+    radius = (-2.0 * torch.log((_shift(keys, 40) + 1).float() * 2.0**-24)).sqrt()
+    angle = (_shift(keys, 16) & 0xFFFFFF).float() * (2.0**-24 * 2.0 * np.pi)
+    return radius * torch.cos(angle)
+
+
 def integers_torch(keys: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
     """`integers` on torch keys: int64 in [low, high), equal to NumPy's."""
     return _shift(_shift(keys, 32) * (high - low), 32) + low

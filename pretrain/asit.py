@@ -15,46 +15,16 @@ from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import CheckpointError
-from gamut.models.heads import ProjectionHead, ReconstructionHead
 from gamut.models.layout import PATCH_FRAMES, ROWS, Layout, layout
-from gamut.models.vit import VisionTransformer
 from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
 from pretrain import losses
-from pretrain.masking import Masks, block_masks, mask_keys
-from pretrain.teacher import Centre, make_teacher, momentum, move, move_centres
-
-
-class AsitNetwork(nn.Module):
-    """Backbone, projection head (shared by CLS and data tokens) and reconstruction head."""
-
-    def __init__(self, model: schema.Model, asit: schema.Asit, seed: int) -> None:
-        super().__init__()
-        self.backbone = VisionTransformer(model, seed=seed)
-        self.projection = ProjectionHead(model.dim, asit.hidden, asit.bottleneck, asit.prototypes, seed=seed + 1)
-        self.reconstruction = ReconstructionHead(model.dim, asit.hidden, asit.bottleneck, seed=seed + 2)
-
-    def forward(
-        self,
-        patches: torch.Tensor,
-        where: Layout,
-        drop_keys: torch.Tensor | None,
-        data: torch.Tensor,
-        rebuild: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """(CLS logits [S, K], logits [len(data), K] of the patches `data`, pixels [len(rebuild), 256] of `rebuild`).
-
-        patches: [N, 256]; data, rebuild: int64 patch numbers; rebuild None: no reconstruction.
-        """
-        tokens = self.backbone(patches.to(self.backbone.patch_embed.proj.weight.dtype), where, drop_keys)
-        chosen = torch.index_select(tokens, 0, torch.cat([where.cls, where.patch[data]]))
-        logits = self.projection(chosen)
-        pixels = None
-        if rebuild is not None:
-            pixels = self.reconstruction(torch.index_select(tokens, 0, where.patch[rebuild]))
-        return logits[: len(where.cls)], logits[len(where.cls) :], pixels
+from pretrain.hide import Hidden, hide
+from pretrain.masking import mask_keys
+from pretrain.network import AsitNetwork, Outputs
+from pretrain.teacher import Centre, make_teacher, momentum, move, move_centres, temperature
 
 
 @dataclass(frozen=True)
@@ -62,14 +32,14 @@ class Views:
     """A micro-batch on the training device: clean patches, masks and the packed layout."""
 
     clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what the teacher gets
-    masks: Masks
+    own: Hidden  # the same two views, masked
     teacher: Layout
     hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
     student: Layout
     number: torch.Tensor  # int64 [G], which of the student's patches each of the teacher's is
     drop_keys: torch.Tensor  # int64 [S]
     local: torch.Tensor  # int64: the teacher's patches of the local loss
-    rebuild: torch.Tensor  # int64: the teacher's patches of the reconstruction loss
+    rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
     counted: torch.Tensor  # bool [len(rebuild), 256]: pixels of the reconstruction loss
     clips: int
     crops: int  # local crops a clip
@@ -101,9 +71,12 @@ class Asit(Objective):
         self.device = device
         self.model: AsitNetwork = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
         self.teacher = make_teacher(self.model)
-        width = recipe.asit.prototypes
-        self.centre_class = Centre(width, recipe.asit.centre_momentum, device)
-        self.centre_data = Centre(width, recipe.asit.centre_momentum, device)
+        self.class_token = recipe.model.pooling == "cls"
+        self.rebuilds = recipe.asit.weight_reconstruction > 0
+        self.epochs = recipe.epochs
+        asit = recipe.asit
+        self.centre_class = Centre(asit.prototypes, asit.centre_momentum, device)
+        self.centre_data = Centre(asit.prototypes_data or asit.prototypes, asit.centre_momentum, device)
 
     def start_from(self, init: str) -> Loaded:
         """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""
@@ -129,30 +102,34 @@ class Asit(Objective):
             sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
             number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH_FRAMES * ROWS)
             clean = torch.index_select(both, 0, number)
-        masks = block_masks(
-            keys,
-            frames,
-            sizes,
-            options.mask_target,
-            options.mask_time_share,
-            options.mask_frequency_share,
-            options.mask_aligned,
-        )
-        hidden = clean.masked_fill(masks.patches, 0.0)
-        teacher = layout(frames, sizes, class_token=True)
-        student = teacher
+        teacher = layout(frames, sizes, self.class_token)
+        own = hide(clean, teacher, frames, sizes, keys, batch.views - crops, batch.pack_sizes, options)
+        hidden, student = own.patches, teacher
         if crops:
             hidden = both.index_copy(0, number, hidden)
-            student = layout(batch.frames, batch.sizes, class_token=True)
+            student = layout(batch.frames, batch.sizes, self.class_token)
         everything = torch.arange(len(clean), device=self.device)
-        touched = masks.touched.nonzero()[:, 0]
+        touched = own.masks.touched.nonzero()[:, 0]
         masked = options.mask_target > 0
         local = touched if masked and options.local_on == "masked" else everything
+        if not options.weight_local:
+            local = everything[:0]
         rebuild = touched if masked else everything
-        counted = masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool)
+        counted = own.masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool)
         drop_keys = key_torch(self.seed, batch.epoch, clip_id, draw, view, device=self.device)
         inputs = Views(
-            clean, masks, teacher, hidden, student, number, drop_keys, local, rebuild, counted, batch.clips, crops
+            clean=clean,
+            own=own,
+            teacher=teacher,
+            hidden=hidden,
+            student=student,
+            number=number,
+            drop_keys=drop_keys,
+            local=local,
+            rebuild=rebuild if options.weight_reconstruction else None,
+            counted=counted,
+            clips=batch.clips,
+            crops=crops,
         )
         counts = torch.stack(
             [
@@ -173,28 +150,40 @@ class Asit(Objective):
         views: Views = prepared.inputs
         options = self.options
         everything = torch.arange(len(views.clean), device=self.device)
-        with torch.no_grad(), self._autocast():
-            teacher_class, teacher_data, _ = self.teacher(views.clean, views.teacher, None, everything)
-        self.centre_class.add(teacher_class)
-        self.centre_data.add(teacher_data)
         with self._autocast():
-            student_class, student_local, pixels = engine(
-                views.hidden, views.student, views.drop_keys, views.number[views.local], views.number[views.rebuild]
+            student: Outputs = engine(
+                views.hidden,
+                views.student,
+                views.drop_keys,
+                views.number[views.local],
+                None if views.rebuild is None else views.number[views.rebuild],
+                frozen=at.epoch < options.freeze_output_epochs,
             )
-        class_target = losses.teacher_distribution(teacher_class, self.centre_class.value, options.teacher_temperature)
-        local_target = losses.teacher_distribution(
-            teacher_data[views.local], self.centre_data.value, options.teacher_temperature
-        )
-        width = options.prototypes
-        sums = {
-            "reconstruction": losses.reconstruction(pixels, views.clean[views.rebuild], views.counted),
-            "local": losses.cross_entropy(local_target, student_local, options.student_temperature),
-            "global": losses.crosswise(
-                class_target.view(views.clips, 2, width),
-                student_class.view(views.clips, 2 + views.crops, width),
+        sums: dict[str, torch.Tensor] = {}
+        metrics: dict[str, torch.Tensor] = {}
+        if student.pixels is not None:
+            clean = views.clean[views.rebuild]
+            sums["reconstruction"] = losses.reconstruction(student.pixels, clean, views.counted)
+        teacher, warmth = Outputs(None, None, None), self.teacher_temperature(at)
+        if student.classes is not None or student.data is not None:
+            with torch.no_grad(), self._autocast():
+                teacher = self.teacher(views.clean, views.teacher, None, everything)
+        if student.data is not None and teacher.data is not None:
+            self.centre_data.add(teacher.data)
+            target = losses.teacher_distribution(teacher.data[views.local], self.centre_data.value, warmth)
+            sums["local"] = losses.cross_entropy(target, student.data, options.student_temperature)
+            metrics["teacher/entropy_data"] = losses.entropy(target) / max(totals["local_tokens"], 1.0)
+        if student.classes is not None and teacher.classes is not None:
+            self.centre_class.add(teacher.classes)
+            target = losses.teacher_distribution(teacher.classes, self.centre_class.value, warmth)
+            width = target.shape[1]
+            sums["global"] = losses.crosswise(
+                target.view(views.clips, 2, width),
+                student.classes.view(views.clips, 2 + views.crops, width),
                 options.student_temperature,
-            ),
-        }
+            )
+            pairs = max(totals["class_pairs"], 1.0)
+            metrics["teacher/entropy"] = losses.entropy(target) * (1 + views.crops) / pairs
         counts = {
             "reconstruction": totals["masked_pixels"],
             "local": totals["local_tokens"],
@@ -207,17 +196,27 @@ class Asit(Objective):
         }
         terms = {name: sums[name] / max(counts[name], 1.0) for name in sums}
         loss = sum((weights[name] * terms[name] for name in terms), torch.zeros((), device=self.device))
-        metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        metrics |= {f"loss/{name}": term.detach() for name, term in terms.items()}
         metrics["loss"] = loss.detach()
-        metrics["teacher/entropy"] = losses.entropy(class_target) * (1 + views.crops) / max(totals["class_pairs"], 1.0)
-        metrics["mask/pixels"] = views.counted.sum() / max(totals["pixels"], 1.0)
+        metrics["mask/pixels"] = views.own.masks.pixels.sum() / max(totals["pixels"], 1.0)
+        if options.mask_fill == "clip" or options.mask_copied:
+            metrics["mask/clips_alone"] = views.own.alone
         return loss, metrics
+
+    def teacher_temperature(self, at: Moment) -> float:
+        """Of the teacher's softmax at this moment of the run."""
+        options = self.options
+        done = at.fraction * self.epochs
+        return temperature(
+            options.teacher_temperature, options.teacher_temperature_start, options.teacher_temperature_epochs, done
+        )
 
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
         move_centres([self.centre_class, self.centre_data])
-        return {"teacher/momentum": speed, "teacher/centre_norm": float(self.centre_class.value.norm())}
+        values = {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
+        return values | {"teacher/centre_norm": float(self.centre_class.value.norm())}
 
     def skipped_step(self) -> None:
         self.centre_class.drop()
@@ -243,14 +242,17 @@ class Asit(Objective):
 
     @torch.no_grad()
     def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(patches, hidden, rebuilt patches) of a batch, [N, 256] each, by the student: for looking at."""
+        """(patches, hidden, rebuilt patches) of a batch, [N, 256] each, by the student: for looking at.
+
+        Only where there is a reconstruction loss (`rebuilds`).
+        """
         views: Views = self.prepare(batch, at).inputs
         everything = torch.arange(len(views.hidden), device=self.device)
         was_training = self.model.training
         self.model.eval()
         try:
             with self._autocast():
-                pixels = self.model(views.hidden, views.student, None, everything[:0], everything)[2]
+                pixels = self.model(views.hidden, views.student, None, None, everything).pixels
         finally:
             self.model.train(was_training)
-        return views.clean, views.masks.patches, pixels[views.number].float()
+        return views.clean, views.own.masks.patches, pixels[views.number].float()

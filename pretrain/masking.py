@@ -1,8 +1,9 @@
-"""Group-masked model learning: rectangular blocks hide a share of a spectrogram's pixels.
+"""Group-masked model learning: blocks hide a share of a spectrogram's pixels.
 
 Blocks overlap, have a uniform start and a uniform size of up to `time_share` T by `frequency_share` F, are cut at the
 border, and are laid down until the target share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section
-III-A and the published sampler). All blocks of all segments are drawn and laid at once, on the training device.
+III-A and the published sampler). In the variants a block reaches over all frequencies (`time`) or over all of the
+segment's time (`frequency`). All blocks of all segments are drawn and laid at once, on the training device.
 """
 
 from __future__ import annotations
@@ -12,11 +13,29 @@ from dataclasses import dataclass
 
 import torch
 
-from gamut.randomness import Purpose, integers_torch, key_torch
+from gamut.audio.frames import frame_table
+from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
 
 BINS = 128
 PATCH = 16
 CHUNK = 60  # blocks laid by one matrix product: 4**-60 is still a normal float32
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which blocks a mask is made of."""
+
+    shape: str = "blocks"  # blocks | time (whole time rows) | frequency (whole frequency columns)
+    time_share: float = 0.3  # blocks are up to so much of the segment's frames high
+    frequency_share: float = 0.3  # and up to so much of the bins wide
+    aligned: bool = False  # start and size rounded to the patch grid
+
+    @property
+    def mean(self) -> float:
+        """About the share of a segment that a block covers, borders included."""
+        high = 1.0 if self.shape == "frequency" else 0.4 * self.time_share
+        wide = 1.0 if self.shape == "time" else 0.4 * self.frequency_share
+        return high * wide
 
 
 @dataclass(frozen=True)
@@ -28,8 +47,20 @@ class Masks:
     touched: torch.Tensor  # bool [N / 16 * 8]: patches hidden wholly or in part
 
 
+def mask_keys(seed: int, epoch: int, clip_id: torch.Tensor, draw: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+    """int64 [S]: the key of every segment's mask."""
+    return key_torch(seed, epoch, clip_id, draw, view, Purpose.MASK, device=clip_id.device)
+
+
+def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.Tensor:
+    """float64 [S]: the share of each segment that is to be hidden: `most`, or drawn from U(least, most) by its key."""
+    if least is None:
+        return torch.full(keys.shape, most, dtype=torch.float64, device=keys.device)
+    return least + (most - least) * uniform_torch(key_torch(keys, Purpose.MASK_TARGET)).double()
+
+
 def draw_blocks(
-    keys: torch.Tensor, frames: torch.Tensor, count: int, time_share: float, frequency_share: float, aligned: bool
+    keys: torch.Tensor, frames: torch.Tensor, count: int, blocks: Blocks
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(first frame, end frame, first bin, end bin), int64 [S, count] each, half-open and cut at the border.
 
@@ -38,50 +69,85 @@ def draw_blocks(
     number = torch.arange(count, device=keys.device)
     coordinate = [key_torch(keys[:, None], number, which) for which in range(4)]
     extent = frames[:, None]
-    tallest = (extent.double() * time_share).long().clamp_min(2)
-    widest = max(2, int(BINS * frequency_share))
+    tallest = (extent.double() * blocks.time_share).long().clamp_min(2)
+    widest = max(2, int(BINS * blocks.frequency_share))
     top = integers_torch(coordinate[0], 0, extent)
     left = integers_torch(coordinate[1], 0, BINS)
     height = integers_torch(coordinate[2], 1, tallest)
     width = integers_torch(coordinate[3], 1, widest)
-    if aligned:
+    if blocks.aligned:
         top, left = top // PATCH * PATCH, left // PATCH * PATCH
         height = ((height + PATCH // 2) // PATCH * PATCH).clamp_min(PATCH)
         width = ((width + PATCH // 2) // PATCH * PATCH).clamp_min(PATCH)
-    return top, torch.minimum(top + height, extent), left, (left + width).clamp_max(BINS)
+    bottom, right = torch.minimum(top + height, extent), (left + width).clamp_max(BINS)
+    if blocks.shape == "time":
+        left, right = torch.zeros_like(left), torch.full_like(right, BINS)
+    elif blocks.shape == "frequency":
+        top, bottom = torch.zeros_like(top), extent.expand_as(bottom)
+    return top, bottom, left, right
 
 
 def block_masks(
     keys: torch.Tensor,
     frames: torch.Tensor,
     sizes: tuple[int, ...],
-    target: float,
-    time_share: float = 0.3,
-    frequency_share: float = 0.3,
-    aligned: bool = False,
+    target: float | torch.Tensor,
+    blocks: Blocks = Blocks(),
+    most: float | None = None,
 ) -> Masks:
-    """Masks of S segments, reproducible from one key a segment.
+    """Masks of S segments, reproducible from one key a segment, whatever segments lie beside it.
 
-    keys: int64 [S]; frames: int64 [S], multiples of 16; sizes: the same as Python numbers. A target of 0 hides nothing.
+    keys: int64 [S]; frames: int64 [S], multiples of 16; sizes: the same as Python numbers.
+    target: the share of pixels to hide, or float64 [S], a share a segment of at most `most`. 0 hides nothing.
+    """
+    device = frames.device
+    if isinstance(target, torch.Tensor):
+        assert most is not None, "the largest share must be known without asking the device"
+    else:
+        most = target
+        target = torch.full((len(sizes),), target, dtype=torch.float64, device=device)
+    if not sizes or most <= 0.0:
+        return _cut(torch.zeros(sum(sizes), BINS, dtype=torch.bool, device=device))
+    count = CHUNK * math.ceil(1.6 * math.log(1.0 / max(1.0 - most, 1e-3)) / blocks.mean / CHUNK)
+    wanted = (frames.double() * BINS * target).ceil().long()
+    if len(set(sizes)) == 1:
+        return _cut(_lay(keys, frames, wanted, sizes[0], count, blocks).view(-1, BINS))
+    # Together with those of about its length only, so that a long segment does not make room for many short ones.
+    laid, begin, rows = [], [0] * len(sizes), 0
+    for numbers in _of_a_length(sizes):
+        at = torch.tensor(numbers).to(device, non_blocking=True)
+        longest = max(sizes[number] for number in numbers)
+        laid.append(_lay(keys[at], frames[at], wanted[at], longest, count, blocks).view(-1, BINS))
+        for number in numbers:
+            begin[number] = rows
+            rows += longest
+    owner, time = frame_table(frames, sizes)
+    first = torch.tensor(begin).to(device, non_blocking=True)
+    return _cut(torch.index_select(torch.cat(laid), 0, first[owner] + time))
+
+
+def _of_a_length(sizes: tuple[int, ...]) -> list[list[int]]:
+    """Segment numbers in groups within which no length is twice another's."""
+    groups: dict[int, list[int]] = {}
+    for number, size in enumerate(sizes):
+        groups.setdefault(size.bit_length(), []).append(number)
+    return list(groups.values())
+
+
+def _lay(
+    keys: torch.Tensor, frames: torch.Tensor, wanted: torch.Tensor, longest: int, count: int, blocks: Blocks
+) -> torch.Tensor:
+    """bool [S, longest, 128]: blocks laid one after the other until `wanted` (int64 [S]) pixels are hidden.
 
     The order of the blocks matters, since laying stops at the target. Block b of a chunk covers its pixels with weight
     4**-b; a pixel's exponent then tells the first block that covers it (the later ones add less than a third), so one
     matrix product replaces the loop over blocks.
     """
-    device = frames.device
-    total = sum(sizes)
-    if total == 0 or target <= 0.0:
-        pixels = torch.zeros(total, BINS, dtype=torch.bool, device=device)
-        return _cut(pixels)
-    longest = max(sizes)
-    mean_block = 0.4 * time_share * 0.4 * frequency_share  # share of a view that a block covers, borders included
-    count = CHUNK * math.ceil(1.6 * math.log(1.0 / max(1.0 - target, 1e-3)) / mean_block / CHUNK)
-    top, bottom, left, right = draw_blocks(keys, frames, count, time_share, frequency_share, aligned)
+    device, segments = frames.device, len(keys)
+    top, bottom, left, right = draw_blocks(keys, frames, count, blocks)
     time = torch.arange(longest, device=device)
     bins = torch.arange(BINS, device=device)
-    segments = len(sizes)
-    pixels_of = (frames * BINS)[:, None]
-    wanted = (pixels_of.double() * target).ceil().long()
+    wanted = wanted[:, None]
     hidden = torch.zeros(segments, longest, BINS, dtype=torch.bool, device=device)
     covered = torch.zeros(segments, 1, dtype=torch.int64, device=device)
     weight = 4.0 ** -torch.arange(CHUNK, device=device, dtype=torch.float32)
@@ -101,17 +167,10 @@ def block_masks(
         laid = (torch.cat([covered, after[:, :-1]], 1) < wanted).sum(1)  # blocks laid before the target was reached
         hidden |= (fresh < laid[:, None]).view_as(hidden)
         covered = torch.where(laid > 0, after.gather(1, (laid - 1).clamp_min(0)[:, None])[:, 0], covered[:, 0])[:, None]
-    if len(set(sizes)) == 1:
-        return _cut(hidden.reshape(total, BINS))
-    return _cut(hidden[time < frames[:, None]])
+    return hidden
 
 
 def _cut(pixels: torch.Tensor) -> Masks:
     grid = pixels.view(-1, PATCH, BINS // PATCH, PATCH).transpose(1, 2)
     patches = grid.reshape(-1, PATCH * PATCH)
     return Masks(pixels, patches, patches.any(1))
-
-
-def mask_keys(seed: int, epoch: int, clip_id: torch.Tensor, draw: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """int64 [S]: the key of every segment's mask."""
-    return key_torch(seed, epoch, clip_id, draw, view, Purpose.MASK, device=clip_id.device)

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if world.first:
             print(loaded, flush=True)
     with session(recipe, world, index, clips) as run:
-        draw = Pictures(objective, recipe, index, clips, run) if world.first else None
+        draw = Pictures(objective, recipe, index, clips, run) if world.first and objective.rebuilds else None
 
         def at_epoch_end(epoch: int, at: Moment) -> dict[str, float]:
             if draw is not None:

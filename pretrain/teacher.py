@@ -15,6 +15,13 @@ def momentum(base: float, fraction: float) -> float:
     return 1.0 - (1.0 - base) * (math.cos(math.pi * fraction) + 1.0) / 2.0
 
 
+def temperature(end: float, start: float | None, epochs: float, done: float) -> float:
+    """The teacher's temperature after `done` epochs: linear from `start` to `end` over so many (published code)."""
+    if start is None or done >= epochs:
+        return end
+    return start + (end - start) * done / epochs
+
+
 def make_teacher(student: nn.Module) -> nn.Module:
     """A frozen fp32 copy in evaluation mode."""
     teacher = copy.deepcopy(student).float().eval()

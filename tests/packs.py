@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 
 from gamut.data.batch import PackedBatch
 
 
-def packed(frames: list[int], labels: list[list[int]] | None = None, views: int = 1, seed: int = 0) -> PackedBatch:
-    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples."""
+def packed(
+    frames: list[int],
+    labels: list[list[int]] | None = None,
+    views: int = 1,
+    seed: int = 0,
+    packs: tuple[int, ...] | None = None,
+) -> PackedBatch:
+    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples.
+
+    packs: clips of each pack; one pack of all by default.
+    """
     lengths = [(f - 1) * 160 + 400 for f in frames]
     generator = torch.Generator().manual_seed(seed)
     waves = [torch.randint(-8000, 8000, (n,), generator=generator, dtype=torch.int16) for n in lengths]
@@ -30,6 +40,7 @@ def packed(frames: list[int], labels: list[list[int]] | None = None, views: int 
         views=views,
         epoch=0,
         sizes=tuple(frames),
+        pack_sizes=packs if packs is not None else (clips,) * (clips > 0),
     )
 
 
@@ -37,6 +48,8 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
     """Clips [first, last) of a batch."""
     a, b = first * batch.views, last * batch.views
     begin, end = int(batch.offset[a]), int(batch.offset[b])
+    ends = list(accumulate(batch.pack_sizes))
+    spans = [min(last, end) - max(first, end - size) for end, size in zip(ends, batch.pack_sizes)]
     return replace(
         batch,
         waveform=batch.waveform[begin:end],
@@ -50,4 +63,5 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         label_offset=batch.label_offset[first : last + 1] - batch.label_offset[first],
         label=batch.label[int(batch.label_offset[first]) : int(batch.label_offset[last])],
         sizes=batch.sizes[a:b],
+        pack_sizes=tuple(clips for clips in spans if clips > 0),
     )

@@ -72,6 +72,7 @@ def assemble(source: Index | Reader | Readers, epoch: Epoch, packs: Iterable[int
         sizes=tuple(frames.tolist()),
         holes=tuple(holes),
         local_views=epoch.local_views,
+        pack_sizes=_pack_sizes([len(pack) for pack in rows], kept),
         **_counts("pool", "pools", epoch.pool, draws[kept]),
         **_counts("kept", "kept_sizes", epoch.kept, draws[kept]),
         **(partners.fields() if partners is not None else {}),
@@ -150,6 +151,12 @@ def _of_another_index(index: Index, epoch: Epoch, row: int, first: int, own: int
         f"The plan of epoch {epoch.number} asks for samples {first} to {first + own} of clip {index.key(row)}, but the "
         f"clip has {there} samples. The plan belongs to another index: remove the saved plan and start again."
     )
+
+
+def _pack_sizes(planned: list[int], kept: list[int]) -> tuple[int, ...]:
+    """How many of each pack's clips were kept; `kept` are their numbers among all that were planned, ascending."""
+    ends = np.searchsorted(kept, np.cumsum(planned))
+    return tuple(np.diff(ends, prepend=0).tolist())
 
 
 def _counts(name: str, sizes: str, array: np.ndarray | None, draws: np.ndarray) -> dict:

@@ -45,6 +45,7 @@ class PackedBatch:
     sizes: tuple[int, ...] = ()  # frames as Python numbers, so that no device synchronisation is needed
     holes: tuple[Hole, ...] = field(default=())
     local_views: int = 0
+    pack_sizes: tuple[int, ...] = ()  # clips of each of the m packs, in order; unusable ones left out
     pool: torch.Tensor | None = None  # int64 [S], frames averaged into one; None: 1
     pools: tuple[int, ...] = ()  # the same as Python numbers
     kept: torch.Tensor | None = None  # int64 [S], patches that the model gets; None: all

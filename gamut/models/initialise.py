@@ -24,7 +24,8 @@ def unfilled() -> Iterator[None]:
 def initialise(module: nn.Module, seed: int) -> None:
     """Give every parameter of a module made under `unfilled` its value, on the CPU.
 
-    LayerNorm: 1 and 0. Biases: 0. All else: a normal of standard deviation 0.02 (ViT, ASiT), cut at 2 as everywhere.
+    LayerNorm: 1 and 0. Biases: 0. Gains: 1. All else: a normal of standard deviation 0.02 (ViT, ASiT), cut at 2 as
+    everywhere.
     Parameters are NaN first, so that one which a later rule forgets shows at once.
     """
     module.to_empty(device="cpu")
@@ -37,5 +38,7 @@ def initialise(module: nn.Module, seed: int) -> None:
                 parameter.fill_(1.0 if name == "weight" else 0.0)
             elif name == "bias":
                 parameter.zero_()
+            elif name == "gain":
+                parameter.fill_(1.0)
             else:
                 nn.init.trunc_normal_(parameter, std=STD, generator=generator)

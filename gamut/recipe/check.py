@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gamut.errors import RecipeError
+from gamut.recipe.pretraining import pretraining_that_cannot_be
 from gamut.recipe.remote import remote_that_cannot_be
 from gamut.recipe.schema import Recipe
 from gamut.recipe.views import Problem, views_that_cannot_be
@@ -25,6 +26,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "plan.packer": ("exact", "next_fit"),
     "plan.locality": ("none", "node"),
     "asit.local_on": ("masked", "all"),
+    "asit.mask_shape": ("blocks", "time", "frequency"),
+    "asit.mask_fill": ("zeros", "noise", "clip"),
+    "asit.heads": ("shared", "partly", "separate"),
+    "asit.gain": ("fixed", "trained"),
     "augment.mask_fill": ("zero", "mean"),
     "augment.time_scale": ("none", "length", "resolution"),
     "finetune.loss": ("ce", "bce"),
@@ -73,11 +78,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.layer_decay": (0, 1),
     "optim.clip": (0, _ANY),
     "asit.mask_target": (0, 1),
+    "asit.mask_target_least": (0, 1),
+    "asit.mask_copied": (0, 1),
+    "asit.mask_copied_share": (0, 1),
     "asit.mask_time_share": (0, 1),
     "asit.mask_frequency_share": (0, 1),
     "asit.hidden": (1, _ANY),
     "asit.bottleneck": (1, _ANY),
     "asit.prototypes": (2, _ANY),
+    "asit.prototypes_data": (2, _ANY),
+    "asit.freeze_output_epochs": (0, _ANY),
+    "asit.reconstruction_hidden": (1, _ANY),
+    "asit.reconstruction_bottleneck": (1, _ANY),
+    "asit.teacher_temperature_epochs": (0, _ANY),
     "asit.weight_reconstruction": (0, _ANY),
     "asit.weight_local": (0, _ANY),
     "asit.weight_global": (0, _ANY),
@@ -103,6 +116,7 @@ POSITIVE = (
     "model.mlp_ratio",
     "model.attention_scale",
     "asit.teacher_temperature",
+    "asit.teacher_temperature_start",
     "asit.student_temperature",
     "run.timeout_seconds",
     "remote.cache_gb",
@@ -243,7 +257,7 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     )
     found += remote_that_cannot_be(recipe)
     if recipe.stage == "pretrain":
-        found += _pretraining(recipe)
+        found += pretraining_that_cannot_be(recipe)
     else:
         found += _finetuning(recipe)
     return found
@@ -269,36 +283,6 @@ def _subset_fits(name: str, value: Any) -> bool:
         return number and isinstance(value, int) and value >= (name == "per_class")
     values = value if isinstance(value, (list, tuple)) else [value]
     return all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in values)
-
-
-def _pretraining(recipe: Recipe) -> list[Problem]:
-    asit = recipe.asit
-    found: list[Problem] = []
-    if not (asit.weight_reconstruction or asit.weight_local or asit.weight_global):
-        found.append((("asit.weight_reconstruction",), "one of the three weights asit.weight_* must be above 0"))
-    if asit.weight_global and recipe.views.count != 2:
-        found.append(
-            (
-                ("asit.weight_global", "views.count"),
-                f"the global loss compares two views: views.count must be 2 (it is {recipe.views.count}) "
-                "or asit.weight_global 0",
-            )
-        )
-    if asit.weight_global and recipe.model.pooling != "cls":
-        found.append(
-            (
-                ("asit.weight_global", "model.pooling"),
-                "the global loss needs class tokens: model.pooling must be cls or asit.weight_global 0",
-            )
-        )
-    if recipe.views.local_count and not asit.weight_global:
-        found.append(
-            (
-                ("views.local_count", "asit.weight_global"),
-                "local crops serve the global loss alone: set views.local_count to 0 or asit.weight_global above 0",
-            )
-        )
-    return found
 
 
 def _finetuning(recipe: Recipe) -> list[Problem]:

@@ -1,8 +1,9 @@
 """From a recipe's name and the command line to a typed, checked `Recipe`.
 
-A recipe is a YAML file in configs/STAGE. `defaults: NAME` (or a list of names) inherits other recipes of the same
-stage, merged in order, before the file's own keys. Overrides `a.b=c` come last. OmegaConf holds the values and their
-types; this module turns everything that can be wrong into one sentence with the key, its place and the nearest name.
+A recipe is a YAML file in configs/STAGE, or in a folder there (`table3/global`). `defaults: NAME` (or a list of names)
+inherits other recipes of the same stage, merged in order, before the file's own keys. Overrides `a.b=c` come last.
+OmegaConf holds the values and their types; this module turns everything that can be wrong into one sentence with the
+key, its place and the nearest name.
 """
 
 from __future__ import annotations
@@ -33,7 +34,16 @@ _ONLY = {"asit": "pretrain", "augment": "finetune", "folds": "finetune", "finetu
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
     """The names of a stage's recipes, sorted."""
     _check_stage(stage)
-    return sorted(path.stem for path in (configs / stage).glob("*.yaml"))
+    names = [_name(stage, path, configs) for path in (configs / stage).rglob("*.yaml")]
+    return sorted(names, key=lambda name: (name.count("/"), name))
+
+
+def _name(stage: str, path: Path, configs: Path) -> str:
+    """What a recipe is called: its path below configs/STAGE, or elsewhere its file name, without `.yaml`."""
+    folder = (configs / stage).resolve()
+    resolved = path.resolve()
+    below = resolved.relative_to(folder) if resolved.is_relative_to(folder) else Path(path.name)
+    return below.with_suffix("").as_posix()
 
 
 def load_recipe(
@@ -62,7 +72,7 @@ def load_recipe(
         place = at(origin.get(key, show(path)))
         raise RecipeError(f"The value of {key or 'a key'} {place} cannot be resolved: {_first_line(error)}.") from None
     if not recipe.run.name:
-        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=path.stem))
+        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=_name(stage, path, configs)))
     check(recipe, origin)
     return recipe
 
@@ -84,17 +94,17 @@ def _check_stage(stage: str) -> None:
 def _find(stage: str, name: str, configs: Path, asked_by: str) -> Path:
     """The file of a recipe. A name in `defaults` may also be a sibling of the file that asks for it."""
     by = f" (asked for by {asked_by})" if asked_by else ""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    for folder in ([Path(asked_by).parent] if asked_by else []) + [configs / stage]:
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            return path
+    if name.endswith((".yaml", ".yml")) or ("/" in name and Path(name).is_file()):
         path = Path(name)
         if not path.is_absolute() and asked_by and (Path(asked_by).parent / path).is_file():
             path = Path(asked_by).parent / path
         if not path.is_file():
             raise RecipeError(f"There is no recipe file {name}{by}.")
         return path
-    for folder in ([Path(asked_by).parent] if asked_by else []) + [configs / stage]:
-        path = folder / f"{name}.yaml"
-        if path.is_file():
-            return path
     known = list_recipes(stage, configs)
     raise RecipeError(
         f"There is no {stage} recipe called {name!r}{by}{nearest(name, known)}. "

@@ -128,18 +128,34 @@ class Run:
 class Asit:
     """The ASiT objective (Atito et al., section III)."""
 
-    mask_target: float = 0.70
-    mask_aligned: bool = False
+    mask_target: float = 0.70  # share of a view's pixels to hide; 0: no masks
+    mask_target_least: float | None = (
+        None  # a share for each view from U(mask_target_least, mask_target); None: no draw
+    )
+    mask_shape: str = "blocks"  # blocks | time (whole time rows) | frequency (whole frequency columns)
+    mask_aligned: bool = False  # to the patch grid
     mask_time_share: float = 0.3  # blocks up to 0.3 T high
     mask_frequency_share: float = 0.3  # and 0.3 F wide
+    mask_fill: str = "zeros"  # zeros | noise, N(0, 0.5^2) | clip (what another clip of the pack has there)
+    mask_copied: float = 0.0  # share of clips that instead have `mask_copied_share` copied from another clip
+    mask_copied_share: float = 0.3
     hidden: int = 2048  # width of the projection and reconstruction MLPs
     bottleneck: int = 256
-    prototypes: int = 8192  # K = C
+    prototypes: int = 8192  # K: outputs for class tokens, or the pooled tokens in their place
+    prototypes_data: int | None = None  # C: outputs for data tokens; None: K. Another number needs heads of their own
+    heads: str = "shared"  # class and data tokens: shared | partly (an output layer each) | separate
+    gain: str = "fixed"  # of the output layer's weight norm: fixed (at 1) | trained
+    freeze_output_epochs: int = 0  # epochs before the output layers begin to move
+    reconstruction_hidden: int | None = None  # None: hidden
+    reconstruction_bottleneck: int | None = None  # None: bottleneck
+    reconstruction_last_gelu: bool = False  # a GELU after the bottleneck, too
     weight_reconstruction: float = 1.0
     weight_local: float = 1.0
     weight_global: float = 1.0
     local_on: str = "masked"  # masked (wholly or in part) | all
     teacher_temperature: float = 0.07
+    teacher_temperature_start: float | None = None  # from here to teacher_temperature, linearly, over
+    teacher_temperature_epochs: float = 0.0  # so many epochs
     student_temperature: float = 0.1
     centre_momentum: float = 0.9
     teacher_momentum: float = 0.996  # cosine to 1 over the run

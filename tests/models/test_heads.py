@@ -10,10 +10,12 @@ from gamut.models.heads import Classifier, ProjectionHead, ReconstructionHead, U
 
 HEADS = [
     lambda seed: ProjectionHead(12, 32, 8, 20, seed=seed),
+    lambda seed: ProjectionHead(12, 32, 8, 20, seed=seed, trained_gain=True),
+    lambda seed: ReconstructionHead(12, 32, 8, seed=seed, last_gelu=True),
     lambda seed: ReconstructionHead(12, 32, 8, seed=seed),
     lambda seed: Classifier(12, 5, seed=seed),
 ]
-WIDTHS = [20, 256, 5]
+WIDTHS = [20, 20, 256, 256, 5]
 
 
 @pytest.mark.parametrize(("make", "width"), zip(HEADS, WIDTHS))

@@ -1,4 +1,4 @@
-"""Block masks: the published sampler's statistics, a slow reference, and independence of the batch."""
+"""Masks: the published sampler's statistics, a slow reference, every shape, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from gamut.randomness import key_torch
-from pretrain.masking import BINS, block_masks, draw_blocks, mask_keys
+from pretrain.masking import BINS, Blocks, block_masks, draw_blocks, mask_keys, mask_targets
 
 
 def keys(n: int, salt: int = 0) -> torch.Tensor:
     return mask_keys(salt, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
 
 
-def one_by_one(key: torch.Tensor, frames: int, target: float, aligned: bool) -> np.ndarray:
+def one_by_one(key: torch.Tensor, frames: int, target: float, shape: Blocks) -> np.ndarray:
     """Lay block after block until the target share is hidden: what the matrix product must equal."""
-    blocks = draw_blocks(key[None], torch.tensor([frames]), 600, 0.3, 0.3, aligned)
+    blocks = draw_blocks(key[None], torch.tensor([frames]), 600, shape)
     mask = np.zeros((frames, BINS), dtype=bool)
     for top, bottom, left, right in zip(*(edge[0].tolist() for edge in blocks), strict=True):
         if mask.sum() >= target * mask.size:
@@ -25,17 +25,63 @@ def one_by_one(key: torch.Tensor, frames: int, target: float, aligned: bool) -> 
     return mask
 
 
-@pytest.mark.parametrize("aligned", [False, True])
+SHAPES = [
+    Blocks(),
+    Blocks(aligned=True),
+    Blocks("time"),
+    Blocks("frequency", aligned=True),
+    Blocks(time_share=0.6, frequency_share=0.1),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("target", [0.1, 0.3, 0.7, 0.9])
-def test_equals_laying_blocks_one_by_one(target: float, aligned: bool) -> None:
+def test_equals_laying_blocks_one_by_one(target: float, shape: Blocks) -> None:
     sizes = (592, 288, 96, 16, 592, 288)
     key = keys(len(sizes), salt=3)
-    masks = block_masks(key, torch.tensor(sizes), sizes, target, aligned=aligned)
+    masks = block_masks(key, torch.tensor(sizes), sizes, target, shape)
     start = 0
     for number, frames in enumerate(sizes):
-        expected = one_by_one(key[number], frames, target, aligned)
-        np.testing.assert_array_equal(masks.pixels[start : start + frames].numpy(), expected)
+        found = masks.pixels[start : start + frames].numpy()
+        np.testing.assert_array_equal(found, one_by_one(key[number], frames, target, shape))
+        assert found.mean() >= target
         start += frames
+
+
+def test_a_target_a_segment() -> None:
+    sizes = (96, 96, 320, 96, 96)
+    key = keys(5, salt=4)
+    target = torch.tensor([0.2, 0.9, 0.5, 0.0, 0.7], dtype=torch.float64)
+    masks = block_masks(key, torch.tensor(sizes), sizes, target, most=0.9)
+    for number, found in enumerate(masks.pixels.split(sizes)):
+        np.testing.assert_array_equal(found, one_by_one(key[number], sizes[number], float(target[number]), Blocks()))
+
+
+def test_a_target_range_is_uniform_and_changes_only_how_many_blocks_are_laid() -> None:
+    key = keys(2000)
+    drawn = mask_targets(key, 0.7, 0.5)
+    assert drawn.dtype == torch.float64
+    assert 0.5 <= drawn.min() < 0.502
+    assert 0.698 < drawn.max() < 0.7
+    assert drawn.mean().item() == pytest.approx(0.6, abs=0.003)
+    assert drawn.std().item() == pytest.approx(0.2 / 12**0.5, abs=0.003)
+    assert torch.equal(mask_targets(key, 0.7, None), torch.full((2000,), 0.7, dtype=torch.float64))
+    frames, sizes = torch.full((20,), 192), (192,) * 20
+    least = block_masks(key[:20], frames, sizes, 0.5).pixels
+    ranged = block_masks(key[:20], frames, sizes, drawn[:20], most=0.7).pixels
+    most = block_masks(key[:20], frames, sizes, 0.7).pixels
+    assert not (least & ~ranged).any()  # the same blocks in the same order, only more of them
+    assert not (ranged & ~most).any()
+
+
+def test_whole_time_rows_and_whole_frequency_columns() -> None:
+    frames, sizes = torch.full((8,), 192), (192,) * 8
+    rows = block_masks(keys(8), frames, sizes, 0.6, Blocks("time")).pixels
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert 0.6 <= rows.float().mean() < 0.75
+    columns = block_masks(keys(8), frames, sizes, 0.6, Blocks("frequency")).pixels.view(8, 192, BINS)
+    assert torch.equal(columns, columns[:, :1].expand_as(columns))
+    assert 0.6 <= columns.float().mean() < 0.75
 
 
 @pytest.mark.parametrize(
@@ -50,14 +96,28 @@ def test_statistics_of_the_published_sampler(target: float, pixels: float, touch
     assert masks.patches.all(1).float().mean().item() == pytest.approx(whole, abs=0.015)
 
 
+@pytest.mark.parametrize(
+    ("aligned", "pixels", "touched", "whole"), [(False, 0.613, 0.852, 0.324), (True, 0.619, 0.619, 0.619)]
+)
+def test_statistics_of_the_published_target_range(aligned: bool, pixels: float, touched: float, whole: float) -> None:
+    """The mean of 300 targets differs from that of the reference's 300 by 0.005 (one standard deviation)."""
+    n = 300
+    key = keys(n)
+    target = mask_targets(key, 0.7, 0.5)
+    masks = block_masks(key, torch.full((n,), 592), (592,) * n, target, Blocks(aligned=aligned), most=0.7)
+    assert masks.pixels.float().mean().item() == pytest.approx(pixels, abs=0.012)
+    assert masks.touched.float().mean().item() == pytest.approx(touched, abs=0.015)
+    assert masks.patches.all(1).float().mean().item() == pytest.approx(whole, abs=0.02)
+
+
 def test_aligned_masks_hide_whole_patches_only() -> None:
-    masks = block_masks(keys(20), torch.full((20,), 288), (288,) * 20, 0.6, aligned=True)
+    masks = block_masks(keys(20), torch.full((20,), 288), (288,) * 20, 0.6, Blocks(aligned=True))
     assert torch.equal(masks.touched, masks.patches.all(1))
 
 
 def test_a_clip_s_mask_does_not_depend_on_its_neighbours() -> None:
-    sizes = (96, 592, 320)
-    key = keys(3, salt=9)
+    sizes = (96, 592, 320, 16)
+    key = keys(4, salt=9)
     together = block_masks(key, torch.tensor(sizes), sizes, 0.7).pixels
     alone = [block_masks(key[i : i + 1], torch.tensor([size]), (size,), 0.7).pixels for i, size in enumerate(sizes)]
     assert torch.equal(together, torch.cat(alone))

@@ -82,6 +82,25 @@ def test_inheritance_in_order_then_own_then_command_line(configs: Path) -> None:
     assert recipe.run.name == "leaf"
 
 
+def test_recipes_in_a_folder_are_named_with_it_and_see_their_siblings(configs: Path) -> None:
+    folder = configs / "pretrain" / "table"
+    folder.mkdir()
+    (folder / "all.yaml").write_text("defaults: leaf\nseed: 3")
+    (folder / "one.yaml").write_text("defaults: all\nasit: {weight_local: 0}")
+    assert list_recipes("pretrain", configs)[-2:] == ["table/all", "table/one"]
+    recipe = load_recipe("pretrain", "table/one", [], configs)
+    assert (recipe.run.name, recipe.seed, recipe.asit.weight_local, recipe.optim.clip) == ("table/one", 3, 0.0, 2.5)
+    assert "table/one" in refused(configs, name="table/on")
+
+
+def test_attention_pooling_is_trained_by_the_global_loss_alone(configs: Path) -> None:
+    message = refused(configs, "model.pooling=attention", "asit.weight_global=0")
+    assert "model.pooling" in message
+    assert "asit.weight_global" in message
+    for pooling in ("attention", "mean"):
+        assert load_recipe("pretrain", "base", [f"model.pooling={pooling}"], configs).model.pooling == pooling
+
+
 def test_a_path_is_a_recipe_too(configs: Path) -> None:
     assert load_recipe("pretrain", str(configs / "pretrain" / "leaf.yaml"), [], Path("nowhere")).optim.lr == 2e-3
 
@@ -133,7 +152,16 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("optim.lr=.nan", ["optim.lr", "finite"]),
         ("precision=fp16", ["precision", "fp32", "bf16"]),
         ("plan.packer=best", ["plan.packer", "exact", "next_fit"]),
-        ("asit.local_on=some", ["asit.local_on", "masked"]),
+        ("asit.mask_fill=ones", ["asit.mask_fill", "zeros", "noise", "clip"]),
+        ("asit.mask_shape=disks", ["asit.mask_shape", "blocks", "time", "frequency"]),
+        ("asit.mask_target_least=0.8", ["asit.mask_target_least (0.8)", "asit.mask_target (0.7)"]),
+        ("asit.mask_copied=1.5", ["asit.mask_copied", "between 0 and 1"]),
+        ("asit.prototypes_data=100", ["asit.prototypes_data (100)", "asit.heads", "partly", "separate"]),
+        ("asit.heads=own", ["asit.heads", "shared", "partly", "separate"]),
+        ("asit.gain=free", ["asit.gain", "fixed", "trained"]),
+        ("asit.teacher_temperature_start=0.04", ["asit.teacher_temperature_epochs"]),
+        ("asit.teacher_temperature_start=0", ["asit.teacher_temperature_start", "above 0"]),
+        ("asit.mask_fil=clip", ["asit.mask_fil", "asit.mask_fill"]),
         ("model.pooling=max", ["model.pooling", "cls", "attention", "mean"]),
         ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
         ("finetune.loss=ce", ["finetune", "pretrain"]),

@@ -1,0 +1,57 @@
+"""What a recipe says of the ASiT objective, checked against itself."""
+
+from __future__ import annotations
+
+from gamut.recipe.schema import Recipe
+from gamut.recipe.views import Problem
+
+
+def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
+    """Losses, masks and heads that contradict each other, the views or the model."""
+    asit, views, pooling = recipe.asit, recipe.views, recipe.model.pooling
+    least = asit.mask_target_least
+    wrong: list[tuple[bool, tuple[str, ...], str]] = [
+        (
+            not (asit.weight_reconstruction or asit.weight_local or asit.weight_global),
+            ("asit.weight_reconstruction",),
+            "one of the three weights asit.weight_* must be above 0",
+        ),
+        (
+            bool(asit.weight_global) and views.count != 2,
+            ("asit.weight_global", "views.count"),
+            f"the global loss compares two views: views.count must be 2 (it is {views.count}) or asit.weight_global 0",
+        ),
+        (
+            pooling == "attention" and not asit.weight_global,
+            ("asit.weight_global", "model.pooling"),
+            "only the global loss trains attention pooling: asit.weight_global must be above 0, or model.pooling "
+            "cls or mean",
+        ),
+        (
+            bool(views.local_count) and not asit.weight_global,
+            ("views.local_count", "asit.weight_global"),
+            "local crops serve the global loss alone: set views.local_count to 0 or asit.weight_global above 0",
+        ),
+        (
+            least is not None and least > asit.mask_target,
+            ("asit.mask_target_least", "asit.mask_target"),
+            f"asit.mask_target_least ({least}) must not be above asit.mask_target ({asit.mask_target})",
+        ),
+        (
+            bool(asit.mask_copied) and not asit.mask_target,
+            ("asit.mask_copied", "asit.mask_target"),
+            "asit.mask_copied takes the place of masks: asit.mask_target must be above 0",
+        ),
+        (
+            asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes),
+            ("asit.prototypes_data", "asit.heads"),
+            f"a shared head has one number of outputs: asit.prototypes_data ({asit.prototypes_data}) other than "
+            f"asit.prototypes ({asit.prototypes}) needs asit.heads partly or separate",
+        ),
+        (
+            asit.teacher_temperature_start is not None and not asit.teacher_temperature_epochs,
+            ("asit.teacher_temperature_start", "asit.teacher_temperature_epochs"),
+            "asit.teacher_temperature_start needs asit.teacher_temperature_epochs above 0",
+        ),
+    ]
+    return [(keys, problem) for is_wrong, keys, problem in wrong if is_wrong]
