@@ -95,3 +95,9 @@ def resize_grid(table: nn.Parameter | torch.Tensor, columns: int, prefix: int) -
     head, grid = table[:, :prefix], table[0, prefix:]
     stretched = stretch(grid.reshape(-1, ROWS * dim), columns, "bicubic").reshape(1, -1, dim)
     return torch.cat([head, stretched], dim=1)
+
+
+def resize_image(grid: torch.Tensor, rows: int, columns: int, kind: str) -> torch.Tensor:
+    """A table of an image's patches [old rows, old columns, dim] as [rows, columns, dim]: `F.interpolate` of both."""
+    tall = stretch(grid.flatten(1), rows, kind).unflatten(1, grid.shape[1:])
+    return stretch(tall.transpose(0, 1).flatten(1), columns, kind).unflatten(1, (rows, -1)).transpose(0, 1)

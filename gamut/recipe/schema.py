@@ -199,7 +199,8 @@ class Recipe:
     stage: str = "pretrain"
     data: str = ""  # a shard set: a folder, or http(s)://, s3:// or pipe:
     dataset: str = ""  # which converter makes it, for the message when it is missing
-    init: str = ""  # a run folder, a checkpoint folder or a safetensors file to start the weights from
+    # Where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, transformers).
+    init: str = ""
     mixture: dict[str, float] = field(default_factory=dict)  # folder of a set, inside `data` -> proportion of the draws
     # Which clips: {fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}; any other name is a
     # column of the index, with the values (or names of values) to keep.
