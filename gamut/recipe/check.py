@@ -107,6 +107,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.every_epochs": (0, _ANY),
     "checkpoint.every_minutes": (0, _ANY),
     "checkpoint.keep": (1, _ANY),
+    "checkpoint.keep_every": (0, _ANY),
     "track.picture_epochs": (0, _ANY),
     "track.log_steps": (1, _ANY),
     "run.threads": (0, _ANY),

@@ -104,7 +104,8 @@ class Optim:
 class Checkpoint:
     every_epochs: float = 1.0
     every_minutes: float = 15.0  # whichever comes first
-    keep: int = 3
+    keep: int = 3  # the newest
+    keep_every: int = 0  # and for good those after every so many epochs, and after the last; 0: none
 
 
 @dataclass(frozen=True)

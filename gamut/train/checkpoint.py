@@ -5,6 +5,7 @@ checkpoints/step-00000100/   engine/            DeepSpeed's files (weights as tr
                              objective.safetensors, state.json, rank-00000.safetensors ...
                              manifest.json      sha256 and size of every file, written last
 checkpoints/latest           the name of the newest, for people and scripts; resuming goes by the manifests
+checkpoints/kept.json        those that are never removed (checkpoint.keep_every)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.torch import save as tensor_bytes
 
 from gamut.errors import CheckpointError, PlanError
 from gamut.recipe import schema
-from gamut.train import files
+from gamut.train import files, milestones
 from gamut.train.engine import Engine
 from gamut.train.objective import Objective
 from gamut.train.resplit import ResplitReader
@@ -62,17 +63,23 @@ class Keeper:
         """Whether a checkpoint is due by the clock. Only rank 0's clock may decide."""
         return time.monotonic() - self._saved_at > 60.0 * self.recipe.checkpoint.every_minutes
 
-    def save(self, state: State) -> Path:
+    def save(self, state: State, keep: bool = False) -> Path:
         """Write the checkpoint of `state`; one of the same step that is there already stays.
+
+        keep: it is never removed; `state` then stands at the beginning of an epoch.
 
         Raises CheckpointError on every rank where any could not write, naming it, the path and the bytes; the
         checkpoints before it are untouched, and nothing names the unfinished one.
         """
         final = self.folder / f"step-{state.step:08d}"
+        problem: CheckpointError | None = None
+        if keep:
+            if self.world.first:
+                problem = self._attempt(lambda: milestones.note(self.folder, final.name, state.epoch))
+            self.world.agree(problem, "note a checkpoint to keep")
         if self.newest == final:
             return final
         temporary = self.folder / f"{TEMPORARY[0]}{final.name}"
-        problem: CheckpointError | None = None
         if self.world.first:
             problem = self._attempt(lambda: self._clean_start(temporary))
         self.world.agree(problem, "start a checkpoint")
@@ -98,6 +105,8 @@ class Keeper:
             action()
         except OSError as error:
             return CheckpointError(files.explain(error, self.world.rank, 0))
+        except CheckpointError as error:
+            return error
         return None
 
     def _clean_start(self, temporary: Path) -> None:
@@ -134,8 +143,10 @@ class Keeper:
         files.rename_folder(temporary, final)
         files.write_file(self.folder / "latest", lambda file: file.write(f"{final.name}\n".encode()))
         files.sync_folder(self.folder)
+        kept = milestones.noted(self.folder)
         for old in saved(self.folder)[self.recipe.checkpoint.keep :]:
-            discard(old)
+            if old.name not in kept:
+                discard(old)
 
     def resume(self) -> State | None:
         """Restore the newest checkpoint that verifies; None where the run has never saved one.

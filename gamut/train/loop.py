@@ -12,6 +12,7 @@ from gamut.data.loader import Loader
 from gamut.errors import GamutError, PlanError
 from gamut.plan import Epoch
 from gamut.recipe import schema
+from gamut.train import milestones
 from gamut.train.checkpoint import Keeper
 from gamut.train.engine import Engine
 from gamut.train.guard import BadSteps, Garbage, Watchdog
@@ -99,10 +100,10 @@ def train(
         holes = Holes(folder, recipe.loader.max_holes, state, world)
         every = recipe.checkpoint.every_epochs
 
-        def save(state: State) -> None:
+        def save(state: State, keep: bool = False) -> None:
             watchdog.beat()
             holes.sync()
-            path = keeper.save(state)
+            path = keeper.save(state, keep)
             tracker.checkpoint(state.step, str(path), keeper.sha256)
             watchdog.beat()
 
@@ -177,8 +178,9 @@ def train(
             save_now = last or due(state, epoch, every)
             state = state.next_epoch()
             holes.new_epoch()
-            if save_now:
-                save(state)
+            keep = milestones.due(state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
+            if save_now or keep:
+                save(state, keep)
     if world.first and (said := holes.said()):
         print(said, flush=True)
     return Result("finished", state, keeper.newest, schedule)
