@@ -11,7 +11,7 @@ import torch.distributed as dist
 from finetune.objective import Classify, multi_hot
 from gamut.data.loader import Loader
 from gamut.errors import RunError
-from gamut.evaluate.metrics import accuracy, mean_average_precision
+from gamut.evaluate.metrics import accuracy, confusion, tagging
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.shards import Index
 
@@ -30,15 +30,43 @@ class Scores:
         return np.take_along_axis(self.target, self.logits.argmax(1)[:, None], 1)[:, 0] > 0
 
     def metrics(self, loss: str) -> dict[str, float]:
-        """Accuracy for classes that exclude each other, macro mAP otherwise; float64, computed once."""
+        """Accuracy for classes that exclude each other; macro mAP, AUC and d' otherwise, over the classes that some
+        clip has. float64, computed once."""
         if loss == "ce":
             return {"accuracy": float(accuracy(self.target.argmax(1), self.logits))}
-        return {"mAP": float(mean_average_precision(self.target, self.logits))}
+        all_of_them = tagging(self.target, self.logits)
+        return {
+            "mAP": all_of_them.mean_average_precision,
+            "AUC": all_of_them.auc,
+            "d_prime": all_of_them.d_prime,
+            "classes_without_positives": float(all_of_them.without_positives),
+        }
+
+    def confusion(self) -> np.ndarray:
+        """int64 [classes, classes]: row truth, column prediction; for classes that exclude each other."""
+        return confusion(self.target.argmax(1), self.logits.argmax(1), self.target.shape[1])
+
+    def by_class(self, loss: str) -> list[float | None]:
+        """Of each class the share of its clips that were classified rightly, or its average precision; None where no
+        clip has it."""
+        if loss == "ce":
+            counts = self.confusion()
+            clips = counts.sum(1)
+            values = np.where(clips > 0, np.diag(counts) / np.maximum(clips, 1), np.nan)
+        else:
+            values = tagging(self.target, self.logits).average_precision
+        return [None if np.isnan(value) else float(value) for value in values]
 
     def save(self, path: Path, index: Index) -> None:
         """Keys, targets and logits as an .npz that any tool reads (no pickles)."""
         keys = np.array([index.key(int(row)) for row in self.row])
         np.savez(path, key=keys, row=self.row, target=self.target, logits=self.logits)
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as scores:
+            return cls(scores["row"], scores["target"], scores["logits"])
 
 
 def evaluate(

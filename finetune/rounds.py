@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +11,17 @@ from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.shards import Index
 
+Fold = int | str  # a value of the column, or one of the names that the index has for them
+
 
 @dataclass(frozen=True)
 class Round:
     """One training and one scoring, on folds that do not overlap."""
 
-    train: tuple[int, ...]
-    test: tuple[int, ...]
+    train: tuple[Fold, ...]
+    test: tuple[Fold, ...]
     seed: int
+    validation: tuple[Fold, ...] = ()  # chooses the epoch that is judged; empty: the last epoch is
 
     @property
     def name(self) -> str:
@@ -26,7 +30,8 @@ class Round:
 
     def recipe(self, recipe: schema.Recipe) -> schema.Recipe:
         """The round as a recipe of its own: a run inside the run's folder."""
-        folds = replace(recipe.folds, test=[list(self.test)], train=list(self.train))
+        validation = list(self.validation) or None
+        folds = replace(recipe.folds, test=[list(self.test)], train=list(self.train), validation=validation)
         return replace(
             recipe,
             seed=self.seed,
@@ -40,7 +45,7 @@ def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
     """Every round of a recipe, test folds first, then seeds.
 
     Raises RecipeError where the shards have no such column, a fold that the recipe names is in none of their clips,
-    or a round would train on clips that it is scored on.
+    or a round would train on clips that it is scored on; ShardError for a name that the column does not have.
     """
     folds = recipe.folds
     if folds.column not in index.columns:
@@ -48,20 +53,37 @@ def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
             f"folds.column is {folds.column!r}, but the columns of {index.folder} are {sorted(index.columns)}."
         )
     present = sorted(int(fold) for fold in np.unique(index.columns[folds.column]))
-    named = {fold for test in folds.test for fold in test} | set(folds.train or [])
-    if named - set(present):
-        raise RecipeError(
-            f"The recipe names the folds {sorted(named - set(present))}, but {index.folder} has {present}: set "
-            "folds.test and folds.train."
-        )
+    validation = folds.validation or []
     result = []
     for test in folds.test:
-        train = folds.train if folds.train is not None else [fold for fold in present if fold not in test]
-        both = sorted(set(train) & set(test))
-        if both or not train or not test:
+        scored = _values(index, folds.column, present, test)
+        choosing = _values(index, folds.column, present, validation)
+        train: list[Fold] = [fold for fold in present if fold not in scored | choosing]
+        train = folds.train if folds.train is not None else train
+        trained = _values(index, folds.column, present, train)
+        if scored & trained or scored & choosing or trained & choosing or not trained or not scored:
             raise RecipeError(
-                f"A round trains on the folds {train} and tests on {test}; they must not overlap or be empty."
+                f"A round trains on the folds {list(train)}"
+                + (f", chooses the epoch on {validation}" if validation else "")
+                + f" and tests on {test}; they must not overlap or be empty."
             )
         for repeat in range(recipe.finetune.seeds):
-            result.append(Round(tuple(train), tuple(test), recipe.seed + repeat))
+            result.append(Round(tuple(train), tuple(test), recipe.seed + repeat, tuple(validation)))
     return result
+
+
+def _values(index: Index, column: str, present: list[int], folds: Iterable[Fold]) -> set[int]:
+    """The column's values that these folds stand for, each in at least one clip."""
+    values: set[int] = set()
+    missing = []
+    for fold in folds:
+        found = {int(value) for value in np.unique(index.columns[column][index.where({column: [fold]})])}
+        values |= found
+        missing += [] if found else [fold]
+    if missing:
+        named = ", ".join(index.names.get(column, {}))
+        raise RecipeError(
+            f"The recipe names the folds {missing}, but {index.folder} has {present}{f' ({named})' if named else ''}: "
+            "set folds.test, folds.train and folds.validation."
+        )
+    return values

@@ -79,7 +79,9 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
     column = recipe.folds.column
     clips = select(index, recipe.subset | {column: list(each.train)}, recipe.plan.weights)
     with session(recipe, world, index, clips) as run:
-        test = select(index, for_scoring(recipe.subset) | {column: list(each.test)})
+        scored = for_scoring(recipe.subset)
+        test = select(index, scored | {column: list(each.test)})
+        validation = select(index, scored | {column: list(each.validation)}) if each.validation else None
         seen = seen_in_pretraining(recipe.init, index, test) if world.first else 0
         if seen:
             print(
@@ -87,7 +89,7 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
                 f"their labels; for a score on unheard clips pretrain with subset.{column}={list(each.train)}",
                 flush=True,
             )
-        scoring = Scoring(objective, recipe, each, index, test, run, world)
+        scoring = Scoring(objective, recipe, each, index, test, validation, run, world)
         result = train(
             objective=objective,
             recipe=recipe,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finetune.evaluation import evaluate
+from finetune.evaluation import Scores, evaluate
 from finetune.objective import Classify
-from finetune.rounds import Round
+from finetune.rounds import Fold, Round
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
@@ -28,9 +29,11 @@ BEST = "best.safetensors"
 
 
 class Scoring:
-    """Scores a round's test folds every few epochs and at its end; keeps the weights of the best epoch.
+    """Scores a round every few epochs and at its end; keeps the weights and the scores that it is judged by.
 
-    That epoch is chosen on the test folds, so it says so, and is never what a round is judged by.
+    With validation folds that is the epoch which did best on them: the test folds are looked at only then. Without,
+    the round is judged by its last epoch; the weights of the best one are kept too, but since it was chosen on the
+    test folds its score is never the round's, and says so.
     """
 
     def __init__(
@@ -40,85 +43,112 @@ class Scoring:
         each: Round,
         index: Index,
         test: Clips,
+        validation: Clips | None,
         run: Session,
         world: World,
     ) -> None:
         self.objective, self.recipe, self.each = objective, recipe, each
-        self.index, self.test, self.run, self.world = index, test, run, world
+        self.index, self.test, self.validation, self.run, self.world = index, test, validation, run, world
         self.metric = "accuracy" if recipe.finetune.loss == "ce" else "mAP"
-        self.best = {"score": -1.0, "epoch": 0.0}
+        best = {"score": -1.0, "epoch": 0.0}
         if world.first and (run.folder / BEST).exists():
-            self.best = load_weights(run.folder / BEST)[1]["best"]
+            best = load_weights(run.folder / BEST)[1]["best"]
+        self.best = world.broadcast(best)  # whether an epoch is better is decided alike on every rank
 
     def __call__(self, epoch: int, at: Moment) -> dict[str, float]:
         """Called by all ranks after every epoch; scores when it is time."""
         every = max(1, round(self.recipe.finetune.evaluate_epochs))
         if epoch + 1 != self.recipe.epochs and (epoch + 1) % every:
             return {}
+        if self.validation is None:
+            scores, values = self._score(self.test, "test", self.each.test, epoch)
+            self._judge_by(scores)
+            self._keep_best(values[self.metric], epoch)
+            return _named("test", values)
+        _, values = self._score(self.validation, "validation", self.each.validation, epoch)
+        logged = _named("validation", values)
+        if values[self.metric] > self.best["score"]:
+            scores, on_test = self._score(self.test, "test", self.each.test, epoch)
+            self._judge_by(scores)
+            self._keep_best(values[self.metric], epoch)
+            logged |= _named("test", on_test)
+        return logged
+
+    def _score(self, clips: Clips, what: str, folds: tuple[Fold, ...], epoch: int) -> tuple[Scores, dict[str, float]]:
         scores = evaluate(
             self.objective,
             self.index,
-            self.test,
+            clips,
             evaluation_policy(self.recipe),
             per_forward=self.recipe.loader.packs_per_forward,
             workers=self.recipe.loader.workers,
         )
         values = scores.metrics(self.recipe.finetune.loss)
         if self.world.first:
-            scores.save(self.run.folder / "scores.npz", self.index)
-            self._keep_best(values[self.metric], epoch)
             print(
-                f"{self.recipe.run.name}  epoch {epoch + 1}: {self.metric} {values[self.metric]:.1%} on folds "
-                f"{', '.join(map(str, self.each.test))}",
+                f"{self.recipe.run.name}  epoch {epoch + 1}: {self.metric} {values[self.metric]:.1%} on {what} folds "
+                f"{', '.join(map(str, folds))}",
                 flush=True,
             )
-        return {f"test/{name}": value for name, value in values.items()}
+        return scores, values
+
+    def _judge_by(self, scores: Scores) -> None:
+        if self.world.first:
+            scores.save(self.run.folder / "scores.npz", self.index)
 
     def _keep_best(self, score: float, epoch: int) -> None:
         if score <= self.best["score"]:
             return
         self.best = {"score": score, "epoch": epoch + 1}
-        note = {"best": self.best, "chosen_on": f"test folds {self.each.test}", "model": asdict(self.recipe.model)}
-        save_weights(self.run.folder / BEST, self.objective.model, note)
+        if self.world.first:
+            note = {"best": self.best, "chosen_on": self._chosen_on(), "model": asdict(self.recipe.model)}
+            save_weights(self.run.folder / BEST, self.objective.model, note)
+
+    def _chosen_on(self) -> str:
+        if self.validation is None:
+            return f"test folds {', '.join(map(str, self.each.test))}"
+        return f"validation folds {', '.join(map(str, self.each.validation))}"
 
     def finish(self, step: int, seen: int) -> dict:
-        """Rank 0, once the round is trained: confusion matrix and result.json from the last epoch's scores.
+        """Rank 0, once the round is trained: confusion matrix and result.json from the scores that it is judged by.
 
         seen: how many of the scored clips the pretraining had, without their labels.
         """
-        with np.load(self.run.folder / "scores.npz", allow_pickle=False) as scores:
-            target, logits = scores["target"], scores["logits"]
-        counts = np.zeros((len(self.index.labels),) * 2, np.int64)
-        np.add.at(counts, (target.argmax(1), logits.argmax(1)), 1)
-        if self.metric == "accuracy":
-            score = float(np.diag(counts).sum() / counts.sum())
-            title = f"{self.recipe.run.name}: accuracy {score:.1%}, last epoch"
-            self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
-        else:
-            from finetune.evaluation import Scores
-
-            score = Scores(np.arange(len(target)), target, logits).metrics(self.recipe.finetune.loss)[self.metric]
+        scores = Scores.load(self.run.folder / "scores.npz")
+        values = scores.metrics(self.recipe.finetune.loss)
+        judged = "last epoch" if self.validation is None else f"epoch {self.best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
             "test": list(self.each.test),
             "seed": self.each.seed,
             "metric": self.metric,
-            "score": score,
-            "clips": len(target),
+            "score": values[self.metric],
+            "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
+            "by_class": scores.by_class(self.recipe.finetune.loss),
+            "judged": judged,
+            "clips": len(scores.target),
             "seen_in_pretraining": seen,
-            "best_chosen_on_the_test_folds": self.best,
-            "confusion": counts.tolist(),
+            "best": self.best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),
         }
+        if self.metric == "accuracy":
+            counts = scores.confusion()
+            result["confusion"] = counts.tolist()
+            title = f"{self.recipe.run.name}: accuracy {result['score']:.1%}, {judged}"
+            self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         write_whole(self.run.folder / "result.json", json.dumps(result))
         return result
+
+
+def _named(what: str, values: dict[str, float]) -> dict[str, float]:
+    """For the log, which takes finite numbers."""
+    return {f"{what}/{name}": value for name, value in values.items() if math.isfinite(value)}
 
 
 def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
     """Write summary.json and the confusion matrix over all rounds, print the table; returns the summary."""
     metric = results[0]["metric"]
     scores = [result["score"] for result in results]
-    confusion = np.sum([result["confusion"] for result in results], axis=0)
     summary = {
         "metric": metric,
         "labels": list(index.labels),
@@ -129,24 +159,26 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "rounds": results,
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2))
-    table = Table(title=f"{folder.name}: {metric} of the last epoch")
-    for name in ("test folds", "seed", "clips", metric, "best epoch (chosen on the test folds)"):
+    table = Table(title=f"{folder.name}: {metric}")
+    for name in ("test folds", "seed", "clips", metric, "of the", "best epoch"):
         table.add_column(name)
     for result in results:
-        best = result["best_chosen_on_the_test_folds"]
+        best = result["best"]
         table.add_row(
             ", ".join(map(str, result["test"])),
             str(result["seed"]),
             str(result["clips"]),
             f"{result['score']:.1%}",
-            f"{best['score']:.1%} at {best['epoch']:.0f}",
+            result["judged"],
+            f"{best['score']:.1%} at {best['epoch']:.0f}, on {best['chosen_on']}",
         )
     table.add_section()
-    table.add_row("mean", "", str(summary["clips"]), f"{summary['mean']:.1%} ± {summary['std']:.1%}", "")
+    table.add_row("mean", "", str(summary["clips"]), f"{summary['mean']:.1%} ± {summary['std']:.1%}", "", "")
     Console().print(table)
     if metric == "accuracy":
         (folder / "figures").mkdir(exist_ok=True)
-        figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds, last epoch")
+        confusion = np.sum([result["confusion"] for result in results], axis=0)
+        figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds")
         figure.savefig(folder / "figures" / "confusion.png", dpi=110)
         print(f"confusion matrix: {folder / 'figures' / 'confusion.png'}", flush=True)
     return summary

@@ -292,11 +292,12 @@ def _finetuning(recipe: Recipe) -> list[Problem]:
     if not folds.test or not all(folds.test):
         found.append((("folds.test",), "folds.test needs at least one round of at least one fold"))
     for test in folds.test:
-        both = sorted(set(test) & set(folds.train or []))
-        if both:
-            found.append(
-                (("folds.train", "folds.test"), f"fold {both[0]} is in folds.train and in a round of folds.test")
-            )
+        for key, others in (("train", folds.train), ("validation", folds.validation)):
+            both = [fold for fold in others or [] if fold in test]
+            if both:
+                found.append(
+                    ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
+                )
     if recipe.views.count != 1:
         found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
     if recipe.views.local_count:

@@ -73,8 +73,10 @@ def describe(hint: Any) -> str:
         text = f"a list of {len(args)} numbers"
     elif typing.get_origin(base) is list:
         inner = not_none(args[0])
-        kinds = {int: "whole numbers", float: "numbers"}
-        text = f"a list of {kinds.get(inner, 'lists of whole numbers')}"
+        deeper = typing.get_origin(inner) is list
+        element = typing.get_args(inner)[0] if deeper else args[0]
+        kinds = {int: "whole numbers", float: "numbers", int | str: "whole numbers or names"}
+        text = f"a list of {'lists of ' if deeper else ''}{kinds[element]}"
     else:
         text = "a mapping of names to numbers" if args[1] is float else "a mapping"
     return text if base is hint else f"{text} or null"

@@ -178,11 +178,16 @@ class Augment:
 
 @dataclass(frozen=True)
 class Folds:
-    """Cross-validation by an index column. Each entry of `test` is one round: train on `train` or on all the others."""
+    """What is trained on and what is scored, by an index column: its values (folds), or its names (train, test).
+
+    Each entry of `test` is one round: train on `train`, or on all that is in neither of the others.
+    """
 
     column: str = "fold"
-    test: list[list[int]] = field(default_factory=lambda: [[1], [2], [3], [4], [5]])
-    train: list[int] | None = None  # None: every fold that is not in the round's test folds
+    test: list[list[int | str]] = field(default_factory=lambda: [[1], [2], [3], [4], [5]])
+    train: list[int | str] | None = None  # None: all that is not in the round's test and validation folds
+    # The epoch that does best on these is the one that the test folds judge; None: the last epoch is.
+    validation: list[int | str] | None = None
 
 
 @dataclass(frozen=True)

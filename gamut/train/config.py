@@ -105,8 +105,10 @@ def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) 
             )
     if stage:
         # DeepSpeed allocates buckets of this many numbers at every backward; its default of 5e8 is 2 GB.
-        zero.setdefault("reduce_bucket_size", max(1, min(500_000_000, elements)))
-        zero.setdefault("allgather_bucket_size", max(1, min(500_000_000, elements)))
+        # In fp32 it refuses an odd one, which is what an odd number of classes would make.
+        bucket = max(2, min(500_000_000, elements + elements % 2))
+        zero.setdefault("reduce_bucket_size", bucket)
+        zero.setdefault("allgather_bucket_size", bucket)
 
 
 def _state(section: dict[str, Any], key: str, value: Any, source: str, where: str) -> None:

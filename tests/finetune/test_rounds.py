@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import compare
+from finetune import compare, jobs
 from finetune.rounds import rounds
 from finetune.seen import seen_in_pretraining
 from gamut.errors import GamutError, RecipeError
@@ -80,7 +80,8 @@ def scores(folder: Path, seed: int, right: np.ndarray) -> dict:
     np.savez(path, row=order, target=target[order], logits=logits[order])
     confusion = np.zeros((len(CLASSES),) * 2, int)
     np.add.at(confusion, (target.argmax(1), logits.argmax(1)), 1)
-    return {"scores": str(path), "confusion": confusion.tolist()}
+    score = float(np.diag(confusion).sum() / len(right))
+    return {"scores": str(path), "confusion": confusion.tolist(), "score": score, "clips": len(right)}
 
 
 def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
@@ -90,7 +91,7 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
     best = {"good": "1e-3", "bad": "3e-4"}
     asked: list[tuple[str, ...]] = []
 
-    def run_job(job: compare.Job, threads: int) -> dict:
+    def run_job(job: jobs.Job, threads: int) -> dict:
         asked.append(job.arguments)
         words = dict(word.split("=", 1) for word in job.arguments if "=" in word)
         arm = words["init"]
@@ -102,9 +103,10 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
         folder = tmp_path / arm
         folder.mkdir()
         rounds = [scores(folder, seed, truth[arm][seed]) for seed in range(2)]
-        return {"mean": float(truth[arm].mean()), "labels": list(CLASSES), "rounds": rounds}
+        mean = float(truth[arm].mean())
+        return {"metric": "accuracy", "mean": mean, "labels": list(CLASSES), "rounds": rounds}
 
-    monkeypatch.setattr(compare, "run_job", run_job)
+    monkeypatch.setattr(jobs, "run_job", run_job)
     line = [
         "esc10",
         "--arm",
@@ -132,16 +134,16 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_finished_job_is_not_run_again_and_another_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    job = compare.Job("one", ("esc10", "optim.lr=1"), tmp_path / "one")
+    job = jobs.Job("one", ("esc10", "optim.lr=1"), tmp_path / "one")
 
     def run(line: list[str], **_: object) -> subprocess.CompletedProcess:
         assert line[0] == sys.executable
         (job.folder / "summary.json").write_text('{"mean": 0.5}')
         return subprocess.CompletedProcess(line, 0)
 
-    monkeypatch.setattr(compare.subprocess, "run", run)
-    assert compare.run_job(job, 1) == {"mean": 0.5}
-    monkeypatch.setattr(compare.subprocess, "run", None)
-    assert compare.run_job(job, 1) == {"mean": 0.5}
+    monkeypatch.setattr(jobs.subprocess, "run", run)
+    assert jobs.run_job(job, 1) == {"mean": 0.5}
+    monkeypatch.setattr(jobs.subprocess, "run", None)
+    assert jobs.run_job(job, 1) == {"mean": 0.5}
     with pytest.raises(GamutError, match="holds a run with other arguments"):
-        compare.run_job(compare.Job("one", ("esc10", "optim.lr=2"), job.folder), 1)
+        jobs.run_job(jobs.Job("one", ("esc10", "optim.lr=2"), job.folder), 1)

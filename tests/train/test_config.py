@@ -17,6 +17,13 @@ def made(section: dict, **changes: object) -> dict:
     return engine_config(replace(RECIPE, deepspeed=section, **changes), world=2, accumulation=2, elements=1000)
 
 
+@pytest.mark.parametrize(("elements", "bucket"), [(1, 2), (999, 1000), (1000, 1000), (10**10, 500_000_000)])
+def test_buckets_hold_the_model_and_are_even(elements: int, bucket: int) -> None:
+    """DeepSpeed refuses an odd one in fp32: a model with an odd number of classes would not start."""
+    zero = engine_config(RECIPE, world=2, accumulation=2, elements=elements)["zero_optimization"]
+    assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == bucket
+
+
 def test_what_the_recipe_says_is_filled_in() -> None:
     config = made({"zero_optimization": {"stage": 1}, "wall_clock_breakdown": False})
     assert config["train_micro_batch_size_per_gpu"] == 2

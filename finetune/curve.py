@@ -1,0 +1,96 @@
+"""What longer pretraining is worth (ASiT, Figure 2): fine-tune from every kept checkpoint of a run, plot the scores.
+
+The pretraining keeps them with `checkpoint.keep_every=n`. What is fine-tuned already is not done again, so the command
+may be stopped, and repeated while the pretraining goes on.
+
+Example:
+    deepspeed pretrain/run.py asit_s data=shards/audioset checkpoint.keep_every=5
+    python finetune/curve.py runs/asit_s as20k_s --zero --jobs 2 --out runs/curve data=shards/audioset finetune.seeds=3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from finetune.jobs import Job, run_all
+from gamut.errors import CheckpointError, command
+from gamut.recipe.resolved import read_resolved
+from gamut.track.figures import new_figure
+from gamut.train import milestones
+
+
+def starts(run: Path, zero: bool) -> dict[int, str]:
+    """Epochs of pretraining -> what to fine-tune from, in order; `zero`: also what the pretraining itself began with.
+
+    Raises CheckpointError where the run has kept no checkpoint.
+    """
+    kept = milestones.kept(run / "checkpoints")
+    if not kept:
+        raise CheckpointError(
+            f"{run} keeps no checkpoints yet: pretrain with checkpoint.keep_every=n, which may also be set when a run "
+            "goes on."
+        )
+    beginning = {0: read_resolved(run / "recipe.yaml").init} if zero else {}
+    return beginning | {epochs: str(path) for epochs, path in kept.items()}
+
+
+def plot(points: dict[int, list[float]], metric: str, title: str) -> Figure:
+    """Every round's score (dots) and their mean (line) over epochs of pretraining."""
+    figure = new_figure(7, 4.5)
+    axis = figure.subplots()
+    epochs = list(points)
+    axis.plot(epochs, [100 * np.mean(points[epoch]) for epoch in epochs], marker="o")
+    for epoch, scores in points.items():
+        axis.scatter([epoch] * len(scores), [100 * score for score in scores], color="black", s=10, zorder=3)
+    axis.set_xlabel("epochs of pretraining")
+    axis.set_ylabel(f"{metric} after fine-tuning, %")
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a pretraining run")
+    parser.add_argument("recipe", help="of fine-tuning")
+    parser.add_argument("--zero", action="store_true", help="also from what the pretraining began with, as epoch 0")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--out", type=Path, default=None, help="default: RUN/curve-RECIPE")
+    parser.add_argument("overrides", nargs="*", help="a.b=c, passed on to every run")
+    options = parser.parse_intermixed_args(argv)  # overrides may follow the options
+    console = Console()
+    out = options.out or options.run / f"curve-{Path(options.recipe).stem}"
+    jobs = []
+    for epochs, init in starts(options.run, options.zero).items():
+        name = f"epoch-{epochs:04d}"
+        arguments = (options.recipe, *options.overrides, f"run.folder={out}", f"run.name={name}", f"init={init}")
+        jobs.append((epochs, Job(name, arguments, out / name)))
+    console.print(f"Fine-tuning {options.recipe} from {len(jobs)} checkpoints of {options.run}", highlight=False)
+    results = run_all([job for _, job in jobs], options.jobs, console)
+    points = {epochs: [one["score"] for one in result["rounds"]] for (epochs, _), result in zip(jobs, results)}
+    metric = results[0]["metric"]
+    table = Table("epochs", f"{metric}, mean", "rounds")
+    for epochs, scores in points.items():
+        table.add_row(str(epochs), f"{np.mean(scores):.1%}", " ".join(f"{score:.1%}" for score in scores))
+    console.print(table)
+    report = {"run": str(options.run), "recipe": options.recipe, "metric": metric, "scores": points}
+    (out / "curve.json").write_text(json.dumps(report, indent=2))
+    plot(points, metric, f"{options.run.name}, then {options.recipe}").savefig(out / "curve.png", dpi=110)
+    console.print(f"the curve: {out / 'curve.png'}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
