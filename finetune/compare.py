@@ -135,8 +135,8 @@ def compare(results: dict[str, dict], chosen: dict[str, str | None], console: Co
         first, second = list(results)[:2]
         report["difference"] = {"of": [first, second]}
         if metric == "accuracy":
-            hits = [right(results[arm]).mean(0) for arm in (first, second)]
-            mean, low, high = paired_bootstrap(*hits, resamples=10_000, seed=0)
+            hits = {arm: right(results[arm]).mean(0) for arm in (first, second)}
+            mean, low, high = paired_bootstrap(hits[first], hits[second], resamples=10_000, seed=0)
             report["difference"] |= {"mean": mean, "low": low, "high": high}
             interval = f", paired bootstrap 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}]"
         else:
