@@ -9,7 +9,7 @@ import torch
 from gamut.models.layout import Layout
 from gamut.recipe import schema
 from pretrain import fills
-from pretrain.masking import Blocks, Masks, block_masks, mask_targets
+from pretrain.masking import BINS, Blocks, Masks, block_masks, mask_targets
 
 
 class Hidden(NamedTuple):
@@ -18,6 +18,14 @@ class Hidden(NamedTuple):
     patches: torch.Tensor  # float32 [N, 256]: what the student sees
     masks: Masks
     alone: torch.Tensor  # int64 []: clips to be filled from another clip that had none in their pack
+
+    def first(self, patches: int) -> Hidden:
+        """The first so many patches, a whole number of views."""
+        masks = self.masks
+        pixels = masks.pixels[: patches * 256 // BINS]
+        return Hidden(
+            self.patches[:patches], Masks(pixels, masks.patches[:patches], masks.touched[:patches]), self.alone
+        )
 
 
 def hide(

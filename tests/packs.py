@@ -16,12 +16,14 @@ def packed(
     views: int = 1,
     seed: int = 0,
     packs: tuple[int, ...] | None = None,
+    shifts: list[int] | None = None,
 ) -> PackedBatch:
-    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples.
+    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples, or those in `shifts`.
 
     packs: clips of each pack; one pack of all by default.
     """
-    lengths = [(f - 1) * 160 + 400 for f in frames]
+    shifts = shifts if shifts is not None else [160] * len(frames)
+    lengths = [(f - 1) * shift + 400 for f, shift in zip(frames, shifts, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     waves = [torch.randint(-8000, 8000, (n,), generator=generator, dtype=torch.int16) for n in lengths]
     clips = len(frames) // views
@@ -30,7 +32,7 @@ def packed(
         waveform=torch.cat([torch.zeros(0, dtype=torch.int16), *waves]),
         offset=torch.tensor([0, *lengths]).cumsum(0),
         length=torch.tensor(lengths, dtype=torch.int64),
-        shift=torch.full((len(frames),), 160),
+        shift=torch.tensor(shifts, dtype=torch.int64),
         frames=torch.tensor(frames, dtype=torch.int64),
         clip_id=torch.arange(clips) + 11,
         draw=torch.zeros(clips, dtype=torch.int64),

@@ -109,7 +109,7 @@ def statistics(recipe: Recipe, index: Index) -> tuple[float, float]:
 def short_clips_warning(recipe: Recipe, clips: Clips) -> str:
     """A warning where more than 10 % of the clips are shorter than the crop, so that their views coincide; or ''."""
     frames = recipe.views.frames
-    if frames is None or not recipe.views.random:
+    if frames is None or not recipe.views.random or not recipe.views.pad:
         return ""
     needed = (frames - 1) * 160 + 400
     share = float(np.mean(np.asarray(clips.samples) < needed))

@@ -41,7 +41,7 @@ def tiny(name: str) -> Recipe:
     """The recipe with everything that is one of its choices, at a size for a test."""
     recipe = load_recipe("pretrain", name)
     crops = [f"views.{key}={value}" for key, value in (("frames", 96), ("local_frames", 48)) if recipe.views.frames]
-    budget = ["step.packs=2"] + ([f"step.clips={min(3, recipe.step.clips)}"] if recipe.step.clips else [])
+    budget = ["step.packs=2", f"step.clips={min(3, recipe.step.clips)}" if recipe.step.clips else "step.tokens=300"]
     heads = []
     if recipe.asit.prototypes_data:
         heads.append("asit.prototypes_data=16")

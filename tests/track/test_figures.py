@@ -7,13 +7,28 @@ import io
 import numpy as np
 import pytest
 
-from gamut.track.figures import confusion_matrix, curves, reconstruction
+from gamut.track.figures import confusion_matrix, curves, masks, reconstruction
 
 
 def saved(figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_masks_leave_blank_what_is_zero_and_show_what_is_filled(zeros: bool) -> None:
+    rng = np.random.default_rng(0)
+    clip, seen = rng.normal(size=(64, 128)), rng.normal(size=(64, 128))
+    hidden = rng.random((64, 128)) < 0.5
+    figure = masks(clip, {"unaligned": (seen, hidden), "aligned": (seen, ~hidden)}, zeros)
+    assert [axis.get_title() for axis in figure.axes] == ["clip", "unaligned", "aligned"]
+    shown = [np.ma.masked_invalid(axis.images[0].get_array()) for axis in figure.axes]
+    np.testing.assert_array_equal(shown[0], clip.T)
+    for found, mask in zip(shown[1:], (hidden, ~hidden)):
+        np.testing.assert_array_equal(np.ma.getmaskarray(found), mask.T & zeros)
+        np.testing.assert_array_equal(found.compressed(), seen.T[~(mask.T & zeros)])
+    assert saved(figure).startswith(b"\x89PNG")
 
 
 def test_reconstruction_shows_the_mask_and_the_error_under_it() -> None:
