@@ -20,6 +20,7 @@ from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
+from gamut.train.parts import fill, shape, whole_state
 from pretrain import losses
 from pretrain.hide import Hidden, hide
 from pretrain.masking import mask_keys
@@ -211,6 +212,9 @@ class Asit(Objective):
             options.teacher_temperature, options.teacher_temperature_start, options.teacher_temperature_epochs, done
         )
 
+    def copies(self) -> tuple[nn.Module, ...]:
+        return (self.teacher,)
+
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
@@ -223,22 +227,23 @@ class Asit(Objective):
         self.centre_data.drop()
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        state = {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        state = {f"teacher.{name}": value for name, value in whole_state(self.teacher).items()}
         return state | {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
 
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        mine = self.extra_state()
+        mine = {f"teacher.{name}": value for name, value in self.teacher.named_parameters()}
+        mine |= {f"teacher.{name}": value for name, value in self.teacher.named_buffers()}
+        mine |= {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
         for name, tensor in mine.items():
             if name not in tensors:
                 raise CheckpointError(f"The checkpoint has no tensor {name}; it was not written by this objective.")
-            if tensors[name].shape != tensor.shape:
+            if tensors[name].shape != shape(tensor):
                 raise CheckpointError(
                     f"The checkpoint's {name} has shape {tuple(tensors[name].shape)}, this recipe's has "
-                    f"{tuple(tensor.shape)}: resume with the recipe that wrote it, or start a run of another name."
+                    f"{tuple(shape(tensor))}: resume with the recipe that wrote it, or start a run of another name."
                 )
-        with torch.no_grad():
-            for name, tensor in mine.items():
-                tensor.copy_(tensors[name])
+        for name, tensor in mine.items():
+            fill(tensor, tensors[name])
 
     @torch.no_grad()
     def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

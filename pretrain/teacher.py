@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from gamut.train.parts import is_cut, part
+
 
 def momentum(base: float, fraction: float) -> float:
     """The teacher's EMA momentum: a half cosine from `base` at the start of the run to 1 at its end."""
@@ -30,7 +32,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, in fp32.
+    """teacher <- momentum * teacher + (1 - momentum) * student, in fp32, each rank the parts that it holds.
 
     A bf16 average would never move: at 0.996 and above the change is below its resolution.
     """
@@ -39,8 +41,10 @@ def move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     for (name, slow), (other, fast) in zip(teacher.named_parameters(), student.named_parameters(), strict=True):
         assert name == other, f"the teacher's {name} stands where the student has {other}"
         assert slow.dtype == torch.float32, f"the teacher's {name} is {slow.dtype}, not float32"
-        mine.append(slow)
-        theirs.append(fast.float())
+        assert is_cut(slow) == is_cut(fast), f"of {name} only one of teacher and student is cut over the ranks"
+        assert part(slow).shape == part(fast).shape, f"teacher and student are cut differently at {name}"
+        mine.append(part(slow))
+        theirs.append(part(fast).float())
     torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
 
 

@@ -18,6 +18,7 @@ COMMAND_LINE = "the command line"
 CHOICES: dict[str, tuple[str, ...]] = {
     "stage": ("pretrain", "finetune"),
     "precision": ("fp32", "bf16"),
+    "engine": ("deepspeed", "oss"),
     "front.mode": ("fast", "exact"),
     "model.positions": ("learned", "factorised"),
     "model.pooling": ("cls", "attention", "mean"),
@@ -241,7 +242,10 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     )
     zero = recipe.deepspeed.get("zero_optimization", {})
     refuse(
-        recipe.precision == "bf16" and isinstance(zero, dict) and zero.get("stage", 0) == 0,
+        recipe.engine == "deepspeed"
+        and recipe.precision == "bf16"
+        and isinstance(zero, dict)
+        and zero.get("stage", 0) == 0,
         ("deepspeed", "precision"),
         "ZeRO stage 0 is for precision: fp32 only; use deepspeed.zero_optimization.stage=1 with bf16",
     )

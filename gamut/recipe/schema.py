@@ -214,6 +214,7 @@ class Recipe:
     seed: int = 0
     epochs: int = 40
     precision: str = "fp32"  # fp32 | bf16
+    engine: str = "deepspeed"  # deepspeed (ZeRO, as the section `deepspeed` says) | oss (fairscale's OSS under DDP)
     front: FrontEnd = field(default_factory=FrontEnd)
     model: Model = field(default_factory=Model)
     views: Views = field(default_factory=Views)

@@ -1,6 +1,6 @@
 """Checkpoints of a run: written whole, verified before they are read, the newest good one found by itself.
 
-checkpoints/step-00000100/   engine/            DeepSpeed's files (weights as trained, optimiser)
+checkpoints/step-00000100/   engine/            the engine's files (optimiser; DeepSpeed's weights as trained)
                              model.safetensors  the model's weights in fp32, to start other runs from
                              objective.safetensors, state.json, rank-00000.safetensors ...
                              manifest.json      sha256 and size of every file, written last
@@ -25,15 +25,13 @@ from safetensors.torch import save as tensor_bytes
 from gamut.errors import CheckpointError, PlanError
 from gamut.recipe import schema
 from gamut.train import files, milestones
-from gamut.train.engine import Engine
+from gamut.train.engine import FOLDER, MODEL, Engine, named
 from gamut.train.objective import Objective
-from gamut.train.resplit import ResplitReader
 from gamut.train.state import State, decisive, machine
-from gamut.train.storage import Reader, Writer
+from gamut.train.storage import Writer
 from gamut.train.world import World
 
 VERSION = 1
-ENGINE = "engine"
 TEMPORARY = (".saving-", ".removing-")
 
 
@@ -86,7 +84,7 @@ class Keeper:
 
         weights = self.engine.weights()
         writer = Writer(temporary)
-        self.engine.save(writer, str(temporary), ENGINE)
+        self.engine.save(writer)
         self._write_own(writer, state, weights)
         problem = CheckpointError(writer.problem) if writer.problem else None
         self.world.agree(problem, "write its part of a checkpoint")
@@ -120,11 +118,12 @@ class Keeper:
         if world.device.type == "cuda":
             randomness["cuda"] = torch.cuda.get_rng_state(world.device)
         writer.bytes(f"rank-{world.rank:05d}.safetensors", tensor_bytes(randomness))
+        extra = plain(self.objective.extra_state())  # by all ranks: a teacher may have to be put together
         if not world.first:
             return
         described = {"model": json.dumps(asdict(self.recipe.model))}  # one key: the order of several is random
-        writer.bytes("model.safetensors", tensor_bytes(plain(weights), described))
-        writer.bytes("objective.safetensors", tensor_bytes(plain(self.objective.extra_state())))
+        writer.bytes(MODEL, tensor_bytes(plain(weights), described))
+        writer.bytes("objective.safetensors", tensor_bytes(extra))
         record = {
             "version": VERSION,
             "state": state.as_dict(),
@@ -137,7 +136,7 @@ class Keeper:
 
     def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
-        files.sync_folder(temporary / ENGINE)
+        files.sync_folder(temporary / FOLDER)
         manifest = files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
         self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
@@ -185,7 +184,7 @@ class Keeper:
         if own not in entries:  # there are more ranks than there were; nothing draws from torch's generators anyway
             own = "rank-00000.safetensors"
         randomness = load_tensors(files.read_verified(path / own, entries[own]))
-        self.engine.load(self._reader(path, entries, record["engine"]["world"]), str(path), ENGINE)
+        self.engine.load(path, entries, record["engine"]["world"])
         self.objective.load_extra_state(extra)
         torch.set_rng_state(randomness["cpu"])
         if "cuda" in randomness and self.world.device.type == "cuda":
@@ -199,15 +198,6 @@ class Keeper:
                     flush=True,
                 )
         return State(**record["state"])
-
-    def _reader(self, path: Path, entries: dict[str, Any], saved_by: int) -> Reader:
-        if saved_by == self.world.size:
-            return Reader(path, entries)
-        elements, sizes = self.engine.partition()
-        world = self.world
-        return ResplitReader(
-            path, entries, rank=world.rank, world=world.size, saved_by=saved_by, elements=elements, sizes=sizes
-        )
 
     def _compare(self, path: Path, record: dict[str, Any]) -> None:
         if record["version"] != VERSION:
@@ -232,10 +222,10 @@ class Keeper:
                     f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
                     f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
                 )
-        if there["stage"] != here["stage"]:
+        if named(there) != named(here):
             raise CheckpointError(
-                f"{path} was written with ZeRO stage {there['stage']} and cannot be resumed with stage "
-                f"{here['stage']}: set deepspeed.zero_optimization.stage={there['stage']}."
+                f"{path} was written with {named(there)[0]} and cannot be resumed with {named(here)[0]}: set "
+                f"{named(there)[1]}."
             )
 
 

@@ -34,8 +34,19 @@ ELSEWHERE = {
     "torch_autocast": "the recipe's key `precision` (fp32 or bf16)",
     "checkpoint": "our own checkpoints (the recipe's section `checkpoint`)",
     "managed_gradient_accumulation": "the training loop",
+    "activation_checkpointing": "the recipe's key `compute.activations`",
+    "compile": "the recipe's key `compute.compile`",
     "elasticity": "the plan, which is the same for every number of ranks",
 }
+
+
+SECOND_CUTS = (
+    "zero_hpz_partition_size",
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+    "mics_shard_size",
+)
 
 
 def stage_of(section: dict[str, Any]) -> int:
@@ -81,10 +92,10 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
 def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) -> None:
     zero = config.setdefault("zero_optimization", {})
     stage = stage_of(config)
-    if stage not in (0, 1, 2):
+    if stage not in (0, 1, 2, 3):
         raise RecipeError(
-            f"`deepspeed.zero_optimization.stage` is {stage}, and stages 0, 1 and 2 are supported: the model and the "
-            "optimiser's state of these sizes fit without partitioned weights. Use 1, or 2 to save memory."
+            f"`deepspeed.zero_optimization.stage` is {stage}, and there are stages 0 to 3. Use 1, 2 to cut gradients "
+            "over the ranks too, or 3 to cut the weights as well."
         )
     if stage == 0 and recipe.precision != "fp32":
         raise RecipeError(
@@ -96,6 +107,12 @@ def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) 
             raise RecipeError(
                 f"`deepspeed.zero_optimization.{key}` is not supported: it changes the layout of checkpoints, which "
                 "could then not go on with another number of ranks. Take the key out."
+            )
+    for key in SECOND_CUTS:
+        if zero.get(key) not in (None, False, 1) and not (key == "mics_shard_size" and zero[key] == -1):
+            raise RecipeError(
+                f"`deepspeed.zero_optimization.{key}` is not supported: it keeps a second, or coarser, cut of the "
+                "weights, which checkpoints and the teacher do not follow. Take the key out."
             )
     for key in ("offload_optimizer", "offload_param", "cpu_offload", "zenflow"):
         if zero.get(key):
@@ -109,6 +126,17 @@ def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) 
         bucket = max(2, min(500_000_000, elements + elements % 2))
         zero.setdefault("reduce_bucket_size", bucket)
         zero.setdefault("allgather_bucket_size", bucket)
+
+
+def copies_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration for a frozen fp32 module that is cut as the model of `config` is (ZeRO-3, no optimiser).
+
+    By default DeepSpeed keeps small parameters gathered for good, and would go on using those copies of a teacher
+    whose parts have moved.
+    """
+    zero = config["zero_optimization"] | {"stage3_param_persistence_threshold": 0}
+    batch = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+    return {"zero_optimization": zero} | {key: config[key] for key in batch}
 
 
 def _state(section: dict[str, Any], key: str, value: Any, source: str, where: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from gamut.recipe import schema
@@ -37,6 +36,6 @@ def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list
     return groups
 
 
-def make_optimizer(groups: list[dict[str, Any]], optim: schema.Optim) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter) over the groups; learning rate and weight decay are set before every step."""
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, weight_decay=0.0)
+def adam_options(optim: schema.Optim) -> dict[str, Any]:
+    """What AdamW (Loshchilov and Hutter) is made with; learning rate and weight decay are set before every step."""
+    return {"betas": optim.betas, "eps": optim.eps, "weight_decay": 0.0}

@@ -14,7 +14,7 @@ from gamut.plan import Epoch
 from gamut.recipe import schema
 from gamut.train import milestones
 from gamut.train.checkpoint import Keeper
-from gamut.train.engine import Engine
+from gamut.train.engine import make_engine
 from gamut.train.guard import BadSteps, Garbage, Watchdog
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
@@ -89,7 +89,7 @@ def train(
     preemption = preemption or Preemption()
     with preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
         accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
-        engine = Engine(objective, recipe, world, accumulation)
+        engine = make_engine(objective, recipe, world, accumulation)
         keeper = Keeper(folder / "checkpoints", recipe, world, plans.fingerprint, engine, objective)
         state = keeper.resume() or beginning(take(plans, 0, world))
         schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
@@ -170,7 +170,8 @@ def train(
             at = moment(state, epoch, recipe.epochs)
             if at_epoch_end is not None:
                 watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
-                values = at_epoch_end(state.epoch, at) or {}
+                with engine.whole():
+                    values = at_epoch_end(state.epoch, at) or {}
                 if values:
                     tracker.log(state.step, values)
                 watchdog.beat()
@@ -181,6 +182,7 @@ def train(
             keep = milestones.due(state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
             if save_now or keep:
                 save(state, keep)
+        engine.close()
     if world.first and (said := holes.said()):
         print(said, flush=True)
     return Result("finished", state, keeper.newest, schedule)

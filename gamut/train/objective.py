@@ -53,6 +53,11 @@ class Objective(ABC):
         empty batch the loss is 0 x the model's outputs, so that every rank runs the same collectives.
         """
 
+    def copies(self) -> tuple[nn.Module, ...]:
+        """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts
+        them alike, and `gamut.train.parts` reads and moves them."""
+        return ()
+
     def after_step(self, at: Moment) -> dict[str, float]:
         """The update of this step was applied: move teacher and centres (may use collectives). Returns metrics."""
         return {}
@@ -61,7 +66,9 @@ class Objective(ABC):
         """The step was not applied: drop what was accumulated for it."""
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """Tensors besides the model to save with a checkpoint (teacher, centres), the same on every rank."""
+        """Tensors besides the model to save with a checkpoint (teacher, centres), the same and whole on every rank.
+
+        Called by all ranks together."""
         return {}
 
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from safetensors.torch import load as load_tensors
 
 from gamut.errors import CheckpointError
 from gamut.train import files
@@ -51,6 +52,7 @@ class Writer(CheckpointEngine):
             fill(file)
 
         try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             self.entries[str(path.relative_to(self.root))] = files.write_file(path, counted)
         except OSError as error:
             error.filename = error.filename or str(path)
@@ -78,6 +80,12 @@ class Reader(CheckpointEngine):
 
     def save(self, state_dict: Any, path: str) -> None:
         raise NotImplementedError("a Reader only reads")
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """A safetensors file of the checkpoint, by its path below the root."""
+        if name not in self.entries:
+            raise CheckpointError(f"The manifest of {self.root} has no file {name}: it was written by another setup.")
+        return load_tensors(files.read_verified(self.root / name, self.entries[name]))
 
     def load(self, path: str, map_location: Any = None) -> Any:
         name = str(Path(path).relative_to(self.root))

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepspeed import comm
@@ -26,19 +27,55 @@ from gamut.train.step import Outcome, Stepper
 from gamut.train.world import World
 
 
-def staged(stage: int, **changes: object) -> schema.Recipe:
-    return toy_recipe(deepspeed={"zero_optimization": {"stage": stage}}, **changes)
+def staged(engine: int | str, **changes: object) -> schema.Recipe:
+    """The toy recipe with a ZeRO stage, or with an engine of that name. At stage 3 every parameter is cut."""
+    if isinstance(engine, str):
+        return toy_recipe(engine=engine, **changes)
+    zero: dict[str, object] = {"stage": engine}
+    if engine == 3:
+        zero["stage3_param_persistence_threshold"] = 0
+    return toy_recipe(deepspeed={"zero_optimization": zero}, **changes)
 
 
-def every_stage(world: World, folder: Path, per_forward: int = 1) -> dict[str, dict]:
-    """The toy run with each stage, and with bf16 where there is a stage."""
+ENGINES: tuple[tuple[int | str, str], ...] = (
+    (0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), ("oss", "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16"),
+)  # fmt: skip
+
+
+def every_engine(world: World, folder: Path, per_forward: int = 1, packs: int = 4) -> dict[str, dict]:
+    """The toy run with each engine, in fp32 and where the weights are kept in it in bf16; with all steps' gradients."""
     answers = {}
-    for stage, precision in [(0, "fp32"), (1, "fp32"), (2, "fp32"), (1, "bf16"), (2, "bf16")]:
-        recipe = staged(stage, precision=precision, checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9))
+    reduce = Stepper._reduce
+    for engine, precision in ENGINES:
+        recipe = staged(
+            engine,
+            precision=precision,
+            checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9),
+            step=schema.Step(packs=packs, clips=2),
+        )
         recipe = replace(recipe, loader=replace(recipe.loader, packs_per_forward=per_forward))
-        name = f"{stage}-{precision}"
-        answers[name] = teach(world, folder / name, recipe, Toy())
+        name = f"{engine}-{precision}"
+        gradients: list[dict] = []
+
+        def look(self: Stepper, *arguments: Any, noted: list[dict] = gradients) -> Any:
+            """After the last backward and before the update: the whole gradients."""
+            noted.append({name: gradient(p).float().numpy().copy() for name, p in self.engine.model.named_parameters()})
+            return reduce(self, *arguments)
+
+        Stepper._reduce = look if precision == "fp32" else reduce
+        plans = ToyPlans(packs=packs)
+        answers[name] = teach(world, folder / name, recipe, Toy(), plans=plans) | {"gradients": gradients}
     return answers
+
+
+def gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A parameter's whole gradient, wherever its engine keeps it."""
+    if hasattr(parameter, "ds_id"):
+        return parameter._z3_optimizer.get_fp32_grad_for_param(parameter)
+    if hasattr(parameter, "_hp_mapping"):
+        return parameter.get_full_hp_grad()
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def killed(world: World, folder: Path, recipe: schema.Recipe, step: int, rank: int, when: str) -> dict:

@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import torch
-from toy import Network, inputs, toy_epoch
+from toy import Network, ToyLoader, inputs, toy_epoch
 
 from gamut.recipe import schema
+from gamut.train.schedule import Schedule
 
 
 def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4) -> dict:
@@ -69,3 +70,63 @@ def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4
     weights = {name: p.detach().numpy().copy() for name, p in student.named_parameters()}
     extra = {f"teacher.{name}": p.detach().numpy().copy() for name, p in teacher.named_parameters()}
     return {"losses": losses, "norms": norms, "weights": weights, "extra": extra | {"centre": centre.numpy()}}
+
+
+def by_the_same_split(recipe: schema.Recipe, epochs: int, world: int, steps: int = 5) -> dict:
+    """What a plain AdamW comes to whose gradients are summed as the ranks sum them: a micro-batch at a time, rank by
+    rank. {"gradients": before clipping, a dict a step, "weights", "extra"}"""
+    student = Network()
+    teacher = copy.deepcopy(student)
+    centre = torch.zeros(4)
+    plain = [p for p in student.parameters() if p.ndim <= 1]
+    decayed = [p for p in student.parameters() if p.ndim > 1]
+    optim = recipe.optim
+    adam = torch.optim.AdamW([{"params": decayed}, {"params": plain}], lr=0.0, betas=optim.betas, eps=optim.eps)
+    packs = recipe.step.packs
+    first = toy_epoch(0, steps, packs)
+    schedule = Schedule.of(optim, recipe.epochs, first.draws, first.steps)
+    gradients = []
+    for number in range(epochs):
+        epoch = toy_epoch(number, steps, packs)
+        loaders = [
+            ToyLoader(None, epoch, rank=rank, world=world, per_forward=recipe.loader.packs_per_forward)
+            for rank in range(world)
+        ]
+        for step, dealt in enumerate(zip(*loaders)):
+            fraction = (number * epoch.draws + epoch.draws_before(step)) / (recipe.epochs * epoch.draws)
+            batches = [batch for _, batches in dealt for batch in batches]
+            counts = sum(batch.clips for batch in batches)
+            weights = sum(float(inputs(batch.row, number)[1].double().sum()) for batch in batches)
+            sums = torch.zeros(4, dtype=torch.float64)
+            total = [torch.zeros_like(p) for p in student.parameters()]
+            for _, own in dealt:
+                mine = [torch.zeros_like(p) for p in student.parameters()]
+                for batch in own:
+                    x, weight = inputs(batch.row, number)
+                    with torch.no_grad():
+                        goal = teacher(x)
+                    sums += goal.sum(0, dtype=torch.float64)
+                    out = student(x)
+                    target = torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3].square(), x[:, 4]], 1)
+                    loss = (weight[:, None] * (out - target).square()).sum() / weights
+                    loss = loss + 0.5 * (out - (goal - centre)).square().sum() / counts
+                    for held, gradient in zip(mine, torch.autograd.grad(loss, list(student.parameters()))):
+                        held += gradient
+                for held, gradient in zip(total, mine):
+                    held += gradient
+            names = [name for name, _ in student.named_parameters()]
+            gradients.append({name: held.numpy().copy() for name, held in zip(names, total)})
+            norm = math.sqrt(sum(float(held.double().square().sum()) for held in total))
+            scale = min(1.0, optim.clip / (norm + 1e-6))
+            for parameter, held in zip(student.parameters(), total):
+                parameter.grad = held * scale
+            for group, decay in zip(adam.param_groups, (schedule.decay(fraction), 0.0)):
+                group["lr"], group["weight_decay"] = schedule.lr(fraction), decay
+            adam.step()
+            with torch.no_grad():
+                for slow, fast in zip(teacher.parameters(), student.parameters()):
+                    slow.lerp_(fast, 0.1 + 0.1 * fraction)
+            centre = 0.9 * centre + 0.1 * (sums / counts).float()
+    weights = {name: p.detach().numpy().copy() for name, p in student.named_parameters()}
+    extra = {f"teacher.{name}": p.detach().numpy().copy() for name, p in teacher.named_parameters()}
+    return {"gradients": gradients, "weights": weights, "extra": extra | {"centre": centre.numpy()}}

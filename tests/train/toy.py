@@ -19,6 +19,7 @@ from gamut.recipe import schema
 from gamut.train.lease import lease
 from gamut.train.loop import train
 from gamut.train.objective import Moment, Objective, Prepared
+from gamut.train.parts import fill, part, whole_state
 from gamut.train.preempt import Preemption
 from gamut.train.world import World
 
@@ -188,10 +189,13 @@ class Toy(Objective):
     def _ranks(self, batch: PackedBatch) -> set[int]:
         return {dist.get_rank()} if dist.is_initialized() else {0}
 
+    def copies(self) -> tuple[nn.Module, ...]:
+        return (self.teacher,)
+
     def after_step(self, at: Moment) -> dict[str, float]:
         with torch.no_grad():
             for slow, fast in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
-                slow.lerp_(fast.float(), 0.1 + 0.1 * at.fraction)
+                part(slow).lerp_(part(fast).float(), 0.1 + 0.1 * at.fraction)
         if dist.get_world_size() > 1:
             dist.all_reduce(self.sums)
         if self.sums[4] > 0:
@@ -203,13 +207,14 @@ class Toy(Objective):
         self.sums.zero_()
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        return {f"teacher.{n}": p for n, p in self.teacher.state_dict().items()} | {"centre": self.centre}
+        return {f"teacher.{n}": p for n, p in whole_state(self.teacher).items()} | {"centre": self.centre}
 
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
         if "centre" not in tensors:
             raise CheckpointError("The checkpoint has no tensor centre.")
         self.centre = tensors["centre"].clone()
-        self.teacher.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("teacher.")})
+        for name, parameter in self.teacher.named_parameters():
+            fill(parameter, tensors[f"teacher.{name}"])
 
 
 class Index:

@@ -1,0 +1,142 @@
+"""DeepSpeed as an engine, ZeRO stages 0, 1 and 2, with the boundaries of a step made visible."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import nn
+
+from gamut.errors import RecipeError
+from gamut.recipe import schema
+from gamut.train.config import engine_config, stage_of
+from gamut.train.engine import FOLDER, Engine
+from gamut.train.groups import adam_options
+from gamut.train.objective import Objective
+from gamut.train.parts import shapes
+from gamut.train.resplit import ResplitReader
+from gamut.train.storage import Reader, Writer
+from gamut.train.world import World, quiet
+
+
+class Zero(Engine):
+    """DeepSpeed would decide by itself whether to update, and at stage 0 it never looks. Here the loop decides."""
+
+    def __init__(self, objective: Objective, recipe: schema.Recipe, world: World, accumulation: int) -> None:
+        super().__init__(objective, recipe, world)
+        elements = sum(parameter.numel() for parameter in self.model.parameters())
+        config = engine_config(recipe, world.size, accumulation, elements)
+        try:
+            DeepSpeedConfig(copy.deepcopy(config))
+        except Exception as error:  # assertions, pydantic's errors and its own
+            said = " ".join(str(error).split())
+            raise RecipeError(f"DeepSpeed does not accept the recipe's section `deepspeed`: {said}") from error
+        self.config = config
+        self.stage = stage_of(config)
+        self.accumulation = accumulation
+        with quiet():
+            self.module, self.optimizer, _, _ = deepspeed.initialize(
+                model=self.model,
+                optimizer=torch.optim.AdamW(self.groups, lr=0.0, **adam_options(recipe.optim)),
+                config=config,
+                dist_init_required=False,
+            )
+        self.module._copy_recovery_script = lambda save_path: None  # it would put Python scripts into checkpoints
+
+    @contextlib.contextmanager
+    def micro_step(self, last: bool) -> Iterator[nn.Module]:
+        # DeepSpeed reduces in the last one of a step, which may have fewer than `accumulation`.
+        self.module.set_gradient_accumulation_boundary(last)
+        yield self.module
+
+    def backward(self, share: torch.Tensor) -> None:
+        # DeepSpeed averages over ranks and micro-steps; the shares are to be summed over both.
+        self.module.backward(share * (self.world.size * self.accumulation))
+
+    @torch.no_grad()
+    def gradient_square(self) -> torch.Tensor:
+        optimizer = self.optimizer
+        share = 1.0
+        if self.stage == 0:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            share = 1.0 / self.world.size  # every rank has all of them
+        elif isinstance(optimizer, BF16_Optimizer):
+            gradients = list(optimizer.fp32_groups_gradient_flat_partition)
+        else:
+            gradients = [g for group in optimizer.averaged_gradients.values() for g in group if g is not None]
+        if not gradients:
+            return torch.zeros((), dtype=torch.float64, device=self.world.device)
+        norms = torch.stack([torch.linalg.vector_norm(gradient.float()) for gradient in gradients])
+        return norms.double().square().sum() * share
+
+    def apply(self) -> None:
+        self.module.step()
+        assert self.module.was_step_applied(), "DeepSpeed skipped an update whose gradients were finite"
+
+    def drop(self) -> None:
+        optimizer = self.optimizer
+        if self.stage == 0:
+            self.module.zero_grad()
+        elif isinstance(optimizer, BF16_Optimizer):
+            optimizer.clear_hp_grads()
+            optimizer.clear_lp_grads(set_to_none=True)
+        else:  # what DeepSpeed does where it finds an overflow itself (stage_1_and_2.py, step)
+            optimizer.micro_step_id = -1
+            optimizer.zero_grad(set_to_none=True)
+            optimizer._release_preflattened_grad_buffers()
+            for group in optimizer.averaged_gradients:
+                optimizer.averaged_gradients[group] = None
+                optimizer.all_grad_tensors[group] = None
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, torch.Tensor]:
+        weights = {}
+        for name, value in self.model.state_dict().items():
+            weights[name] = value.detach().to("cpu", torch.float32, copy=True) if value.is_floating_point() else value
+        if self.precision != "fp32":
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    weights[name] = safe_get_full_fp32_param(parameter).cpu().clone()
+        return weights
+
+    def save(self, writer: Writer) -> None:
+        """Optimiser and weights, as DeepSpeed lays them out."""
+        self.module.checkpoint_engine = writer
+        self.module.save_checkpoint(str(writer.root), tag=FOLDER, save_latest=False)
+
+    def load(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> None:
+        self.module.checkpoint_engine = self._reader(path, entries, saved_by)
+        with quiet():
+            found, _ = self.module.load_checkpoint(str(path), tag=FOLDER, load_lr_scheduler_states=False)
+        assert found is not None, f"DeepSpeed found nothing to load in {path / FOLDER}"
+
+    def _reader(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> Reader:
+        if saved_by == self.world.size:
+            return Reader(path, entries)
+        elements, sizes = self.partition()
+        world = self.world
+        return ResplitReader(
+            path, entries, rank=world.rank, world=world.size, saved_by=saved_by, elements=elements, sizes=sizes
+        )
+
+    def partition(self) -> tuple[list[int], list[int]]:
+        """(numbers in each parameter group, numbers in a rank's part of it); empty at stage 0, which has no parts."""
+        if self.stage == 0:
+            return [], []
+        optimizer = self.optimizer
+        if isinstance(optimizer, BF16_Optimizer):
+            groups, parts = optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
+        else:
+            groups, parts = optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
+        return [sum(p.numel() for p in group) for group in groups], [part.numel() for part in parts]
+
+    def layout(self) -> dict[str, Any]:
+        return self._layout("deepspeed", self.stage, shapes(self.model))
