@@ -231,7 +231,8 @@ class Asit(Objective):
         return state | {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
 
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        mine = {f"teacher.{name}": value for name, value in self.teacher.named_parameters()}
+        mine: dict[str, torch.Tensor] = {}
+        mine |= {f"teacher.{name}": value for name, value in self.teacher.named_parameters()}
         mine |= {f"teacher.{name}": value for name, value in self.teacher.named_buffers()}
         mine |= {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
         for name, tensor in mine.items():

@@ -34,8 +34,6 @@ ELSEWHERE = {
     "torch_autocast": "the recipe's key `precision` (fp32 or bf16)",
     "checkpoint": "our own checkpoints (the recipe's section `checkpoint`)",
     "managed_gradient_accumulation": "the training loop",
-    "activation_checkpointing": "the recipe's key `compute.activations`",
-    "compile": "the recipe's key `compute.compile`",
     "elasticity": "the plan, which is the same for every number of ranks",
 }
 

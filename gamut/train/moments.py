@@ -22,7 +22,7 @@ def write_moments(writer: Writer, rank: int, states: dict[str, dict[str, torch.T
     """Write this rank's {parameter: {step [], exp_avg, exp_avg_sq, both of any shape}}, without padding."""
     tensors = {}
     for name, state in states.items():
-        tensors[f"{name}/step"] = torch.as_tensor(state["step"], dtype=torch.float32).reshape(1).cpu()
+        tensors[f"{name}/step"] = torch.tensor([float(state["step"])])
         for kind in KINDS:
             tensors[f"{name}/{kind}"] = state[kind].detach().reshape(-1).to("cpu", copy=True)
     # With metadata, since safetensors writes a broken header for an empty dictionary (a rank that owns nothing).

@@ -52,10 +52,10 @@ class Oss(Engine):
 
     @torch.no_grad()
     def _square(self) -> torch.Tensor:
-        norms = [torch.linalg.vector_norm(gradient) for gradient in self._gradients()]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in self._gradients()]
         if not norms:
             return torch.zeros((), dtype=torch.float64, device=self.world.device)
-        return torch.stack(norms).double().square().sum()
+        return torch.stack(norms).square().sum()
 
     def gradient_square(self) -> torch.Tensor:
         return self._square() / self.world.size  # every rank has all gradients

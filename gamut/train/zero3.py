@@ -78,7 +78,7 @@ class Zero3(Zero):
                 weights[name] = full.float() if full.is_floating_point() else full
         return weights
 
-    def _held(self) -> Iterator[tuple[int, nn.Parameter, slice]]:
+    def _held(self) -> Iterator[tuple[int, Any, slice]]:
         """(sub-group, parameter, where its part lies in the sub-group's flat fp32 vector)."""
         for number, group in enumerate(self.optimizer.fp16_groups):
             start = 0
@@ -135,7 +135,7 @@ class Zero3(Zero):
     def _offloads(self) -> list[DeepSpeedZeRoOffload]:
         return [self.optimizer.parameter_offload, *self.copies]
 
-    def _plain(self) -> list[nn.Parameter]:
+    def _plain(self) -> list[Any]:
         """Take DeepSpeed's hooks off the modules; their parameters, to be gathered."""
         for module in self._offloads():
             module.partition_all_parameters()

@@ -22,6 +22,7 @@ from gamut.recipe import schema
 from gamut.train import files, loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.lease import lease
+from gamut.train.parts import whole_state
 from gamut.train.preempt import SIGNALS
 from gamut.train.step import Outcome, Stepper
 from gamut.train.world import World
@@ -42,29 +43,51 @@ ENGINES: tuple[tuple[int | str, str], ...] = (
 )  # fmt: skip
 
 
-def every_engine(world: World, folder: Path, per_forward: int = 1, packs: int = 4) -> dict[str, dict]:
-    """The toy run with each engine, in fp32 and where the weights are kept in it in bf16; with all steps' gradients."""
+def split_recipe(engine: int | str, per_forward: int, packs: int, **changes: Any) -> schema.Recipe:
+    """The toy recipe for an engine, with so many packs a step, and so many of them in a forward."""
+    recipe = staged(
+        engine,
+        checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9),
+        step=schema.Step(packs=packs, clips=2),
+        **changes,
+    )
+    return replace(recipe, loader=replace(recipe.loader, packs_per_forward=per_forward))
+
+
+def every_engine(world: World, folder: Path, per_forward: int, packs: int) -> dict[str, dict]:
+    """The toy run with each engine, in fp32 and where the weights are kept in it in bf16."""
+    answers = {}
+    for engine, precision in ENGINES:
+        recipe = split_recipe(engine, per_forward, packs, precision=precision)
+        name = f"{engine}-{precision}"
+        answers[name] = teach(world, folder / name, recipe, Toy(), plans=ToyPlans(packs=packs))
+    return answers
+
+
+def unclipped(epochs: int) -> dict[str, Any]:
+    """What makes the toy recipe a run of so many epochs without clipping, whose factor is rounded in several ways."""
+    return {"epochs": epochs, "optim": replace(toy_recipe().optim, clip=0.0)}
+
+
+def with_gradients(world: World, folder: Path, per_forward: int, packs: int, epochs: int) -> dict[str, dict]:
+    """Two epochs of the toy run with each engine in fp32, without clipping, and the gradients of every step."""
     answers = {}
     reduce = Stepper._reduce
     for engine, precision in ENGINES:
-        recipe = staged(
-            engine,
-            precision=precision,
-            checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9),
-            step=schema.Step(packs=packs, clips=2),
-        )
-        recipe = replace(recipe, loader=replace(recipe.loader, packs_per_forward=per_forward))
-        name = f"{engine}-{precision}"
+        if precision != "fp32":
+            continue
         gradients: list[dict] = []
 
         def look(self: Stepper, *arguments: Any, noted: list[dict] = gradients) -> Any:
-            """After the last backward and before the update: the whole gradients."""
-            noted.append({name: gradient(p).float().numpy().copy() for name, p in self.engine.model.named_parameters()})
+            """After the last backward and before the update."""
+            noted.append({name: gradient(p).numpy().copy() for name, p in self.engine.model.named_parameters()})
             return reduce(self, *arguments)
 
-        Stepper._reduce = look if precision == "fp32" else reduce
-        plans = ToyPlans(packs=packs)
-        answers[name] = teach(world, folder / name, recipe, Toy(), plans=plans) | {"gradients": gradients}
+        Stepper._reduce = look
+        recipe = split_recipe(engine, per_forward, packs, **unclipped(epochs))
+        name = f"{engine}-{precision}"
+        answer = teach(world, folder / name, recipe, Toy(), plans=ToyPlans(packs=packs))
+        answers[name] = answer | {"gradients": gradients}
     return answers
 
 
@@ -205,7 +228,7 @@ def poisoned(world: World, folder: Path, recipe: schema.Recipe, what: str, steps
     before: dict[int, dict[str, bytes]] = {}
 
     def look(step: int) -> None:
-        state = objective.model.state_dict() | objective.extra_state()
+        state = whole_state(objective.model) | objective.extra_state()
         before.setdefault(step, {name: tensor.detach().float().numpy().tobytes() for name, tensor in state.items()})
 
     objective.before_step = look

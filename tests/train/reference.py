@@ -72,9 +72,14 @@ def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4
     return {"losses": losses, "norms": norms, "weights": weights, "extra": extra | {"centre": centre.numpy()}}
 
 
-def by_the_same_split(recipe: schema.Recipe, epochs: int, world: int, steps: int = 5) -> dict:
-    """What a plain AdamW comes to whose gradients are summed as the ranks sum them: a micro-batch at a time, rank by
-    rank. {"gradients": before clipping, a dict a step, "weights", "extra"}"""
+def by_the_same_split(
+    recipe: schema.Recipe, epochs: int, world: int, *, each_micro: bool = False, steps: int = 5
+) -> dict:
+    """What a plain AdamW comes to whose gradients are summed as the ranks sum them: over each rank's micro-batches and
+    then over ranks, or (`each_micro`: ZeRO-2 and 3) over the ranks in every micro-batch.
+
+    {"gradients": before clipping, a dict a step, "weights", "extra"}
+    """
     student = Network()
     teacher = copy.deepcopy(student)
     centre = torch.zeros(4)
@@ -99,9 +104,10 @@ def by_the_same_split(recipe: schema.Recipe, epochs: int, world: int, steps: int
             weights = sum(float(inputs(batch.row, number)[1].double().sum()) for batch in batches)
             sums = torch.zeros(4, dtype=torch.float64)
             total = [torch.zeros_like(p) for p in student.parameters()]
-            for _, own in dealt:
+            own = [batches for _, batches in dealt]
+            for together in zip(*own) if each_micro else own:
                 mine = [torch.zeros_like(p) for p in student.parameters()]
-                for batch in own:
+                for batch in together:
                     x, weight = inputs(batch.row, number)
                     with torch.no_grad():
                         goal = teacher(x)
@@ -117,7 +123,7 @@ def by_the_same_split(recipe: schema.Recipe, epochs: int, world: int, steps: int
             names = [name for name, _ in student.named_parameters()]
             gradients.append({name: held.numpy().copy() for name, held in zip(names, total)})
             norm = math.sqrt(sum(float(held.double().square().sum()) for held in total))
-            scale = min(1.0, optim.clip / (norm + 1e-6))
+            scale = min(1.0, optim.clip / (norm + 1e-6)) if optim.clip else 1.0
             for parameter, held in zip(student.parameters(), total):
                 parameter.grad = held * scale
             for group, decay in zip(adam.param_groups, (schedule.decay(fraction), 0.0)):

@@ -26,11 +26,15 @@ RARELY = schema.Checkpoint(every_epochs=0.0, every_minutes=1e9)
         (2, 2, "fp32", "loss"),
         (1, 1, "bf16", "gradient"),
         (2, 2, "bf16", "loss"),
+        (2, 3, "fp32", "gradient"),
+        (2, "oss", "fp32", "loss"),
+        pytest.param(2, 3, "bf16", "loss", marks=pytest.mark.long),
+        pytest.param(1, "oss", "fp32", "gradient", marks=pytest.mark.long),
         pytest.param(2, 0, "fp32", "gradient", marks=pytest.mark.long),
         pytest.param(2, 1, "bf16", "loss", marks=pytest.mark.long),
     ],
 )
-def test_a_bad_step_touches_nothing(tmp_path: Path, size: int, stage: int, precision: str, what: str) -> None:
+def test_a_bad_step_touches_nothing(tmp_path: Path, size: int, stage: int | str, precision: str, what: str) -> None:
     """Not at that step, nor later: the run ends, bit for bit, as one in which that step was never tried."""
     recipe = staged(stage, precision=precision, checkpoint=RARELY)
     bad = [3, 8, 9]

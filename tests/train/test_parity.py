@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from cases import every_engine
+from cases import every_engine, split_recipe, unclipped, with_gradients
 from ranks import run
 from reference import by_the_same_split, reference
 from toy import toy_recipe
@@ -12,20 +14,19 @@ from toy import toy_recipe
 from gamut.recipe import schema
 
 EPOCHS = 4
-FP32 = ("0-fp32", "1-fp32", "2-fp32", "oss-fp32")
-BF16 = ("1-bf16", "2-bf16")
-# ranks, packs a forward, packs a step: accumulation 4 and 1 on one rank, 4 and 1 on two
-SPLITS = {"1 rank x 4": (1, 1, 4), "1 rank x 1": (1, 4, 4), "2 ranks x 4": (2, 1, 8), "2 ranks x 1": (2, 4, 8)}
+FP32 = ("0-fp32", "1-fp32", "2-fp32", "3-fp32", "oss-fp32")
+BF16 = ("1-bf16", "2-bf16", "3-bf16")
+# ranks, packs a forward, packs a step: accumulation 1 and 4 on one rank and on two
+SPLITS = {"1 rank x 1": (1, 4, 4), "2 ranks x 4": (2, 1, 8), "1 rank x 4": (1, 1, 4), "2 ranks x 1": (2, 4, 8)}
+SHORT = ("1 rank x 1", "2 ranks x 4")
+EACH = [pytest.param(split, marks=[] if split in SHORT else pytest.mark.long) for split in SPLITS]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, dict]]]:
-    """By split: each rank's answers."""
-    folder = tmp_path_factory.mktemp("parity")
-    return {
-        split: run(ranks, every_engine, folder / split, per_forward, packs)
-        for split, (ranks, per_forward, packs) in SPLITS.items()
-    }
+@pytest.fixture(scope="module", params=EACH)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[dict[str, dict]]]:
+    """(packs a step, each rank's answers) of a split."""
+    ranks, per_forward, packs = SPLITS[request.param]
+    return packs, run(ranks, every_engine, tmp_path_factory.mktemp("parity"), per_forward, packs)
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +42,36 @@ def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> fl
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
 
-@pytest.mark.parametrize("engine", FP32)
-@pytest.mark.parametrize("split", SPLITS)
-def test_gradients_and_weights_are_those_of_plain_adamw_on_the_same_split(runs: dict, engine: str, split: str) -> None:
+def largest_share(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """The largest difference, in units of the largest number of its tensor."""
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max()) for name in a)
+
+
+@pytest.mark.parametrize("split", EACH)
+def test_gradients_weights_and_teacher_are_those_of_plain_adamw_on_the_same_split(tmp_path: Path, split: str) -> None:
     ranks, per_forward, packs = SPLITS[split]
-    loader = schema.Loader(workers=0, packs_per_forward=per_forward)
-    plain = by_the_same_split(toy_recipe(step=schema.Step(packs=packs, clips=2), loader=loader), EPOCHS, ranks)
-    for answer in runs[split]:
-        mine = answer[engine]
-        assert len(mine["gradients"]) == len(plain["gradients"]) == 5 * EPOCHS
-        for step, (here, there) in enumerate(zip(mine["gradients"], plain["gradients"], strict=True)):
-            assert largest_difference(here, there) < 1e-6 * max(1.0, *(np.abs(g).max() for g in there.values())), step
-        for step in range(1):
-            assert largest_difference(mine["gradients"][step], plain["gradients"][step]) < 1e-7
-        assert largest_difference(mine["weights"], plain["weights"]) < 1e-7
-        assert largest_difference(mine["extra"], plain["extra"]) < 1e-7
+    epochs = 2
+    answers = run(ranks, with_gradients, tmp_path, per_forward, packs, epochs)
+    for engine in FP32:
+        # Stages 2 and 3 sum over the ranks in every micro-batch, the others once a step.
+        each_micro = engine in ("2-fp32", "3-fp32")
+        recipe = split_recipe(0, per_forward, packs, **unclipped(epochs))
+        plain = by_the_same_split(recipe, epochs, ranks, each_micro=each_micro)
+        for answer in answers:
+            mine = answer[engine]
+            assert len(mine["gradients"]) == len(plain["gradients"]) == 5 * epochs
+            for step, (here, there) in enumerate(zip(mine["gradients"], plain["gradients"], strict=True)):
+                assert largest_share(here, there) < 1e-7, (engine, step)
+            assert largest_share(mine["weights"], plain["weights"]) < 1e-7, engine
+            assert largest_share(mine["extra"], plain["extra"]) < 1e-7, engine
 
 
 @pytest.mark.parametrize("engine", FP32)
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_split_follows_the_reference(runs: dict, expected: dict, engine: str, split: str) -> None:
-    theirs = expected[SPLITS[split][2]]
-    for answer in runs[split]:
+def test_every_split_follows_the_reference(runs: tuple, expected: dict, engine: str) -> None:
+    packs, answers = runs
+    theirs = expected[packs]
+    for answer in answers:
         lines = answer[engine]["lines"]
         lr = max(values["lr"] for _, values in lines)
         assert [step for step, _ in lines] == list(range(1, 5 * EPOCHS + 1))
@@ -72,20 +81,20 @@ def test_every_split_follows_the_reference(runs: dict, expected: dict, engine: s
         assert largest_difference(answer[engine]["extra"], theirs["extra"]) < 0.02 * lr
 
 
-def test_ranks_agree_bit_for_bit(runs: dict) -> None:
-    for split, answers in runs.items():
-        for stage in answers[0]:
-            for other in answers[1:]:
-                assert largest_difference(answers[0][stage]["weights"], other[stage]["weights"]) == 0.0, (split, stage)
-                assert largest_difference(answers[0][stage]["extra"], other[stage]["extra"]) == 0.0, (split, stage)
+def test_ranks_agree_bit_for_bit(runs: tuple) -> None:
+    first, *others = runs[1]
+    for engine in first:
+        for other in others:
+            assert largest_difference(first[engine]["weights"], other[engine]["weights"]) == 0.0, engine
+            assert largest_difference(first[engine]["extra"], other[engine]["extra"]) == 0.0, engine
 
 
 @pytest.mark.parametrize("engine", BF16)
-def test_bf16_stays_near_the_reference(runs: dict, expected: dict, engine: str) -> None:
-    for split, answers in runs.items():
-        losses = np.array([values["loss"] for _, values in answers[0][engine]["lines"]])
-        assert np.all(np.isfinite(losses)), split
-        assert np.abs(losses / np.array(expected[SPLITS[split][2]]["losses"]) - 1).max() < 0.05, split
+def test_bf16_stays_near_the_reference(runs: tuple, expected: dict, engine: str) -> None:
+    packs, answers = runs
+    losses = np.array([values["loss"] for _, values in answers[0][engine]["lines"]])
+    assert np.all(np.isfinite(losses))
+    assert np.abs(losses / np.array(expected[packs]["losses"]) - 1).max() < 0.05
 
 
 def test_the_run_learns(expected: dict) -> None:
@@ -93,10 +102,9 @@ def test_the_run_learns(expected: dict) -> None:
         assert np.mean(theirs["losses"][-5:]) < 0.7 * np.mean(theirs["losses"][:5])
 
 
-def test_every_row_is_seen_once_an_epoch(runs: dict) -> None:
-    for split, answers in runs.items():
-        for engine in answers[0]:
-            for epoch in range(EPOCHS):
-                rows = [row for a in answers for e, _, rows in a[engine]["seen"] if e == epoch for row in rows]
-                assert sorted(rows) == list(range(len(rows))), (split, engine, epoch)
-                assert len(rows) == {4: 34, 8: 73}[SPLITS[split][2]]
+def test_every_row_is_seen_once_an_epoch(runs: tuple) -> None:
+    packs, answers = runs
+    for engine in answers[0]:
+        for epoch in range(EPOCHS):
+            rows = [row for answer in answers for e, _, rows in answer[engine]["seen"] if e == epoch for row in rows]
+            assert sorted(rows) == list(range({4: 34, 8: 73}[packs])), (engine, epoch)

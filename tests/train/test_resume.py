@@ -43,13 +43,16 @@ def assert_same_end(folder: Path, answers: list[dict], reference: Path, expected
         (2, 1, "fp32"),
         (2, 2, "bf16"),
         (1, 0, "fp32"),
+        (2, 3, "fp32"),
+        (2, "oss", "fp32"),
+        pytest.param(1, 3, "bf16", marks=pytest.mark.long),
         pytest.param(1, 1, "bf16", marks=pytest.mark.long),
         pytest.param(2, 0, "fp32", marks=pytest.mark.long),
         pytest.param(2, 2, "fp32", marks=pytest.mark.long),
         pytest.param(4, 1, "fp32", marks=pytest.mark.long),
     ],
 )
-def test_killed_twice_and_never_differs(tmp_path: Path, size: int, stage: int, precision: str) -> None:
+def test_killed_twice_and_never_differs(tmp_path: Path, size: int, stage: int | str, precision: str) -> None:
     recipe = staged(stage, precision=precision)
     expected = run(size, teach, tmp_path / "reference", recipe)
     draw = random.Random()
@@ -110,6 +113,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"seed": 5}, "CheckpointError", "seed = 0"),
         ({"optim": replace(toy_recipe().optim, lr=1.0)}, "CheckpointError", "optim.lr = 0.03"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "CheckpointError", "ZeRO stage 1"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "CheckpointError", "deepspeed.zero_optimization.stage=1"),
+        ({"engine": "oss"}, "CheckpointError", "set engine=deepspeed"),
         ({"precision": "bf16"}, "CheckpointError", "precision = 'fp32'"),
     ],
 )
@@ -138,11 +143,16 @@ def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_pa
         (2, "fp32", (1, 3, 1)),
         (1, "bf16", (2, 1, 2)),
         (0, "fp32", (2, 1, 2)),
+        (3, "fp32", (2, 1, 3)),
+        ("oss", "fp32", (1, 3, 2)),
+        pytest.param(3, "bf16", (3, 1, 2), marks=pytest.mark.long),
         pytest.param(1, "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
         pytest.param(2, "bf16", (1, 4, 2), marks=pytest.mark.long),
     ],
 )
-def test_the_number_of_ranks_may_change(tmp_path: Path, stage: int, precision: str, worlds: tuple[int, ...]) -> None:
+def test_the_number_of_ranks_may_change(
+    tmp_path: Path, stage: int | str, precision: str, worlds: tuple[int, ...]
+) -> None:
     """The same clips in every step, and the numbers that another split of the work gives."""
     recipe = staged(stage, precision=precision, checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=1e9))
     expected = run(1, teach, tmp_path / "reference", recipe)[0]
