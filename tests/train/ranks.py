@@ -31,7 +31,8 @@ def server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # The second one is imported by DeepSpeed when it makes an optimiser: 4 s of torch's compiler.
     late = "deepspeed.runtime.zero.muon.muon_optimizer"
-    context.set_forkserver_preload(["deepspeed", late, "ranks", "toy", "gamut.train.loop"])
+    # The last one imports scikit-learn and matplotlib, which fine-tuning needs late.
+    context.set_forkserver_preload(["deepspeed", late, "ranks", "toy", "gamut.train.loop", "finetune.scoring"])
     return context
 
 
