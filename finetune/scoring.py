@@ -26,6 +26,7 @@ from gamut.train.session import Session
 from gamut.train.world import World
 
 BEST = "best.safetensors"
+DRAWN = 100  # classes of which a confusion matrix is drawn; that of 1,251 speakers would be a picture of 6 GB
 
 
 class Scoring:
@@ -135,7 +136,8 @@ class Scoring:
             counts = scores.confusion()
             result["confusion"] = counts.tolist()
             title = f"{self.recipe.run.name}: accuracy {result['score']:.1%}, {judged}"
-            self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
+            if len(counts) <= DRAWN:
+                self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         write_whole(self.run.folder / "result.json", json.dumps(result))
         return result
 
@@ -175,7 +177,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
     table.add_section()
     table.add_row("mean", "", str(summary["clips"]), f"{summary['mean']:.1%} ± {summary['std']:.1%}", "", "")
     Console().print(table)
-    if metric == "accuracy":
+    if metric == "accuracy" and len(index.labels) <= DRAWN:
         (folder / "figures").mkdir(exist_ok=True)
         confusion = np.sum([result["confusion"] for result in results], axis=0)
         figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds")

@@ -142,3 +142,9 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     rounds_of = {"metric": "mAP", "rounds": [{"by_class": [0.2, None]}, {"by_class": [0.4, None]}]}
     assert compare.by_class(rounds_of)[0] == pytest.approx(0.3)
     assert np.isnan(compare.by_class(rounds_of)[1])
+
+
+def test_a_picture_shows_the_classes_in_which_arms_differ_most() -> None:
+    one, other = np.array([0.1, 0.9, np.nan, 0.5, 0.2]), np.array([0.2, 0.1, np.nan, 0.5, 0.7])
+    assert compare.most_different([one, other], most=3).tolist() == [0, 1, 4]
+    assert compare.most_different([one, other]).tolist() == [0, 1, 2, 3, 4]
