@@ -20,8 +20,9 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from gamut.errors import RunError
-from gamut.shards.__main__ import add_conversion, listing_of, print_report
+from gamut.shards.arguments import add_conversion, listing_of
 from gamut.shards.convert.run import Conversion, finish, prepare, preview, write_share
+from gamut.shards.outcome import print_converted
 from launchers.cluster import Cluster, load_cluster
 from launchers.executor import Executor, add_resources, executor_in, resources
 
@@ -49,7 +50,7 @@ class Finish(Checkpointable):
 
     def __call__(self) -> int:
         folder = Path(json.loads(Path(self.path).read_text())["folder"])
-        print_report(finish(folder), folder)
+        print_converted(finish(folder), folder)
         return 0
 
 

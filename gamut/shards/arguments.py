@@ -1,0 +1,160 @@
+"""The command line of python -m gamut.shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gamut.errors import ShardError
+from gamut.shards.convert import SOURCES, Listing
+from gamut.shards.pool import cores
+
+EXAMPLE = """examples:
+  python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
+  python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
+  python -m gamut.shards convert audioset /data/AudioSet shards/audioset --only as-20k evaluation
+  python -m gamut.shards stats shards/esc50
+  python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png
+  python -m gamut.shards verify shards/esc50
+  python -m gamut.shards index shards/esc50
+  python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k
+  python -m gamut.shards index s3://bucket/fsd50k --out shards/fsd50k
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all subcommands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="python -m gamut.shards",
+        description="Shard sets: plain WebDataset tars of 16 kHz mono FLAC, with an index beside them.",
+        epilog=EXAMPLE,
+        formatter_class=raw,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"example:\n  {example}",
+            formatter_class=raw,
+        )  # fmt: skip
+
+    make = add(
+        "convert",
+        "write a data set as shards; run again after a kill, it goes on where it was",
+        "python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50 --workers 4",
+    )
+    add_conversion(make)
+    renew = add(
+        "index",
+        "index tars: ours anew from the tars themselves, those of others in place, here or remote",
+        "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags\n"
+        "  python -m gamut.shards index https://host/set/shard-{000000..000099}.tar --out shards/set",
+    )
+    renew.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the index here; data=FOLDER then names the set (default: where the tars lie)",
+    )
+    theirs = renew.add_argument_group("for tars that others made")
+    theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
+    theirs.add_argument(
+        "--labels",
+        default="auto",
+        metavar="FROM",
+        help="json (the field labels, label, target or tags), json:FIELD, cls, txt (a label a line), none, "
+        "or auto: the first of json, cls, txt that is there (default)",
+    )
+    theirs.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the class table, a name a line (default: from the labels seen)"
+    )
+    theirs.add_argument(
+        "--fast", action="store_true", help="trust headers for the lengths, instead of decoding every clip once"
+    )
+    theirs.add_argument(
+        "--largest-mb", type=_positive, default=256, metavar="N", help="largest clip to take (default: %(default)s)"
+    )
+    theirs.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
+    )
+    check = add(
+        "verify",
+        "compare every byte with the index, and decode every clip; exit status 1 and a list if anything is damaged",
+        "python -m gamut.shards verify shards/esc50",
+    )
+    describe = add(
+        "stats",
+        "show clips, hours, rates, lengths, classes and what each way of batching wastes; write it, with mean and std "
+        "of the log-mel, to DST/index/statistics.json, and a picture to DST/index/statistics.png",
+        "python -m gamut.shards stats shards/esc50",
+    )
+    renew.add_argument(
+        "where", metavar="DST", help="folder of the tars; or https://.../x-{000..099}.tar, s3://bucket/prefix, pipe:..."
+    )
+    describe.add_argument("--json", action="store_true", help="print the JSON instead of tables")
+    draw = add(
+        "show",
+        "draw the waveform and log-mel of a clip",
+        "python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png",
+    )
+    draw.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
+    draw.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
+    draw.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
+    for one in (check, describe):
+        one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
+    for one in (renew, check, describe):
+        far = one.add_argument_group("for remote tars")
+        far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
+        far.add_argument("--allow-pipe", action="store_true", help="run the command that gives the tars")
+    for one in (make, renew, check, describe):
+        one.add_argument(
+            "--workers",
+            type=_positive,
+            default=cores(),
+            metavar="N",
+            help="processes (default: the cores, %(default)s)",
+        )
+    return top
+
+
+def add_conversion(make: argparse.ArgumentParser) -> None:
+    """The arguments that say what is converted, and into what."""
+    layouts = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
+    make.add_argument("source", choices=SOURCES, metavar="|".join(SOURCES), help=layouts)
+    make.add_argument("src", metavar="SRC", type=Path, help="folder of the data set; a file will do for csv, ast-json")
+    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
+    make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
+    make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="the clips of these splits alone")
+    make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
+    make.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        default="skip",
+        help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
+    )
+
+
+def listing_of(arguments: argparse.Namespace) -> Listing:
+    """What is to be converted. Raises ShardError where SRC or DST cannot be what they are said to be."""
+    src, dst = arguments.src, arguments.dst
+    if not src.is_dir() and not (src.is_file() and arguments.source in ("csv", "ast-json")):
+        raise ShardError(f"{src} is not a folder.")
+    if dst.exists() and (not dst.is_dir() or dst.resolve() == src.resolve()):
+        raise ShardError(f"{dst} cannot take the shards: it is {'SRC itself' if dst.is_dir() else 'not a folder'}.")
+    listing = SOURCES[arguments.source].list(src)
+    listing = listing.only(arguments.only) if arguments.only else listing
+    return listing if arguments.name is None else listing.renamed(arguments.name)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
