@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from gamut.errors import PlanError
 
-PLANNER_VERSION = 2  # raise it when the same inputs come to give another plan
+PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
 
 PATCH = 16  # frames of a patch; frames of every view are a multiple of it

@@ -90,6 +90,16 @@ def test_the_bound_on_clips_still_gives_the_fullest_pack(tokens: list[int], max_
     assert sum(tokens[c] for c in pack) == tokens[0] + best
 
 
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 200).map(lambda columns: 8 * columns + 1), min_size=1, max_size=12))
+def test_a_large_pack_is_full_to_within_a_640th(tokens: list[int]) -> None:
+    budget = 2048
+    pack = packs_of(exact_fill(np.array(tokens), budget, 64, len(tokens)))[0]
+    subsets = (s for k in range(len(tokens)) for s in combinations(tokens[1:], k))
+    best = max(total for s in subsets if (total := tokens[0] + sum(s)) <= budget)
+    assert best - budget // 640 <= sum(tokens[c] for c in pack) <= budget
+
+
 @given(tokens_of, st.integers(1, 20))
 def test_without_draining_the_waiting_clips_are_left_in_order(tokens: np.ndarray, lookahead: int) -> None:
     packed = exact_fill(tokens, BUDGET, 64, lookahead, drain=False)
