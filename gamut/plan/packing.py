@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 NEARLY = 640  # a pack is full where less than 1 / NEARLY of its budget is free
 
 
@@ -44,10 +43,11 @@ def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, 
     """Fill each pack as full as `lookahead` clips of choice allow, staying close to the order of arrival.
 
     A pack takes the oldest waiting clip, then the subset of the next clips that fills the rest best; among equally
-    full ones, the subset of the oldest clips. To within 1/640 of the budget: one class token a clip makes most sums
-    unreachable, and a search for the last token would look at every clip of every pool. The pool to choose from reaches `lookahead` clips beyond those that
-    would fit in order. Since the oldest clip always goes, none waits for more packs than the pool had clips when it
-    came. With `drain` False packing stops when the pool can no longer be filled, and the waiting clips are `left`.
+    full ones, the subset of the oldest clips. A pack with less than 1/640 of the budget free is full: one class token a
+    clip makes most sums unreachable, and the search for the last token would go through every clip of every pool. The
+    pool to choose from reaches `lookahead` clips beyond those that would fit in order. Since the oldest clip always
+    goes, none waits for more packs than the pool had clips when it came. With `drain` False packing stops when the pool
+    can no longer be filled, and the waiting clips are `left`.
 
     `tokens` int64 [n], each from 1 to `budget`. The set of reachable sums is a bitset in one Python integer, in units
     of the tokens' greatest common divisor: adding a clip is one shift and one or.
