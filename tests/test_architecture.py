@@ -26,9 +26,10 @@ FLOOR = {
     "gamut.shards": 3,
     "gamut.data": 4,
     "gamut.train": 5,
-    "pretrain": 6,
-    "finetune": 6,
-    "launchers": 7,
+    "gamut.probe": 6,
+    "pretrain": 7,
+    "finetune": 7,
+    "launchers": 8,
 }
 ALLOWED_ACROSS = {("gamut.models", "gamut.recipe"), ("gamut.track", "gamut.recipe")}
 

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from gamut.shards import Index
+from gamut.track.metrics import History
 from launchers.corpus import CLASSES, synthesise
 
 from .servers import http_server
@@ -82,14 +83,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(shards: Path, runs: Path, name: str, *more: str) -> list[str]:
     line = ["pretrain/run.py", "demo", f"data={shards}", f"run.folder={runs}", f"run.name={name}"]
-    return [*line, "subset.fold=[1,2,3,4,5]", *SMALL, *more]
+    return [*line, "subset.fold=[1,2,3,4,5]", *SMALL, "probe.every_epochs=0", *more]
 
 
 @pytest.fixture(scope="session")
 def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to."""
+    """A run that nothing happened to, and that is probed: those that are to be its equals are not."""
     runs = tmp_path_factory.mktemp("runs")
-    command(*arguments(shards, runs, "reference"))
+    printed = command(*arguments(shards, runs, "reference", "probe.every_epochs=2"))
+    assert "probe: 6 classes of" in printed
+    assert "60 clips scored in 5 folds" in printed
     return runs / "reference"
 
 
@@ -110,8 +113,20 @@ def test_pretraining_logs_checkpoints_and_draws(reference: Path) -> None:
     assert wanted <= set(steps[5]), wanted - set(steps[5])
     rebuilt = [steps[step]["loss/reconstruction"] for step in sorted(steps)]
     assert np.mean(rebuilt[-5:]) < np.mean(rebuilt[:5])
-    assert list((reference / "figures").glob("reconstruction-0-*.png"))
+    figures = {path.name for path in (reference / "figures").iterdir()}
+    assert {f"{name}-0000015.png" for name in ("reconstruction-0", "attention-0", "attention-1", "embedding")} < figures
     assert any(name.startswith("teacher.backbone.") for name in tensors(reference, "objective.safetensors"))
+
+
+def test_probes_are_in_the_record_with_their_reference_lines(reference: Path) -> None:
+    probes = History.read(reference / "metrics.jsonl")
+    for how in ("knn", "linear"):
+        for kind in ("cls", "mean", "both"):
+            assert probes.series(f"probe/{how}/{kind}")[0] == [0, 10, 15]
+        assert probes.series(f"probe/{how}/logmel")[0] == [0]
+    assert probes.series("probe/linear/logmel")[1][0] > 0.3  # of six classes
+    assert probes.series("probe/seconds")[0] == [10, 15]
+    assert not probes.points.get("probe/failures")
 
 
 @pytest.mark.parametrize("when", ["short", pytest.param("long", marks=pytest.mark.long)])
@@ -183,11 +198,11 @@ def test_shards_behind_http_train_the_same_model(shards: Path, reference: Path, 
     assert_same(reference, tmp_path / "remote")
 
 
-def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, reference: Path, tmp_path: Path) -> None:
     """Loss within 1e-6 relative for 20 steps, weights after 5 steps within 0.02 x learning rate, drop-path included."""
     more = ["loader.packs_per_forward=1", "step.packs=2", "step.clips=3", "epochs=2", "optim.warmup_epochs=0"]
     more += ["checkpoint.every_epochs=0.5", "checkpoint.keep=10"]  # ten steps an epoch: step 5 is one of them
-    command(*arguments(shards, tmp_path, "two", *more), ranks=2)
+    command(*arguments(shards, tmp_path, "two", *more, "probe.every_epochs=1"), ranks=2)
     command(*arguments(shards, tmp_path, "one", *more))
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert sorted(one) == sorted(two) == list(range(1, 21))
@@ -202,6 +217,10 @@ def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, tmp_path: Path)
             third = len(value) // 3
             value, other = np.delete(value, slice(third, 2 * third)), np.delete(other, slice(third, 2 * third))
         assert np.abs(value - other).max() <= 0.02 * one[5]["lr"], name
+    alone, shared = (History.read(run / "metrics.jsonl") for run in (reference, tmp_path / "two"))
+    for name in ("probe/knn/cls", "probe/linear/both", "probe/linear/logmel"):  # before training: the same network
+        assert shared.points[name][0][0] == alone.points[name][0][0], name
+    assert shared.series("probe/knn/cls")[0] == [0, 10, 20]
 
 
 def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, reference: Path, tmp_path: Path) -> None:

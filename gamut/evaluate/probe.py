@@ -1,53 +1,119 @@
-"""How much a frozen representation knows: nearest neighbours and a linear probe."""
+"""How much a frozen representation knows: nearest neighbours and a linear probe.
+
+Targets are rows of zeros and ones, one or several ones a clip: sets whose clips have one class each and sets whose
+clips have several are scored by the same functions.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from gamut.evaluate.metrics import accuracy, mean_average_precision
 
-def knn_accuracy(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, k: int = 10
-) -> float:
-    """Accuracy of a vote of the k nearest training clips by cosine similarity, one vote each.
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+ABSENT = -1e9  # the score of a class that no training clip has: below any other
 
-    train_x [n, dim], test_x [m, dim]: features; train_y int [n], test_y int [m]: classes. With fewer than k training
-    clips all of them vote.
+
+def knn(
+    train_x: np.ndarray,
+    train_target: np.ndarray,
+    test_x: np.ndarray,
+    *,
+    k: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> np.ndarray:
+    """float64 [m, classes]: each class's share of the votes of the k nearest training clips, weighted as in DINO.
+
+    Nearness is cosine similarity, and a neighbour's vote weighs exp(similarity / temperature) (Wu et al. 2018, section
+    3.4; Caron et al. 2021, appendix F, k = 20). train_x [n, dim], test_x [m, dim]: features; train_target {0, 1}
+    [n, classes]. With fewer than k training clips all of them vote.
     """
-    train_x, test_x = _unit(train_x), _unit(test_x)
-    model = KNeighborsClassifier(n_neighbors=min(k, len(train_x)), algorithm="brute")
-    return float(np.mean(model.fit(train_x, train_y).predict(test_x) == np.asarray(test_y), dtype=np.float64))
+    x, target = np.asarray(train_x, np.float64), np.asarray(train_target, np.float64)
+    near = NearestNeighbors(n_neighbors=min(k, len(x)), metric="cosine", algorithm="brute").fit(x)
+    distance, which = near.kneighbors(np.asarray(test_x, np.float64))
+    weight = np.exp((distance[:, :1] - distance) / temperature)  # 1 for the nearest: nothing overflows
+    return np.einsum("mk,mkc->mc", weight, target[which]) / weight.sum(1, keepdims=True)
 
 
 def linear_probe(
     train_x: np.ndarray,
-    train_y: np.ndarray,
+    train_target: np.ndarray,
     test_x: np.ndarray,
     *,
     strength: float = 1.0,
     iterations: int = 1000,
 ) -> np.ndarray:
-    """float64 [m, classes of train_y in rising order]: log-probabilities of softmax regression on scaled features.
+    """float64 [m, classes]: scores of logistic regression on scaled features.
 
     Every feature is scaled to mean 0 and deviation 1 over the training clips; the regression carries an L2 penalty
-    with inverse weight `strength` (scikit-learn's C). train_x [n, dim], train_y int [n], test_x [m, dim].
+    with inverse weight `strength` (scikit-learn's C). Where every training clip has one class it is softmax regression
+    and the scores are log-probabilities; else a regression of its own for each class, and the scores are log-odds. A
+    class that no training clip has scores below all others. train_x [n, dim]; train_target {0, 1} [n, classes];
+    test_x [m, dim].
     """
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=iterations))
-    model.fit(np.asarray(train_x, np.float64), np.asarray(train_y))
-    return model.predict_log_proba(np.asarray(test_x, np.float64))
+    target = np.asarray(train_target).astype(bool)
+    scaler = StandardScaler().fit(np.asarray(train_x, np.float64))
+    x, tested = (scaler.transform(np.asarray(part, np.float64)) for part in (train_x, test_x))
+    scores = np.full((len(tested), target.shape[1]), ABSENT)
+    if exclusive(target):
+        known = target.argmax(1)
+        classes = np.unique(known)
+        if len(classes) == 1:
+            scores[:, classes] = 0.0
+        else:
+            model = LogisticRegression(C=strength, max_iter=iterations).fit(x, known)
+            scores[:, classes] = model.predict_log_proba(tested)
+        return scores
+    for column in np.flatnonzero(target.any(axis=0)):
+        if target[:, column].all():
+            scores[:, column] = -ABSENT
+        else:
+            model = LogisticRegression(C=strength, max_iter=iterations).fit(x, target[:, column])
+            scores[:, column] = model.decision_function(tested)
+    return scores
 
 
-def linear_probe_accuracy(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, strength: float = 1.0
-) -> float:
-    """Accuracy of `linear_probe`; a test class that the training clips do not have counts as wrong."""
-    best = linear_probe(train_x, train_y, test_x, strength=strength).argmax(axis=1)
-    return float(np.mean(np.unique(train_y)[best] == np.asarray(test_y), dtype=np.float64))
+def exclusive(target: np.ndarray) -> bool:
+    """Whether every clip of a target {0, 1} [n, classes] has exactly one class."""
+    return bool((np.asarray(target).astype(bool).sum(axis=1) == 1).all())
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, np.float64)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+def score(target: np.ndarray, scores: np.ndarray, one_class: bool) -> float:
+    """Accuracy where clips have `one_class` each, else the macro mean average precision over classes with a clip."""
+    if one_class:
+        return accuracy(np.asarray(target).argmax(axis=1), scores)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that this part of the clips lacks
+        return mean_average_precision(target, scores)
+
+
+def probe(
+    features: Mapping[str, np.ndarray], target: np.ndarray, part: np.ndarray, *, k: int = NEIGHBOURS
+) -> dict[str, float]:
+    """{"knn/NAME": ..., "linear/NAME": ...}: what each kind of feature knows, as shares of 1.
+
+    features: NAME -> [n, dim]; target {0, 1} [n, classes]; part int [n]: the round in which a clip is scored, -1 for
+    one that is only trained on. Each round is trained on all clips that are not of it, so `part` is a fold number in
+    cross-validation. The score (`score`) is the mean over rounds, each counting by its clips.
+    """
+    target, part = np.asarray(target).astype(bool), np.asarray(part)
+    rounds = [number for number in np.unique(part) if number >= 0]
+    one_class = exclusive(target)
+    results: dict[str, float] = {}
+    for name, values in features.items():
+        for kind in ("knn", "linear"):
+            total = 0.0
+            for number in rounds:
+                scored = part == number
+                known = (values[~scored], target[~scored], values[scored])
+                scores = knn(*known, k=k) if kind == "knn" else linear_probe(*known)
+                total += score(target[scored], scores, one_class) * int(scored.sum())
+            results[f"{kind}/{name}"] = total / int((part >= 0).sum())
+    return results

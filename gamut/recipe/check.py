@@ -111,6 +111,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.keep_every": (0, _ANY),
     "track.picture_epochs": (0, _ANY),
     "track.log_steps": (1, _ANY),
+    "probe.every_epochs": (0, _ANY),
+    "probe.clips": (2, _ANY),
+    "probe.max_seconds": (0.025, _ANY),
+    "probe.neighbours": (1, _ANY),
     "run.threads": (0, _ANY),
 }
 POSITIVE = (
@@ -229,16 +233,26 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     )
     for name, part in recipe.mixture.items():
         refuse(not 0 < part < _ANY, ("mixture",), f"mixture.{name} must be above 0, not {part}")
-    for name, value in recipe.subset.items():
+    for section, subset in (
+        ("subset", recipe.subset),
+        ("probe.train", recipe.probe.train),
+        ("probe.test", recipe.probe.test),
+    ):
+        for name, value in subset.items():
+            refuse(
+                not _subset_fits(name, value),
+                (section,),
+                f"{section}.{name} must be {_SUBSET.get(name, _VALUES)}, not {value!r}",
+            )
         refuse(
-            not _subset_fits(name, value),
-            ("subset",),
-            f"subset.{name} must be {_SUBSET.get(name, _VALUES)}, not {value!r}",
+            {"per_class", "share"} <= subset.keys(),
+            (section,),
+            f"{section}.per_class and {section}.share both choose how many clips: leave one out",
         )
     refuse(
-        {"per_class", "share"} <= recipe.subset.keys(),
-        ("subset",),
-        "subset.per_class and subset.share both choose how many clips: leave one out",
+        bool(recipe.probe.train) != bool(recipe.probe.test),
+        ("probe.train", "probe.test"),
+        "probe.train and probe.test belong together: give both, or neither for cross-validation over probe.folds",
     )
     zero = recipe.deepspeed.get("zero_optimization", {})
     refuse(

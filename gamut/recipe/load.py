@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STAGES = ("pretrain", "finetune")
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
-_ONLY = {"asit": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
+_ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
 
 
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
@@ -75,6 +75,19 @@ def load_recipe(
         recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=_name(stage, path, configs)))
     check(recipe, origin)
     return recipe
+
+
+def override(recipe: schema.Recipe, overrides: list[str] | tuple[str, ...]) -> schema.Recipe:
+    """A recipe that was resolved before, of either stage, with `overrides` applied. Raises RecipeError."""
+    config = _writable(OmegaConf.structured(recipe))
+    origin: dict[str, str] = {}
+    for text in overrides:
+        values = _parse_override(text)
+        stage = _ONLY.get(next(iter(values)), recipe.stage)
+        _apply(config, values, schema.Recipe, (), COMMAND_LINE, stage, origin)
+    changed = typing.cast(schema.Recipe, OmegaConf.to_object(config))
+    check(changed, origin)
+    return changed
 
 
 def _writable(config: DictConfig) -> DictConfig:

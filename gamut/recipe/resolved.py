@@ -15,9 +15,9 @@ from gamut.errors import RecipeError
 from gamut.recipe.check import check, flatten
 from gamut.recipe.schema import Recipe
 
-# What may change from one attempt of a run to the next: where things lie, how often they are saved and shown, and how
-# many processes load them. None of these decides a number. The data itself is held to by the index fingerprint.
-FREE = ("run.", "track.", "checkpoint.", "loader.", "remote.", "data")
+# What may change from one attempt of a run to the next: where things lie, how often they are saved, shown and probed,
+# and how many processes load them. None of these decides a number. The data itself is held to by the index fingerprint.
+FREE = ("run.", "track.", "checkpoint.", "probe.", "loader.", "remote.", "data")
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -112,8 +112,24 @@ class Checkpoint:
 class Track:
     mlflow: str = "auto"  # auto: sqlite in the runs folder | a server's URI | off
     experiment: str = "gamut"
-    picture_epochs: float = 10.0  # a picture each so many epochs; 0: none
+    picture_epochs: float = 10.0  # pictures each so many epochs, and after the last; 0: none
     log_steps: int = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the teacher knows of a labelled set while it is pretrained: k-NN and logistic regression on whole clips."""
+
+    every_epochs: float = 10.0  # besides before the first and after the last; 0: none
+    data: str = ""  # a labelled shard set; empty: what is pretrained on
+    # Subsets, written as `subset` is: train on one and score the other. Both empty: cross-validation over `folds`, of
+    # `subset` where it is what is pretrained on, else of the whole set.
+    train: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    folds: str = "fold"  # a column of the index
+    clips: int = 5000  # the most to train on, and to score; of more clips so many are chosen by hash
+    max_seconds: float = 30.0  # a longer clip is cut there
+    neighbours: int = 20  # k
 
 
 @dataclass(frozen=True)
@@ -229,5 +245,6 @@ class Recipe:
     finetune: Finetune = field(default_factory=Finetune)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
+    probe: Probe = field(default_factory=Probe)
     run: Run = field(default_factory=Run)
     deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 1}})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -143,5 +144,87 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], title: st
         axis.grid(alpha=0.3)
     for axis in axes[len(series) :]:
         axis.set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def probe_curves(
+    logged: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    now: Mapping[str, Sequence[tuple[int, float]]],
+    title: str = "",
+) -> Figure:
+    """k-NN beside the linear probe over steps: lines are what a run logged, rings what was scored afterwards.
+
+    Names are those of the metrics (`probe/linear/cls`), values shares of 1. The log-mel's is a dashed line across.
+    """
+    figure = new_figure(11, 4.5)
+    for axis, (how, shown) in zip(figure.subplots(1, 2, sharey=True), (("knn", "k-NN"), ("linear", "linear probe"))):
+        names = [name for name in {**logged, **now} if name.startswith(f"probe/{how}/")]
+        for number, name in enumerate(sorted(names)):
+            steps, values = logged.get(name, ([], []))
+            rings = [(step, value) for step, value in now.get(name, []) if step >= 0]
+            colour, label = f"C{number}", name.rpartition("/")[2]
+            if label == "logmel":
+                level = [*values, *(value for _, value in rings)][-1]
+                axis.axhline(100 * level, color="grey", linestyle="--", label="mean and deviation of the log-mel")
+                continue
+            axis.plot(steps, 100 * np.asarray(values, float), color=colour, marker=".", label=label)
+            axis.scatter(
+                [step for step, _ in rings], [100 * value for _, value in rings], facecolors="none", edgecolors=colour
+            )
+        axis.set_title(shown)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.axes[0].set_ylabel("accuracy (mAP where clips have several classes), %")
+    figure.suptitle(title)
+    return figure
+
+
+def embedding(points: np.ndarray, classes: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
+    """Clips as points in a plane, coloured by class: points [n, 2], classes int [n]. A legend of up to 20 classes."""
+    figure = new_figure(8, 6.5)
+    axis = figure.subplots()
+    colours = matplotlib.colormaps["tab20" if len(labels) <= 20 else "hsv"]
+    for number, label in enumerate(labels):
+        here = classes == number
+        colour = colours(number) if len(labels) <= 20 else colours(number / len(labels))
+        axis.scatter(points[here, 0], points[here, 1], s=14, color=colour, label=label, alpha=0.8, linewidths=0)
+    if len(labels) <= 20:
+        figure.legend(loc="outside right center", fontsize=8, markerscale=1.5)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(title)
+    return figure
+
+
+def attention(
+    spectrogram: np.ndarray, maps: np.ndarray, title: str = "", frame_seconds: float = FRAME_SECONDS
+) -> Figure:
+    """A log-mel and where each head looks: over time (across) and frequency (upwards), one picture a head.
+
+    spectrogram: float [frames, mel]; maps: float [heads, frames / 16, mel / 16], shares of a head's attention. Each
+    head has its own scale of colours, from 0 to its largest share, which stands in its title.
+    """
+    heads = len(maps)
+    columns = 1 if heads < 3 else 3 if heads < 9 else 4
+    rows = -(-(1 + heads) // columns)
+    figure = new_figure(max(6.0, 4.0 * columns), 1.8 * rows + 0.6)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    extent = (0.0, spectrogram.shape[0] * frame_seconds, 0.0, float(spectrogram.shape[1]))
+    style: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": extent, "interpolation": "nearest"}
+    low, high = np.percentile(spectrogram, [1, 99])
+    axes[0].imshow(spectrogram.T, vmin=low, vmax=high, cmap="magma", **style)
+    axes[0].set_title("clip", fontsize=9)
+    for head, axis in enumerate(axes[1 : 1 + heads]):
+        axis.imshow(maps[head].T, vmin=0.0, cmap="viridis", **style)
+        axis.set_title(f"head {head}: up to {maps[head].max():.1%} on a patch", fontsize=9)
+    for axis in axes[1 + heads :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, 1 + heads - columns) : 1 + heads]:
+        axis.set_xlabel("seconds")
+        axis.xaxis.set_tick_params(labelbottom=True)
+    for axis in axes[::columns][: -(-(1 + heads) // columns)]:
+        axis.set_ylabel("mel bin")
     figure.suptitle(title)
     return figure

@@ -1,7 +1,8 @@
 """metrics.jsonl: the truth about a run, one JSON object a line, only ever appended to.
 
 A line of metrics is {"attempt": 1, "step": 20, "time": 1.7e9, "loss": 5.1, ...}. Lines with "event" mark what happened:
-start (with the attempt's facts), checkpoint, figure, end (with the attempt's status).
+start (with the attempt's facts), checkpoint, figure, end (with the attempt's status). A line with "late" is of a step
+that lies behind: what was computed beside the training and came in when it was ready. It undoes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from typing import Any
 
 from gamut.errors import RunError
 
-RESERVED = frozenset({"attempt", "step", "time", "event"})
+RESERVED = frozenset({"attempt", "step", "time", "event", "late"})
 SYNC_SECONDS = 10.0
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers: kept as words
 
@@ -35,6 +37,7 @@ class MetricsFile:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._cut_torn_line()
         self._synced = time.monotonic()
+        self._turn = threading.Lock()  # what runs beside the training writes too
 
     def _cut_torn_line(self) -> None:
         size = os.fstat(self._descriptor).st_size
@@ -50,7 +53,9 @@ class MetricsFile:
         if position < size:
             os.ftruncate(self._descriptor, position)
 
-    def append(self, values: dict[str, Any], step: int | None = None, event: str | None = None) -> None:
+    def append(
+        self, values: dict[str, Any], step: int | None = None, event: str | None = None, late: bool = False
+    ) -> None:
         """Write one line. Raises ValueError for a key that the line itself uses; RunError where the disk refuses."""
         clash = RESERVED & values.keys()
         if clash:
@@ -60,11 +65,14 @@ class MetricsFile:
             line["step"] = int(step)
         if event is not None:
             line["event"] = event
+        if late:
+            line["late"] = True
         line.update((key, _word(value)) for key, value in values.items())
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            with self._turn:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
@@ -162,7 +170,7 @@ class History:
             return
         if step is None:
             return
-        if number > self._reached:
+        if number > self._reached and not line.get("late"):
             self._undo(step)
             self._reached = number
         if event == "checkpoint":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import socket
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,10 +26,13 @@ STATUSES = ("finished", "preempted", "failed")
 class NullTracker:
     """Takes everything and keeps nothing."""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: dict[str, float], late: bool = False) -> None:
         pass
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
+        pass
+
+    def picture(self, name: str, file: Path, step: int, late: bool = False) -> None:
         pass
 
     def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:
@@ -62,17 +67,29 @@ class Tracker(NullTracker):
         if self._feeder:
             self._feeder.start()
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Metrics of a step. The same key may be logged again at a later step, by a later attempt also at the same."""
-        self._file.append({key: float(value) for key, value in values.items()}, step=step)
+    def log(self, step: int, values: dict[str, float], late: bool = False) -> None:
+        """Metrics of a step. The same key may be logged again at a later step, by a later attempt also at the same.
+
+        `late`: they are of a step before the one that the training has come to; from any thread.
+        """
+        self._file.append({key: float(value) for key, value in values.items()}, step=step, late=late)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Save a figure as figures/NAME-STEP.png."""
-        file = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{step:07d}.png"
+        file = png_name(name, step)
         part = self.folder.figures / f".{file}.part"
         figure.savefig(part, format="png", dpi=110)
+        self._publish(name, part, file, step, late=False)
+
+    def picture(self, name: str, file: Path, step: int, late: bool = False) -> None:
+        """Take over a PNG that is drawn already, as figures/NAME-STEP.png; `late` as in `log`."""
+        part = self.folder.figures / f".{png_name(name, step)}.part"
+        shutil.copyfile(file, part)
+        self._publish(name, part, png_name(name, step), step, late)
+
+    def _publish(self, name: str, part: Path, file: str, step: int, late: bool) -> None:
         os.replace(part, self.folder.figures / file)
-        self._file.append({"name": name, "file": f"figures/{file}"}, step=step, event="figure")
+        self._file.append({"name": name, "file": f"figures/{file}"}, step=step, event="figure", late=late)
 
     def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:
         """A checkpoint of `step` is safe: what is logged up to it is final, made durable and shown to MLflow."""
@@ -92,6 +109,10 @@ class Tracker(NullTracker):
         self._file.close()
         if self._feeder:
             self._feeder.finish(patience=10.0 if status == "preempted" else 60.0)
+
+
+def png_name(name: str, step: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{step:07d}.png"
 
 
 def machine() -> dict[str, Any]:

@@ -7,7 +7,15 @@ import io
 import numpy as np
 import pytest
 
-from gamut.track.figures import confusion_matrix, curves, masks, reconstruction
+from gamut.track.figures import (
+    attention,
+    confusion_matrix,
+    curves,
+    embedding,
+    masks,
+    probe_curves,
+    reconstruction,
+)
 
 
 def saved(figure) -> bytes:
@@ -66,3 +74,39 @@ def test_curves() -> None:
     assert len(lines) == 3
     np.testing.assert_allclose(lines[0], [[1, 3.0], [2, np.nan], [3, 1.0]])
     assert saved(curves({})).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("heads", [1, 3, 12])
+def test_attention_shows_the_clip_and_every_head(heads: int) -> None:
+    rng = np.random.default_rng(0)
+    clip, maps = rng.normal(size=(64, 128)), rng.random(size=(heads, 4, 8)) / 32
+    figure = attention(clip, maps, "clip 1")
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(shown) == 1 + heads
+    np.testing.assert_array_equal(shown[0].images[0].get_array(), clip.T)
+    for head, axis in enumerate(shown[1:]):
+        np.testing.assert_array_equal(axis.images[0].get_array(), maps[head].T)
+        assert axis.images[0].get_extent() == shown[0].images[0].get_extent()
+        assert f"{maps[head].max():.1%}" in axis.get_title()
+    assert saved(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("classes", [4, 30])
+def test_embedding_draws_every_clip_once_in_its_class(classes: int) -> None:
+    points, of = np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % classes
+    figure = embedding(points, of, [f"class {n}" for n in range(classes)], "clips")
+    drawn = figure.axes[0].collections
+    assert [len(part.get_offsets()) for part in drawn] == [int((of == n).sum()) for n in range(classes)]
+    np.testing.assert_array_equal(drawn[1].get_offsets(), points[of == 1])
+    assert len(figure.legends) == (classes <= 20)
+    assert saved(figure).startswith(b"\x89PNG")
+
+
+def test_probe_curves_have_their_reference_line() -> None:
+    logged = {"probe/knn/cls": ([0, 10], [0.2, 0.4]), "probe/knn/logmel": ([0], [0.3])}
+    now = {"probe/knn/cls": [(20, 0.5), (-1, 0.9)], "probe/linear/logmel": [(0, 0.6)]}
+    left, right = probe_curves(logged, now, "run").axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[0, 20.0], [10, 40.0]])
+    np.testing.assert_allclose(left.collections[0].get_offsets(), [[20, 50.0]])
+    assert list(left.lines[1].get_ydata()) == [30.0, 30.0]
+    assert list(right.lines[0].get_ydata()) == [60.0, 60.0]

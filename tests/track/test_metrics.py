@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert history.series("none") == ([], [])
 
 
-@pytest.mark.parametrize("key", ["step", "time", "attempt", "event"])
+@pytest.mark.parametrize("key", ["step", "time", "attempt", "event", "late"])
 def test_keys_of_the_line_are_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         MetricsFile(tmp_path / "m", 1).append({key: 1.0}, step=1)
@@ -88,6 +88,23 @@ def test_a_step_may_be_logged_in_parts(tmp_path: Path) -> None:
     history = History.read(path)
     assert history.series("loss") == ([4], [1.0])
     assert history.series("accuracy") == ([4], [0.6])
+
+
+def test_what_comes_late_undoes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    attempt(path, 1, [1, 2, 3, 4])
+    file = MetricsFile(path, 2)
+    file.append({"probe": 0.5}, step=2, late=True)  # of attempt 1, scored when attempt 2 had not taken a step yet
+    file.append({"name": "embedding", "file": "figures/e.png"}, step=2, event="figure", late=True)
+    assert History.read(path).series("loss")[0] == [1, 2, 3, 4]
+    file.append({"loss": 2.0}, step=4)
+    file.append({"probe": 0.7}, step=3, late=True)
+    file.close()
+    history = History.read(path)
+    assert history.series("loss") == ([1, 2, 3, 4], [1.0, 1.0, 1.0, 2.0])
+    assert history.series("probe") == ([2, 3], [0.5, 0.7])
+    assert history.figures == {"embedding": {2: "figures/e.png"}}
+    assert "late" not in history.points
 
 
 def test_events(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""`python -m gamut.probe RUN`: what a run's checkpoints know of a labelled set, as a table, a curve and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gamut.errors import CheckpointError, RecipeError, RunError, command
+from gamut.probe.labelled import Labelled, labelled
+from gamut.recipe import cli
+from gamut.recipe.load import load_recipe, override
+from gamut.recipe.resolved import read_resolved
+from gamut.recipe.schema import Recipe
+from gamut.shards.joined import open_sets
+from gamut.track import figures
+from gamut.track.metrics import History
+
+RECIPE = "recipe.yaml"  # what a run folder keeps
+EXAMPLES = """examples:
+    python -m gamut.probe runs/asit_tiny
+    python -m gamut.probe runs/asit_b probe.data=shards/esc50 --out runs/asit_b/esc50
+    python -m gamut.probe runs/asit_tiny/checkpoints/step-00002400 "probe.train={fold: [1,2]}" "probe.test={fold: [3]}"
+    python -m gamut.probe weights.safetensors --recipe asit_b probe.data=shards/esc50"""
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m gamut.probe",
+        description="Score checkpoints by k-NN and logistic regression on whole labelled clips, beside the untrained "
+        "network and the log-mel's own mean and deviation.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", type=Path, help="a run folder (all its checkpoints), a checkpoint, or a weights file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as probe.data=shards/esc50")
+    parser.add_argument("--recipe", help="the pretraining recipe of weights that lie in no run folder")
+    parser.add_argument("--out", type=Path, help="where scores and pictures go; RUN/probe by default")
+    options = parser.parse_intermixed_args(argv)
+    recipe, run = _recipe(options.what, options.recipe, options.overrides)
+    out = options.out or (run or options.what.resolve().parent) / "probe"
+    clips = _clips(recipe)
+    mean, std = _statistics(recipe)
+    found = list(_checkpoints(options.what))
+
+    from gamut.probe.command import score  # here: torch takes its time, and what is asked for is there
+
+    console = Console()
+    console.print(f"probe: {clips}", highlight=False, soft_wrap=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scores = score(recipe, clips, found, mean, std, out, console)
+    _show(console, scores, recipe.epochs)
+    history = History.read(run / "metrics.jsonl") if run is not None else History()
+    _keep(out, scores, history, f"{recipe.run.name}: {clips.index.name}")
+    console.print(f"scores, curves and pictures: {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _recipe(what: Path, name: str | None, overrides: list[str]) -> tuple[Recipe, Path | None]:
+    """(the recipe that the weights were trained with, its run folder)."""
+    if name:
+        return load_recipe("pretrain", name, overrides), None
+    if not what.exists():
+        raise RunError(f"There is no {what}. Name a run folder, a checkpoint or a file of weights.")
+    here = what.resolve()
+    run = next((folder for folder in (here, *here.parents) if (folder / RECIPE).is_file()), None)
+    if run is None:
+        raise RunError(f"{what} lies in no run folder: say what it was trained with, such as --recipe asit_b.")
+    return override(read_resolved(run / RECIPE), overrides), run
+
+
+def _clips(recipe: Recipe) -> Labelled:
+    found, reason = labelled(recipe)
+    if found is None:
+        raise RecipeError(
+            f"There is nothing to probe: {reason}. Name a labelled set with probe.data=FOLDER, or clips with "
+            "probe.train={...} and probe.test={...}."
+        )
+    return found
+
+
+def _statistics(recipe: Recipe) -> tuple[float, float]:
+    from gamut.train.session import statistics
+
+    front = recipe.front
+    if front.mean is not None and front.std is not None:
+        return front.mean, front.std
+    return statistics(recipe, open_sets(cli.require_sets(recipe), recipe.remote))
+
+
+def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
+    """(step, epochs, what to load) in order of steps; -1 where they are not known."""
+    folder = what / "checkpoints"
+    places = sorted(folder.glob("step-*")) if folder.is_dir() else [what]
+    places = [place for place in places if not folder.is_dir() or re.fullmatch(r"step-\d{8,}", place.name)]
+    if not places:
+        raise CheckpointError(f"The run {what} has published no checkpoint yet.")
+    for place in places:
+        try:
+            state = json.loads((place / "state.json").read_text())["state"]
+            part = state["step_in_epoch"] / max(state["epoch_steps"], 1)
+            yield state["step"], state["epoch"] + part, place
+        except (OSError, ValueError, KeyError, TypeError):
+            yield -1, -1.0, place  # weights alone
+
+
+def _show(console: Console, scores: list[dict], epochs: int) -> None:
+    names = list(dict.fromkeys(name for entry in scores for name in entry["scores"] if name != "probe/clips"))
+    kinds = ["logmel"] + [kind for kind in ("cls", "pool", "mean", "both") if f"probe/knn/{kind}" in names]
+    table = Table("", "epochs", "step", *(f"{how} {kind}" for how in ("k-NN", "linear") for kind in kinds[1:]))
+    baseline = scores[0]["scores"]
+    for entry in scores:
+        cells = [f"{entry['scores'][f'probe/{how}/{kind}']:.1%}" for how in ("knn", "linear") for kind in kinds[1:]]
+        epoch = "" if entry["epochs"] < 0 else f"{entry['epochs']:g} of {epochs}"
+        table.add_row(entry["name"], epoch, "" if entry["step"] < 0 else str(entry["step"]), *cells)
+    console.print(table)
+    console.print(
+        f"mean and deviation of the log-mel: k-NN {baseline['probe/knn/logmel']:.1%}, linear "
+        f"{baseline['probe/linear/logmel']:.1%}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _keep(out: Path, scores: list[dict], history: History, title: str) -> None:
+    """scores.json, and the curve over steps: what the run logged, and what was scored now."""
+    (out / "scores.json").write_text(json.dumps(scores, indent=2))
+    logged = {name: history.series(name) for name in sorted(history.points) if re.match(r"probe/(knn|linear)/", name)}
+    now = {
+        name: [(entry["step"], entry["scores"][name]) for entry in scores if name in entry["scores"]]
+        for name in scores[0]["scores"]
+        if re.match(r"probe/(knn|linear)/", name)
+    }
+    figure = figures.probe_curves(logged, now, title)
+    figure.savefig(out / "curves.png", dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

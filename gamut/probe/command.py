@@ -1,0 +1,72 @@
+"""Probes of networks one after the other, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from gamut.errors import CheckpointError
+from gamut.models.vit import VisionTransformer
+from gamut.models.weights import load_backbone
+from gamut.probe.features import Encoder, FrontEnd, extract, whole_clips
+from gamut.probe.fit import draw, fit, join
+from gamut.probe.labelled import Labelled
+from gamut.probe.pictures import attention_figures
+from gamut.recipe.schema import Recipe
+
+PICTURED = 2  # clips whose attention is drawn
+
+
+def score(
+    recipe: Recipe,
+    clips: Labelled,
+    checkpoints: list[tuple[int, float, Path]],
+    mean: float,
+    std: float,
+    out: Path,
+    console: Console,
+) -> list[dict]:
+    """[{name, step, epochs, scores}], the network before training first; pictures of the last checkpoint into `out`.
+
+    checkpoints: (step, epochs, what to load). Raises CheckpointError for weights that cannot be loaded.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vit = VisionTransformer(recipe.model, seed=recipe.seed).to(device)
+    encode = Encoder(vit, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device)
+    plan = whole_clips(clips.clips, recipe)
+    entries: list[dict] = []
+
+    def take(name: str, step: int, epochs: float) -> dict[str, np.ndarray]:
+        share = extract(encode, clips.index, plan, workers=recipe.loader.workers, with_logmel=not entries)
+        if share.problem:
+            raise CheckpointError(f"{name} cannot be probed: {share.problem}")
+        if share.holes and not entries:
+            said = f"warning: {len(share.holes)} clips cannot be read: {', '.join(share.holes[:5])}."
+            console.print(said, highlight=False, soft_wrap=True)
+        found = [share.arrays() | {"row": np.array(share.row, np.int64)}]
+        vectors, target, part = join(found, clips.clips.row, clips.target, clips.part)
+        scores = fit(vectors, target, part, recipe.probe.neighbours)
+        entries.append({"name": name, "step": step, "epochs": epochs, "scores": scores})
+        return vectors | {"target": target}
+
+    if recipe.init:
+        try:
+            load_backbone(vit, recipe.init)
+        except CheckpointError as error:
+            said = f"warning: {error} The first row is of a network from the seed instead."
+            console.print(said, highlight=False, soft_wrap=True)
+    found = take("before training", 0, 0.0)
+    for step, epochs, place in checkpoints:
+        load_backbone(vit, place)
+        found = take(place.name, step, epochs)
+    kind = "both" if "both" in found else "mean"
+    name = entries[-1]["name"]
+    title = f"{recipe.run.name} {name}: {clips.index.name}"
+    draw(found[kind], found["target"], list(clips.labels), title, out / "embedding.png")
+    some = clips.clips.select(np.arange(len(clips.clips))[:: max(1, len(clips.clips) // PICTURED)][:PICTURED])
+    for clip, figure in enumerate(attention_figures(encode, clips.index, some, recipe, f"of {name}")):
+        figure.savefig(out / f"attention-{clip}.png", dpi=110)
+    return entries

@@ -1,0 +1,168 @@
+"""From whole clips to vectors: a backbone's, and the log-mel's own for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from gamut.audio.logmel import PATCH, normalise, patches, unpatch
+from gamut.data.assemble import assemble
+from gamut.data.batch import PackedBatch
+from gamut.data.front import spectrogram
+from gamut.data.loader import Loader
+from gamut.data.readers import open_reader
+from gamut.errors import GamutError
+from gamut.models.layout import ROWS, Layout, layout
+from gamut.models.vit import VisionTransformer
+from gamut.plan import Clips, Epoch, Policy, plan_evaluation
+from gamut.recipe.policy import RATE, hop
+from gamut.recipe.schema import Recipe
+from gamut.shards import Index
+
+TOKENS = 2048  # of a pack: small enough to be shared out, and to stay in a CPU's cache
+PACKS = 16  # of a step; how they are dealt changes nothing, since each is a forward of its own
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """From a packed batch to normalised patches, as in the pretraining."""
+
+    mean: float
+    std: float
+    mode: str
+
+    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """float32 [N, 256] on the batch's device."""
+        return patches(normalise(spectrogram(batch, self.mode), self.mean, self.std))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen backbone and its front end.
+
+    >>> encode = Encoder(vit, FrontEnd(-4.27, 4.57, "fast"), "fp32", torch.device("cpu"))      # doctest: +SKIP
+    >>> encode(batch)["mean"].shape      # doctest: +SKIP
+    torch.Size([5, 768])
+    """
+
+    backbone: VisionTransformer
+    front: FrontEnd
+    precision: str
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch, with_logmel: bool = False) -> dict[str, torch.Tensor]:
+        """Vectors of the batch's clips, float32 [C, dim] each.
+
+        `cls`: the class token, or `pool`: attention pooling, where the model has one of them; `mean`: the mean of the
+        patches' tokens after the final norm; with `with_logmel` also `logmel`: mean and deviation over time of the
+        normalised log-mel [C, 256]. The backbone's mode is as it was afterwards; nothing else of it is touched.
+        """
+        batch = batch.to(self.device)
+        pixels = self.front(batch)
+        where = layout(batch.frames, batch.sizes, self.backbone.class_token)
+        was_training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
+                found = {"mean": _mean(tokens, where)}
+                if self.backbone.model.pooling != "mean":
+                    name = "cls" if self.backbone.class_token else "pool"
+                    found = {name: self.backbone.pool(tokens, where)} | found
+        finally:
+            self.backbone.train(was_training)
+        if with_logmel:
+            found["logmel"] = _spread(unpatch(pixels), batch.sizes)
+        return {name: value.float() for name, value in found.items()}
+
+
+def _mean(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Mean over the patches of each segment, class token left out: float32 [S, dim]."""
+    own = torch.index_select(tokens, 0, where.patch).float()
+    return torch.segment_reduce(own, "mean", lengths=where.columns * ROWS, axis=0, unsafe=True)
+
+
+def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Mean and deviation over the frames of each segment: [S, 256]."""
+    parts = [torch.cat([part.mean(0), part.std(0, correction=0)]) for part in frames.split(list(sizes))]
+    return torch.stack(parts) if parts else frames.new_zeros(0, 2 * frames.shape[1])
+
+
+def whole_clips(clips: Clips, recipe: Recipe, packs: int = PACKS) -> Epoch:
+    """The plan of a pass over clips at their native length, to the recipe's `probe.max_seconds`."""
+    longest = int(recipe.probe.max_seconds * RATE)
+    resolution = hop(recipe.views.resolutions[0])
+    tokens = max(TOKENS, longest // (resolution * PATCH) * ROWS + 1)
+    policy = Policy(
+        packs=packs,
+        tokens=tokens,
+        pad=False,
+        max_samples=longest,
+        shifts=(resolution,),
+        pools=(recipe.views.poolings[0],),
+        class_token=recipe.model.pooling == "cls",
+    )
+    return plan_evaluation(clips, policy)
+
+
+@dataclass
+class Share:
+    """What one rank has found."""
+
+    row: list[int] = field(default_factory=list)  # rows of the index
+    vectors: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    holes: list[str] = field(default_factory=list)  # keys of clips that cannot be read
+    problem: str = ""  # what went wrong, where something did
+
+    def add(self, batch: PackedBatch, found: dict[str, torch.Tensor]) -> None:
+        self.holes += [hole.key for hole in batch.holes]
+        self.row += batch.row.tolist()
+        for name, value in found.items():
+            self.vectors.setdefault(name, []).append(value.cpu().numpy())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """name -> float32 [clips of this rank, dim]."""
+        return {name: np.concatenate(parts) for name, parts in self.vectors.items()}
+
+
+def extract(
+    encode: Encoder,
+    index: Index,
+    epoch: Epoch,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    with_logmel: bool = False,
+) -> Share:
+    """This rank's share of the vectors of a plan's clips. All ranks call it together and forward equally often.
+
+    The clips are shared out since a step of training needs all ranks: while one of them encoded alone the others could
+    but wait. And where the backbone's weights are spread over the ranks, a forward is a matter for all of them. A rank
+    that cannot read goes on with empty packs for that reason; `problem` says what happened. A clip's vector does not
+    depend on the number of ranks: each pack is a forward of its own, and which clips it holds is the plan's.
+    """
+    share = Share()
+    loader = Loader(index, epoch, rank=rank, world=world, per_forward=1, workers=workers, prefetch=2)
+    for batch in _batches(loader, index, epoch, share):
+        share.add(batch, encode(batch, with_logmel))
+    return share
+
+
+def _batches(loader: Loader, index: Index, epoch: Epoch, share: Share) -> Iterator[PackedBatch]:
+    """The loader's batches; after an error as many empty ones as are due."""
+    done = 0
+    try:
+        for _, batches in loader:
+            done += 1
+            yield from batches
+    except (GamutError, OSError) as error:
+        share.problem = str(error)
+    empty = assemble(open_reader(index), epoch, [])
+    for step in range(done, epoch.steps):
+        for _ in range(loader.rounds(step)):
+            yield empty

@@ -1,0 +1,117 @@
+"""Score vectors that were left in a folder: `python -m gamut.probe.fit FOLDER`, a process of its own.
+
+It is given no GPU, one core and little priority, so the training beside it goes on. It ends with whoever started
+it. In the folder are `clips.npz` (target, part, class), one `rank-*.npz` for each rank (row of each clip, and vectors),
+and `request.json`; it leaves `result.json` and, where it was asked for, `embedding.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gamut.errors import ShardError
+
+REQUEST, RESULT, PICTURE = "request.json", "result.json", "embedding.png"
+MOST_POINTS = 2000  # of an embedding
+
+
+def leave(
+    folder: Path, rows: np.ndarray, target: np.ndarray, part: np.ndarray, labels: tuple[str, ...], **request: Any
+) -> None:
+    """Write what `fit` wants besides the ranks' shares; once the request is there, all of it is."""
+    np.savez(folder / "clips.npz", row=rows, target=target, part=part)
+    write(folder / REQUEST, request | {"labels": list(labels)})
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)
+
+
+def gather(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What `join` makes of the ranks' shares in a folder."""
+    with np.load(folder / "clips.npz", allow_pickle=False) as known:
+        row, target, part = known["row"], known["target"], known["part"]
+    shares = []
+    for path in sorted(folder.glob("rank-*.npz")):
+        with np.load(path, allow_pickle=False) as share:
+            shares.append({name: share[name] for name in share.files})
+    return join(shares, row, target, part)
+
+
+def join(
+    shares: list[dict[str, np.ndarray]], row: np.ndarray, target: np.ndarray, part: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """(vectors by kind, target, part) of the clips that could be read, in index order.
+
+    Each share has the `row` of its clips and their vectors; `row`, ascending, `target` and `part` are of all clips.
+    `both` is the class token (or pooled vector) and the mean token side by side. Raises ShardError for no clips.
+    """
+    shares = [share for share in shares if len(share["row"])]
+    if not shares:
+        raise ShardError("None of the clips of the probe can be read; see `python -m gamut.shards verify`.")
+    found = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+    order = np.argsort(found["row"])
+    vectors = {name: values[order] for name, values in found.items() if name != "row"}
+    there = np.searchsorted(row, found["row"][order])
+    if (pooled := next((name for name in ("cls", "pool") if name in vectors), None)) is not None:
+        vectors["both"] = np.concatenate([vectors[pooled], vectors["mean"]], axis=1)
+    return vectors, target[there], part[there]
+
+
+def fit(vectors: dict[str, np.ndarray], target: np.ndarray, part: np.ndarray, neighbours: int) -> dict[str, float]:
+    """The metrics of a probe: {"probe/knn/cls": share, ..., "probe/clips": clips scored}."""
+    from gamut.evaluate.probe import probe
+
+    found = probe(vectors, target, part, k=neighbours)
+    return {f"probe/{name}": value for name, value in found.items()} | {"probe/clips": float((part >= 0).sum())}
+
+
+def embedding(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """float64 [n, 2]: t-SNE (van der Maaten and Hinton 2008) of scaled vectors [n, dim], begun from their two main
+    axes; the same numbers give the same picture. Fewer than 8 clips: the main axes themselves."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
+    scaled = StandardScaler().fit_transform(np.asarray(vectors, np.float64))
+    axes = PCA(min(50, *scaled.shape), random_state=seed, svd_solver="full").fit_transform(scaled)
+    if len(axes) < 8:
+        return np.pad(axes, ((0, 0), (0, 2)))[:, :2]
+    tsne = TSNE(2, perplexity=min(30.0, (len(axes) - 1) / 3), init="pca", random_state=seed, n_jobs=1)
+    return tsne.fit_transform(axes)
+
+
+def draw(vectors: np.ndarray, target: np.ndarray, labels: list[str], title: str, file: Path) -> None:
+    """The embedding of vectors [n, dim] as a PNG, coloured by the (first) class of each; of very many clips, a part."""
+    from gamut.track.figures import embedding as figure
+
+    some = slice(None, None, -(-len(vectors) // MOST_POINTS))
+    points = embedding(vectors[some])
+    figure(points, target[some].argmax(axis=1), labels, title).savefig(file, format="png", dpi=110)
+
+
+def main(folder: Path) -> None:
+    request = json.loads((folder / REQUEST).read_text())
+    vectors, target, part = gather(folder)
+    result = fit(vectors, target, part, request["neighbours"]) if request["scores"] else {}
+    if request["title"]:
+        kind = "both" if "both" in vectors else "mean"
+        draw(vectors[kind], target, request["labels"], request["title"], folder / PICTURE)
+    write(folder / RESULT, result)
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    from gamut.data.ancestors import watch_ancestors
+
+    watch_ancestors(int(sys.argv[2]), parent=int(sys.argv[2]))
+    main(Path(sys.argv[1]))

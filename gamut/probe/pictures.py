@@ -1,0 +1,44 @@
+"""Pictures of where a backbone looks, of a few whole clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from matplotlib.figure import Figure
+
+from gamut.audio.logmel import unpatch
+from gamut.data.assemble import assemble
+from gamut.models.attention_map import attention_maps
+from gamut.models.layout import layout
+from gamut.plan import Clips
+from gamut.probe.features import Encoder, whole_clips
+from gamut.recipe.schema import Recipe
+from gamut.shards import Index
+from gamut.track import figures
+
+
+@torch.no_grad()
+def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recipe, when: str) -> Iterator[Figure]:
+    """A figure a clip, each at its native length: its log-mel, and the attention of every head of the last block.
+
+    Where the backbone's weights are spread over ranks, all of them call it.
+    """
+    plan = whole_clips(clips, recipe)
+    batch = assemble(index, plan, range(plan.steps * plan.packs)).to(encode.device)
+    pixels = encode.front(batch)
+    where = layout(batch.frames, batch.sizes, encode.backbone.class_token)
+    was_training = encode.backbone.training
+    encode.backbone.eval()
+    try:
+        with torch.autocast(encode.device.type, torch.bfloat16, enabled=encode.precision == "bf16"):
+            maps = attention_maps(encode.backbone, pixels.to(encode.backbone.patch_embed.proj.weight.dtype), where)
+    finally:
+        encode.backbone.train(was_training)
+    mels = unpatch(pixels).cpu().numpy()
+    first = 0
+    for clip, frames in enumerate(batch.sizes):
+        title = f"{index.key(int(batch.row[clip]))}, attention {when}"
+        seconds = float(batch.shift[clip]) / 16_000
+        yield figures.attention(mels[first : first + frames], maps[clip].numpy(), title, seconds)
+        first += frames

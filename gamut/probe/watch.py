@@ -1,0 +1,145 @@
+"""Probes of a pretraining that goes on: vectors at an epoch's end, scores in the background."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from gamut.probe.background import Background, Tracker, place
+from gamut.probe.features import PACKS, Encoder, Share, extract, whole_clips
+from gamut.probe.fit import leave
+from gamut.probe.labelled import Labelled
+from gamut.recipe.schema import Recipe
+from gamut.track.metrics import History
+from gamut.train.objective import Moment
+from gamut.train.world import World
+
+PATIENCE = 1800.0  # seconds that the end of a run waits for the scores of its last probe
+
+
+class Watch:
+    """k-NN, linear probe and embedding of a labelled set, every so many epochs. A context: all ranks enter it.
+
+    What training waits for is the forward over the labelled clips, shared out over the ranks: `probe/seconds`. Each
+    rank leaves its vectors in the run folder; the scores are the business of a process beside the first rank. Nothing
+    is drawn from a generator, no tensor of the training is written to: a run has the same bits with and without.
+
+    A probe that fails on any rank is counted and said, and the training goes on. `labelled` None: does nothing.
+    """
+
+    def __init__(
+        self, recipe: Recipe, labelled: Labelled | None, encode: Encoder, world: World, run: Path, tracker: Tracker
+    ) -> None:
+        self.recipe = recipe
+        self.labelled = labelled if recipe.probe.every_epochs > 0 else None
+        self.encode = encode
+        self.world = world
+        self.run_folder = run
+        self.background = Background(run, tracker) if world.first and self.labelled is not None else None
+        packs = max(PACKS, world.size)
+        self.plan = None if self.labelled is None else whole_clips(self.labelled.clips, recipe, packs)
+
+    def __enter__(self) -> Watch:
+        if self.background is not None:
+            newest = max((step for step in map(_step, (self.run_folder / "checkpoints").glob("step-*"))), default=-1)
+            self.background.take_over(newest)
+            self.background.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.background is not None:
+            self.background.close()
+
+    def before(self) -> None:
+        """Probe the network as it is before training, and the log-mel: a curve's reference lines, once a run.
+
+        Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here.
+        """
+        if self.labelled is None:
+            return
+        due = False
+        if self.background is not None:
+            known = History.read(self.run_folder / "metrics.jsonl").points
+            due = "probe/knn/logmel" not in known and not place(self.run_folder, 0).exists()
+        if self.world.broadcast(due):
+            self._probe(0, "before training", scores=True, picture=True, with_logmel=True)
+
+    def after_epoch(self, epoch: int, at: Moment) -> dict[str, float]:
+        """Probe if one is due after this epoch (counted from 0). Returns the seconds that it took."""
+        if self.labelled is None:
+            return {}
+        recipe = self.recipe
+        scores = due(epoch, recipe.epochs, recipe.probe.every_epochs)
+        picture = due(epoch, recipe.epochs, recipe.track.picture_epochs)
+        if not scores and not picture:
+            return {}
+        since = time.perf_counter()
+        self._probe(at.step, f"after epoch {epoch + 1}", scores, picture)
+        return {"probe/seconds": time.perf_counter() - since}
+
+    def finish(self) -> None:
+        """The run is done: wait for the last scores."""
+        if self.background is not None:
+            self.background.drain(PATIENCE)
+
+    def _probe(self, step: int, when: str, scores: bool, picture: bool, with_logmel: bool = False) -> None:
+        assert self.labelled is not None
+        assert self.plan is not None
+        world, clips, folder = self.world, self.labelled, place(self.run_folder, step)
+        share = Share()
+        try:
+            share = extract(
+                self.encode,
+                clips.index,
+                self.plan,
+                rank=world.rank,
+                world=world.size,
+                workers=self.recipe.loader.workers,
+                with_logmel=with_logmel,
+            )
+            if not share.problem:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                save(folder / f"rank-{world.rank:05d}.npz", share)
+        except Exception as error:  # whatever it is: a probe is no reason to stop a training
+            share.problem = f"{type(error).__name__}: {error}"
+        parts = world.gather((share.problem, share.holes))
+        if self.background is None:
+            return
+        holes = sorted(key for _, keys in parts for key in keys)
+        problem = next((f"rank {rank}: {said}" for rank, (said, _) in enumerate(parts) if said), "")
+        try:
+            if holes:
+                print(f"warning: {len(holes)} clips of the probe cannot be read: {', '.join(holes[:5])}.", flush=True)
+            if not problem:
+                title = f"{self.recipe.run.name} {when}: {clips.index.name}" if picture else ""
+                request = {"neighbours": self.recipe.probe.neighbours, "scores": scores, "title": title}
+                leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, **request)
+        except OSError as error:
+            problem = str(error)
+        if problem:
+            self.background.fail(step, problem)
+        else:
+            self.background.add(step)
+
+
+def save(path: Path, share: Share) -> None:
+    """The vectors of one rank, with the row of each clip."""
+    arrays: dict[str, Any] = {"row": np.array(share.row, np.int64)} | share.arrays()
+    np.savez(path, **arrays)
+
+
+def due(epoch: int, epochs: int, every: float) -> bool:
+    """Whether something is due after this epoch (counted from 0) that comes every so many, and after the last."""
+    return every > 0 and (epoch + 1 == epochs or (epoch + 1) % max(1, round(every)) == 0)
+
+
+def _step(path: Path) -> int:
+    found = re.fullmatch(r"step-(\d{8,})", path.name)
+    return int(found[1]) if found else -1
