@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Reconstructions (where the objective has any) and attention of two clips, every `track.picture_epochs` epochs and after the last.
+    """Reconstructions (where the objective has any) and attention of two clips, every `track.picture_epochs` epochs and
+    after the last.
 
     All ranks call it, as a forward may be a matter for all; the first one's tracker keeps them. A picture that cannot
     be drawn is said, and the training goes on.
