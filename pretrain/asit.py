@@ -25,7 +25,7 @@ from pretrain import losses
 from pretrain.hide import Hidden, hide
 from pretrain.masking import mask_keys
 from pretrain.network import AsitNetwork, Outputs
-from pretrain.teacher import Centre, make_teacher, momentum, move, move_centres, temperature
+from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, move_centres, temperature
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class Asit(Objective):
         asit = recipe.asit
         self.centre_class = Centre(asit.prototypes, asit.centre_momentum, device)
         self.centre_data = Centre(asit.prototypes_data or asit.prototypes, asit.centre_momentum, device)
+        widths = {"teacher/spread": asit.prototypes, "student/spread": asit.prototypes} if asit.weight_global else {}
+        widths |= {"teacher/spread_data": asit.prototypes_data or asit.prototypes} if asit.weight_local else {}
+        self.spreads = {name: Spread(width, device) for name, width in widths.items()}
 
     def start_from(self, init: str) -> Loaded:
         """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""
@@ -172,11 +175,15 @@ class Asit(Objective):
         if student.data is not None and teacher.data is not None:
             self.centre_data.add(teacher.data)
             target = losses.teacher_distribution(teacher.data[views.local], self.centre_data.value, warmth)
+            self.spreads["teacher/spread_data"].add(target)
             sums["local"] = losses.cross_entropy(target, student.data, options.student_temperature)
             metrics["teacher/entropy_data"] = losses.entropy(target) / max(totals["local_tokens"], 1.0)
         if student.classes is not None and teacher.classes is not None:
             self.centre_class.add(teacher.classes)
             target = losses.teacher_distribution(teacher.classes, self.centre_class.value, warmth)
+            self.spreads["teacher/spread"].add(target)
+            sharpened = student.classes.detach().float() / options.student_temperature
+            self.spreads["student/spread"].add(sharpened.softmax(dim=-1))
             width = target.shape[1]
             sums["global"] = losses.crosswise(
                 target.view(views.clips, 2, width),
@@ -218,13 +225,14 @@ class Asit(Objective):
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
-        move_centres([self.centre_class, self.centre_data])
+        move_centres([self.centre_class, self.centre_data, *self.spreads.values()])
         values = {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
+        values |= {name: spread.value for name, spread in self.spreads.items()}
         return values | {"teacher/centre_norm": float(self.centre_class.value.norm())}
 
     def skipped_step(self) -> None:
-        self.centre_class.drop()
-        self.centre_data.drop()
+        for part in (self.centre_class, self.centre_data, *self.spreads.values()):
+            part.drop()
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         state = {f"teacher.{name}": value for name, value in whole_state(self.teacher).items()}

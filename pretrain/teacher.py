@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -64,18 +65,51 @@ class Centre:
         self.sum[:-1] += logits.sum(0, dtype=torch.float64)
         self.sum[-1] += len(logits)
 
+    def take(self, total: torch.Tensor) -> None:
+        """Move by the sums of all ranks."""
+        mean = (total[:-1] / total[-1].clamp_min(1.0)).float()
+        moved = self.value * self.momentum + mean * (1.0 - self.momentum)
+        self.value = torch.where(total[-1] > 0, moved, self.value)
+
     def drop(self) -> None:
         """Forget what was gathered: the step was not applied."""
         self.sum.zero_()
 
 
-def move_centres(centres: list[Centre]) -> None:
-    """One all-reduce for all centres, then their EMA. A centre that saw no row stays where it is."""
+class Spread:
+    """How far the predictions of a global step differ: sum over k of the variance of p_k over its rows [n, K].
+
+    0 where every row is the same distribution, whatever it is: a collapse that a cross-entropy does not show; 1 - 1/K
+    where rows are certain, each of another prototype. Computed as the mean of |p|^2 less |mean of p|^2.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.value = 0.0  # of the last step that had rows
+        self.sum = torch.zeros(width + 2, dtype=torch.float64, device=device)  # the last two: of squares, of rows
+
+    @torch.no_grad()
+    def add(self, distribution: torch.Tensor) -> None:
+        """Gather a micro-step's distributions, float32 [n, K]."""
+        self.sum[:-2] += distribution.sum(0, dtype=torch.float64)
+        self.sum[-2] += distribution.square().sum(dtype=torch.float64)
+        self.sum[-1] += len(distribution)
+
+    def take(self, total: torch.Tensor) -> None:
+        """Compute it from the sums of all ranks."""
+        rows = total[-1].clamp_min(1.0)
+        spread = total[-2] / rows - (total[:-2] / rows).square().sum()
+        self.value = float(torch.where(total[-1] > 0, spread.clamp_min(0.0), self.value))
+
+    def drop(self) -> None:
+        """Forget what was gathered."""
+        self.sum.zero_()
+
+
+def move_centres(centres: Sequence[Centre | Spread]) -> None:
+    """One all-reduce for all centres, and spreads, then their EMA. A centre that saw no row stays where it is."""
     joined = torch.cat([centre.sum for centre in centres])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(joined)
     for centre, total in zip(centres, joined.split([len(c.sum) for c in centres]), strict=True):
-        mean = (total[:-1] / total[-1].clamp_min(1.0)).float()
-        moved = centre.value * centre.momentum + mean * (1.0 - centre.momentum)
-        centre.value = torch.where(total[-1] > 0, moved, centre.value)
+        centre.take(total)
         centre.drop()
