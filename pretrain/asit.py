@@ -225,14 +225,18 @@ class Asit(Objective):
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
-        move_centres([self.centre_class, self.centre_data, *self.spreads.values()])
+        move_centres(self._gathered())
         values = {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
         values |= {name: spread.value for name, spread in self.spreads.items()}
         return values | {"teacher/centre_norm": float(self.centre_class.value.norm())}
 
     def skipped_step(self) -> None:
-        for part in (self.centre_class, self.centre_data, *self.spreads.values()):
+        for part in self._gathered():
             part.drop()
+
+    def _gathered(self) -> list[Centre | Spread]:
+        """What a step's predictions are gathered in, in the same order on every rank."""
+        return [self.centre_class, self.centre_data, *self.spreads.values()]
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         state = {f"teacher.{name}": value for name, value in whole_state(self.teacher).items()}
