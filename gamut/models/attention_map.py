@@ -20,23 +20,27 @@ def attention_maps(vit: VisionTransformer, patches: torch.Tensor, where: Layout,
     model, whose mode is taken as it is.
     """
     pooled = vit.model.pooling == "attention"
-    seen: list[torch.Tensor] = []
-    source = vit.get_submodule("attn_pool.to_kv" if pooled else f"blocks.{range(len(vit.blocks))[block]}.attn.qkv")
-    handle = source.register_forward_hook(lambda module, given, output: seen.append(output.float()))
+    seen: list[torch.Tensor] = []  # what the modules give in their own forward, when their weights are whole
+    names = ["attn_pool.to_q", "attn_pool.to_kv"] if pooled else [f"blocks.{range(len(vit.blocks))[block]}.attn.qkv"]
+    handles = [
+        vit.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(output.float()))
+        for name in names
+    ]
     try:
         tokens = vit(patches, where)
         if pooled:
             vit.pool(tokens, where)
     finally:
-        handle.remove()
-    part = seen[0].unflatten(-1, (2 if pooled else 3, vit.model.pooling_heads if pooled else vit.model.heads, -1))
+        for handle in handles:
+            handle.remove()
+    part = seen[-1].unflatten(-1, (2 if pooled else 3, vit.model.pooling_heads if pooled else vit.model.heads, -1))
     keys = part[:, 0 if pooled else 1]  # [T, heads, d]
     scale = 1.0 / math.sqrt(keys.shape[-1]) if vit.model.attention_scale is None else vit.model.attention_scale
     maps, first = [], 0
     for length, columns in zip(where.lengths, where.widths):
         own = slice(first, first + length)
         if pooled:
-            query = vit.attn_pool.to_q(vit.attn_pool.query).float().unflatten(-1, (vit.model.pooling_heads, -1))
+            query = seen[0].unflatten(-1, (vit.model.pooling_heads, -1))
         else:
             query = part[first : first + 1, 0] if vit.class_token else part[own, 0]
         shares = torch.softmax(torch.einsum("qhd,khd->hqk", query, keys[own]) * scale, dim=-1).mean(1)
