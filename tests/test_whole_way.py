@@ -254,6 +254,25 @@ def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, refer
     assert (tmp_path / "tuned" / "test-1-seed-0" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.long
+def test_the_score_over_epochs_of_pretraining(shards: Path, tmp_path: Path) -> None:
+    """Two epochs that are kept, and the beginning: three fine-tunings, each once."""
+    command(*arguments(shards, tmp_path, "kept", "epochs=2", "checkpoint.keep_every=1", "checkpoint.keep=1"))
+    line = ["finetune/curve.py", str(tmp_path / "kept"), "demo", "--zero", "--jobs", "2", f"data={shards}"]
+    line += [word for word in SMALL if not word.startswith(("asit", "run.threads"))] + ["folds.test=[[5]]", "epochs=1"]
+    assert "from 3 checkpoints" in command(*line)
+    out = tmp_path / "kept" / "curve-demo"
+    report = json.loads((out / "curve.json").read_text())
+    assert list(report["scores"]) == ["0", "1", "2"]
+    for epochs, (score,) in report["scores"].items():
+        summary = json.loads((out / f"epoch-{int(epochs):04d}" / "summary.json").read_text())
+        assert summary["mean"] == pytest.approx(score)
+    assert (out / "curve.png").stat().st_size > 5_000
+    begun = [path.stat().st_mtime_ns for path in sorted(out.glob("epoch-*/summary.json"))]
+    command(*line)
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob("epoch-*/summary.json"))] == begun
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
