@@ -29,7 +29,8 @@ def other_clips(keys: torch.Tensor, pack_sizes: tuple[int, ...]) -> torch.Tensor
     """
     assert sum(pack_sizes) == len(keys), f"packs of {pack_sizes} clips are not {len(keys)} clips"
     sizes = torch.tensor(pack_sizes, dtype=torch.int64)
-    count, first = (x.repeat_interleave(sizes).to(keys.device) for x in (sizes, sizes.cumsum(0) - sizes))
+    both = torch.stack([sizes, sizes.cumsum(0) - sizes]).repeat_interleave(sizes, dim=1)
+    count, first = both.to(keys.device, non_blocking=True)
     own = torch.arange(len(keys), device=keys.device) - first
     further = 1 + integers_torch(key_torch(keys, Purpose.PARTNER), 0, (count - 1).clamp_min(1))
     return first + (own + further) % count
