@@ -227,6 +227,11 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     )
     found += views_that_cannot_be(recipe)
     refuse(
+        recipe.optim.clip_each and (recipe.engine != "oss" or not recipe.optim.clip),
+        ("optim.clip_each", "engine", "optim.clip"),
+        "optim.clip_each needs whole gradients and a norm: engine: oss and optim.clip above 0",
+    )
+    refuse(
         not all(0 <= beta < 1 for beta in recipe.optim.betas),
         ("optim.betas",),
         f"optim.betas must lie in [0, 1), not {list(recipe.optim.betas)}",

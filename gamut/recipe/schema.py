@@ -98,6 +98,7 @@ class Optim:
     weight_decay_end: float = 0.4  # cosine from weight_decay; none on biases and 1-D parameters
     layer_decay: float = 1.0
     clip: float = 3.0  # global gradient norm; 0: no clipping
+    clip_each: bool = False  # the norm of each tensor by itself (the published ASiT code); for engine: oss
 
 
 @dataclass(frozen=True)

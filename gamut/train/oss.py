@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gamut.recipe import schema
+from gamut.train.clipping import clip
 from gamut.train.engine import MODEL, Engine
 from gamut.train.groups import adam_options
 from gamut.train.moments import read_moments, write_moments
@@ -32,7 +33,7 @@ class Oss(Engine):
 
     def __init__(self, objective: Objective, recipe: schema.Recipe, world: World) -> None:
         super().__init__(objective, recipe, world)
-        self.clip = recipe.optim.clip
+        self.clip, self.clip_each = recipe.optim.clip, recipe.optim.clip_each
         self.optimizer = OSS(self.groups, optim=torch.optim.AdamW, lr=0.0, **adam_options(recipe.optim))
         devices = [world.device] if world.device.type == "cuda" else None
         self.module = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
@@ -64,8 +65,7 @@ class Oss(Engine):
     def apply(self) -> None:
         if self.clip:
             # Not OSS's clip_grad_norm: it remembers the parameters that had gradients when it was first called.
-            share = (self.clip / (self._square().sqrt() + 1e-6)).clamp(max=1.0).float()
-            torch._foreach_mul_(self._gradients(), share)
+            clip(self._gradients(), self.clip, self.clip_each)
         self.optimizer.step()
         self.drop()
 

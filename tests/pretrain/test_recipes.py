@@ -100,7 +100,9 @@ def test_the_published_recipes() -> None:
     for recipe in (late, early):
         assert (recipe.views.count, recipe.views.frames) == (2, 592)
         assert (recipe.views.local_count, recipe.views.local_frames) == (4, 192)
-        assert (recipe.epochs, recipe.model.dim) == (100, 768)
+        assert (recipe.epochs, recipe.model.dim, recipe.step.packs * recipe.step.clips) == (100, 768, 80)
+        assert (recipe.optim.clip, recipe.optim.clip_each, recipe.engine) == (3.0, True, "oss")
+        assert recipe.init
         asit = recipe.asit
         assert asit.weight_global == asit.weight_local == asit.weight_reconstruction / 2
         assert (asit.local_on, asit.gain, asit.freeze_output_epochs) == ("all", "trained", 1)
@@ -111,6 +113,22 @@ def test_the_published_recipes() -> None:
     assert (late.asit.heads, late.asit.prototypes_data) == ("shared", None)
     assert (early.asit.heads, early.asit.prototypes_data) == ("separate", 1024)
     assert (late.asit.teacher_temperature_epochs, early.asit.teacher_temperature_epochs) == (5, 30)
+
+
+def test_the_small_recipe_takes_every_variant_by_its_keys(index: Index) -> None:
+    elastic = ["model.positions=factorised", "views.frames=null", "views.pad=false", "views.resolutions=[1.0,2.0]"]
+    elastic += ["step.clips=null", "step.tokens=600", "step.packs=2"]
+    for keys in (
+        ["asit.mask_target=0", "asit.weight_local=0", "asit.weight_global=0", "views.frames=96"],
+        ["asit.weight_local=0", "asit.weight_global=0", "views.frames=96"],
+        elastic,
+    ):
+        recipe = load_recipe("pretrain", "asit_tiny", [*SIZE, *keys])
+        epoch = plan_epoch(index.table(), recipe.seed, 0, training_policy(recipe))
+        task = Asit(recipe, -4.0, 4.0, torch.device("cpu"))
+        loss, metrics, _ = whole_step(task, [assemble(index, epoch, range(epoch.packs))])
+        on = [name for name in LOSSES if getattr(recipe.asit, f"weight_{name}")]
+        assert loss == pytest.approx(sum(metrics[f"loss/{name}"] for name in on), rel=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])

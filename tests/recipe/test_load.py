@@ -161,6 +161,7 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("asit.gain=free", ["asit.gain", "fixed", "trained"]),
         ("asit.teacher_temperature_start=0.04", ["asit.teacher_temperature_epochs"]),
         ("asit.teacher_temperature_start=0", ["asit.teacher_temperature_start", "above 0"]),
+        ("optim.clip_each=true", ["optim.clip_each", "engine: oss"]),
         ("asit.mask_fil=clip", ["asit.mask_fil", "asit.mask_fill"]),
         ("model.pooling=max", ["model.pooling", "cls", "attention", "mean"]),
         ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
