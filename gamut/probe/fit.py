@@ -2,7 +2,7 @@
 
 It is given no GPU, one core and little priority, so the training beside it goes on. It ends with whoever started
 it. In the folder are `clips.npz` (target, part, class), one `rank-*.npz` for each rank (row of each clip, and vectors),
-and `request.json`; it leaves `result.json` and, where it was asked for, `embedding.png`.
+and `request.json`, written last; it leaves `result.json` and, where it was asked for, `embedding.png`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gamut.errors import ShardError
+from gamut.errors import RunError, ShardError
 
 REQUEST, RESULT, PICTURE = "request.json", "result.json", "embedding.png"
 MOST_POINTS = 2000  # of an embedding
+PATIENCE = 90.0  # seconds for what another node has written to show here
 
 
 def leave(
@@ -36,15 +38,30 @@ def write(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def gather(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What `join` makes of the ranks' shares in a folder."""
+def gather(folder: Path, ranks: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What `join` makes of the shares of so many ranks in a folder.
+
+    A share that another node has written may show here a while later (NFS). Raises RunError where one never does.
+    """
     with np.load(folder / "clips.npz", allow_pickle=False) as known:
         row, target, part = known["row"], known["target"], known["part"]
     shares = []
-    for path in sorted(folder.glob("rank-*.npz")):
+    until = time.monotonic() + PATIENCE
+    for rank in range(ranks):
+        path = share_of(folder, rank)
+        while not path.exists():
+            if time.monotonic() > until:
+                raise RunError(f"{path}, the share of rank {rank}, is not there: is {folder} on a shared file system?")
+            os.listdir(folder)
+            time.sleep(0.2)
         with np.load(path, allow_pickle=False) as share:
             shares.append({name: share[name] for name in share.files})
     return join(shares, row, target, part)
+
+
+def share_of(folder: Path, rank: int) -> Path:
+    """Where a rank leaves its vectors."""
+    return folder / f"rank-{rank:05d}.npz"
 
 
 def join(
@@ -101,7 +118,7 @@ def draw(vectors: np.ndarray, target: np.ndarray, labels: list[str], title: str,
 
 def main(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text())
-    vectors, target, part = gather(folder)
+    vectors, target, part = gather(folder, request["ranks"])
     result = fit(vectors, target, part, request["neighbours"]) if request["scores"] else {}
     if request["title"]:
         kind = "both" if "both" in vectors else "mean"

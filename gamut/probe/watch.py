@@ -12,7 +12,7 @@ import numpy as np
 
 from gamut.probe.background import Background, Tracker, place
 from gamut.probe.features import PACKS, Encoder, Share, extract, whole_clips
-from gamut.probe.fit import leave
+from gamut.probe.fit import leave, share_of
 from gamut.probe.labelled import Labelled
 from gamut.recipe.schema import Recipe
 from gamut.track.metrics import History
@@ -106,7 +106,7 @@ class Watch:
             )
             if not share.problem:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                save(folder / f"rank-{world.rank:05d}.npz", share)
+                save(share_of(folder, world.rank), share)
         except Exception as error:  # whatever it is: a probe is no reason to stop a training
             share.problem = f"{type(error).__name__}: {error}"
         parts = world.gather((share.problem, share.holes))
@@ -119,7 +119,8 @@ class Watch:
                 print(f"warning: {len(holes)} clips of the probe cannot be read: {', '.join(holes[:5])}.", flush=True)
             if not problem:
                 title = f"{self.recipe.run.name} {when}: {clips.index.name}" if picture else ""
-                request = {"neighbours": self.recipe.probe.neighbours, "scores": scores, "title": title}
+                request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours}
+                request |= {"scores": scores, "title": title}
                 leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, **request)
         except OSError as error:
             problem = str(error)

@@ -35,6 +35,7 @@ step: {{packs: 4, clips: 4}}
 asit: {{hidden: 32, bottleneck: 16, prototypes: 32}}
 checkpoint: {{every_epochs: 10}}
 track: {{picture_epochs: 0}}
+probe: {{every_epochs: 0}}
 """
 
 

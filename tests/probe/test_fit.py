@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gamut.errors import ShardError
+from gamut.errors import RunError, ShardError
 from gamut.evaluate.probe import probe
+from gamut.probe import fit
 from gamut.probe.background import Background, place
 from gamut.probe.fit import PICTURE, RESULT, embedding, gather, leave, main
 
@@ -46,25 +47,28 @@ def left(folder: Path, title: str = "", hole: int | None = None, **request: Any)
     order = np.array([n for n in rng.permutation(40) if n != hole])
     for rank, own in enumerate((order[:25], order[25:], order[:0])):
         np.savez(folder / f"rank-{rank:05d}.npz", row=row[own], **{name: v[own] for name, v in vectors.items()})
-    request = {"neighbours": 5, "scores": True, "title": title} | request
+    request = {"ranks": 3, "neighbours": 5, "scores": True, "title": title} | request
     leave(folder, row, target, part, ("a", "b", "c", "d"), **request)
     vectors["both"] = np.concatenate([vectors["cls"], vectors["mean"]], 1)
     return vectors | {"target": target, "part": part}
 
 
-def test_shares_come_together_without_the_clips_that_could_not_be_read(tmp_path: Path) -> None:
+def test_shares_come_together_without_the_clips_that_could_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = left(tmp_path / "a", hole=7)
-    vectors, target, part = gather(tmp_path / "a")
+    vectors, target, part = gather(tmp_path / "a", 3)
     there = np.arange(40) != 7
     assert set(vectors) == {"cls", "mean", "both"}
     for name, value in vectors.items():
         np.testing.assert_array_equal(value, known[name][there])
     np.testing.assert_array_equal(target, known["target"][there])
     np.testing.assert_array_equal(part, known["part"][there])
-    for path in (tmp_path / "a").glob("rank-*"):
-        path.unlink()
     with pytest.raises(ShardError, match="None of the clips"):
-        gather(tmp_path / "a")
+        gather(tmp_path / "a", 0)
+    monkeypatch.setattr(fit, "PATIENCE", 0.3)
+    with pytest.raises(RunError, match="share of rank 3"):
+        gather(tmp_path / "a", 4)
 
 
 def test_the_result_is_the_probes_and_the_picture_is_reproducible(tmp_path: Path) -> None:
