@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gamut.errors import CheckpointError, RecipeError, RunError, command
 from gamut.probe.labelled import Labelled, labelled
@@ -114,7 +114,9 @@ def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
 def _show(console: Console, scores: list[dict], epochs: int) -> None:
     names = list(dict.fromkeys(name for entry in scores for name in entry["scores"] if name != "probe/clips"))
     kinds = ["logmel"] + [kind for kind in ("cls", "pool", "mean", "both") if f"probe/knn/{kind}" in names]
-    table = Table("", "epochs", "step", *(f"{how} {kind}" for how in ("k-NN", "linear") for kind in kinds[1:]))
+    table = Table(
+        Column(no_wrap=True), "epochs", "step", *(f"{how} {kind}" for how in ("k-NN", "linear") for kind in kinds[1:])
+    )
     baseline = scores[0]["scores"]
     for entry in scores:
         cells = [f"{entry['scores'][f'probe/{how}/{kind}']:.1%}" for how in ("knn", "linear") for kind in kinds[1:]]

@@ -119,9 +119,8 @@ class Watch:
                 print(f"warning: {len(holes)} clips of the probe cannot be read: {', '.join(holes[:5])}.", flush=True)
             if not problem:
                 title = f"{self.recipe.run.name} {when}: {clips.index.name}" if picture else ""
-                request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours}
-                request |= {"scores": scores, "title": title}
-                leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, **request)
+                request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours, "scores": scores}
+                leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, title=title, **request)
         except OSError as error:
             problem = str(error)
         if problem:

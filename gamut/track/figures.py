@@ -185,7 +185,7 @@ def embedding(points: np.ndarray, classes: np.ndarray, labels: Sequence[str], ti
     """Clips as points in a plane, coloured by class: points [n, 2], classes int [n]. A legend of up to 20 classes."""
     figure = new_figure(8, 6.5)
     axis = figure.subplots()
-    colours = matplotlib.colormaps["tab20" if len(labels) <= 20 else "hsv"]
+    colours = matplotlib.colormaps["tab10" if len(labels) <= 10 else "tab20" if len(labels) <= 20 else "hsv"]
     for number, label in enumerate(labels):
         here = classes == number
         colour = colours(number) if len(labels) <= 20 else colours(number / len(labels))
