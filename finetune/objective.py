@@ -34,7 +34,7 @@ class ClassifierNetwork(nn.Module):
 
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
         """Logits, [S, classes], of packed patches [N, 256]."""
-        tokens = self.backbone(patches.to(self.backbone.patch_embed.proj.weight.dtype), where, drop_keys)
+        tokens = self.backbone(patches, where, drop_keys)
         return self.head(self.backbone.pool(tokens, where))
 
 

@@ -69,7 +69,7 @@ class AsitNetwork(nn.Module):
         patches: [N, 256]; data, rebuild: int64 patch numbers. data None: no logits, of segments neither; rebuild None:
         no pixels. frozen: the output layers get gradients of zero.
         """
-        tokens = self.backbone(patches.to(self.backbone.patch_embed.proj.weight.dtype), where, drop_keys)
+        tokens = self.backbone(patches, where, drop_keys)
         classes = some = pixels = None
         if data is not None and self.has_classes:
             classes = self.backbone.pool(tokens, where)

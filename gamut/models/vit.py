@@ -25,7 +25,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Linear(PIXELS, dim)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.proj(patches.to(self.proj.weight.dtype))
+        # Not self.proj.weight.dtype: under ZeRO-3 touching the weight of a module inside gathers it, and keeps it.
+        return self.proj(patches.to(next(self.proj.parameters()).dtype))
 
 
 class Attention(nn.Module):

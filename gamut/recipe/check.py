@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stage": ("pretrain", "finetune"),
     "precision": ("fp32", "bf16"),
     "engine": ("deepspeed", "oss"),
+    "compute.activations": ("keep", "recompute", "offload"),
     "front.mode": ("fast", "exact"),
     "model.positions": ("learned", "factorised"),
     "model.pooling": ("cls", "attention", "mean"),

@@ -102,6 +102,13 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Compute:
+    """How the blocks are computed: memory for time, not what comes out."""
+
+    activations: str = "keep"  # keep | recompute (in the backward, from each block's input) | offload (that input too)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     every_epochs: float = 1.0
     every_minutes: float = 15.0  # whichever comes first
@@ -244,6 +251,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     folds: Folds = field(default_factory=Folds)
     finetune: Finetune = field(default_factory=Finetune)
+    compute: Compute = field(default_factory=Compute)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
     probe: Probe = field(default_factory=Probe)

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "torch_autocast": "the recipe's key `precision` (fp32 or bf16)",
     "checkpoint": "our own checkpoints (the recipe's section `checkpoint`)",
     "managed_gradient_accumulation": "the training loop",
+    "activation_checkpointing": "the recipe's key `compute.activations`",
     "elasticity": "the plan, which is the same for every number of ranks",
 }
 

@@ -106,6 +106,10 @@ def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accum
 
     Raises RecipeError where the engine cannot do what the recipe says.
     """
+    if recipe.compute.activations != "keep":
+        from gamut.train.blocks import compute_twice
+
+        compute_twice(objective.blocks(), recipe.compute.activations, world.device)
     # Imported here: each takes seconds, and a run needs one of them.
     if recipe.engine == "oss":
         from gamut.train.oss import Oss

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gamut.data.batch import PackedBatch
+from gamut.models.vit import Block
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Objective(ABC):
         Each term is a sum over this micro-batch divided by the global count in `totals`; a count of 0 gives 0. For an
         empty batch the loss is 0 x the model's outputs, so that every rank runs the same collectives.
         """
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts of the model, which the recipe's `compute.activations` may have computed twice."""
+        return [part for part in self.model.modules() if isinstance(part, Block)]
 
     def copies(self) -> tuple[nn.Module, ...]:
         """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts

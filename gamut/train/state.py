@@ -13,7 +13,7 @@ import torch
 from gamut.recipe import schema
 
 # Sections of a recipe that may change between two attempts of a run: they do not decide what is computed.
-FREE = ("run", "track", "checkpoint", "probe", "loader", "data", "dataset", "init", "engine", "deepspeed")
+FREE = ("run", "track", "checkpoint", "probe", "compute", "loader", "data", "dataset", "init", "engine", "deepspeed")
 
 
 @dataclass(frozen=True)
