@@ -6,6 +6,7 @@ crops (multi-crop), where the recipe asks for them, go to the student alone, who
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,8 @@ from pretrain.hide import Hidden, hide
 from pretrain.masking import mask_keys
 from pretrain.network import AsitNetwork, Outputs
 from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, move_centres, temperature
+
+EVEN, ONE_CLASS = 0.9999, 0.001  # shares of the largest entropy, beyond which a teacher has collapsed
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,19 @@ class Asit(Objective):
 
     def copies(self) -> tuple[nn.Module, ...]:
         return (self.teacher,)
+
+    def replicas(self) -> dict[str, torch.Tensor]:
+        return super().replicas() | {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
+
+    def collapsed(self, values: dict[str, float]) -> str:
+        """A teacher whose distributions are all even, or all one class, teaches nothing (DINO, section 5.3)."""
+        for name, centre in (("teacher/entropy", self.centre_class), ("teacher/entropy_data", self.centre_data)):
+            share = values.get(name, 0.5 * math.log(len(centre.value))) / math.log(len(centre.value))
+            if share > EVEN:
+                return f"{name} has been {share:.2%} of its maximum: the teacher gives all classes the same probability"
+            if share < ONE_CLASS:
+                return f"{name} has been {share:.2%} of its maximum: the teacher gives everything to one class"
+        return ""
 
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)

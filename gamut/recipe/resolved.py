@@ -17,7 +17,7 @@ from gamut.recipe.schema import Recipe
 
 # What may change from one attempt of a run to the next: where things lie, how often they are saved, shown and probed,
 # and how many processes load them. None of these decides a number. The data itself is held to by the index fingerprint.
-FREE = ("run.", "track.", "checkpoint.", "probe.", "loader.", "remote.", "compute.", "data")
+FREE = ("run.", "track.", "checkpoint.", "probe.", "loader.", "remote.", "compute.", "guard.", "data")
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -109,6 +109,17 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """What is looked at so that a run does not go wrong in silence. Numbers that are not finite are always refused."""
+
+    policy: str = "flag"  # of a leap or a collapse: flag | stop | back (to the last checkpoint, leaving steps out)
+    leap: float = 10.0  # a loss so many spreads above the median of the last 64 is a leap; 0: none is
+    leave_out: int = 10  # steps left out after going back: those that end with the leap
+    collapse_steps: int = 1000  # steps in a row that the objective calls collapsed; 0: not looked at
+    drift_steps: int = 100  # every so many steps the ranks compare what they must have alike; 0: never
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     every_epochs: float = 1.0
     every_minutes: float = 15.0  # whichever comes first
@@ -252,6 +263,7 @@ class Recipe:
     folds: Folds = field(default_factory=Folds)
     finetune: Finetune = field(default_factory=Finetune)
     compute: Compute = field(default_factory=Compute)
+    guard: Guard = field(default_factory=Guard)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
     probe: Probe = field(default_factory=Probe)

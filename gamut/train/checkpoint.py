@@ -140,12 +140,29 @@ class Keeper:
         manifest = files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
         self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
-        files.write_file(self.folder / "latest", lambda file: file.write(f"{final.name}\n".encode()))
-        files.sync_folder(self.folder)
+        self._name_latest(final)
         kept = milestones.noted(self.folder)
         for old in saved(self.folder)[self.recipe.checkpoint.keep :]:
             if old.name not in kept:
                 discard(old)
+
+    def back(self, step: int) -> int:
+        """Go back behind a step: remove the checkpoints after it, but for the oldest. Steps of the newest that is left.
+
+        For rank 0 alone. Raises OSError as the system does.
+        """
+        newer = [path for path in saved(self.folder) if int(path.name[5:]) > step]
+        left = [path for path in saved(self.folder) if path not in newer] or newer[-1:]
+        if left:
+            self._name_latest(left[0])
+        for path in newer:
+            if path != left[0]:
+                discard(path)
+        return int(left[0].name[5:]) if left else 0
+
+    def _name_latest(self, path: Path) -> None:
+        files.write_file(self.folder / "latest", lambda file: file.write(f"{path.name}\n".encode()))
+        files.sync_folder(self.folder)
 
     def resume(self) -> State | None:
         """Restore the newest checkpoint that verifies; None where the run has never saved one.

@@ -13,7 +13,9 @@ from gamut.errors import GamutError, PlanError
 from gamut.plan import Epoch
 from gamut.recipe import schema
 from gamut.train import milestones
+from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
+from gamut.train.drift import compare
 from gamut.train.engine import make_engine
 from gamut.train.guard import BadSteps, Garbage, Watchdog
 from gamut.train.holes import Holes
@@ -84,7 +86,9 @@ def train(
     the same epoch after a restart; it may use collectives and put the model in evaluation mode. Its values are logged.
 
     Raises PlanError or CheckpointError where a checkpoint is of another plan, recipe, model or engine, or where all are
-    damaged; RunError past the limits of holes or of bad steps in a row.
+    damaged; RunError past the limits of holes or of bad steps in a row, where the ranks have drifted apart, and where
+    `guard.policy` is to stop. Where it is to go back, the status is `preempted` as well: the next attempt goes on from
+    the last checkpoint without the steps in question.
     """
     preemption = preemption or Preemption()
     with preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
@@ -95,7 +99,8 @@ def train(
         schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, schedule, state, recipe.epochs)
 
-        stepper = Stepper(objective, engine, world)
+        alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
+        stepper = Stepper(objective, engine, world, alarm.allows)
         bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
         holes = Holes(folder, recipe.loader.max_holes, state, world)
         every = recipe.checkpoint.every_epochs
@@ -130,11 +135,16 @@ def train(
                 at = moment(state, epoch, recipe.epochs)
                 asks = Asks(preemption.asked, world.first and keeper.minutes_passed())
                 lr, decay = schedule.lr(at.fraction), schedule.decay(at.fraction)
-                outcome = stepper.take(batches, at, lr, decay, asks, waited)
+                if alarm.leaves_out(state.step):
+                    outcome = stepper.leave_out(batches, asks, waited)
+                else:
+                    outcome = stepper.take(batches, at, lr, decay, asks, waited)
+                    if alarm.act(state.step, keeper.back):
+                        return Result("preempted", state, keeper.newest, schedule)
 
                 if outcome.applied:
                     bad.good()
-                else:
+                elif not outcome.refused:
                     bad.bad(state.step, batches, outcome.finite)
                 found = [hole for batch in batches for hole in batch.holes]
                 holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
@@ -148,14 +158,19 @@ def train(
                     hole_reasons=dict(holes.reasons),
                     skipped=bad.skipped,
                     bad_in_a_row=bad.in_a_row,
+                    leaps=alarm.leaps,
+                    recent_losses=alarm.recent,
+                    collapsed_in_a_row=alarm.in_a_row,
                 )
                 meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited)
                 if state.step % recipe.track.log_steps == 0:
                     values = outcome.values | meter.read() | {"lr": lr, "weight_decay": decay}
-                    counts = holes.counts | {"skipped_steps": state.skipped, "epoch": at.epoch}
+                    counts = holes.counts | {"skipped_steps": state.skipped, "leaps": state.leaps, "epoch": at.epoch}
                     tracker.log(state.step, values | counts | facts)
                     facts = {}
                     progress.update(state.draws / (state.epoch_draws * recipe.epochs), values)
+                if recipe.guard.drift_steps and state.step % recipe.guard.drift_steps == 0:
+                    compare(world, objective.replicas(), state.step)
                 watchdog.beat()
                 garbage.after_step(state.step)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gamut.data.batch import PackedBatch
 from gamut.models.vit import Block
+from gamut.train.parts import is_cut
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,20 @@ class Objective(ABC):
         """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts
         them alike, and `gamut.train.parts` reads and moves them."""
         return ()
+
+    def replicas(self) -> dict[str, torch.Tensor]:
+        """What every rank must have alike, bit for bit: weights that are not cut over the ranks, and the like."""
+        modules = {"model": self.model} | {f"copy {n}": module for n, module in enumerate(self.copies())}
+        return {
+            f"{where}.{name}": value
+            for where, module in modules.items()
+            for name, value in module.state_dict(keep_vars=True).items()
+            if not is_cut(value)
+        }
+
+    def collapsed(self, values: dict[str, float]) -> str:
+        """What is wrong, in words, where a step's metrics show that nothing is being learned any more; else ""."""
+        return ""
 
     def after_step(self, at: Moment) -> dict[str, float]:
         """The update of this step was applied: move teacher and centres (may use collectives). Returns metrics."""

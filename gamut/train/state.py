@@ -13,7 +13,10 @@ import torch
 from gamut.recipe import schema
 
 # Sections of a recipe that may change between two attempts of a run: they do not decide what is computed.
-FREE = ("run", "track", "checkpoint", "probe", "compute", "loader", "data", "dataset", "init", "engine", "deepspeed")
+FREE = (
+    *("run", "track", "checkpoint", "probe", "loader", "data", "dataset", "init"),
+    *("engine", "deepspeed", "compute", "guard"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class State:
     hole_reasons: dict[str, int] = field(default_factory=dict)  # of all holes so far
     skipped: int = 0  # steps taken but not applied, since something was not finite
     bad_in_a_row: int = 0
+    leaps: int = 0  # of the loss, so far
+    recent_losses: list[float] = field(default_factory=list)  # of the last applied steps: what a leap is measured by
+    collapsed_in_a_row: int = 0
     epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
     epoch_steps: int = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +36,21 @@ class Outcome:
     waited: float  # seconds, mean over ranks
     values: dict[str, float]  # metrics, global; none where the step was not applied
     finite: list[bool]  # this rank's micro-batches: was the loss finite?
+    refused: bool = False  # not applied although everything was finite
 
 
 class Stepper:
     """Takes global steps with an objective and an engine. Collectives a step: two small ones, and the engine's own."""
 
-    def __init__(self, objective: Objective, engine: Engine, world: World) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        engine: Engine,
+        world: World,
+        allows: Callable[[dict[str, float]], bool] = lambda values: True,
+    ) -> None:
+        """allows: asked with a finite step's metrics, before its update, whether to apply it."""
+        self.allows = allows
         self.objective = objective
         self.engine = engine
         self.world = world
@@ -69,7 +79,8 @@ class Stepper:
         del prepared
 
         norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
-        applied = math.isfinite(norm)
+        finite_step = math.isfinite(norm)
+        applied = finite_step and self.allows(values)
         if applied:
             engine.set_schedule(lr, weight_decay)
             engine.apply()
@@ -78,8 +89,14 @@ class Stepper:
             engine.drop()
             objective.skipped_step()
             values = {}
-        good = [True] * len(finite) if applied else [bool(flag) for flag in finite]
-        return Outcome(applied, clips, holes, agreed, waited, values, good)
+        good = [True] * len(finite) if finite_step else [bool(flag) for flag in finite]
+        return Outcome(applied, clips, holes, agreed, waited, values, good, refused=finite_step and not applied)
+
+    def leave_out(self, batches: list[PackedBatch], asks: Asks, waited: float) -> Outcome:
+        """A step that is not trained on: its clips and holes are counted, and the ranks tell their wishes."""
+        nothing = torch.zeros(len(self.objective.count_names), dtype=torch.float64)
+        _, clips, holes, agreed = self._count(batches, [nothing], asks)
+        return Outcome(False, clips, holes, agreed, waited, {}, [True] * len(batches), refused=True)
 
     def _count(
         self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks

@@ -22,6 +22,7 @@ from gamut.recipe import schema
 from gamut.train import files, loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.lease import lease
+from gamut.train.objective import Moment
 from gamut.train.parts import whole_state
 from gamut.train.preempt import SIGNALS
 from gamut.train.step import Outcome, Stepper
@@ -307,3 +308,35 @@ def wanting(world: World, folder: Path) -> str:
 def stopped(world: World, folder: Path, recipe: schema.Recipe, steps: int | None) -> dict:
     """The toy run up to a step."""
     return teach(world, folder, recipe, stop_after=steps)
+
+
+def leaping(world: World, folder: Path, recipe: schema.Recipe, steps: list[int], attempts: int) -> list[dict | str]:
+    """Attempts at the toy run whose loss leaps in these steps wherever they are trained on; how each ended."""
+    ends: list[dict | str] = []
+    for _ in range(attempts):
+        objective = Toy()
+        objective.leap = set(steps)
+        try:
+            ends.append(teach(world, folder, recipe, objective))
+        except RunError as error:
+            ends.append(str(error))
+    return ends
+
+
+def drifting(world: World, folder: Path, recipe: schema.Recipe, part: str, step: int) -> str:
+    """The toy run in which one bit of a tensor of rank 1 turns over after a step; what was said."""
+    objective = Toy()
+    after = objective.after_step
+
+    def turn(at: Moment) -> dict[str, float]:
+        values = after(at)
+        if at.step == step and world.rank == 1:
+            module = {"model": objective.model, "teacher": objective.teacher}[part]
+            module.norm.weight.data.view(torch.int32)[3] ^= 1
+        return values
+
+    objective.after_step = turn
+    try:
+        return teach(world, folder, recipe, objective)["status"]
+    except RunError as error:
+        return str(error)

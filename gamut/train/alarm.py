@@ -1,0 +1,124 @@
+"""Runs that go wrong without an error: a loss that leaps, a teacher that says the same of everything."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from gamut.errors import RunError
+from gamut.recipe import schema
+from gamut.train import files
+from gamut.train.state import State
+from gamut.train.world import World
+
+WINDOW = 64  # applied steps whose losses are looked back on
+LEAST = 16  # of them, before anything is called a leap
+FLOOR = 0.01  # a spread is at least this share of the median
+NOTES = "left_out.json"  # in the run folder: [[first, last], ...] steps that are not trained on
+MOST_RETURNS = 5
+
+
+def leaps(loss: float, recent: list[float], factor: float) -> bool:
+    """Whether a loss is more than `factor` spreads above the median of the recent ones.
+
+    The spread is 1.4826 times their median distance from the median (a standard deviation, for a normal
+    distribution, which a few outliers do not change), and at least a hundredth of the median.
+    """
+    if not factor or len(recent) < LEAST:
+        return False
+    middle = statistics.median(recent)
+    spread = 1.4826 * statistics.median(abs(value - middle) for value in recent)
+    return loss > middle + factor * max(spread, FLOOR * abs(middle))
+
+
+class Alarm:
+    """Judges every step before its update, on all ranks alike: they see the same sums.
+
+    `recent` and `in_a_row` are part of the run's state, so that a resumed run judges as one that never stopped.
+    """
+
+    def __init__(
+        self, guard: schema.Guard, state: State, folder: Path, world: World, collapsed: Callable[[dict], str]
+    ) -> None:
+        self.guard = guard
+        self.path = folder / NOTES
+        self.world = world
+        self.collapsed = collapsed
+        self.recent = list(state.recent_losses)
+        self.in_a_row = state.collapsed_in_a_row
+        self.leaps = state.leaps
+        self.trouble = ""  # of the step that was judged last
+        self.ranges = self._read()
+
+    def _read(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        problem: RunError | None = None
+        if self.world.first and self.path.exists():
+            try:
+                found = [(int(first), int(last)) for first, last in json.loads(self.path.read_bytes())]
+            except (OSError, ValueError, TypeError) as error:
+                problem = RunError(
+                    f"{self.path}, which lists steps that are not trained on, cannot be read ({error}). Mend it, such "
+                    "as [[120, 129]], or remove it to train on all."
+                )
+        self.world.agree(problem, "read which steps are left out")
+        return self.world.broadcast(found)
+
+    def leaves_out(self, step: int) -> bool:
+        """Whether a step (numbered from 0 through the run) is one of those that are not trained on."""
+        return any(first <= step <= last for first, last in self.ranges)
+
+    def allows(self, values: dict[str, float]) -> bool:
+        """Whether the step with these metrics may be applied. Fills `trouble`."""
+        self.trouble = ""
+        loss = values.get("loss")
+        if loss is not None and leaps(loss, self.recent, self.guard.leap):
+            middle = statistics.median(self.recent)
+            self.trouble = f"the loss leapt to {loss:.4g} from a median of {middle:.4g}"
+            self.leaps += 1
+        elif loss is not None:
+            self.recent = [*self.recent, loss][-WINDOW:]
+        said = self.collapsed(values)
+        self.in_a_row = self.in_a_row + 1 if said else 0
+        if self.guard.collapse_steps and self.in_a_row == self.guard.collapse_steps:
+            self.trouble = f"for {self.in_a_row} steps {said}"
+        return not self.trouble or self.guard.policy == "flag"
+
+    def act(self, step: int, back: Callable[[int], int]) -> bool:
+        """After a step (from 0) that was judged: whether the attempt is to end, to go back behind that step.
+
+        back: removes the checkpoints after a step, on rank 0, and says what step the newest one left is of.
+        Raises RunError where the policy is to stop, and where going back has not helped.
+        """
+        if not self.trouble:
+            return False
+        if self.guard.policy == "flag":
+            if self.world.first:
+                print(f"warning: step {step + 1}: {self.trouble}.", flush=True)
+            return False
+        if self.guard.policy == "stop" or len(self.ranges) >= MOST_RETURNS:
+            tried = f" The run has gone back {MOST_RETURNS} times already." if self.guard.policy == "back" else ""
+            raise RunError(
+                f"Step {step + 1}: {self.trouble}. It was not applied, and no checkpoint is newer than the last "
+                f"saved.{tried} Lower optim.lr or optim.clip, go on from an earlier checkpoint, or set guard.policy to "
+                "back (leave these steps out) or flag (go on)."
+            )
+        problem: Exception | None = None
+        if self.world.first:
+            try:
+                # In this order: a kill between the two leaves a run that comes to the same leap, and decides the same.
+                first = max(0, step + 1 - self.guard.leave_out)
+                span = (max(first, back(first)), step)
+                files.write_json(self.path, [*self.ranges, span])
+                files.sync_folder(self.path.parent)
+                print(
+                    f"step {step + 1}: {self.trouble}. Steps {span[0] + 1} to {span[1] + 1} will be left out: start "
+                    "the run again, and it goes on from its newest checkpoint.",
+                    flush=True,
+                )
+            except OSError as error:
+                problem = RunError(f"{error.filename or self.path} cannot be written: {error.strerror}.")
+        self.world.agree(problem, "note the steps to leave out")
+        return True

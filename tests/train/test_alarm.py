@@ -1,0 +1,118 @@
+"""Leaps of the loss, collapse, and ranks that drift apart: seen on the step, and what then happens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import drifting, leaping, staged
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import Ranks, run
+
+from gamut.recipe import schema
+from gamut.train.alarm import LEAST, leaps
+from gamut.train.drift import fingerprint
+
+LONG = {"epochs": 6, "checkpoint": schema.Checkpoint(every_epochs=0.4, every_minutes=1e9)}
+
+
+def guarded(policy: str, engine: int | str = 1, **changes: object) -> schema.Recipe:
+    return staged(engine, guard=schema.Guard(policy=policy, leave_out=3), **LONG, **changes)
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=LEAST, max_size=64))
+def test_what_is_no_leap(recent: list[float]) -> None:
+    assert not leaps(max(recent), recent, 1e9)
+    assert not leaps(sorted(recent)[len(recent) // 2], recent, 10.0)
+    assert not leaps(1e9, recent, 0.0)
+    assert not leaps(1e9, recent[: LEAST - 1], 10.0)
+
+
+@given(st.integers(LEAST, 64), st.floats(0.1, 10.0), st.integers(0, 2**32 - 1))
+def test_a_loss_far_above_the_noise_is_a_leap(n: int, level: float, seed: int) -> None:
+    recent = list(level + 0.02 * level * np.random.default_rng(seed).uniform(-1, 1, n))
+    assert leaps(2.0 * level, recent, 10.0)
+    assert not leaps(1.03 * level, recent, 10.0)
+
+
+@given(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]), st.integers(1, 40), st.data())
+def test_a_fingerprint_is_of_every_bit(dtype: torch.dtype, n: int, data: st.DataObject) -> None:
+    values = torch.arange(n).to(dtype)
+    other = values.clone()
+    place = data.draw(st.integers(0, values.element_size() * n - 1))
+    bit = 1 if dtype == torch.bool else 1 << data.draw(st.integers(0, 7))
+    other.view(torch.uint8)[place] ^= bit
+    assert fingerprint(values) == fingerprint(values.clone())
+    assert fingerprint(values) != fingerprint(other)
+
+
+def test_a_leap_is_flagged_and_by_default_trained_on(tmp_path: Path) -> None:
+    ranks = Ranks(1, leaping, tmp_path, guarded("flag"), [22], 1)
+    answer = ranks.wait()[0][0]
+    assert answer["status"] == "finished"
+    assert "step 23: the loss leapt to" in ranks.log()
+    lines = dict(answer["lines"])
+    assert (lines[22]["leaps"], lines[23]["leaps"]) == (0, 1)
+    assert "loss" in lines[23]
+
+
+def test_a_leap_can_stop_the_run_before_it_is_applied(tmp_path: Path) -> None:
+    answers = run(2, leaping, tmp_path, guarded("stop"), [22], 2)
+    for first, second in answers:
+        assert first.startswith("Step 23: the loss leapt to")
+        assert "It was not applied" in first
+        assert second == first  # from the checkpoint of step 22, the same again
+
+
+@pytest.mark.parametrize(
+    "engine", [1, pytest.param(3, marks=pytest.mark.long), pytest.param("oss", marks=pytest.mark.long)]
+)
+def test_going_back_leaves_the_steps_out_and_replays(tmp_path: Path, engine: int | str) -> None:
+    """What comes of it is, bit for bit, a run that was told from the beginning to leave these steps out."""
+    recipe = guarded("back", engine)
+    told = tmp_path / "told"
+    told.mkdir(mode=0o700)
+    ends = run(2, leaping, tmp_path / "run", recipe, [22], 2)
+    assert json.loads((tmp_path / "run" / "left_out.json").read_text()) == [[20, 22]]
+    (told / "left_out.json").write_text("[[20, 22]]")
+    expected = run(2, leaping, told, recipe, [22], 1)
+    for (first, second), (only,) in zip(ends, expected, strict=True):
+        assert [end["status"] for end in (first, second, only)] == ["preempted", "finished", "finished"]
+        assert second["state"].step == only["state"].step == 30
+        assert second["state"].skipped == 0
+        known = dict(only["lines"])
+        for step, values in second["lines"]:
+            assert ("loss" in values) == (step not in (21, 22, 23)), step
+            assert values.get("loss") == known[step].get("loss"), step
+        for part in ("weights", "extra"):
+            for name, value in second[part].items():
+                assert value.tobytes() == only[part][name].tobytes(), name
+
+
+def test_going_back_does_not_go_on_for_ever(tmp_path: Path) -> None:
+    recipe = replace(guarded("back"), guard=schema.Guard(policy="back", leave_out=1))
+    ends = run(1, leaping, tmp_path, recipe, list(range(20, 30)), 6)[0]
+    assert [end["status"] for end in ends[:5]] == ["preempted"] * 5
+    assert "gone back 5 times already" in ends[5]
+
+
+@pytest.mark.parametrize(("part", "engine"), [("model", 0), ("teacher", "oss"), ("teacher", 1)])
+def test_ranks_that_drift_apart_stop_the_run(tmp_path: Path, part: str, engine: int | str) -> None:
+    recipe = staged(engine, guard=schema.Guard(drift_steps=4))
+    answers = run(2, drifting, tmp_path, recipe, part, 5)
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("After step 8 the ranks no longer have the same")
+    assert {"model": "model.norm.weight", "teacher": "copy 0.norm.weight"}[part] in answers[0]
+
+
+def test_ranks_that_do_not_are_left_alone(tmp_path: Path) -> None:
+    for engine in (1, 3):
+        answers = run(
+            2, drifting, tmp_path / str(engine), staged(engine, guard=schema.Guard(drift_steps=1)), "model", 99
+        )
+        assert answers == ["finished"] * 2
