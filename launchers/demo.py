@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     table.add_row("all runs, in a browser", f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
     table.add_row("time", f"{(time.monotonic() - began) / 60:.1f} minutes")
     console.print(table)
+    if results["pretrained"]["mean"] <= results["scratch"]["mean"]:
+        console.print("Minutes of pretraining need not help. docs/evidence.md has a run of two hours that did.")
     return 0
 
 
