@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,6 +15,18 @@ from gamut.recipe import schema
 from gamut.train.schedule import Schedule
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As a rank of these tests runs: a product of matrices is summed in another order by several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4) -> dict:
     """Losses, gradient norms and final weights of the first `epochs` epochs of the toy run."""
     optim = recipe.optim
@@ -72,6 +86,7 @@ def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4
     return {"losses": losses, "norms": norms, "weights": weights, "extra": extra | {"centre": centre.numpy()}}
 
 
+@one_thread()
 def by_the_same_split(
     recipe: schema.Recipe, epochs: int, world: int, *, each_micro: bool = False, steps: int = 5
 ) -> dict:
