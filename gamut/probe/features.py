@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,17 @@ class Encoder:
     precision: str
     device: torch.device
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Forwards as they are scored: no dropping, the run's precision. The backbone's mode is as it was afterwards."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
+        finally:
+            self.backbone.train(was_training)
+
     @torch.no_grad()
     def __call__(self, batch: PackedBatch, with_logmel: bool = False) -> dict[str, torch.Tensor]:
         """Vectors of the batch's clips, float32 [C, dim] each.
@@ -64,17 +76,12 @@ class Encoder:
         batch = batch.to(self.device)
         pixels = self.front(batch)
         where = layout(batch.frames, batch.sizes, self.backbone.class_token)
-        was_training = self.backbone.training
-        self.backbone.eval()
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
-                found = {"mean": _mean(tokens, where)}
-                if self.backbone.model.pooling != "mean":
-                    name = "cls" if self.backbone.class_token else "pool"
-                    found = {name: self.backbone.pool(tokens, where)} | found
-        finally:
-            self.backbone.train(was_training)
+        with self.evaluating():
+            tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
+            found = {"mean": _mean(tokens, where)}
+            if self.backbone.model.pooling != "mean":
+                name = "cls" if self.backbone.class_token else "pool"
+                found = {name: self.backbone.pool(tokens, where)} | found
         if with_logmel:
             found["logmel"] = _spread(unpatch(pixels), batch.sizes)
         return {name: value.float() for name, value in found.items()}

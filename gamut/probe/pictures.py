@@ -28,13 +28,8 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     batch = assemble(index, plan, range(plan.steps * plan.packs)).to(encode.device)
     pixels = encode.front(batch)
     where = layout(batch.frames, batch.sizes, encode.backbone.class_token)
-    was_training = encode.backbone.training
-    encode.backbone.eval()
-    try:
-        with torch.autocast(encode.device.type, torch.bfloat16, enabled=encode.precision == "bf16"):
-            maps = attention_maps(encode.backbone, pixels.to(encode.backbone.patch_embed.proj.weight.dtype), where)
-    finally:
-        encode.backbone.train(was_training)
+    with encode.evaluating():
+        maps = attention_maps(encode.backbone, pixels.to(encode.backbone.patch_embed.proj.weight.dtype), where)
     mels = unpatch(pixels).cpu().numpy()
     first = 0
     for clip, frames in enumerate(batch.sizes):
