@@ -56,7 +56,7 @@ class Encoder:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Forwards as they are scored: no dropping, the run's precision. The backbone's mode is as it was afterwards."""
+        """Forwards as they are scored, in the run's precision. The backbone's mode is as it was afterwards."""
         was_training = self.backbone.training
         self.backbone.eval()
         try:
