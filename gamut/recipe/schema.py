@@ -38,6 +38,16 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A head on all layers of a frozen encoder (Whisper-AT), trained on cached features: for runs with `features`."""
+
+    kind: str = "tl_tr"  # last_mlp | wa_mlp | wa_tr | tl_tr
+    dim: int | None = None  # the features are mapped to so many dimensions first (512: TL-Tr-512); None: their own
+    time_heads: int = 1  # attention heads of the block over time
+    layer_heads: int = 8  # and of the block over layers
+
+
+@dataclass(frozen=True)
 class Views:
     """What of each clip the model sees."""
 
@@ -252,6 +262,7 @@ class Recipe:
     engine: str = "deepspeed"  # deepspeed (ZeRO, as the section `deepspeed` says) | oss (fairscale's OSS under DDP)
     front: FrontEnd = field(default_factory=FrontEnd)
     model: Model = field(default_factory=Model)
+    head: Head = field(default_factory=Head)
     views: Views = field(default_factory=Views)
     step: Step = field(default_factory=Step)
     plan: PlanOptions = field(default_factory=PlanOptions)

@@ -1,0 +1,236 @@
+"""Heads on all layers of a frozen encoder (Whisper-AT, Gong et al. 2023, section 3): time- and layer-wise transformers.
+
+Features are the outputs of every block, pooled over time: [clips, layers, steps, dim]. Parameters have the names of the
+public whisper-at package, so its weights load (`load_tagger`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gamut.errors import CheckpointError, RecipeError
+from gamut.models.initialise import initialise, unfilled
+from gamut.models.weights import load_weights
+from gamut.recipe import schema
+
+KINDS = ("last_mlp", "wa_mlp", "wa_tr", "tl_tr")
+CLASSIFIER = "mlp_layer.1.weight"  # every head has it, so it shows where one begins
+
+
+class HeadAttention(nn.Module):
+    """Whisper's: the key has no bias."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, length, dim] from the same: every position attends to all of its row."""
+        q, k, v = (
+            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class HeadBlock(nn.Module):
+    """Whisper's pre-norm block: attention, then an MLP four times as wide."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn = HeadAttention(dim, heads)
+        self.attn_ln = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp_ln = nn.LayerNorm(dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))
+
+
+class Tagger(nn.Module):
+    """A head of one of four kinds, ending in LayerNorm + Linear; without embeddings of position or layer.
+
+    `last_mlp`: the last layer, its mean over time. `wa_mlp`: a learned weighted average of the layers (sum w x / sum w,
+    every w 1/layers at first), its mean over time. `wa_tr`: that average, one block over time, mean. `tl_tr`: one block
+    over time, the same for every layer, mean over time, then one block over layers, mean. With `head.dim` a LayerNorm +
+    Linear maps the features there first (TL-Tr-512). Weights come from `seed` alone.
+
+    Raises RecipeError where a block's dimension is not divisible by its heads.
+
+    >>> tagger = Tagger(schema.Head(kind="tl_tr", dim=16, layer_heads=4), layers=4, dim=32, classes=10)
+    >>> tagger(torch.zeros(2, 4, 25, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, head: schema.Head, layers: int, dim: int, classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.head, self.layers, self.dim, self.classes = head, layers, dim, classes
+        inner = head.dim or dim
+        for key, heads, used in (
+            ("time_heads", head.time_heads, head.kind in ("wa_tr", "tl_tr")),
+            ("layer_heads", head.layer_heads, head.kind == "tl_tr"),
+        ):
+            if used and inner % heads:
+                raise RecipeError(
+                    f"The head's dimension {inner} is not divisible by head.{key} = {heads}: choose another of the two "
+                    "(head.dim maps the features to a dimension of its own)."
+                )
+        with unfilled():
+            if head.kind in ("wa_mlp", "wa_tr"):
+                self.layer_weight = nn.Parameter(torch.empty(layers))
+            if head.dim is not None:
+                self.down_layer = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, inner))
+            if head.kind in ("wa_tr", "tl_tr"):
+                self.time_tr = HeadBlock(inner, head.time_heads)
+            if head.kind == "tl_tr":
+                self.layer_tr = HeadBlock(inner, head.layer_heads)
+            self.mlp_layer = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, classes))
+        initialise(self, seed)
+        if head.kind in ("wa_mlp", "wa_tr"):
+            nn.init.constant_(self.layer_weight, 1.0 / layers)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [clips, classes] of features [clips, layers, steps, dim].
+
+        Raises ValueError for features of another number of layers or dimension.
+        """
+        if features.ndim != 4 or features.shape[3] != self.dim or features.shape[1] != self.layers:
+            raise ValueError(
+                f"Features {list(features.shape)} do not fit a head for {self.layers} layers of {self.dim} dimensions."
+            )
+        if self.head.kind == "tl_tr":
+            return self._time_then_layers(features)
+        if self.head.kind == "wa_tr":
+            return self.mlp_layer(self.time_tr(self._down(self._average(features))).mean(1))
+        pooled = features.mean(2, keepdim=True)
+        one = pooled[:, -1] if self.head.kind == "last_mlp" else self._average(pooled)
+        return self.mlp_layer(self._down(one)[:, 0])
+
+    def _average(self, features: torch.Tensor) -> torch.Tensor:
+        """[clips, steps, dim]: the layers by their weights; in float32, since halves would round the sum away."""
+        weight = self.layer_weight.float()
+        return torch.einsum("blsd,l->bsd", features.float(), weight) / weight.sum()
+
+    def _down(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.head.dim is None else self.down_layer(x)
+
+    def _time_then_layers(self, features: torch.Tensor) -> torch.Tensor:
+        x = self._down(features)
+        x = self.time_tr(x.flatten(0, 1)).mean(1)
+        return self.mlp_layer(self.layer_tr(x.reshape(len(features), self.layers, x.shape[1])).mean(1))
+
+
+@dataclass(frozen=True)
+class LoadedHead:
+    """What `load_tagger` took."""
+
+    path: Path
+    prefix: str
+    fresh: tuple[str, ...]  # the classifier, where the file's is for another number of classes
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"the head {self.prefix}* of {self.path}"]
+        if self.fresh:
+            parts.append(f"for other classes, so from the seed: {', '.join(self.fresh)}")
+        if self.left_out:
+            parts.append(f"left out {len(self.left_out)} other tensors")
+        return "; ".join(parts)
+
+
+def load_tagger(tagger: Tagger, path: str | Path) -> LoadedHead:
+    """Copy a head's weights into `tagger`: ours, or those of the public whisper-at package (`at_model.*`, `module.*`).
+
+    Strict: every tensor must be there and fit, or nothing is copied; only a classifier for another number of classes
+    stays fresh. Raises CheckpointError naming the first tensor that is missing, misshapen or of no use to this kind.
+    """
+    path = find_head(path)
+    state, prefix = head_tensors(path)
+    own = tagger.state_dict()
+    fresh: tuple[str, ...] = ()
+    if CLASSIFIER in state and state[CLASSIFIER].shape[0] != tagger.classes:
+        fresh = (CLASSIFIER, CLASSIFIER.replace("weight", "bias"))
+    for name, mine in own.items():
+        if name in fresh:
+            continue
+        if name not in state:
+            raise CheckpointError(f"{path} has no tensor {prefix}{name}; its head is of another kind than head.kind.")
+        if state[name].shape != mine.shape:
+            raise CheckpointError(
+                f"{prefix}{name} in {path} has shape {tuple(state[name].shape)}, this head's has {tuple(mine.shape)}: "
+                "set head.dim, or use features of the encoder that it was trained on."
+            )
+    unknown = [name for name in state if name not in own]
+    if unknown:
+        raise CheckpointError(
+            f"{path} has a tensor {prefix}{unknown[0]} that this head lacks: it is of another kind than head.kind."
+        )
+    with torch.no_grad():
+        for name, mine in own.items():
+            if name not in fresh:
+                mine.copy_(state[name])
+    others = tuple(name for name in load_weights(path)[0] if not name.startswith(prefix))
+    return LoadedHead(path, prefix, fresh, others)
+
+
+def open_tagger(path: str | Path, layers: int | None = None, time_heads: int = 1, layer_heads: int = 8) -> Tagger:
+    """The head in a file, whose kind and sizes are told by its tensors, in evaluation mode.
+
+    layers: of the encoder; a TL-Tr does not hold their number. The numbers of attention heads are not in the weights
+    either; the defaults are the paper's. Raises CheckpointError where the file has no head, or a head of a kind that is
+    not one of the four, or of another number of layers.
+    """
+    path = find_head(path)
+    state, _ = head_tensors(path)
+    kind = "tl_tr" if "layer_tr.attn.query.weight" in state else "wa_tr" if "time_tr.attn.query.weight" in state else ""
+    kind = kind or ("wa_mlp" if "layer_weight" in state else "last_mlp")
+    if kind == "wa_tr" and "layer_weight" not in state:
+        raise CheckpointError(
+            f"The head in {path} has a block over time but no weights of layers: it is of no known kind."
+        )
+    own = len(state["layer_weight"]) if "layer_weight" in state else None
+    if own is not None and layers is not None and own != layers:
+        raise CheckpointError(f"The head in {path} is for {own} layers, not {layers}: it belongs to another encoder.")
+    count = own or layers
+    if count is None:
+        if kind != "last_mlp":
+            raise CheckpointError(f"The head in {path} does not say for how many layers it is: give the encoder too.")
+        count = 1
+    classes, inner = state[CLASSIFIER].shape
+    down = state.get("down_layer.1.weight")
+    head = schema.Head(kind, None if down is None else inner, time_heads, layer_heads)
+    tagger = Tagger(head, count, inner if down is None else down.shape[1], classes)
+    load_tagger(tagger, path)
+    return tagger.eval()
+
+
+def find_head(path: str | Path) -> Path:
+    """The file that a person means: a file, or a fine-tuning round's folder (its `best.safetensors`)."""
+    place = Path(path).expanduser()
+    for file in (place, place / "best.safetensors", place / "model.safetensors"):
+        if file.is_file():
+            return file
+    raise CheckpointError(f"There is no head at {path}: give a file of weights, or the folder of a fine-tuning round.")
+
+
+def head_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """(tensors of the one head in a file, without their prefix; that prefix). Raises CheckpointError."""
+    state = load_weights(path)[0]
+    found = sorted(name.removesuffix(CLASSIFIER) for name in state if name.endswith(CLASSIFIER))
+    if len(found) != 1:
+        there = f"it has those of {', '.join(found)}" if found else "it has none"
+        raise CheckpointError(f"{path} has no single head (*{CLASSIFIER}): {there}.")
+    prefix = found[0]
+    parts = ("layer_weight", "down_layer.", "time_tr.", "layer_tr.", "mlp_layer.")
+    mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    # `module.` in front of a whole Whisper: its encoder and decoder are not the head's.
+    return {name: value for name, value in mine.items() if name.startswith(parts)}, prefix
