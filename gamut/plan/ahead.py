@@ -29,6 +29,7 @@ from gamut.plan.planner import plan_epoch, plan_fingerprint
 from gamut.plan.policy import Policy, digest
 
 LOCK = "plan.lock"
+FIRST_PROCESSES = 4  # plan the first epoch, which the run waits for; later ones get one core in the background
 INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves
 
 
@@ -118,7 +119,7 @@ class Ahead:
         """Start on the first epoch where none is saved yet: it is planned while the model is built. To be waited for
         by `take`."""
         if self.lead and self.epochs and not any(self.folder.glob("epoch-*")):
-            self._start(0)
+            self._start(0, processes=min(FIRST_PROCESSES, len(os.sched_getaffinity(0))))
 
     def take(self, number: int) -> Epoch:
         """Epoch `number`, at once if it was planned ahead. Then starts on the next one.
@@ -146,7 +147,7 @@ class Ahead:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, processes: int = 1) -> None:
         if len(self.clips) <= INLINE_CLIPS:
             self._thread = threading.Thread(target=self._plan_here, args=(number,), daemon=True, name="plan-ahead")
             self._thread.start()
@@ -160,14 +161,16 @@ class Ahead:
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
-        self._thread = threading.Thread(target=self._feed, args=(self._process, number), daemon=True, name="plan-ahead")
+        self._thread = threading.Thread(
+            target=self._feed, args=(self._process, number, processes), daemon=True, name="plan-ahead"
+        )
         self._thread.start()
 
     def _plan_here(self, number: int) -> None:
         with contextlib.suppress(PlanError):  # `take` meets it again, and raises it where it is heard
             ensure_epoch(self.path(number), lambda: plan_epoch(self.clips, self.seed, number, self.policy))
 
-    def _feed(self, process: subprocess.Popen[bytes], number: int) -> None:
+    def _feed(self, process: subprocess.Popen[bytes], number: int, processes: int) -> None:
         """Send the work and wait. A process that fails has said why on stderr; `take` then plans for itself."""
         assert process.stdin is not None
         work = {
@@ -177,6 +180,7 @@ class Ahead:
             "policy": asdict(self.policy),
             "clips": len(self.clips),
             "columns": list(self.clips.types()),
+            "processes": processes,
         }
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(work).encode() + b"\n")
@@ -221,4 +225,4 @@ def plan_from_stdin() -> None:
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    ensure_epoch(work["folder"], lambda: plan_epoch(clips, work["seed"], work["number"], policy))
+    ensure_epoch(work["folder"], lambda: plan_epoch(clips, work["seed"], work["number"], policy, work["processes"]))

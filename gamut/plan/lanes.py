@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from gamut.plan.forks import shared_out
 from gamut.plan.order import block_bounds
 from gamut.plan.packing import exact_fill, next_fit
 from gamut.plan.policy import Policy
@@ -37,26 +39,25 @@ class Lane:
         self.packs += len(sizes)
 
 
-def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy) -> list[Lane]:
+def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, processes: int = 1) -> list[Lane]:
     """Pack every lane's stretch of the sequence. `tokens` int64 [n] in sequence; `bounds` int64 [lanes + 1].
 
     Packs of so many clips, and next-fit, take a lane in order. The exact packer plans blocks of at most 16,384 clips
     independently of each other, at the price of about one pack in 3,000. The clips it cannot fit well at the end of a
     lane for want of choice are packed together with those of the other lanes, and these packs go to the shortest
     lanes, so that lanes end together. Where nodes keep to their own lanes (`locality: node`), each packs its own end.
+    Lanes are independent up to there, and may be shared out to several processes.
     """
     if policy.tokens is None or policy.packer == "next_fit":
         return [_in_order(tokens, first, last, policy) for first, last in itertools.pairwise(bounds.tolist())]
 
     blocks = block_bounds(bounds, BLOCK)
+    filled = shared_out([partial(_exactly, tokens, edges.tolist(), policy) for edges in blocks], processes)
     lanes = [Lane() for _ in blocks]
     ends: list[np.ndarray] = []
-    for lane, edges in zip(lanes, (block.tolist() for block in blocks)):
-        for first, last in itertools.pairwise(edges):
-            drain = last < edges[-1] or policy.locality == "node"
-            packed = exact_fill(tokens[first:last], policy.tokens, policy.max_clips, policy.lookahead, drain)
-            lane.add(first + packed.order, packed.sizes)
-            ends.append(first + packed.left)
+    for lane, (order, sizes, left) in zip(lanes, filled):
+        lane.add(order, sizes)
+        ends.append(left)
 
     left = np.concatenate(ends)
     packed = exact_fill(tokens[left], policy.tokens, policy.max_clips, policy.lookahead)
@@ -69,6 +70,17 @@ def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy) -> list[L
         heapq.heappush(shortest, (packs + 1, number))
         at += size
     return lanes
+
+
+def _exactly(tokens: np.ndarray, edges: list[int], policy: Policy) -> list[np.ndarray]:
+    """The packs of a lane, block after block, and its clips that are left over: [order, sizes, left]."""
+    assert policy.tokens is not None
+    packed = []
+    for first, last in itertools.pairwise(edges):
+        drain = last < edges[-1] or policy.locality == "node"
+        block = exact_fill(tokens[first:last], policy.tokens, policy.max_clips, policy.lookahead, drain)
+        packed.append((first + block.order, block.sizes, first + block.left))
+    return [np.concatenate(parts) for parts in zip(*packed)]
 
 
 def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane:

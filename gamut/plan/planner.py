@@ -28,15 +28,16 @@ def plan_fingerprint(clips: Clips, seed: int, policy: Policy) -> dict[str, str]:
     return {"index": clips.fingerprint(), **weights, "seed": str(seed), **policy.fields()}
 
 
-def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy) -> Epoch:
+def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy, processes: int = 1) -> Epoch:
     """Plan an epoch: its draws (`draw_clips`; without weights, mixture or `draws` every clip once), in steps of packs,
-    with their crops.
+    with their crops. `processes` share the packing; the plan is the same with any number.
 
     Raises PlanError where there are no clips, where one is empty, too long or over a pack's budget of tokens, or where
     a set of the mixture cannot be drawn from.
     """
     fingerprint = plan_fingerprint(clips, seed, policy) | {"epoch": str(epoch)}
-    return _plan(clips, draw_clips(clips, seed, epoch, policy), seed, epoch, policy, policy.lanes, fingerprint)
+    drawn = draw_clips(clips, seed, epoch, policy)
+    return _plan(clips, drawn, seed, epoch, policy, policy.lanes, fingerprint, processes)
 
 
 def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
@@ -60,7 +61,14 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
 
 
 def _plan(
-    whole: Clips, drawn: Draws, seed: int, epoch: int, policy: Policy, lanes: int, fingerprint: dict[str, str]
+    whole: Clips,
+    drawn: Draws,
+    seed: int,
+    epoch: int,
+    policy: Policy,
+    lanes: int,
+    fingerprint: dict[str, str],
+    processes: int = 1,
 ) -> Epoch:
     once = len(drawn.place) == len(whole) and not drawn.repeated
     clips = whole if once else whole.select(drawn.place)  # a row is a draw
@@ -72,7 +80,7 @@ def _plan(
     if policy.shuffle:
         in_sequence = in_rounds(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
         in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
-    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy), policy.packs)
+    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, processes), policy.packs)
     order = in_sequence[layout.order]
 
     clip_id = clips.clip_id[order]

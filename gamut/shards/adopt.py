@@ -17,6 +17,7 @@ from gamut.shards.labels import class_table
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
+from gamut.shards.scans import Scans
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Quarantined
@@ -48,7 +49,8 @@ class Report:
 def adopt(
     tars: Tars, folder: Path, taking: Taking, *, classes: list[str] | None = None, workers: int = 1, stop: bool = False
 ) -> Report:
-    """Write the index of `tars` into `folder`, which may be where they lie.
+    """Write the index of `tars` into `folder`, which may be where they lie. Run again after a kill, it goes on behind
+    the tars that were finished.
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
     `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
@@ -56,8 +58,8 @@ def adopt(
     """
     with only_writer(folder):
         with Progress(f"indexing {taking.name}", len(tars.names), "shards") as progress:
-            work = functools.partial(_scan, tars, taking, stop)
-            found = spread(work, tars.names, workers, progress.add)
+            scans = Scans.begin(folder / "index", taking)
+            found = spread(functools.partial(_scan, tars, scans, stop), tars.names, workers, progress.add)
         report = _report(found, tars)
         content = {
             "counts": report.reasons,
@@ -79,6 +81,7 @@ def adopt(
         place = None if tars.inside(folder) else tars.place
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)
+        scans.end()
         return report
 
 
@@ -97,9 +100,13 @@ def ours(tars: Tars) -> bool:
     return False
 
 
-def _scan(tars: Tars, taking: Taking, stop: bool, name: str, advance: Callable[[int], None]) -> Found:
-    with tars.open(name) as file:
-        found = scan_foreign(file, name, taking)
+def _scan(tars: Tars, scans: Scans, stop: bool, name: str, advance: Callable[[int], None]) -> Found:
+    stamp = tars.stamp(name)
+    found = scans.get(name, stamp)
+    if found is None:
+        with tars.open(name) as file:
+            found = scan_foreign(file, name, scans.taking)
+        scans.put(name, stamp, found)
     if stop and (found.damage or found.quarantined):
         raise ShardError(found.damage or f"{found.quarantined[0].file}: {found.quarantined[0].message}")
     advance(1)

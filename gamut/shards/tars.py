@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +68,22 @@ class Tars:
     def full(self, name: str) -> str:
         """A tar's name with its place, for messages."""
         return full(self.place, name) if self.is_remote else str(Path(self.place) / name)
+
+    def stamp(self, name: str) -> str | None:
+        """What changes with a tar's bytes: size and time of change, or the server's ETag; None where nothing tells."""
+        if not self.is_remote:
+            try:
+                about = os.stat(Path(self.place) / name)
+            except OSError:
+                return None  # `open` says what is wrong
+            return f"{about.st_size} {about.st_mtime_ns}"
+        if self.place.startswith("pipe:"):
+            return None
+        try:
+            with open_store(self.place, self.remote).get(name, 0, 1, None) as answer:
+                return f"{answer.size} {answer.etag}" if answer.etag else None
+        except (Passing, Refused):
+            return None
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from gamut.audio.decode import encode_flac, read_audio, to_int16_16k
 from gamut.audio.members import decode_member, read_member, stated_samples
 from gamut.data.reader import Reader
 from gamut.errors import AudioError, ShardError
-from gamut.shards import Index
+from gamut.shards import Index, adopt
 from gamut.shards.__main__ import main
+from gamut.shards.foreign import Taking, scan_foreign
 from gamut.shards.labels import LabelSource, class_table
+from gamut.shards.scans import Scans
+from gamut.shards.tars import Tars
 
 from .conftest import encode
 
@@ -222,3 +226,45 @@ def test_a_class_table_is_of_names_or_numbers() -> None:
         with pytest.raises(ValueError):
             LabelSource.parse("json").read({"json": content})
     assert LabelSource.parse("auto").read({"json": b'{"label": 3.0}'}) == ["3"]
+
+
+def test_indexing_goes_on_behind_the_tars_that_were_finished(theirs: Path, tmp_path: Path, monkeypatch) -> None:
+    whole, out = index(theirs, tmp_path / "whole"), tmp_path / "out"
+    scanned: list[str] = []
+    scan = adopt.scan_foreign
+
+    def counted(file: io.BufferedReader, name: str, taking: object) -> object:
+        scanned.append(name)
+        if name == "00001.tar" and scanned.count(name) == 1:
+            raise KeyboardInterrupt
+        return scan(file, name, taking)
+
+    monkeypatch.setattr(adopt, "scan_foreign", counted)
+    assert main(["index", str(theirs), "--out", str(out), "--workers", "1"]) == 130
+    kept = out / "index" / "scans"
+    assert [path.name for path in kept.iterdir()] == ["00000.tar.json"]
+    (kept / "00001.tar.json.1.partial").write_bytes(b"{")  # of a writer that was killed outright
+    assert index(theirs, out).fingerprint == whole.fingerprint
+    assert scanned == ["00000.tar", "00001.tar", "00001.tar"]
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("change", ["tar", "labels", "rotten"])
+def test_what_was_kept_counts_only_for_the_same_tar_taken_the_same_way(theirs: Path, tmp_path: Path, change) -> None:
+    here, taking = tmp_path / "here", Taking("noises")
+    shutil.copytree(theirs, here)
+    scans = Scans.begin(tmp_path / "index", taking)
+    stamp = Tars.find(str(here)).stamp("00000.tar")
+    with open(here / "00000.tar", "rb") as file:
+        found = scan_foreign(file, "00000.tar", taking)
+    scans.put("00000.tar", stamp, found)
+    again = scans.get("00000.tar", stamp)
+    assert again is not None and json.dumps(again.dump(), default=list) == json.dumps(found.dump(), default=list)
+    if change == "tar":
+        os.utime(here / "00000.tar", ns=(1, 1))
+        stamp = Tars.find(str(here)).stamp("00000.tar")
+    elif change == "labels":
+        scans = Scans.begin(tmp_path / "index", Taking("noises", LabelSource.parse("cls")))
+    else:
+        (tmp_path / "index" / "scans" / "00000.tar.json").write_bytes(b'{"of": {}, "found": 3}')
+    assert scans.get("00000.tar", stamp) is None

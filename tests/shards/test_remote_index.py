@@ -80,6 +80,17 @@ def test_tars_on_a_web_server(theirs: Path, local: Index, tmp_path: Path, capsys
         assert "noise%2000.tar could not be fetched in 6 tries" in capsys.readouterr().err
 
 
+def test_a_tar_that_is_indexed_is_not_fetched_again(theirs: Path, local: Index, tmp_path: Path) -> None:
+    with http_server(theirs.parent) as server:
+        words = ["index", f"{server.url}/noises/noise%20{{00..01}}.tar", "--out", str(tmp_path), "--workers", "1"]
+        server.fault = lambda name, number: "missing" if "01" in name else None
+        assert main(words) == 2
+        server.fault, server.requests = None, []
+        assert main(words) == 0
+        same(Index.open(tmp_path), local)
+        assert {part for name, part in server.requests if "00" in name} == {"bytes=0-0"}  # is it still the same?
+
+
 def test_tars_that_a_command_gives(theirs: Path, local: Index, tmp_path: Path, capsys) -> None:
     link = tmp_path / "noises"
     link.mkdir()
