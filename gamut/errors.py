@@ -34,6 +34,10 @@ class AudioError(GamutError):
         self.reason = reason
 
 
+class FeatureError(GamutError):
+    """A cache of features is missing, unfinished or damaged, or has no features of a clip that is asked for."""
+
+
 class PlanError(GamutError):
     """A plan cannot be made from this index and policy, or a saved plan does not belong to them."""
 

@@ -1,0 +1,84 @@
+"""What a cache is: of which encoder, front end and pooling, of which clips, in which numbers. Its address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from gamut.features import numbers
+
+FORMAT = 1
+PER_SHARD = 128  # clips
+
+
+@dataclass(frozen=True)
+class About:
+    """Everything here but `name` decides the features or where they lie, and so the fingerprint.
+
+    `model`, `front` and `pooling` are plain values that JSON can hold, as the encoder describes itself.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    front: Mapping[str, Any]
+    pooling: Mapping[str, Any]
+    blocks: tuple[int, ...]  # which blocks' outputs, from 0
+    steps: int
+    dim: int
+    dtype: str  # fp16 | fp32 | int8
+    index: str  # fingerprint of the shard set
+    chosen: str  # of the rows of the index that are in the cache, in order
+    clips: int
+    per_shard: int = PER_SHARD
+    format: int = field(default=FORMAT)
+
+    @property
+    def layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def stored(self) -> tuple[int, int, int]:
+        """Shape of a stored record."""
+        return self.layers, numbers.stored_steps(self.dtype, self.steps), self.dim
+
+    @property
+    def record_bytes(self) -> int:
+        return int(np.prod(self.stored)) * numbers.STORED[self.dtype].itemsize
+
+    @property
+    def shards(self) -> int:
+        return -(-self.clips // self.per_shard)
+
+    def clips_of(self, shard: int) -> range:
+        """The places of a shard's clips in the cache's order."""
+        return range(shard * self.per_shard, min((shard + 1) * self.per_shard, self.clips))
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits."""
+        decides = {name: value for name, value in self.content().items() if name != "name"}
+        return xxhash.xxh3_128_hexdigest(json.dumps(decides, sort_keys=True).encode())
+
+    def seed(self, clip_id: int) -> int:
+        """What a record's checksum starts from: it holds for this clip of this cache only."""
+        return int(clip_id) ^ int(self.fingerprint[:16], 16)
+
+    def content(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> About:
+        """From what `content` gave. Raises KeyError or TypeError where it is something else."""
+        values = {f.name: content[f.name] for f in fields(cls)}
+        return cls(**values | {"blocks": tuple(content["blocks"])})
+
+
+def chosen(rows: np.ndarray) -> str:
+    """16 hexadecimal digits of rows of an index."""
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows, "<i8").tobytes())

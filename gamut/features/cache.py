@@ -1,0 +1,257 @@
+"""Reading a finished cache: one positional read a clip, checked, into the array that is returned."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from gamut.data.batch import Hole
+from gamut.errors import FeatureError
+from gamut.features import numbers
+from gamut.features.about import About
+from gamut.features.files import Files
+from gamut.features.shard import checksum, shard_name
+
+ABOUT = "about.json"
+CACHE = "cache.json"
+INDEX = "index"
+DTYPES = {
+    "clip_id": np.uint64,
+    "row": np.int64,
+    "shard": np.int32,
+    "slot": np.int32,
+    "checksum": np.uint64,
+    "key": np.uint8,
+    "key_offset": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a cache holds: records [layers, steps, dim]."""
+
+    folder: Path
+    name: str
+    layers: int
+    steps: int
+    dim: int
+    dtype: str  # as stored: fp16 | fp32 | int8
+    fingerprint: str  # of the cache: model, front end, pooling, blocks, dtype, index, clips
+    index: str  # fingerprint of the shard set that was encoded
+    clips: int  # holes included
+    holes: int
+    record_bytes: int
+    blocks: tuple[int, ...]  # which blocks the layers are the outputs of, from 0
+    model: dict
+    front: dict
+    pooling: dict
+    error: tuple[float, ...]  # of storing, a layer: root mean square over that of the features
+
+
+class FeatureCache:
+    """A finished cache in `folder`, or the only one in a folder of caches (`features/NAME`).
+
+    Reads are positional and each thread has descriptors of its own, so one object serves threads and forked workers
+    alike; it can be pickled. Raises FeatureError where there is no finished cache, or it is damaged.
+
+    >>> cache = FeatureCache("features/whisper_tiny_esc50")      # doctest: +SKIP
+    >>> cache.read([0, 7, 3]).shape      # doctest: +SKIP
+    (3, 4, 25, 384)
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = _find(Path(folder))
+        content = _content(self.folder)
+        try:
+            self.about = About.of(content["about"])
+            if content["fingerprint"] != self.about.fingerprint:
+                raise ValueError("its fingerprint is that of another cache")
+            self.digests: dict[str, str] = dict(content["arrays"])
+            self.holes = tuple(Hole(hole["row"], hole["key"], hole["reason"]) for hole in content["holes"])
+            arrays = {name: _array(self.folder, name, self.digests[name]) for name in DTYPES}
+            error = tuple(float(value) for value in content["error"])
+            for name, array in arrays.items():
+                expected = {"key": int(arrays["key_offset"][-1]), "key_offset": self.about.clips + 1}
+                if len(array) != expected.get(name, self.about.clips):
+                    raise ValueError(f"{name}.npy has {len(array)} entries")
+        except (KeyError, TypeError, ValueError, OSError, IndexError, EOFError, SyntaxError) as problem:
+            raise FeatureError(f"The cache {self.folder} is damaged ({problem}). {remedy(self.folder)}") from problem
+        self.clip_id, self.rows = arrays["clip_id"], arrays["row"]  # in index order
+        self._shard, self._slot, self._checksum = arrays["shard"], arrays["slot"], arrays["checksum"]
+        self._key, self._key_offset = arrays["key"], arrays["key_offset"]
+        about = self.about
+        self.info = Info(
+            folder=self.folder,
+            name=about.name,
+            layers=about.layers,
+            steps=about.steps,
+            dim=about.dim,
+            dtype=about.dtype,
+            fingerprint=about.fingerprint,
+            index=about.index,
+            clips=about.clips,
+            holes=len(self.holes),
+            record_bytes=about.record_bytes,
+            blocks=about.blocks,
+            model=dict(about.model),
+            front=dict(about.front),
+            pooling=dict(about.pooling),
+            error=error,
+        )
+        self._files = Files(self.folder, about)
+
+    def __len__(self) -> int:
+        return self.about.clips
+
+    def __reduce__(self) -> tuple:
+        return FeatureCache, (self.folder,)
+
+    def key(self, place: int) -> str:
+        """The key of the clip at a place of the cache's order."""
+        return bytes(self._key[self._key_offset[place] : self._key_offset[place + 1]]).decode()
+
+    def has(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """bool [k]: whether the clips in these rows of the index have features here."""
+        places, there = _search(self.rows, np.asarray(rows, np.int64))
+        return there & (self._slot[places] >= 0) if len(self.rows) else there
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Features of the clips in these rows of the shard set's index: [k, layers, steps, dim], in the order given.
+
+        float16, of fp32 caches float32. Raises FeatureError naming the clip where one is not in the cache, is a hole,
+        or its record is missing or damaged, and where the disk cannot be read.
+        """
+        rows = np.asarray(rows, np.int64).reshape(-1)
+        places, there = _search(self.rows, rows)
+        if not there.all():
+            raise FeatureError(
+                f"The cache {self.folder} has no clip of row {rows[np.argmin(there)]}: it is of {len(self)} clips of "
+                "the shard set. Extract features of the whole set, or use the subset that the cache was made of."
+            )
+        return self._read(places)
+
+    def read_ids(self, clip_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `read`, by clip ids: uint64, or the same bits as int64."""
+        ids = np.asarray(clip_ids).reshape(-1)
+        ids = ids.view(np.uint64) if ids.dtype == np.int64 else ids.astype(np.uint64)
+        order, ordered = self._by_id
+        places, there = _search(ordered, ids)
+        if not there.all():
+            raise FeatureError(
+                f"The cache {self.folder} has no clip {ids[np.argmin(there)]:#018x}: it is of another shard set, or of "
+                "a part of it."
+            )
+        return self._read(order[places])
+
+    def check_index(self, fingerprint: str) -> None:
+        """Raises FeatureError unless the cache is of the shard set with this fingerprint."""
+        if fingerprint != self.about.index:
+            raise FeatureError(
+                f"The cache {self.folder} is of a shard set as it was (index {self.about.index}), and it has changed "
+                f"since (index {fingerprint}). Extract its features again."
+            )
+
+    @functools.cached_property
+    def _by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.clip_id)
+        return order, self.clip_id[order]
+
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        out = np.empty((len(places), *self.about.stored), numbers.STORED[self.about.dtype])
+        for record, place in zip(out, places.tolist()):
+            self._fill(record, place)
+        return numbers.load(out, self.about.dtype)
+
+    def _fill(self, record: np.ndarray, place: int) -> None:
+        shard, slot = int(self._shard[place]), int(self._slot[place])
+        if slot < 0:
+            reason = next((hole.reason for hole in self.holes if hole.row == self.rows[place]), "unknown")
+            raise FeatureError(
+                f"Clip {self.key(place)} has no features in {self.folder}: it was unusable when it was to be encoded "
+                f"({reason}). Leave it out, or mend the shard set and extract with --mend."
+            )
+        view, wanted = record.data.cast("B"), int(self._checksum[place])
+        clip_id = int(self.clip_id[place])
+        for fresh in (False, True):  # once more with a new descriptor: the old one may be of a file replaced meanwhile
+            if fresh:
+                self._files.close(shard)
+            try:
+                read = self._files.read(view, shard, slot)
+            except (OSError, FeatureError) as error:
+                why = (error.strerror or error) if isinstance(error, OSError) else error
+                raise FeatureError(
+                    f"The features of clip {self.key(place)} cannot be read from {self.folder / shard_name(shard)} "
+                    f"({why}). {remedy(self.folder)}"
+                ) from error
+            if read == len(view) and checksum(self.about, clip_id, view) == wanted:
+                return
+        found = "ends early" if read < len(view) else "does not have its checksum"
+        raise FeatureError(
+            f"The features of clip {self.key(place)} in {self.folder / shard_name(shard)} are damaged: the record "
+            f"{found}. {remedy(self.folder)}"
+        )
+
+
+def remedy(folder: Path) -> str:
+    """What to do about damage."""
+    again = "Make it anew: run the extraction again with --mend."
+    return f"See what else is: python -m gamut.features verify {folder}. {again}"
+
+
+def _search(ordered: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(place of each wanted value in an ascending array, whether it is there); a place that is not there is 0."""
+    places = np.searchsorted(ordered, wanted)
+    places = np.where(places < len(ordered), places, 0)
+    there = ordered[places] == wanted if len(ordered) else np.zeros(len(wanted), bool)
+    return np.where(there, places, 0), there
+
+
+def _find(folder: Path) -> Path:
+    """The folder of a cache: the one given, or the only finished one inside."""
+    if (folder / ABOUT).is_file() or not folder.is_dir():
+        return folder
+    inside = sorted(path.parent for path in folder.glob(f"*/{CACHE}"))
+    inside = inside or sorted(path.parent for path in folder.glob(f"*/{ABOUT}"))[:1]
+    if len(inside) > 1:
+        names = ", ".join(path.name for path in inside)
+        raise FeatureError(
+            f"{folder} holds {len(inside)} caches ({names}): name the one you mean, as `python -m gamut.features info "
+            f"{folder}` lists them."
+        )
+    return inside[0] if inside else folder
+
+
+def _content(folder: Path) -> dict:
+    path = folder / CACHE
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / ABOUT).exists():
+            done = len(list(folder.glob("*.safetensors")))
+            raise FeatureError(
+                f"The cache {folder} is not finished ({done} shards are there): run the same extraction again, which "
+                "goes on where it was."
+            ) from None
+        raise FeatureError(
+            f"There is no cache of features in {folder}. Make one: python -m gamut.features extract RECIPE"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise FeatureError(f"{path} is damaged ({error}). {remedy(folder)}") from error
+
+
+def _array(folder: Path, name: str, digest: str) -> np.ndarray:
+    """A column, mapped. Its bytes are checked each time: a row that is wrong would give another clip's features."""
+    array = np.load(folder / INDEX / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    if array.dtype != DTYPES[name] or array.ndim != 1 or column_digest(array) != digest:
+        raise ValueError(f"{name}.npy is not as it was written")
+    return np.asarray(array)
+
+
+def column_digest(array: np.ndarray) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array).data)

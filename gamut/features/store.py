@@ -1,0 +1,281 @@
+"""A cache while it is made: shard by shard, by any number of processes, whole after any kill.
+
+    features/NAME/FINGERPRINT/
+        about.json               what it is of (written first)
+        000000.safetensors ...   each appears whole, by rename, and is not written again while it is whole
+        index/*.npy              of each clip, once all is there: id, row, key, shard, slot, checksum
+        cache.json               written last: without it the cache is not finished and is not read
+
+Who makes a shard holds its lock (flock), which the kernel gives back however a process ends, so several processes share
+the work without knowing of each other, and what a killed one had begun is begun anew by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from gamut.data.batch import Hole
+from gamut.errors import FeatureError, ShardError
+from gamut.features.about import PER_SHARD, About, chosen
+from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
+from gamut.features.numbers import Error, load, lost, store
+from gamut.features.shard import Header, read_header, shard_name, write_shard
+from gamut.shards.durable import TEMPORARY, write_bytes
+
+LOCKS = "locks"
+
+
+class Store:
+    """The folder of a cache that is being made; see `Store.begin`."""
+
+    def __init__(self, folder: Path, about: About, clip_id: np.ndarray, row: np.ndarray, keys: Sequence[str]) -> None:
+        self.folder = folder
+        self.about = about
+        self.clip_id = clip_id
+        self.row = row
+        self.keys = keys
+
+    @classmethod
+    def begin(cls, folder: Path, about: About, clip_id: np.ndarray, row: np.ndarray, keys: Sequence[str]) -> Store:
+        """Make `folder`, or take up what is there. clip_id uint64 [n], row int64 [n] ascending, keys: of its clips.
+
+        Raises FeatureError where the folder is of something else or cannot be written.
+        """
+        clip_id, row = np.asarray(clip_id, np.uint64), np.asarray(row, np.int64)
+        if len(row) > 1 and np.any(np.diff(row) <= 0):
+            raise ValueError("the rows of a cache ascend")
+        made = cls(folder, about, clip_id, row, keys)
+        with _errors(folder):
+            (folder / INDEX).mkdir(parents=True, exist_ok=True)
+            (folder / LOCKS).mkdir(exist_ok=True)
+            with _held(folder / LOCKS / "folder"):
+                made._clean()
+                if (folder / ABOUT).exists():
+                    made._compare()
+                else:
+                    write_bytes(folder / ABOUT, json.dumps(about.content(), indent=1).encode())
+        return made
+
+    def _clean(self) -> None:
+        """Remove what a killed process was writing under the folder's lock, which is held."""
+        for name in (ABOUT, CACHE, f"{INDEX}/"):
+            for left in self.folder.glob(f"{name}*{TEMPORARY}"):
+                left.unlink(missing_ok=True)
+
+    def _known(self) -> dict[str, np.ndarray]:
+        """The columns that do not depend on what comes out."""
+        raw = [key.encode() for key in self.keys]
+        return {
+            "clip_id": self.clip_id,
+            "row": self.row,
+            "key": np.frombuffer(b"".join(raw), np.uint8),
+            "key_offset": np.cumsum([0, *(len(key) for key in raw)], dtype=np.int64),
+        }
+
+    def _compare(self) -> None:
+        try:
+            there = About.of(json.loads((self.folder / ABOUT).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FeatureError(
+                f"{self.folder / ABOUT} is damaged ({error}). Remove {self.folder} and extract again."
+            ) from error
+        if there.fingerprint != self.about.fingerprint:
+            raise FeatureError(
+                f"{self.folder} is a cache of other features ({there.fingerprint}, not {self.about.fingerprint}). "
+                "Name another folder."
+            )
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / CACHE).exists()
+
+    def path(self, number: int) -> Path:
+        return self.folder / shard_name(number)
+
+    def header(self, number: int) -> Header | None:
+        """Of a shard that is there and whole; else None."""
+        try:
+            header = read_header(self.path(number), self.about, number)
+        except (FeatureError, FileNotFoundError):
+            return None
+        mine = self.clip_id[list(self.about.clips_of(number))]
+        return header if np.isin(header.clip_id, mine, assume_unique=True).all() else None
+
+    def missing(self) -> list[int]:
+        """Shards that are not there, or not whole."""
+        return [number for number in range(self.about.shards) if self.header(number) is None]
+
+    @contextlib.contextmanager
+    def claim(self, number: int, *, wait: bool = False) -> Iterator[bool]:
+        """Whether this process is now the one to make a shard, for as long as the block lasts.
+
+        Not so if another holds it (`wait`: wait for that one to end), or the shard is there.
+        """
+        with _errors(self.folder), _held(self.folder / LOCKS / f"{number:06d}", wait=wait) as held:
+            if held:
+                for left in self.folder.glob(f"{shard_name(number)}.*{TEMPORARY}"):
+                    left.unlink(missing_ok=True)  # of a process that was killed: the lock was free
+            yield held and self.header(number) is None
+
+    def put(self, number: int, x: np.ndarray, clip_id: np.ndarray, holes: Sequence[Hole]) -> Error:
+        """Publish a shard that is claimed: x float32 [n, layers, steps, dim] of the clips `clip_id`, in the cache's
+        order, and the holes among the shard's other clips. Returns what storing has cost.
+
+        Raises FeatureError where a feature is not finite, is not one of this shard's, or the disk is full.
+        """
+        about, mine = self.about, self.clip_id[list(self.about.clips_of(number))]
+        if len(clip_id) + len(holes) != len(mine) or not np.array_equal(mine[np.isin(mine, clip_id)], clip_id):
+            raise FeatureError(f"Shard {number} of {self.folder} is to hold other clips than were encoded.")
+        if x.shape != (len(clip_id), about.layers, about.steps, about.dim):
+            raise FeatureError(f"Shard {number} of {self.folder} is to hold features of another shape than {x.shape}.")
+        stored = store(x, about.dtype)
+        bad = np.flatnonzero(lost(stored, about.dtype))
+        if len(bad):
+            place = int(np.flatnonzero(self.clip_id == clip_id[bad[0]])[0])
+            finite = bool(np.isfinite(x[bad[0]]).all())
+            why = (
+                f"up to {np.abs(x[bad[0]]).max():.3g}, more than {about.dtype} holds: extract with extract.dtype=fp32"
+                if finite
+                else "not finite: extract with precision=fp32, and look at the clip"
+            )
+            raise FeatureError(f"The features of clip {self.keys[place]} are {why}.")
+        error = Error.between(x, load(stored, about.dtype))
+        with _errors(self.folder):
+            write_shard(self.path(number), about, number, stored, clip_id, holes, error)
+        return error
+
+    def seal(self) -> FeatureCache:
+        """Finish the cache, once all its shards are there; nothing to do where that was done.
+
+        Raises FeatureError where shards are missing.
+        """
+        with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
+            if not self.finished:
+                self._finish()
+        return FeatureCache(self.folder)
+
+    def _finish(self) -> None:
+        about = self.about
+        shard, slot = np.full(about.clips, -1, np.int32), np.full(about.clips, -1, np.int32)
+        sums, holes, error = np.zeros(about.clips, np.uint64), [], Error(np.zeros(about.layers), np.zeros(about.layers))
+        for number in range(about.shards):
+            header = self.header(number)
+            if header is None:
+                raise FeatureError(
+                    f"{self.folder} lacks {shard_name(number)}; run the extraction again, which makes what is missing."
+                )
+            mine = about.clips_of(number)
+            there = mine.start + np.flatnonzero(np.isin(self.clip_id[list(mine)], header.clip_id))
+            shard[there], slot[there], sums[there] = number, np.arange(len(there)), header.checksum
+            holes += [vars(hole) for hole in header.holes]
+            error += header.error
+        arrays = self._known() | {"shard": shard, "slot": slot, "checksum": sums}
+        for name, array in arrays.items():
+            file = io.BytesIO()
+            np.save(file, array, allow_pickle=False)
+            write_bytes(self.folder / INDEX / f"{name}.npy", file.getvalue())
+        content = {
+            "about": about.content(),
+            "fingerprint": about.fingerprint,
+            "arrays": {name: column_digest(array) for name, array in arrays.items()},
+            "holes": holes,
+            "error": error.relative(),
+        }
+        write_bytes(self.folder / CACHE, json.dumps(content, indent=1).encode())
+
+    def unseal(self, shards: Sequence[int]) -> None:
+        """Take the cache back into the making, and these shards away, so that they are made anew."""
+        with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
+            (self.folder / CACHE).unlink(missing_ok=True)
+            for number in shards:
+                with _held(self.folder / LOCKS / f"{number:06d}"):
+                    self.path(number).unlink(missing_ok=True)
+
+
+def write_cache(
+    folder: str | Path,
+    x: np.ndarray,
+    clip_id: np.ndarray | None = None,
+    *,
+    rows: np.ndarray | None = None,
+    keys: Sequence[str] | None = None,
+    index: str = "",
+    dtype: str = "fp16",
+    holes: Sequence[Hole] = (),
+    name: str = "arrays",
+    per_shard: int = PER_SHARD,
+) -> FeatureCache:
+    """A whole cache, in `folder` itself, from x float [n, layers, steps, dim]: one record a clip.
+
+    rows int64 [n + holes], ascending: the clips' rows in the shard set's index, by default 0, 1, ...; clip_id uint64
+    and keys: theirs, by default made of the rows. Clips named in `holes` (by row) have no features: x has those of
+    the others. index: fingerprint of the shard set.
+
+    >>> write_cache("features/toy", numpy.random.rand(10, 4, 25, 384)).read([3]).shape      # doctest: +SKIP
+    (1, 4, 25, 384)
+    """
+    x = np.asarray(x, np.float32)
+    rows = np.arange(len(x) + len(holes)) if rows is None else np.asarray(rows, np.int64)
+    ids = np.array([xxhash.xxh3_64_intdigest(str(row).encode()) for row in rows.tolist()], np.uint64)
+    ids = ids if clip_id is None else np.asarray(clip_id, np.uint64)
+    about = About(
+        name=name,
+        model={"kind": "arrays", "weights": xxhash.xxh3_64_hexdigest(x.tobytes())},
+        front={},
+        pooling={},
+        blocks=tuple(range(x.shape[1])),
+        steps=x.shape[2],
+        dim=x.shape[3],
+        dtype=dtype,
+        index=index,
+        chosen=chosen(rows),
+        clips=len(rows),
+        per_shard=per_shard,
+    )
+    made = Store.begin(Path(folder), about, ids, rows, keys or [f"clip{row}" for row in rows.tolist()])
+    left_out = {hole.row: hole for hole in holes}
+    present = np.array([row not in left_out for row in rows.tolist()], bool)
+    record = np.cumsum(present) - 1
+    for number in range(about.shards):
+        with made.claim(number, wait=True) as mine:
+            if mine:
+                places = np.array(about.clips_of(number))
+                kept = places[present[places]]
+                gone = [left_out[int(row)] for row in rows[places] if int(row) in left_out]
+                made.put(number, x[record[kept]], ids[kept], gone)
+    return made.seal()
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock for the length of the block; False where another process has it and it is not waited for."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as a sentence."""
+    try:
+        yield
+    except ShardError as error:
+        raise FeatureError(str(error)) from error
+    except OSError as error:
+        raise FeatureError(f"{folder} cannot be written: {error.strerror or error}.") from error
