@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +71,20 @@ class Scores:
 
 
 def evaluate(
-    objective: Classify, index: Index, clips: Clips, policy: Policy, *, per_forward: int, workers: int
+    objective: Classify,
+    index: Index,
+    clips: Clips,
+    policy: Policy,
+    *,
+    per_forward: int,
+    workers: int,
+    make_loader: Callable[..., Iterable] = Loader,
 ) -> Scores:
     """Scores of every clip, alike on every rank. Raises RunError where a clip cannot be read: a score over fewer
     clips than it claims is a wrong score."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     epoch = plan_evaluation(clips, policy)
-    loader = Loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers)
+    loader = make_loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers)
     rows, targets, logits, holes = [], [], [], []
     for _, batches in loader:
         for batch in batches:

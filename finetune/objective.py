@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,31 @@ from gamut.data.front import spectrogram
 from gamut.models.dropout import drop_tokens
 from gamut.models.heads import Classifier
 from gamut.models.layout import Layout, layout
+from gamut.models.tagger import LoadedHead
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
+
+
+class Inputs(Protocol):
+    """A micro-batch on the training device."""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        ...
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """float32 [C, classes]: one or several ones a row, or a mixture of two such rows."""
+        ...
+
+    @property
+    def partner_holes(self) -> int:
+        """Clips that stay unmixed since their partner could not be read."""
+        ...
 
 
 class ClassifierNetwork(nn.Module):
@@ -45,8 +65,12 @@ class Clips:
     patches: torch.Tensor  # float32 [N, 256]
     where: Layout
     drop_keys: torch.Tensor | None  # int64 [S] in training
-    targets: torch.Tensor  # float32 [C, classes]: one or several ones a row, or a mixture of two such rows
-    partner_holes: int  # clips that stay unmixed since their partner could not be read
+    targets: torch.Tensor  # float32 [C, classes]
+    partner_holes: int
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return self.patches, self.where, self.drop_keys
 
 
 def multi_hot(batch: PackedBatch, classes: int) -> torch.Tensor:
@@ -87,13 +111,21 @@ class Classify(Objective):
         self.mean, self.std = mean, std
         self.seed = seed
         self.device = device
-        self.model: ClassifierNetwork = ClassifierNetwork(recipe.model, classes, seed).to(device)
+        self.model = self._network().to(device)
 
-    def start_from(self, init: str) -> Loaded:
+    def _network(self) -> nn.Module:
+        return ClassifierNetwork(self.recipe.model, self.classes, self.seed)
+
+    def described(self) -> dict[str, Any]:
+        """What the weights are of, to be kept beside them."""
+        return {"model": asdict(self.recipe.model)}
+
+    def start_from(self, init: str) -> Loaded | LoadedHead:
         """Take the (teacher's) backbone of a run, checkpoint or file; the classifier stays fresh."""
+        assert isinstance(self.model, ClassifierNetwork)
         return load_backbone(self.model.backbone, init)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Layer decay (BEiT, DeiT III): block i of n learns at decay ** (n - i), what lies before block 0 at
         decay ** (n + 1), the norm and head at 1. No weight decay on biases and 1-D parameters."""
         decay, depth = self.recipe.optim.layer_decay, self.recipe.model.depth
@@ -122,7 +154,7 @@ class Classify(Objective):
             mel = random_noise(mel, batch.frames, batch.sizes, keys)
         return patches(mel)
 
-    def _inputs(self, batch: PackedBatch, training: bool) -> Clips:
+    def _inputs(self, batch: PackedBatch, training: bool) -> Inputs:
         batch = batch.to(self.device)
         parts = (self.seed, batch.epoch, *batch.segment_key())
         pixels, kept = self._front_end(batch, training), None
@@ -143,9 +175,9 @@ class Classify(Objective):
     def loss(
         self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        clips: Clips = prepared.inputs
+        clips: Inputs = prepared.inputs
         with self._autocast():
-            logits = engine(clips.patches, clips.where, clips.drop_keys).float()
+            logits = engine(*clips.arguments).float()
         smoothing = self.recipe.finetune.label_smoothing
         if self.recipe.finetune.loss == "ce":
             target = clips.targets / clips.targets.sum(1, keepdim=True).clamp_min(1.0)
@@ -170,6 +202,6 @@ class Classify(Objective):
         self.model.eval()
         try:
             with self._autocast():
-                return self.model(clips.patches, clips.where, None).float()
+                return self.model(*clips.arguments).float()
         finally:
             self.model.train(was_training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from rich.table import Table
 from finetune.evaluation import Scores, evaluate
 from finetune.objective import Classify
 from finetune.rounds import Fold, Round
+from gamut.data.loader import Loader
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
@@ -47,10 +48,12 @@ class Scoring:
         validation: Clips | None,
         run: Session,
         world: World,
+        make_loader: Callable[..., Iterable] = Loader,
     ) -> None:
         self.objective, self.recipe, self.each = objective, recipe, each
         self.index, self.test, self.validation, self.run, self.world = index, test, validation, run, world
         self.metric = "accuracy" if recipe.finetune.loss == "ce" else "mAP"
+        self.make_loader = make_loader
         best = {"score": -1.0, "epoch": 0.0}
         if world.first and (run.folder / BEST).exists():
             best = load_weights(run.folder / BEST)[1]["best"]
@@ -83,6 +86,7 @@ class Scoring:
             evaluation_policy(self.recipe),
             per_forward=self.recipe.loader.packs_per_forward,
             workers=self.recipe.loader.workers,
+            make_loader=self.make_loader,
         )
         values = scores.metrics(self.recipe.finetune.loss)
         if self.world.first:
@@ -102,7 +106,7 @@ class Scoring:
             return
         self.best = {"score": score, "epoch": epoch + 1}
         if self.world.first:
-            note = {"best": self.best, "chosen_on": self._chosen_on(), "model": asdict(self.recipe.model)}
+            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described()}
             save_weights(self.run.folder / BEST, self.objective.model, note)
 
     def _chosen_on(self) -> str:

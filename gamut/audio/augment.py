@@ -38,9 +38,9 @@ def spec_augment(
         return mel
     bins = mel.shape[1]
     owner, time = frame_table(frames, sizes)
-    begin, end = _span(keys, Purpose.SPEC_TIME, time_mask, frames)
+    begin, end = mask_span(keys, Purpose.SPEC_TIME, time_mask, frames)
     hidden = ((time >= begin[owner]) & (time < end[owner]))[:, None]
-    begin, end = _span(keys, Purpose.SPEC_FREQUENCY, frequency_mask, torch.full_like(frames, bins))
+    begin, end = mask_span(keys, Purpose.SPEC_FREQUENCY, frequency_mask, torch.full_like(frames, bins))
     bin_number = torch.arange(bins, device=mel.device)
     rows = (bin_number >= begin[:, None]) & (bin_number < end[:, None])
     return mel.masked_fill(hidden | rows[owner], fill)
@@ -83,10 +83,11 @@ def random_noise(
     return torch.index_select(noisy, 0, first + (time - roll[owner]) % frames[owner])
 
 
-def _span(
+def mask_span(
     keys: tuple[int | torch.Tensor, ...], purpose: Purpose, maximum: int | torch.Tensor, size: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(begin, end) of one mask a segment, int64 [S], along an axis of `size` [S]."""
+    """(begin, end) of one mask a segment, int64 [S], along an axis of `size` [S]: its width is drawn from 0 ..
+    maximum - 1, at most the size, and its start so that it fits."""
     width = integers_torch(key_torch(*keys, purpose, 0, device=size.device), 0, maximum)
     width = torch.minimum(width.expand(len(size)), size)
     begin = integers_torch(key_torch(*keys, purpose, 1, device=size.device), 0, size - width + 1)

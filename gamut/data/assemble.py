@@ -1,13 +1,15 @@
-"""From planned packs to one packed batch: decode, cut, pad, join."""
+"""From planned packs to one packed batch: decode, cut, pad, join; or read what is cached."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 
 from gamut.data.batch import Hole, PackedBatch
+from gamut.data.cached import FeatureReader
 from gamut.data.reader import Reader
 from gamut.data.readers import Readers, open_reader
 from gamut.errors import AudioError, PlanError
@@ -15,21 +17,54 @@ from gamut.plan import Epoch
 from gamut.shards import Index
 
 
-def assemble(source: Index | Reader | Readers, epoch: Epoch, packs: Iterable[int]) -> PackedBatch:
+def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, packs: Iterable[int]) -> PackedBatch:
     """Join packs of an epoch, given by pack number, into one batch in the order given.
 
     A negative number, like a pack without clips, adds nothing. Each clip is decoded once for all its views. A clip
     whose bytes are unusable becomes a hole and is left out; that depends on the bytes alone, so every rank and every
     replay leaves out the same ones. A mixup partner that is unusable leaves its clip as it is. Raises ShardError where
-    a shard cannot be read, PlanError where the plan asks for samples that a clip does not have.
+    a shard cannot be read, PlanError where the plan asks for samples that a clip does not have, FeatureError where a
+    cache lacks a clip or holds it damaged.
     """
     reader = open_reader(source) if isinstance(source, Index) else source
-    index = reader.index
     rows = [np.arange(epoch.pack_offset[pack], epoch.pack_offset[pack + 1]) for pack in packs if pack >= 0]
     draws = np.concatenate([np.zeros(0, np.int64), *rows])
+    row = np.asarray(epoch.row[draws], dtype=np.int64)  # a plain array: the epoch's may be a memory map
+    planned = [len(pack) for pack in rows]
+    if isinstance(reader, FeatureReader):
+        kept, payload = _features(reader, epoch, draws, row, planned)
+    else:
+        kept, payload = _sounds(reader, epoch, draws, row)
 
-    # Plain arrays of what is asked for: the epoch's may be memory maps.
-    row = np.asarray(epoch.row[draws], dtype=np.int64)
+    needed = epoch.needed(draws[kept])
+    frames = np.asarray(epoch.frames[draws[kept]], np.int64).reshape(-1)
+    label_offset, label = _labels(reader.index, row[kept])
+    common = {
+        "offset": _starts(needed.reshape(-1)),
+        "length": _int64(np.asarray(epoch.length[draws[kept]]).reshape(-1)),
+        "shift": _int64(np.asarray(epoch.shift[draws[kept]]).reshape(-1)),
+        "frames": _int64(frames),
+        "clip_id": _int64(np.asarray(epoch.clip_id[draws[kept]]).view(np.int64)),
+        "draw": _int64(epoch.draw[draws[kept]]),
+        "row": _int64(row[kept]),
+        "label_offset": label_offset,
+        "label": label,
+        "views": epoch.views,
+        "epoch": epoch.number,
+        "sizes": tuple(frames.tolist()),
+        "local_views": epoch.local_views,
+        "pack_sizes": _pack_sizes(planned, kept),
+        **_counts("pool", "pools", epoch.pool, draws[kept]),
+        **_counts("kept", "kept_sizes", epoch.kept, draws[kept]),
+    }
+    return PackedBatch(**common | payload)
+
+
+def _sounds(
+    reader: Reader | Readers, epoch: Epoch, draws: np.ndarray, row: np.ndarray
+) -> tuple[list[int], dict[str, Any]]:
+    """(which of the draws are kept; the fields of a batch that hold their samples and partners)."""
+    index = reader.index
     start = np.asarray(epoch.start[draws], dtype=np.int64)
     length = np.asarray(epoch.length[draws], dtype=np.int64)
     needed = epoch.needed(draws)
@@ -53,30 +88,49 @@ def assemble(source: Index | Reader | Readers, epoch: Epoch, packs: Iterable[int
         if partners is not None:
             partners.add(clip)
         kept.append(clip)
-
-    frames = np.asarray(epoch.frames[draws[kept]], np.int64).reshape(-1)
-    label_offset, label = _labels(index, row[kept])
-    return PackedBatch(
-        waveform=torch.from_numpy(waveform[:used]),
-        offset=_starts(needed[kept].reshape(-1)),
-        length=_int64(length[kept].reshape(-1)),
-        shift=_int64(np.asarray(epoch.shift[draws[kept]]).reshape(-1)),
-        frames=_int64(frames),
-        clip_id=_int64(np.asarray(epoch.clip_id[draws[kept]]).view(np.int64)),
-        draw=_int64(epoch.draw[draws[kept]]),
-        row=_int64(row[kept]),
-        label_offset=label_offset,
-        label=label,
-        views=epoch.views,
-        epoch=epoch.number,
-        sizes=tuple(frames.tolist()),
-        holes=tuple(holes),
-        local_views=epoch.local_views,
-        pack_sizes=_pack_sizes([len(pack) for pack in rows], kept),
-        **_counts("pool", "pools", epoch.pool, draws[kept]),
-        **_counts("kept", "kept_sizes", epoch.kept, draws[kept]),
+    read = row[kept] if partners is None else np.concatenate([row[kept], [one for one in partners.rows if one >= 0]])
+    payload = {
+        "waveform": torch.from_numpy(waveform[:used]),
+        "holes": tuple(holes),
+        "bytes": int(np.asarray(index.size)[read.astype(np.int64)].sum()),
         **(partners.fields() if partners is not None else {}),
-    )
+    }
+    return kept, payload
+
+
+def _features(
+    reader: FeatureReader, epoch: Epoch, draws: np.ndarray, row: np.ndarray, planned: list[int]
+) -> tuple[list[int], dict[str, Any]]:
+    """As `_sounds`, of cached features. A partner is a clip of the same pack, so nothing is read for it."""
+    found = [reader.hole(one) for one in row.tolist()]
+    kept = [clip for clip, hole in enumerate(found) if hole is None]
+    features = reader.read(row[kept])
+    payload: dict[str, Any] = {
+        "waveform": torch.zeros(0, dtype=torch.int16),
+        "offset": torch.zeros(len(kept) + 1, dtype=torch.int64),
+        "features": torch.from_numpy(features),
+        "bytes": len(kept) * reader.cache.info.record_bytes,
+        "holes": tuple(hole for hole in found if hole is not None),
+    }
+    if epoch.partner is None:
+        return kept, payload
+    assert epoch.partner_weight is not None
+    pack = np.repeat(np.arange(len(planned)), planned)
+    wanted, weight = np.asarray(epoch.partner[draws], np.int64), np.asarray(epoch.partner_weight[draws], np.float32)
+    place = {(int(pack[clip]), int(row[clip])): number for number, clip in reversed(list(enumerate(kept)))}
+    partner = [place.get((int(pack[clip]), int(wanted[clip])), -1) for clip in kept]
+    lost = [hole for clip in kept if wanted[clip] >= 0 and (hole := reader.hole(int(wanted[clip]))) is not None]
+    mixed = np.array(partner, np.int64) >= 0
+    partner_row = np.where(mixed, wanted[kept], -1)
+    label_offset, label = _labels(reader.index, partner_row)
+    return kept, payload | {
+        "partner_clip": _int64(partner),
+        "partner_weight": torch.from_numpy(np.where(mixed, weight[kept], 1.0).astype(np.float32)),
+        "partner_row": _int64(partner_row),
+        "partner_label_offset": label_offset,
+        "partner_label": label,
+        "partner_holes": tuple(lost),
+    }
 
 
 class _Partners:
@@ -174,7 +228,7 @@ def _labels(index: Index, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]
     return _starts(np.array([len(ids) for ids in labels], np.int64)), _int64(np.concatenate([none, *labels]))
 
 
-def _int64(array: np.ndarray) -> torch.Tensor:
+def _int64(array: np.ndarray | list[int]) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.int64))
 
 

@@ -25,6 +25,9 @@ class PackedBatch:
     hop shift[s]: offset[s + 1] - offset[s] = (frames[s] * pool[s] - 1) * shift[s] + 400. Views of one clip may differ
     in length; the last `local_views` of each are its local crops. A batch of no clips is legal (an empty pack).
 
+    Where the features of clips are cached (a plan of `cached` clips) the payload is `features`, a record a clip, and
+    there are no samples; `partner_clip` says with which clip of the batch each is mixed.
+
     What only some plans ask for is None (or empty) in the others' batches. Where there is mixup, segment s is mixed
     with samples [partner_offset[s], partner_offset[s + 1]) of `partner_waveform`, none of them for a clip that stays
     as it is; they are at most length[s]. `gamut.data.front` makes the log-mel of all this.
@@ -56,6 +59,9 @@ class PackedBatch:
     partner_row: torch.Tensor | None = None  # int64 [C], row in the index; -1 without a partner
     partner_label_offset: torch.Tensor | None = None  # int64 [C + 1]
     partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
+    features: torch.Tensor | None = None  # float16 or float32 [C, layers, steps, dim]; None: the payload is `waveform`
+    partner_clip: torch.Tensor | None = None  # int64 [C], number of the partner in this batch; -1 without one
+    bytes: int = 0  # that were read from storage for it
     partner_holes: tuple[Hole, ...] = field(default=())  # partners that turned out unusable: their clips stay unmixed
 
     @property

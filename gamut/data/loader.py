@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from gamut.data.ancestors import watch_ancestors
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
+from gamut.data.cached import Cache, FeatureReader
 from gamut.data.parcel import Parcel
 from gamut.data.reader import Reader
 from gamut.data.readers import Readers, open_reader
@@ -41,10 +42,11 @@ class Loader:
 
     With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
     each worker has up to `prefetch` steps' worth of its share under way. `pin` puts batches into pinned memory.
+    With `features` clips are read from that cache instead of from the shards; the plan must be one of `cached` clips.
     `waited` is the time in seconds that the consumer has spent waiting for batches since the loader was made.
 
-    Raises, when the step comes that is concerned: ShardError or PlanError as `assemble` does, in whichever process;
-    RunError where a worker process died.
+    Raises, when the step comes that is concerned: ShardError, PlanError or FeatureError as `assemble` does, in
+    whichever process; RunError where a worker process died.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Loader:
         prefetch: int = 2,
         pin: bool = False,
         nodes: int = 1,
+        features: Cache | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
@@ -71,7 +74,7 @@ class Loader:
         self.prefetch = prefetch
         self.pin = pin
         self.waited = 0.0
-        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes)
+        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features)
 
     @property
     def accumulation(self) -> int:
@@ -148,15 +151,18 @@ class _MicroBatches(Dataset):
     An error is returned, not raised, since torch would rebuild it from a traceback as a string.
     """
 
-    def __init__(self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int) -> None:
+    def __init__(
+        self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int, features: Cache | None
+    ) -> None:
         self.index = index
+        self.features = features
         self.epoch = epoch
         self.rank = rank
         self.world = world
         self.per_forward = per_forward
         self.nodes = nodes
         self.accumulation = -(-epoch.packs // (world * per_forward))
-        self._reader: Reader | Readers | None = None  # opened by the process that reads
+        self._reader: Reader | Readers | FeatureReader | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
 
     def rounds(self, step: int) -> int:
@@ -168,7 +174,9 @@ class _MicroBatches(Dataset):
     def __getitem__(self, item: int) -> Parcel | GamutError:
         step, part = divmod(item, self.accumulation)
         if self._reader is None:
-            self._reader = open_reader(self.index)
+            self._reader = (
+                open_reader(self.index) if self.features is None else FeatureReader(self.index, self.features)
+            )
         if self._dealt[0] != step:
             self._dealt = step, deal(self._cost(step), self.world, self.per_forward, self.nodes)[self.rank]
         packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]

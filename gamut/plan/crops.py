@@ -60,6 +60,9 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray 
             f"The clip in row {clips.row[at]} of the index has {samples[at]} samples and cannot be planned. "
             "Leave empty clips out when the shards are made: convert or index them again."
         )
+    if policy.cached:
+        ones = np.ones(len(clips), np.int64)
+        return Sizes(ones * policy.shifts[0], ones, ones[:, None] * PATCH, ones, 0)
     shift = _one_of(policy.shifts, seed, epoch, clips.clip_id, draw, Purpose.SHIFT)
     pool = _one_of(policy.pools, seed, epoch, clips.clip_id, draw, Purpose.POOL)
     own, cut = _native(clips, shift, pool, policy)
@@ -148,6 +151,8 @@ def crops(
     before it is cut, all views of the draw start so much earlier, and are read round the end of the clip.
     """
     start = np.zeros(needed.shape, np.int64)
+    if policy.cached:
+        return start, needed
     if policy.random_crop:
         for view in range(policy.segments):
             spare = np.maximum(samples - needed[:, view], 0)

@@ -52,7 +52,8 @@ def choose_partners(
     """Partners of n draws, each mixed with probability `mixup`.
 
     A partner is any other clip, all equally likely: of the whole set, or where nodes keep to their own lanes
-    (`locality: node`) of the draw's own window, whose shards its node reads anyway. Its part starts where a view of
+    (`locality: node`) of the draw's own window, whose shards its node reads anyway, and of `cached` features of its own
+    pack. Its part starts where a view of
     the same length would (anywhere, or at 0 without random crops); a partner shorter than the view is used whole.
 
     Args:
@@ -64,7 +65,8 @@ def choose_partners(
     n, views = needed.shape
     clip_id = clips.clip_id[place]
     mixed = uniform(key(seed, epoch, clip_id, draw, 0, Purpose.MIXUP)) < policy.mixup
-    if policy.locality == "node":
+    near = policy.locality == "node" or policy.cached
+    if near:
         window = np.searchsorted(edges, at, side="right") - 1
         first, count, own = edges[window], edges[window + 1] - edges[window], at
     else:
@@ -72,7 +74,7 @@ def choose_partners(
     mixed &= count > 1
     chosen = first + integers(key(seed, epoch, clip_id, draw, 0, Purpose.PARTNER), 0, np.maximum(count - 1, 1))
     chosen = np.minimum(chosen + (chosen >= own), first + count - 1)
-    partner = sequence[chosen] if policy.locality == "node" else chosen
+    partner = sequence[chosen] if near else chosen
     mixed &= partner != place  # another copy of the same clip in the window
 
     row = np.where(mixed, clips.row[partner], -1)

@@ -91,10 +91,10 @@ def _plan(
     partners = None
     if policy.mixup:
         edges = np.concatenate([[0], *(lane[1:] for lane in windows)])
-        place, sequenced = drawn.place[order], drawn.place[in_sequence]
-        partners = choose_partners(
-            whole, place, draw, needed, length, seed, epoch, policy, sequenced, layout.order, edges
-        )
+        place, sequenced, at = drawn.place[order], drawn.place[in_sequence], layout.order
+        if policy.cached:  # the pack is the window
+            sequenced, at, edges = place, np.arange(len(place)), layout.pack_offset
+        partners = choose_partners(whole, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges)
     pack_tokens = _sum_packs(tokens, layout.pack_offset)
     squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), layout.pack_offset)
     pack_cost = pack_tokens + ALPHA * squares

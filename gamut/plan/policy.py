@@ -38,6 +38,9 @@ class Policy:
     patches that the model does not get. With probability `mixup` a draw gets a partner, with which it is mixed at a
     weight from Beta(mixup_beta, mixup_beta).
 
+    Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,
+    and views, crops and hops say nothing. Its mixup partner is a clip of its own pack, which is read anyway.
+
     An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py).
 
     Raises PlanError for a value that cannot be, naming the field and what it may be.
@@ -64,6 +67,7 @@ class Policy:
     mixup: float = 0.0
     mixup_beta: int = 10
     class_token: bool = True
+    cached: bool = False  # the model gets stored features: every clip is one token, and mixed within its pack
     packer: str = "exact"  # exact | next_fit
     lookahead: int = 64
     window: int = 16384
@@ -105,6 +109,8 @@ class Policy:
                 f"A pack is filled by number of clips or by tokens: give one of `clips` and `tokens` "
                 f"(they are {self.clips} and {self.tokens})."
             )
+        if self.cached and (self.segments != 1 or self.drop_tokens or self.roll):
+            raise PlanError("A plan of `cached` features has one view a clip: no local views, roll or token dropout.")
         if not all(0 < part < float("inf") for part in self.proportions):
             raise PlanError(f"`proportions` of a plan is {self.proportions}; each must be above 0.")
         if not self.shifts or min(self.shifts) < 1:
@@ -130,8 +136,12 @@ class Policy:
         return max(lanes for lanes in range(1, MAX_LANES + 1) if self.packs % lanes == 0)
 
     def fields(self) -> dict[str, str]:
-        """Each field by name, with the planner's version: what a fingerprint is made of."""
-        return {"planner": str(PLANNER_VERSION)} | {name: json.dumps(value) for name, value in asdict(self).items()}
+        """Each field by name, with the planner's version: what a fingerprint is made of.
+
+        `cached` is named where it is set: a plan made before there was such a field is still the same plan.
+        """
+        values = {name: value for name, value in asdict(self).items() if name != "cached" or value}
+        return {"planner": str(PLANNER_VERSION)} | {name: json.dumps(value) for name, value in values.items()}
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field or with the planner's version."""

@@ -331,8 +331,28 @@ def _finetuning(recipe: Recipe) -> list[Problem]:
                 found.append(
                     ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
                 )
+    if recipe.features:
+        found += _on_features(recipe)
     if recipe.views.count != 1:
         found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
     if recipe.views.local_count:
         found.append((("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0"))
+    return found
+
+
+def _on_features(recipe: Recipe) -> list[Problem]:
+    """What makes no sense where clips are cached features."""
+    augment = recipe.augment
+    found: list[Problem] = []
+    if recipe.step.clips is None:
+        found.append(
+            (("step.clips", "features"), "cached features are batched by number: set step.clips, not step.tokens")
+        )
+    for key in ("frequency_mask", "noise", "drop_tokens"):
+        if getattr(augment, key):
+            found.append(
+                ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
+            )
+    if recipe.views.roll:
+        found.append((("views.roll", "features"), "views.roll is for sound: cached features have none of it"))
     return found

@@ -29,7 +29,7 @@ STAGES = ("pretrain", "finetune")
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
 _ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
-_ONLY |= {"head": "finetune"}
+_ONLY |= {"head": "finetune", "features": "finetune"}
 
 
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:

@@ -71,4 +71,5 @@ def _common(recipe: Recipe) -> dict[str, Any]:
         "max_samples": round(views.max_seconds * RATE) if native and views.max_seconds is not None else None,
         "too_long": views.too_long,
         "class_token": recipe.model.pooling == "cls",
+        "cached": bool(recipe.features),
     }

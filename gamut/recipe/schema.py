@@ -252,6 +252,8 @@ class Recipe:
     dataset: str = ""  # which converter makes it, for the message when it is missing
     # Where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, transformers).
     init: str = ""
+    # A cache of features, to train a `head` on in place of sound (python -m gamut.features); with it `init` is a head.
+    features: str = ""
     mixture: dict[str, float] = field(default_factory=dict)  # folder of a set, inside `data` -> proportion of the draws
     # Which clips: {fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}; any other name is a
     # column of the index, with the values (or names of values) to keep.

@@ -162,7 +162,7 @@ def train(
                     recent_losses=alarm.recent,
                     collapsed_in_a_row=alarm.in_a_row,
                 )
-                meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited)
+                meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited, outcome.bytes)
                 if state.step % recipe.track.log_steps == 0:
                     values = outcome.values | meter.read() | {"lr": lr, "weight_decay": decay}
                     counts = holes.counts | {"skipped_steps": state.skipped, "leaps": state.leaps, "epoch": at.epoch}

@@ -9,7 +9,8 @@ from gamut.plan.policy import PATCH
 
 
 class Meter:
-    """clips/s, tokens/s and the padding share of an epoch's steps. The plan knows them: nothing is reduced."""
+    """clips/s, tokens/s and the padding share of an epoch's steps, which the plan knows: nothing is reduced. And the
+    bytes/s that were read for them."""
 
     def __init__(self, epoch: Epoch) -> None:
         self.epoch = epoch
@@ -23,10 +24,11 @@ class Meter:
 
     def _clear(self) -> None:
         self._seconds = self._waited = 0.0
-        self._steps = self._clips = self._tokens = self._own = self._samples = 0
+        self._steps = self._clips = self._tokens = self._own = self._samples = self._bytes = 0
 
-    def add(self, step: int, seconds: float, waited: float) -> None:
-        """Count a step of the epoch: its time, of which `waited` (mean over ranks) went by for want of data."""
+    def add(self, step: int, seconds: float, waited: float, read: int = 0) -> None:
+        """Count a step of the epoch: its time, of which `waited` (mean over ranks) went by for want of data, and the
+        bytes `read` for it from storage, by all ranks."""
         epoch = self.epoch
         packs = slice(step * epoch.packs, (step + 1) * epoch.packs)
         draws = slice(int(epoch.pack_offset[packs.start]), int(epoch.pack_offset[packs.stop]))
@@ -37,6 +39,7 @@ class Meter:
         self._seconds += seconds
         self._waited += waited
         self._steps += 1
+        self._bytes += read
 
     def read(self) -> dict[str, float]:
         """Means since the last read. padding_share: of the samples the model sees, those that are padding."""
@@ -44,6 +47,7 @@ class Meter:
         values = {
             "clips_per_second": self._clips / seconds,
             "tokens_per_second": self._tokens / seconds,
+            "bytes_per_second": self._bytes / seconds,
             "padding_share": 1.0 - self._own / max(self._samples, 1),
             "wait_share": self._waited / seconds,
             "seconds_per_step": self._seconds / max(self._steps, 1),

@@ -37,6 +37,7 @@ class Outcome:
     values: dict[str, float]  # metrics, global; none where the step was not applied
     finite: list[bool]  # this rank's micro-batches: was the loss finite?
     refused: bool = False  # not applied although everything was finite
+    bytes: int = 0  # read from storage for it
 
 
 class Stepper:
@@ -66,7 +67,7 @@ class Stepper:
         objective, engine = self.objective, self.engine
         # Everything is masked before the first backward, so every loss knows its global denominator.
         prepared = [objective.prepare(batch, at) for batch in batches]
-        totals, clips, holes, agreed = self._count(batches, [p.counts for p in prepared], asks)
+        totals, clips, holes, read, agreed = self._count(batches, [p.counts for p in prepared], asks)
 
         finite: list[torch.Tensor] = []
         parts: list[dict[str, torch.Tensor]] = []
@@ -90,26 +91,27 @@ class Stepper:
             objective.skipped_step()
             values = {}
         good = [True] * len(finite) if finite_step else [bool(flag) for flag in finite]
-        return Outcome(applied, clips, holes, agreed, waited, values, good, refused=finite_step and not applied)
+        return Outcome(applied, clips, holes, agreed, waited, values, good, finite_step and not applied, read)
 
     def leave_out(self, batches: list[PackedBatch], asks: Asks, waited: float) -> Outcome:
         """A step that is not trained on: its clips and holes are counted, and the ranks tell their wishes."""
         nothing = torch.zeros(len(self.objective.count_names), dtype=torch.float64)
-        _, clips, holes, agreed = self._count(batches, [nothing], asks)
-        return Outcome(False, clips, holes, agreed, waited, {}, [True] * len(batches), refused=True)
+        _, clips, holes, read, agreed = self._count(batches, [nothing], asks)
+        return Outcome(False, clips, holes, agreed, waited, {}, [True] * len(batches), True, read)
 
     def _count(
         self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks
-    ) -> tuple[dict[str, float], int, int, Asks]:
-        """One float64 all-reduce: (the objective's counts, clips, holes, what any rank asks for)."""
+    ) -> tuple[dict[str, float], int, int, int, Asks]:
+        """One float64 all-reduce: (the objective's counts, clips, holes, bytes read, what any rank asks for)."""
         device = self.world.device
         clips, holes = sum(batch.clips for batch in batches), sum(len(batch.holes) for batch in batches)
-        own = [clips, holes, asks.stop, asks.save]
+        own = [clips, holes, sum(batch.bytes for batch in batches), asks.stop, asks.save]
         mine = torch.stack([count.to(device, torch.float64) for count in counts]).sum(0)
         total = self.world.sum(torch.cat([mine, torch.tensor(own, dtype=torch.float64, device=device)])).tolist()
         names = self.objective.count_names
         return (
             dict(zip(names, total[: len(names)], strict=True)),
+            int(total[-5]),
             int(total[-4]),
             int(total[-3]),
             Asks(total[-2] > 0, total[-1] > 0),

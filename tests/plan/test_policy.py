@@ -30,6 +30,7 @@ OTHER = {
     "mixup": 0.5,
     "mixup_beta": 5,
     "class_token": False,
+    "cached": True,
     "packer": "next_fit",
     "lookahead": 8,
     "window": 100,
@@ -94,6 +95,7 @@ def test_the_planner_version_is_in_the_fingerprint(make_clips, monkeypatch: pyte
         ({"mixup": -0.1}, "`mixup`"),
         ({"mixup_beta": 0}, "`mixup_beta`"),
         ({"drop_tokens": 0.95}, "between 0 and 0.9"),
+        ({"cached": True, "views": 2}, "one view a clip"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(wrong: dict, said: str) -> None:
