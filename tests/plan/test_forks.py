@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import doctest
 import os
 import signal
@@ -41,8 +42,8 @@ def test_a_fork_that_fails_leaves_its_jobs_to_the_caller(failing: str) -> None:
 
     results = shared_out([job(0), job(1), job(2), fails_elsewhere], 2)
     assert [int(result[-1][0]) for result in results] == [0, 1, 2, 7]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, 0)  # none is left as a zombie
+    with contextlib.suppress(ChildProcessError):  # no child at all
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # none that has ended and is not waited for
 
 
 def test_no_jobs() -> None:

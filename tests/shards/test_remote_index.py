@@ -87,8 +87,9 @@ def test_a_tar_that_is_indexed_is_not_fetched_again(theirs: Path, local: Index, 
         assert main(words) == 2
         server.fault, server.requests = None, []
         assert main(words) == 0
+        # Whose tars are they? The first one tells. Is it the one that was indexed? Its ETag tells.
+        assert [part for name, part in server.requests if "00" in name] == ["", "bytes=0-0"]
         same(Index.open(tmp_path), local)
-        assert {part for name, part in server.requests if "00" in name} == {"bytes=0-0"}  # is it still the same?
 
 
 def test_tars_that_a_command_gives(theirs: Path, local: Index, tmp_path: Path, capsys) -> None:
