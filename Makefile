@@ -12,7 +12,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo test test-all check slurm clean
+.PHONY: env demo test test-all check programs clean
 
 env: $(VENV)/ready
 
@@ -34,14 +34,14 @@ check: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-slurm:
-	bash tests/launchers/install_slurm.sh
+programs:
+	bash tests/install_programs.sh
 
-test: check slurm
+test: check programs
 	$(BIN)/python -m gamut.train.build
 	$(BIN)/python -m pytest -q -m "not long" --durations=15
 
-test-all: check slurm
+test-all: check programs
 	$(BIN)/python -m gamut.train.build
 	$(BIN)/python -m pytest -q --durations=30
 

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Install the programs that tests run on this machine (Debian and Ubuntu, as root): SLURM and munge, of which they start
+# a real cluster, and ffmpeg. Elsewhere it says why it does nothing; the tests are then skipped, or, those of SLURM, fail
+# where CI is set.
+set -euo pipefail
+
+packages=()
+command -v slurmctld slurmd srun munged >/dev/null 2>&1 || packages+=(slurm-wlm munge)
+command -v ffmpeg >/dev/null 2>&1 || packages+=(ffmpeg)
+if [ ${#packages[@]} -eq 0 ]; then
+    exit 0
+fi
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "Not installed: ${packages[*]}. Installing them needs root and apt-get: their tests will be skipped." >&2
+    exit 0
+fi
+echo "Installing ${packages[*]} ..."
+export DEBIAN_FRONTEND=noninteractive
+# The packages' own services stay off: the tests start daemons of their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
