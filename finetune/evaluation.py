@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,15 @@ from gamut.data.loader import Loader
 from gamut.errors import RunError
 from gamut.evaluate.metrics import accuracy, confusion, tagging
 from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.recipe import schema
 from gamut.shards import Index
+
+
+def metric_of(finetune: schema.Finetune) -> str:
+    """What a recipe's models are judged by: `accuracy` or `mAP`."""
+    if finetune.metric != "auto":
+        return finetune.metric
+    return "accuracy" if finetune.loss == "ce" else "mAP"
 
 
 @dataclass(frozen=True)
@@ -24,16 +33,17 @@ class Scores:
     row: np.ndarray  # int64 [n]
     target: np.ndarray  # float32 [n, classes]
     logits: np.ndarray  # float32 [n, classes]
+    seconds: float = 0.0  # that this process's log-mels and forwards took
 
     @property
     def right(self) -> np.ndarray:
         """bool [n]: the class with the highest score is one of the clip's."""
         return np.take_along_axis(self.target, self.logits.argmax(1)[:, None], 1)[:, 0] > 0
 
-    def metrics(self, loss: str) -> dict[str, float]:
-        """Accuracy for classes that exclude each other; macro mAP, AUC and d' otherwise, over the classes that some
-        clip has. float64, computed once."""
-        if loss == "ce":
+    def metrics(self, metric: str) -> dict[str, float]:
+        """`accuracy`, for classes that exclude each other; or for `mAP` the macro mAP, AUC and d', over the classes
+        that some clip has. float64, computed once."""
+        if metric == "accuracy":
             return {"accuracy": float(accuracy(self.target.argmax(1), self.logits))}
         all_of_them = tagging(self.target, self.logits)
         return {
@@ -47,10 +57,10 @@ class Scores:
         """int64 [classes, classes]: row truth, column prediction; for classes that exclude each other."""
         return confusion(self.target.argmax(1), self.logits.argmax(1), self.target.shape[1])
 
-    def by_class(self, loss: str) -> list[float | None]:
+    def by_class(self, metric: str) -> list[float | None]:
         """Of each class the share of its clips that were classified rightly, or its average precision; None where no
         clip has it."""
-        if loss == "ce":
+        if metric == "accuracy":
             counts = self.confusion()
             clips = counts.sum(1)
             values = np.where(clips > 0, np.diag(counts) / np.maximum(clips, 1), np.nan)
@@ -86,13 +96,16 @@ def evaluate(
     epoch = plan_evaluation(clips, policy)
     loader = make_loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers)
     rows, targets, logits, holes = [], [], [], []
+    seconds = 0.0
     for _, batches in loader:
         for batch in batches:
             holes += [f"{hole.key} ({hole.reason})" for hole in batch.holes]
             if batch.clips:
                 rows.append(batch.row.numpy())
                 targets.append(multi_hot(batch, objective.classes).numpy())
-                logits.append(objective.logits(batch).cpu().numpy())
+                since = time.perf_counter()
+                logits.append(objective.logits(batch).cpu().numpy())  # which waits for the device
+                seconds += time.perf_counter() - since
     empty = np.zeros((0, objective.classes), np.float32)
     mine = (np.concatenate([np.zeros(0, np.int64), *rows]), np.concatenate([empty, *targets]),
             np.concatenate([empty, *logits]), holes)  # fmt: skip
@@ -112,4 +125,5 @@ def evaluate(
         row[order],
         np.concatenate([part[1] for part in parts])[order],
         np.concatenate([part[2] for part in parts])[order],
+        seconds,
     )

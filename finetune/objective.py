@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from finetune.average import WeightAverage
 from gamut.audio.augment import random_noise, spec_augment, time_maximum
 from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
@@ -112,6 +114,7 @@ class Classify(Objective):
         self.seed = seed
         self.device = device
         self.model = self._network().to(device)
+        self.weights = WeightAverage()
 
     def _network(self) -> nn.Module:
         return ClassifierNetwork(self.recipe.model, self.classes, self.seed)
@@ -140,6 +143,23 @@ class Classify(Objective):
             {"params": parameters, "lr_scale": scale, "weight_decay_scale": weight}
             for (scale, weight), parameters in groups.items()
         ]
+
+    def averages(self, epoch: int) -> bool:
+        first = self.recipe.finetune.average_from
+        return first is not None and epoch + 1 >= first
+
+    def average(self, weights: dict[str, torch.Tensor]) -> None:
+        self.weights.add(weights)
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model has the weights that it is judged by: the mean over epochs, where there is one."""
+        return self.weights.inside(self.model)
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        return self.weights.tensors()
+
+    def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.weights.load(tensors, self.model)
 
     def _front_end(self, batch: PackedBatch, training: bool) -> torch.Tensor:
         mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)

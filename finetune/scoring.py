@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finetune.evaluation import Scores, evaluate
+from finetune.evaluation import Scores, evaluate, metric_of
 from finetune.objective import Classify
 from finetune.rounds import Fold, Round
 from gamut.data.loader import Loader
@@ -35,7 +35,8 @@ class Scoring:
 
     With validation folds that is the epoch which did best on them: the test folds are looked at only then. Without,
     the round is judged by its last epoch; the weights of the best one are kept too, but since it was chosen on the
-    test folds its score is never the round's, and says so.
+    test folds its score is never the round's, and says so. Where the recipe averages weights over epochs, an epoch's
+    are the mean up to it.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Scoring:
     ) -> None:
         self.objective, self.recipe, self.each = objective, recipe, each
         self.index, self.test, self.validation, self.run, self.world = index, test, validation, run, world
-        self.metric = "accuracy" if recipe.finetune.loss == "ce" else "mAP"
+        self.metric = metric_of(recipe.finetune)
         self.make_loader = make_loader
         best = {"score": -1.0, "epoch": 0.0}
         if world.first and (run.folder / BEST).exists():
@@ -64,6 +65,10 @@ class Scoring:
         every = max(1, round(self.recipe.finetune.evaluate_epochs))
         if epoch + 1 != self.recipe.epochs and (epoch + 1) % every:
             return {}
+        with self.objective.judged():
+            return self._look(epoch)
+
+    def _look(self, epoch: int) -> dict[str, float]:
         if self.validation is None:
             scores, values = self._score(self.test, "test", self.each.test, epoch)
             self._judge_by(scores)
@@ -88,7 +93,7 @@ class Scoring:
             workers=self.recipe.loader.workers,
             make_loader=self.make_loader,
         )
-        values = scores.metrics(self.recipe.finetune.loss)
+        values = scores.metrics(self.metric)
         if self.world.first:
             print(
                 f"{self.recipe.run.name}  epoch {epoch + 1}: {self.metric} {values[self.metric]:.1%} on {what} folds "
@@ -120,7 +125,7 @@ class Scoring:
         seen: how many of the scored clips the pretraining had, without their labels.
         """
         scores = Scores.load(self.run.folder / "scores.npz")
-        values = scores.metrics(self.recipe.finetune.loss)
+        values = scores.metrics(self.metric)
         judged = "last epoch" if self.validation is None else f"epoch {self.best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
@@ -129,7 +134,7 @@ class Scoring:
             "metric": self.metric,
             "score": values[self.metric],
             "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
-            "by_class": scores.by_class(self.recipe.finetune.loss),
+            "by_class": scores.by_class(self.metric),
             "judged": judged,
             "clips": len(scores.target),
             "seen_in_pretraining": seen,

@@ -97,6 +97,16 @@ def resize_grid(table: nn.Parameter | torch.Tensor, columns: int, prefix: int) -
     return torch.cat([head, stretched], dim=1)
 
 
+def fit_grid(table: torch.Tensor, columns: int, prefix: int) -> torch.Tensor:
+    """A standard AST's grid [1, prefix + old * 8, dim] for another length: the middle of a longer one, or a shorter one
+    stretched (bilinear, which over time alone is linear). The first `prefix` rows stay."""
+    dim = table.shape[-1]
+    grid = table[0, prefix:].reshape(-1, ROWS * dim)
+    first = len(grid) // 2 - columns // 2
+    fitted = grid[first : first + columns] if columns <= len(grid) else stretch(grid, columns, "linear")
+    return torch.cat([table[:, :prefix], fitted.reshape(1, -1, dim)], dim=1)
+
+
 def resize_image(grid: torch.Tensor, rows: int, columns: int, kind: str) -> torch.Tensor:
     """A table of an image's patches [old rows, old columns, dim] as [rows, columns, dim]: `F.interpolate` of both."""
     tall = stretch(grid.flatten(1), rows, kind).unflatten(1, grid.shape[1:])

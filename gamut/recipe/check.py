@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gamut.errors import RecipeError
+from gamut.recipe.finetuning import finetuning_that_cannot_be
 from gamut.recipe.pretraining import pretraining_that_cannot_be
 from gamut.recipe.remote import remote_that_cannot_be
 from gamut.recipe.schema import Recipe
@@ -37,6 +38,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "augment.mask_fill": ("zero", "mean"),
     "augment.time_scale": ("none", "length", "resolution"),
     "finetune.loss": ("ce", "bce"),
+    "finetune.metric": ("auto", "accuracy", "mAP"),
+    "optim.name": ("adamw", "adam"),
+    "optim.schedule": ("cosine", "gamma"),
 }
 
 _ANY = math.inf
@@ -78,7 +82,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.lr": (0, _ANY),
     "optim.lr_base_batch": (0, _ANY),
     "optim.lr_end": (0, _ANY),
+    "optim.gamma": (0, 1),
+    "optim.gamma_from": (0, _ANY),
+    "optim.gamma_every": (1, _ANY),
     "optim.warmup_epochs": (0, _ANY),
+    "optim.warmup_steps": (0, _ANY),
+    "optim.warmup_start": (0, 1),
     "optim.eps": (0, _ANY),
     "optim.weight_decay": (0, _ANY),
     "optim.weight_decay_end": (0, _ANY),
@@ -109,6 +118,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.mixup_beta": (1, _ANY),
     "augment.drop_tokens": (0, 0.9),
     "finetune.label_smoothing": (0, 0.999),
+    "finetune.average_from": (1, _ANY),
     "finetune.evaluate_epochs": (0, _ANY),
     "finetune.seeds": (1, _ANY),
     "guard.leap": (0, _ANY),
@@ -293,7 +303,7 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     if recipe.stage == "pretrain":
         found += pretraining_that_cannot_be(recipe)
     else:
-        found += _finetuning(recipe)
+        found += finetuning_that_cannot_be(recipe)
     return found
 
 
@@ -317,42 +327,3 @@ def _subset_fits(name: str, value: Any) -> bool:
         return number and isinstance(value, int) and value >= (name == "per_class")
     values = value if isinstance(value, (list, tuple)) else [value]
     return all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in values)
-
-
-def _finetuning(recipe: Recipe) -> list[Problem]:
-    folds = recipe.folds
-    found: list[Problem] = []
-    if not folds.test or not all(folds.test):
-        found.append((("folds.test",), "folds.test needs at least one round of at least one fold"))
-    for test in folds.test:
-        for key, others in (("train", folds.train), ("validation", folds.validation)):
-            both = [fold for fold in others or [] if fold in test]
-            if both:
-                found.append(
-                    ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
-                )
-    if recipe.features:
-        found += _on_features(recipe)
-    if recipe.views.count != 1:
-        found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
-    if recipe.views.local_count:
-        found.append((("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0"))
-    return found
-
-
-def _on_features(recipe: Recipe) -> list[Problem]:
-    """What makes no sense where clips are cached features."""
-    augment = recipe.augment
-    found: list[Problem] = []
-    if recipe.step.clips is None:
-        found.append(
-            (("step.clips", "features"), "cached features are batched by number: set step.clips, not step.tokens")
-        )
-    for key in ("frequency_mask", "noise", "drop_tokens"):
-        if getattr(augment, key):
-            found.append(
-                ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
-            )
-    if recipe.views.roll:
-        found.append((("views.roll", "features"), "views.roll is for sound: cached features have none of it"))
-    return found

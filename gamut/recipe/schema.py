@@ -98,10 +98,17 @@ class Loader:
 
 @dataclass(frozen=True)
 class Optim:
+    name: str = "adamw"  # adamw | adam (weight decay as part of the gradient)
     lr: float = 5e-4
     lr_base_batch: int = 256  # peak lr = lr * (clips a global step) / lr_base_batch; 0: lr as it stands
+    schedule: str = "cosine"  # after the warm-up: cosine (to lr_end) | gamma (epoch by epoch, as AST)
     lr_end: float = 1e-6
+    gamma: float = 0.5  # schedule: gamma: what the rate is multiplied with
+    gamma_from: int = 1  # after so many epochs
+    gamma_every: int = 1  # and then after every so many
     warmup_epochs: float = 10.0
+    warmup_steps: int | None = None  # takes the place of warmup_epochs
+    warmup_start: float = 0.0  # share of the peak that the warm-up begins with
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.04
@@ -238,7 +245,11 @@ class Folds:
 @dataclass(frozen=True)
 class Finetune:
     loss: str = "ce"  # ce | bce
+    metric: str = "auto"  # auto: accuracy with ce, mAP with bce | accuracy | mAP
     label_smoothing: float = 0.0
+    # The weights that are scored and kept are the mean of those after every epoch from this one on (1: the first);
+    # None: those of the epoch itself.
+    average_from: int | None = None
     evaluate_epochs: float = 10.0
     seeds: int = 1  # repeats with seed, seed + 1, ...
 

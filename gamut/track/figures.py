@@ -181,6 +181,42 @@ def probe_curves(
     return figure
 
 
+def sweep(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    across: str,
+    metric: str,
+    title: str = "",
+    native: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """Scores over lengths or resolutions, one line a model (ElasticAST's figures).
+
+    lines: model -> (places on the axis, mean scores, their deviations over seeds), all scores shares of 1; native:
+    model -> (place, score), a star in its colour: the score on clips as the model takes them itself.
+    """
+    figure = new_figure(8, 5)
+    axis = figure.subplots()
+    marks = "os^Dv<>ph"
+    for number, (name, (places, means, deviations)) in enumerate(lines.items()):
+        x, mean, deviation = (np.asarray(values, float) for values in (places, means, deviations))
+        colour = f"C{number % 10}"
+        axis.plot(x, 100 * mean, color=colour, marker=marks[number % len(marks)], markersize=4, label=name)
+        if deviation.any():
+            axis.fill_between(x, 100 * (mean - deviation), 100 * (mean + deviation), color=colour, alpha=0.15, lw=0)
+        if native and name in native:
+            place, score = native[name]
+            axis.scatter([place], [100 * score], marker="*", s=140, color=colour, edgecolors="black", zorder=3)
+    if native:
+        axis.scatter(
+            [], [], marker="*", s=140, color="white", edgecolors="black", label="clips as it takes them itself"
+        )
+    axis.set_xlabel(across)
+    axis.set_ylabel(f"{metric}, %")
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
 def embedding(points: np.ndarray, classes: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
     """Clips as points in a plane, coloured by class: points [n, 2], classes int [n]. A legend of up to 20 classes."""
     figure = new_figure(8, 6.5)

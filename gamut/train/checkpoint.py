@@ -226,10 +226,12 @@ class Keeper:
                     "on with the data and the recipe that it was made with, or start a run of another name."
                 )
         now = json.loads(json.dumps(decisive(self.recipe)))
+        # What a recipe did not know then was done as its default says now.
+        then = json.loads(json.dumps(decisive(schema.Recipe()))) | record["recipe"]
         for key in sorted(now.keys() | record["recipe"].keys()):
-            if now.get(key) != record["recipe"].get(key):
+            if now.get(key) != then.get(key):
                 raise CheckpointError(
-                    f"{path} was written with {key} = {record['recipe'].get(key)!r} in its recipe, which now says "
+                    f"{path} was written with {key} = {then.get(key)!r} in its recipe, which now says "
                     f"{now.get(key)!r}. Go on with the recipe of the run folder, or start a run of another name."
                 )
         here, there = self.engine.layout(), record["engine"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from gamut.recipe import schema
@@ -36,6 +37,11 @@ def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list
     return groups
 
 
+def adam(optim: schema.Optim) -> type[torch.optim.Adam]:
+    """Adam, whose weight decay is part of the gradient (AST, ElasticAST), or AdamW (Loshchilov and Hutter)."""
+    return torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+
+
 def adam_options(optim: schema.Optim) -> dict[str, Any]:
-    """What AdamW (Loshchilov and Hutter) is made with; learning rate and weight decay are set before every step."""
+    """What either is made with; learning rate and weight decay are set before every step."""
     return {"betas": optim.betas, "eps": optim.eps, "weight_decay": 0.0}

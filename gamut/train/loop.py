@@ -183,6 +183,8 @@ def train(
                 since = time.perf_counter()
 
             at = moment(state, epoch, recipe.epochs)
+            if objective.averages(state.epoch):
+                objective.average(engine.weights())
             if at_epoch_end is not None:
                 watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
                 with engine.whole():

@@ -85,6 +85,13 @@ class Objective(ABC):
     def skipped_step(self) -> None:
         """The step was not applied: drop what was accumulated for it."""
 
+    def averages(self, epoch: int) -> bool:
+        """Whether `average` is to be called once this epoch's steps are taken."""
+        return False
+
+    def average(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take in the model's weights at the end of an epoch, fp32 on the CPU, the same on every rank."""
+
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Tensors besides the model to save with a checkpoint (teacher, centres), the same and whole on every rank.
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gamut.recipe import schema
 from gamut.train.clipping import clip
 from gamut.train.engine import MODEL, Engine
-from gamut.train.groups import adam_options
+from gamut.train.groups import adam, adam_options
 from gamut.train.moments import read_moments, write_moments
 from gamut.train.objective import Objective
 from gamut.train.parts import shapes
@@ -34,7 +34,7 @@ class Oss(Engine):
     def __init__(self, objective: Objective, recipe: schema.Recipe, world: World) -> None:
         super().__init__(objective, recipe, world)
         self.clip, self.clip_each = recipe.optim.clip, recipe.optim.clip_each
-        self.optimizer = OSS(self.groups, optim=torch.optim.AdamW, lr=0.0, **adam_options(recipe.optim))
+        self.optimizer = OSS(self.groups, optim=adam(recipe.optim), lr=0.0, **adam_options(recipe.optim))
         devices = [world.device] if world.device.type == "cuda" else None
         self.module = DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}

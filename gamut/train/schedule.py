@@ -17,14 +17,13 @@ def cosine(start: float, end: float, fraction: float) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate (linear warm-up from 0, then a cosine to `lr_end`) and weight decay (a cosine)."""
+    """Learning rate (a linear warm-up, then a cosine to `lr_end` or falls by `gamma`) and weight decay (a cosine)."""
 
     batch: float  # clips a global step, draws / steps of epoch 0: the batch size of the learning-rate rule
     peak: float  # learning rate at the end of the warm-up
-    lr_end: float
+    optim: schema.Optim
+    epochs: int
     warmup: float  # fraction of the run
-    weight_decay: float
-    weight_decay_end: float
     notes: tuple[str, ...] = ()  # what was changed of the recipe's wish, as sentences
 
     @classmethod
@@ -32,22 +31,38 @@ class Schedule:
         """The schedules of a run of `epochs` epochs whose epoch 0 has `draws` draws in `steps` steps."""
         batch = draws / max(steps, 1)
         peak = optim.lr * batch / optim.lr_base_batch if optim.lr_base_batch else optim.lr
-        warmup = optim.warmup_epochs / epochs
+        wished, unit = optim.warmup_epochs, "epochs"
+        if optim.warmup_steps is not None:
+            wished, unit = optim.warmup_steps, "steps"
+        whole = epochs if unit == "epochs" else epochs * max(steps, 1)
+        warmup = wished / whole
         notes: tuple[str, ...] = ()
         if warmup > LONGEST_WARMUP:
             notes = (
-                f"The warm-up of {optim.warmup_epochs:g} epochs is longer than a quarter of the run's {epochs} epochs: "
-                f"it is cut to {LONGEST_WARMUP * epochs:g} epochs.",
+                f"The warm-up of {wished:g} {unit} is longer than a quarter of the run's {whole} {unit}: "
+                f"it is cut to {LONGEST_WARMUP * whole:g} {unit}.",
             )
             warmup = LONGEST_WARMUP
-        return cls(batch, peak, optim.lr_end, warmup, optim.weight_decay, optim.weight_decay_end, notes)
+        return cls(batch, peak, optim, epochs, warmup, notes)
 
     def lr(self, fraction: float) -> float:
-        """Learning rate at `fraction` of the run, before a group's own scale."""
-        if fraction < self.warmup:
-            return self.peak * fraction / self.warmup
-        return cosine(self.peak, self.lr_end, (fraction - self.warmup) / (1.0 - self.warmup))
+        """Learning rate at `fraction` of the run, before a group's own scale.
+
+        `gamma` is MultiStepLR's rule as AST uses it: once `gamma_from` epochs are done, and after every `gamma_every`
+        more, the rate falls by that factor. The warm-up comes on top, as there.
+        """
+        optim = self.optim
+        if optim.schedule == "gamma":
+            done = math.floor(fraction * self.epochs + 1e-9)  # a multiple that rounding put just below its epoch
+            falls = (done - optim.gamma_from) // optim.gamma_every + 1 if done >= optim.gamma_from else 0
+            rate = self.peak * optim.gamma**falls
+        else:
+            rate = cosine(self.peak, optim.lr_end, (fraction - self.warmup) / (1.0 - self.warmup))
+        if fraction >= self.warmup:
+            return rate
+        warm = optim.warmup_start + (1.0 - optim.warmup_start) * fraction / self.warmup
+        return (self.peak if optim.schedule == "cosine" else rate) * warm
 
     def decay(self, fraction: float) -> float:
         """Weight decay at `fraction` of the run, before a group's own scale."""
-        return cosine(self.weight_decay, self.weight_decay_end, fraction)
+        return cosine(self.optim.weight_decay, self.optim.weight_decay_end, fraction)

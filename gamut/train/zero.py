@@ -19,7 +19,7 @@ from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
 from gamut.train.engine import FOLDER, Engine
-from gamut.train.groups import adam_options
+from gamut.train.groups import adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.parts import shapes
 from gamut.train.resplit import ResplitReader
@@ -45,7 +45,7 @@ class Zero(Engine):
         with quiet():
             self.module, self.optimizer, _, _ = deepspeed.initialize(
                 model=self.model,
-                optimizer=torch.optim.AdamW(self.groups, lr=0.0, **adam_options(recipe.optim)),
+                optimizer=adam(recipe.optim)(self.groups, lr=0.0, **adam_options(recipe.optim)),
                 config=config,
                 dist_init_required=False,
             )

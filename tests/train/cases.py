@@ -65,6 +65,21 @@ def every_engine(world: World, folder: Path, per_forward: int, packs: int) -> di
     return answers
 
 
+def with_adam(world: World, folder: Path, epochs: int) -> dict[str, dict]:
+    """The toy run with Adam in the place of AdamW, on the engines that make an optimiser in ways of their own."""
+    return {
+        str(engine): teach(world, folder / str(engine), adam_recipe(engine, epochs), Toy(), plans=ToyPlans(packs=4))
+        for engine in (1, 3, "oss")
+    }
+
+
+def adam_recipe(engine: int | str, epochs: int) -> schema.Recipe:
+    """Adam, a weight decay that shows, and a rate that falls by gamma."""
+    optim = replace(toy_recipe().optim, name="adam", clip=0.0, weight_decay=0.3, weight_decay_end=0.3)
+    optim = replace(optim, schedule="gamma", gamma=0.5, gamma_from=1, warmup_steps=2)
+    return split_recipe(engine, 4, 4, epochs=epochs, optim=optim)
+
+
 def unclipped(epochs: int) -> dict[str, Any]:
     """What makes the toy recipe a run of so many epochs without clipping, whose factor is rounded in several ways."""
     return {"epochs": epochs, "optim": replace(toy_recipe().optim, clip=0.0)}

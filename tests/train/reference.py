@@ -90,8 +90,8 @@ def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4
 def by_the_same_split(
     recipe: schema.Recipe, epochs: int, world: int, *, each_micro: bool = False, steps: int = 5
 ) -> dict:
-    """What a plain AdamW comes to whose gradients are summed as the ranks sum them: over each rank's micro-batches and
-    then over ranks, or (`each_micro`: ZeRO-2 and 3) over the ranks in every micro-batch.
+    """What a plain AdamW (or Adam, as the recipe says) comes to whose gradients are summed as the ranks sum them: over
+    each rank's micro-batches and then over ranks, or (`each_micro`: ZeRO-2 and 3) over the ranks in every micro-batch.
 
     {"gradients": before clipping, a dict a step, "weights", "extra"}
     """
@@ -101,7 +101,8 @@ def by_the_same_split(
     plain = [p for p in student.parameters() if p.ndim <= 1]
     decayed = [p for p in student.parameters() if p.ndim > 1]
     optim = recipe.optim
-    adam = torch.optim.AdamW([{"params": decayed}, {"params": plain}], lr=0.0, betas=optim.betas, eps=optim.eps)
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    adam = kind([{"params": decayed}, {"params": plain}], lr=0.0, betas=optim.betas, eps=optim.eps, weight_decay=0.0)
     packs = recipe.step.packs
     first = toy_epoch(0, steps, packs)
     schedule = Schedule.of(optim, recipe.epochs, first.draws, first.steps)

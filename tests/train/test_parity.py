@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import every_engine, split_recipe, unclipped, with_gradients
+from cases import adam_recipe, every_engine, split_recipe, unclipped, with_adam, with_gradients
 from ranks import run
 from reference import by_the_same_split, reference
 from toy import toy_recipe
@@ -65,6 +66,17 @@ def test_gradients_weights_and_teacher_are_those_of_plain_adamw_on_the_same_spli
                 assert largest_share(here, there) < 1e-7, (engine, step)
             assert largest_share(mine["weights"], plain["weights"]) < 1e-7, engine
             assert largest_share(mine["extra"], plain["extra"]) < 1e-7, engine
+
+
+def test_adam_is_torch_s_with_the_decay_inside_the_gradient(tmp_path: Path) -> None:
+    epochs = 4
+    recipe = adam_recipe(0, epochs)
+    plain = by_the_same_split(recipe, epochs, 1)
+    other = by_the_same_split(replace(recipe, optim=replace(recipe.optim, name="adamw")), epochs, 1)
+    assert largest_share(plain["weights"], other["weights"]) > 1e-2  # it makes a difference
+    (answer,) = run(1, with_adam, tmp_path, epochs)
+    for engine, mine in answer.items():
+        assert largest_share(mine["weights"], plain["weights"]) < 1e-7, engine
 
 
 @pytest.mark.parametrize("engine", FP32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,38 @@ def test_a_long_warm_up_is_cut_to_a_quarter_and_said_so() -> None:
     assert schedule.warmup == 0.25
     assert "5 epochs" in schedule.notes[0]
     assert schedule.lr(0.25) == pytest.approx(5e-4)
+
+
+def test_gamma_is_multi_step_lr_as_ast_uses_it() -> None:
+    """Stepped after every epoch, with milestones from the first on: here 2, 5, 8, ..."""
+    optim = schema.Optim(lr=1e-4, lr_base_batch=0, schedule="gamma", gamma=0.5, gamma_from=2, gamma_every=3,
+                         warmup_steps=0)  # fmt: skip
+    schedule = Schedule.of(optim, epochs=15, draws=70, steps=7)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    torch_s = torch.optim.SGD([weight], lr=1e-4)
+    milestones = torch.optim.lr_scheduler.MultiStepLR(torch_s, list(range(2, 1000, 3)), gamma=0.5)
+    for epoch in range(15):
+        for step in range(7):
+            before = (70 * epoch + 10 * step) / (70 * 15)
+            assert schedule.lr(before) == pytest.approx(torch_s.param_groups[0]["lr"], rel=1e-12), (epoch, step)
+        torch_s.step()
+        milestones.step()
+
+
+def test_a_warm_up_may_be_counted_in_steps_and_begin_above_nothing() -> None:
+    optim = schema.Optim(lr=1e-3, lr_base_batch=0, schedule="gamma", gamma_from=90, warmup_steps=1000)
+    schedule = Schedule.of(optim, epochs=100, draws=5000, steps=500)
+    assert schedule.warmup == pytest.approx(1000 / 50_000)
+    assert schedule.lr(500 / 50_000) == pytest.approx(5e-4)
+    assert schedule.lr(0.5) == 1e-3
+    from_one_percent = schema.Optim(lr=1e-3, lr_base_batch=0, warmup_epochs=2.0, warmup_start=0.01)
+    schedule = Schedule.of(from_one_percent, epochs=30, draws=100, steps=10)
+    assert schedule.lr(0.0) == pytest.approx(1e-5)
+    assert schedule.lr(1 / 30) == pytest.approx(1e-3 * (0.01 + 0.99 / 2))
+    short = Schedule.of(optim, epochs=10, draws=100, steps=10)
+    assert short.warmup == 0.25
+    assert "1000 steps is longer than a quarter of the run's 100 steps" in short.notes[0]
+    assert "25 steps" in short.notes[0]
 
 
 @given(st.floats(0, 1), st.floats(0, 20), st.integers(1, 300))

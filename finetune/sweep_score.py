@@ -1,0 +1,90 @@
+"""One point of a sweep: the score, and what it costs a clip. What was scored before is read from its file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.cost import forward_flops
+from finetune.evaluation import evaluate, metric_of
+from finetune.points import Point, at
+from finetune.trained import Subject, Trained
+from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.recipe import schema
+from gamut.recipe.policy import evaluation_policy
+from gamut.shards import Index
+from gamut.track.run import write_whole
+from gamut.train.session import statistics
+
+FORWARD = 8192  # tokens in one forward, about; more clips at once would only take more memory
+
+
+class Scorer:
+    """Scores points, each into a file of its own in `folder`, named by all that its score is made of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._subject: tuple[Trained, Subject] | None = None
+
+    def score(self, one: Trained, index: Index, clips: Clips, point: Point) -> tuple[dict[str, Any], bool]:
+        """(the point's entry, whether it was scored now). Raises RunError where a clip cannot be read."""
+        recipe = at(one.recipe, point)
+        mean, std = statistics(recipe, index)
+        subject = self._of(one, index, mean, std)
+        policy = _policy(recipe, clips)
+        made_of = {
+            "weights": subject.digest,
+            "index": index.fingerprint,
+            "clips": clips.fingerprint(),
+            "plan": policy.fields(),
+            "front": [mean, std, recipe.front.mode, recipe.views.pad_with],
+            "precision": recipe.precision,
+            "metric": metric_of(recipe.finetune),
+        }
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        file = self.folder / f"{digest[:16]}.json"
+        known = file.is_file()
+        entry = json.loads(file.read_text()) if known else self._score(subject, index, clips, point, policy)
+        if not known:
+            write_whole(file, json.dumps(entry))
+        asked = {"axis": point.axis, "value": point.value}
+        return entry | asked | {"run": str(one.folder), "seed": recipe.seed, "test": list(one.test)}, not known
+
+    def _of(self, one: Trained, index: Index, mean: float, std: float) -> Subject:
+        if self._subject is None or self._subject[0] is not one:
+            self._subject = one, Subject(one, len(index.labels), mean, std, self.device)
+        return self._subject[1]
+
+    def _score(self, subject: Subject, index: Index, clips: Clips, point: Point, policy: Policy) -> dict[str, Any]:
+        task = subject.at(point)
+        recipe = task.recipe
+        scores = evaluate(task, index, clips, policy, per_forward=1, workers=recipe.loader.workers)
+        metric = metric_of(recipe.finetune)
+        metrics = scores.metrics(metric)
+        epoch = plan_evaluation(clips, policy)
+        return {
+            "metric": metric,
+            "score": metrics[metric],
+            "metrics": metrics,
+            "clips": len(clips),
+            "frames_a_clip": float(epoch.frames.mean()),
+            "tokens_a_clip": float(epoch.tokens.mean()),
+            "gflop_a_clip": float(forward_flops(epoch.tokens, recipe.model, task.classes).mean() / 1e9),
+            "ms_a_clip": 1000.0 * scores.seconds / len(clips),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def _policy(recipe: schema.Recipe, clips: Clips) -> Policy:
+    """Every clip once, so many a pack that a pack of the longest has about FORWARD tokens."""
+    one = plan_evaluation(clips, evaluation_policy(recipe))  # packs of one clip
+    fit = max(1, FORWARD // int(one.tokens.max()))
+    return evaluation_policy(replace(recipe, step=schema.Step(packs=1, clips=fit)))

@@ -1,0 +1,54 @@
+"""What a fine-tuning recipe says, checked against itself."""
+
+from __future__ import annotations
+
+from gamut.recipe.schema import Recipe
+from gamut.recipe.views import Problem
+
+
+def finetuning_that_cannot_be(recipe: Recipe) -> list[Problem]:
+    """Folds, views and averages that contradict each other."""
+    folds = recipe.folds
+    found: list[Problem] = []
+    if not folds.test or not all(folds.test):
+        found.append((("folds.test",), "folds.test needs at least one round of at least one fold"))
+    for test in folds.test:
+        for key, others in (("train", folds.train), ("validation", folds.validation)):
+            both = [fold for fold in others or [] if fold in test]
+            if both:
+                found.append(
+                    ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
+                )
+    if recipe.features:
+        found += _on_features(recipe)
+    first = recipe.finetune.average_from
+    if first is not None and first > recipe.epochs:
+        found.append(
+            (
+                ("finetune.average_from", "epochs"),
+                f"finetune.average_from ({first}) is after the last of {recipe.epochs} epochs: there would be no mean",
+            )
+        )
+    if recipe.views.count != 1:
+        found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
+    if recipe.views.local_count:
+        found.append((("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0"))
+    return found
+
+
+def _on_features(recipe: Recipe) -> list[Problem]:
+    """What makes no sense where clips are cached features."""
+    augment = recipe.augment
+    found: list[Problem] = []
+    if recipe.step.clips is None:
+        found.append(
+            (("step.clips", "features"), "cached features are batched by number: set step.clips, not step.tokens")
+        )
+    for key in ("frequency_mask", "noise", "drop_tokens"):
+        if getattr(augment, key):
+            found.append(
+                ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
+            )
+    if recipe.views.roll:
+        found.append((("views.roll", "features"), "views.roll is for sound: cached features have none of it"))
+    return found
