@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from finetune.average import COUNT, PREFIX
-from finetune.objective import Classify, ClassifierNetwork
+from finetune.objective import ClassifierNetwork, Classify
 from finetune.points import Point, at
 from finetune.scoring import BEST
 from gamut.errors import CheckpointError, RunError

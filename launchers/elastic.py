@@ -31,8 +31,8 @@ from gamut.shards.subset import rows
 from launchers.demo import run
 from launchers.utterances import string_together
 
-LENGTHS = "256,400,512,768,1024,1280,1600,2048,2560,3072"
-RESOLUTIONS = "1,1.4,2,2.6,3,3.4,4"
+LENGTHS = "256,400,768,1024,1600,2304,3072"
+RESOLUTIONS = "1,1.4,2,2.6,3.2,4"
 SPEAKERS = {  # model -> recipe and what it has otherwise
     "elastic": ("elastic_tiny",),
     "ast_400": ("ast_tiny", "views.frames=400", "model.table_frames=400"),
