@@ -114,7 +114,7 @@ def _stats(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from gamut.shards.show import show
 
-    shown = show(arguments.dst, arguments.key, arguments.out)
+    shown = show(_folder(arguments), arguments.key, arguments.out, _remote(arguments))
     columns = "".join(f", {column} {value}" for column, value in shown.columns.items())
     print(f"{shown.key} in {shown.shard}: {', '.join(shown.labels) or 'no label'}{columns}")
     print(f"{shown.seconds:.2f} s, peak {shown.peak:.3f} of full scale, level {shown.level:.1f} dB")

@@ -101,12 +101,11 @@ def parser() -> argparse.ArgumentParser:
         "draw the waveform and log-mel of a clip",
         "python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png",
     )
-    draw.add_argument("dst", metavar="DST", type=Path, help="folder of the shards")
+    for one in (check, describe, draw):
+        one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
     draw.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
     draw.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
-    for one in (check, describe):
-        one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
-    for one in (renew, check, describe):
+    for one in (renew, check, describe, draw):
         far = one.add_argument_group("for remote tars")
         far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
         far.add_argument("--allow-pipe", action="store_true", help="run the command that gives the tars")

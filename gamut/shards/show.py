@@ -12,6 +12,7 @@ import xxhash
 
 from gamut.audio.decode import RATE
 from gamut.errors import AudioError, ShardError
+from gamut.remote import Remote
 from gamut.shards.draw import clip_picture
 from gamut.shards.index import Index
 from gamut.shards.statistics import clip_log_mel
@@ -34,13 +35,13 @@ class Shown:
     picture: Path
 
 
-def show(folder: Path, key: str, out: Path | None = None) -> Shown:
+def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None = None) -> Shown:
     """Draw the waveform and log-mel of the clip `key` (or SHARD/KEY, where shards share a key) as a PNG.
 
     It goes to `out`, or into the working folder under the key's name. Raises ShardError where there is no such clip
     (naming the nearest keys) or several, AudioError where its bytes are damaged.
     """
-    index = Index.open(folder, tars=False)
+    index = Index.open(folder, tars=False, remote=remote)
     row = find(index, key)
     waveform = _read(index, row)
     labels = tuple(index.labels[label] for label in index.label_ids(row))

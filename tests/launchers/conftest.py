@@ -95,7 +95,7 @@ def slurm() -> Iterator[Slurm]:
     if os.geteuid() != 0:
         reason = "a SLURM of our own needs root"
     elif missing:
-        reason = f"there is no {missing[0]} on this machine (bash tests/launchers/install_slurm.sh)"
+        reason = f"there is no {missing[0]} on this machine (bash tests/install_programs.sh)"
     if reason:
         if os.environ.get("CI"):
             pytest.fail(reason)

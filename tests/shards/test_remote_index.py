@@ -80,6 +80,16 @@ def test_tars_on_a_web_server(theirs: Path, local: Index, tmp_path: Path, capsys
         assert "noise%2000.tar could not be fetched in 6 tries" in capsys.readouterr().err
 
 
+def test_a_clip_of_a_remote_set_is_drawn(theirs: Path, local: Index, tmp_path: Path, capsys) -> None:
+    with http_server(theirs.parent) as server:
+        where = f"{server.url}/noises/noise%20{{00..01}}.tar"
+        assert main(["index", where, "--out", str(tmp_path / "set"), "--workers", "1"]) == 0
+        key = f"noise 01/{local.key(len(local) - 1)}"
+        assert main(["show", str(tmp_path / "set"), key, "--out", str(tmp_path / "clip.png")]) == 0
+        assert "in noise 01.tar" in capsys.readouterr().out
+        assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_tar_that_is_indexed_is_not_fetched_again(theirs: Path, local: Index, tmp_path: Path) -> None:
     with http_server(theirs.parent) as server:
         words = ["index", f"{server.url}/noises/noise%20{{00..01}}.tar", "--out", str(tmp_path), "--workers", "1"]
