@@ -50,8 +50,8 @@ class Scorer:
         }
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         file = self.folder / f"{digest[:16]}.json"
-        known = file.is_file()
-        entry = json.loads(file.read_text()) if known else self._score(subject, index, clips, point, policy)
+        known = _known(file)
+        entry = known or self._score(subject, index, clips, policy, point)
         if not known:
             write_whole(file, json.dumps(entry))
         asked = {"axis": point.axis, "value": point.value}
@@ -62,7 +62,7 @@ class Scorer:
             self._subject = one, Subject(one, len(index.labels), mean, std, self.device)
         return self._subject[1]
 
-    def _score(self, subject: Subject, index: Index, clips: Clips, point: Point, policy: Policy) -> dict[str, Any]:
+    def _score(self, subject: Subject, index: Index, clips: Clips, policy: Policy, point: Point) -> dict[str, Any]:
         task = subject.at(point)
         recipe = task.recipe
         scores = evaluate(task, index, clips, policy, per_forward=1, workers=recipe.loader.workers)
@@ -81,6 +81,14 @@ class Scorer:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
+
+
+def _known(file: Path) -> dict[str, Any]:
+    """What a point's file says; empty where there is none, or a damaged one: the point is then scored anew."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _policy(recipe: schema.Recipe, clips: Clips) -> Policy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,6 @@ class Trained:
 
     folder: Path
     recipe: schema.Recipe
-    result: dict  # as `Scoring.finish` wrote it
 
     @property
     def test(self) -> tuple[int | str, ...]:
@@ -56,8 +54,7 @@ def trained(run: Path, overrides: tuple[str, ...] = ()) -> list[Trained]:
             raise RunError(
                 f"{folder} is not finished: it has no {RESULT}. Go on with its finetune/run.py command first."
             )
-        result = json.loads((folder / RESULT).read_text())
-        found.append(Trained(folder, override(recipe, overrides), result))
+        found.append(Trained(folder, override(recipe, overrides)))
     return found
 
 

@@ -43,12 +43,13 @@ SOUNDS = {"elastic": ("elastic_esc10",), "ast_c1": ("ast_esc10",), "ast_c4": ("a
 
 
 def tokens_a_draw(words: tuple[str, ...], data: Path) -> float:
-    """Mean over the draws of a model's first epoch."""
+    """Mean over the draws of all epochs of a model's recipe, each clip once an epoch."""
     recipe = load_recipe("finetune", words[0], [*words[1:], f"data={data}"])
     index = Index.open(data)
     assert recipe.folds.train is not None
     clips = index.table().select(rows(index, {recipe.folds.column: recipe.folds.train}))
-    return float(np.mean(plan_epoch(clips, recipe.seed, 0, training_policy(recipe)).tokens))
+    policy = training_policy(recipe)
+    return float(np.mean([plan_epoch(clips, recipe.seed, epoch, policy).tokens for epoch in range(recipe.epochs)]))
 
 
 def train_and_sweep(

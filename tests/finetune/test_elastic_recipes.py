@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from finetune.objective import Classify
+from gamut.data.assemble import assemble
+from gamut.plan import plan_epoch
 from gamut.recipe import schema
-from gamut.recipe.load import load_recipe
+from gamut.recipe.load import list_recipes, load_recipe
 from gamut.recipe.policy import evaluation_policy, training_policy
+from gamut.shards import Index
+from gamut.train.groups import parameter_groups
+from gamut.train.objective import Moment
+from gamut.train.session import select
+from launchers.corpus import synthesise
+from tests.shards.layouts import convert
 
 RESOLUTIONS = [c / 10 for c in range(10, 41, 2)]
 
@@ -97,3 +108,30 @@ def test_the_small_ones_are_alike_too() -> None:
             other.model.depth,
             other.model.heads,
         )
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("recipes")
+    synthesise(folder / "corpus", 24, seconds=1.0)
+    assert convert("esc50", folder / "corpus", folder / "shards") == 0
+    return Index.open(Path(folder / "shards"))
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes("finetune") if name.startswith(("ast", "elastic"))])
+def test_every_recipe_is_planned_and_takes_a_step(index: Index, name: str) -> None:
+    size = ["model.dim=24", "model.depth=1", "model.heads=2", "model.pooling_heads=2", "precision=fp32"]
+    recipe = load_recipe("finetune", name, size)
+    if recipe.views.frames:  # a tenth of AST's length will do
+        recipe = replace(recipe, views=replace(recipe.views, frames=112))
+    clips = select(index, {}, recipe.plan.weights)
+    epoch = plan_epoch(clips, 0, 0, training_policy(recipe))
+    task = Classify(recipe, len(index.labels), -5.0, 4.0, seed=0, device=torch.device("cpu"))
+    now = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.0)
+    batch = assemble(index, epoch, range(epoch.packs))
+    assert batch.clips == epoch.draws_before(1)
+    loss, _ = task.loss(task.model, task.prepare(batch, now), {"clips_with_labels": float(batch.clips)}, now)
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = [p.grad for group in parameter_groups(task.model, task.parameter_groups()) for p in group["params"]]
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
