@@ -16,11 +16,10 @@ from gamut.audio.augment import random_noise, spec_augment, time_maximum
 from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
+from gamut.models.classifier import ClassifierNetwork
 from gamut.models.dropout import drop_tokens
-from gamut.models.heads import Classifier
 from gamut.models.layout import Layout, layout
 from gamut.models.tagger import LoadedHead
-from gamut.models.vit import VisionTransformer
 from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
@@ -44,20 +43,6 @@ class Inputs(Protocol):
     def partner_holes(self) -> int:
         """Clips that stay unmixed since their partner could not be read."""
         ...
-
-
-class ClassifierNetwork(nn.Module):
-    """Backbone, pooling to one vector a clip, LayerNorm + Linear."""
-
-    def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
-        super().__init__()
-        self.backbone = VisionTransformer(model, seed=seed)
-        self.head = Classifier(model.dim, classes, seed=seed + 1)
-
-    def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
-        """Logits, [S, classes], of packed patches [N, 256]."""
-        tokens = self.backbone(patches, where, drop_keys)
-        return self.head(self.backbone.pool(tokens, where))
 
 
 @dataclass(frozen=True)
@@ -121,7 +106,7 @@ class Classify(Objective):
 
     def described(self) -> dict[str, Any]:
         """What the weights are of, to be kept beside them."""
-        return {"model": asdict(self.recipe.model)}
+        return {"model": asdict(self.recipe.model), "normalise": {"mean": self.mean, "std": self.std}}
 
     def start_from(self, init: str) -> Loaded | LoadedHead:
         """Take the (teacher's) backbone of a run, checkpoint or file; the classifier stays fresh."""

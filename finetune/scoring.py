@@ -111,7 +111,8 @@ class Scoring:
             return
         self.best = {"score": score, "epoch": epoch + 1}
         if self.world.first:
-            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described()}
+            classes = {"loss": self.recipe.finetune.loss, "labels": list(self.index.labels)}
+            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described(), **classes}
             save_weights(self.run.folder / BEST, self.objective.model, note)
 
     def _chosen_on(self) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from finetune.average import COUNT, PREFIX
-from finetune.objective import ClassifierNetwork, Classify
+from finetune.objective import Classify
 from finetune.points import Point, at
 from finetune.scoring import BEST
 from gamut.errors import CheckpointError, RunError
+from gamut.models.classifier import ClassifierNetwork
 from gamut.models.positions import fit_grid
 from gamut.models.weights import MODEL, OBJECTIVE, load_weights
 from gamut.recipe import schema

@@ -1,0 +1,25 @@
+"""A classifier of packed clips: backbone, pooling to one vector a clip, LayerNorm + Linear."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gamut.models.heads import Classifier
+from gamut.models.layout import Layout
+from gamut.models.vit import VisionTransformer
+from gamut.recipe import schema
+
+
+class ClassifierNetwork(nn.Module):
+    """AST, ElasticAST and fine-tuned ASiT: the recipe's model section tells them apart. Weights come from `seed`."""
+
+    def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = VisionTransformer(model, seed=seed)
+        self.head = Classifier(model.dim, classes, seed=seed + 1)
+
+    def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
+        """Logits, [S, classes], of packed patches [N, 256]."""
+        tokens = self.backbone(patches, where, drop_keys)
+        return self.head(self.backbone.pool(tokens, where))
