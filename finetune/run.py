@@ -3,6 +3,7 @@
 Examples:
     python finetune/run.py esc50 init=runs/asit_b data=shards/esc50
     deepspeed --num_gpus 2 finetune/run.py esc10 init=runs/asit_tiny data=shards/esc10 folds.test=[[5]]
+    deepspeed finetune/run.py whisper_at_tltr512 features=features/whisper_large data=shards/audioset
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from finetune.frozen import described, loader_of, open_features, require_features
 from finetune.rounds import Round, rounds
 from finetune.seen import seen_in_pretraining
 from gamut.errors import command
+from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
@@ -36,20 +39,21 @@ def main(argv: list[str] | None = None) -> int:
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)
     todo = rounds(recipe, index)
+    cache = open_features(recipe, index)
     if typed.dry_run:
         first = todo[0].recipe(recipe)
         size, nodes = ranks.declared()
         clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}, recipe.plan.weights)
         preview(first, clips, size, index=index, nodes=nodes)
         return 0
-    mean, std = statistics(recipe, index)
+    mean, std = statistics(recipe, index) if cache is None else (0.0, 1.0)
     world = ranks.start(recipe.run)
     if world.first:
         origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
         print(f"{len(todo)} rounds from {origin}, {len(index.labels)} classes", flush=True)
     results = []
     for each in todo:
-        result = run_round(each, each.recipe(recipe), index, mean, std, world)
+        result = run_round(each, each.recipe(recipe), index, cache, mean, std, world)
         if result is None:
             ranks.stop()
             return EXIT_PREEMPTED
@@ -62,26 +66,46 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std: float, world: World) -> dict | None:
-    """Train and score one round; None if it was preempted. A round that has its result is not run again."""
+def run_round(
+    each: Round,
+    recipe: schema.Recipe,
+    index: Index,
+    cache: FeatureCache | None,
+    mean: float,
+    std: float,
+    world: World,
+) -> dict | None:
+    """Train and score one round; None if it was preempted. A round that has its result is not run again.
+
+    cache: the features to train a head on; mean and std: of the log-mel, where there is none.
+    """
     folder = RunFolder.place(recipe)
     if world.broadcast((folder / "result.json").exists()):
         return json.loads((folder / "result.json").read_text())
 
-    from finetune.objective import Classify  # after the ranks have started: these imports read the environment
+    from finetune.heads import TagFeatures  # after the ranks have started: these imports read the environment
+    from finetune.objective import Classify
     from finetune.scoring import Scoring
 
-    objective = Classify(recipe, len(index.labels), mean, std, recipe.seed, world.device)
+    classes = len(index.labels)
+    if cache is None:
+        objective = Classify(recipe, classes, mean, std, recipe.seed, world.device)
+    else:
+        shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), described(cache)
+        encoder |= {"labels": list(index.labels)}
+        objective = TagFeatures(recipe, classes, shape, encoder, recipe.seed, world.device)
     if recipe.init:
         loaded = objective.start_from(recipe.init)
         if world.first:
             print(loaded, flush=True)
     column = recipe.folds.column
     clips = select(index, recipe.subset | {column: list(each.train)}, recipe.plan.weights)
+    scored = for_scoring(recipe.subset)
+    test = select(index, scored | {column: list(each.test)})
+    validation = select(index, scored | {column: list(each.validation)}) if each.validation else None
+    for some in (clips, test, validation):
+        require_features(cache, index, some)
     with session(recipe, world, index, clips) as run:
-        scored = for_scoring(recipe.subset)
-        test = select(index, scored | {column: list(each.test)})
-        validation = select(index, scored | {column: list(each.validation)}) if each.validation else None
         seen = seen_in_pretraining(recipe.init, index, test) if world.first else 0
         if seen:
             print(
@@ -89,7 +113,7 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
                 f"their labels; for a score on unheard clips pretrain with subset.{column}={list(each.train)}",
                 flush=True,
             )
-        scoring = Scoring(objective, recipe, each, index, test, validation, run, world)
+        scoring = Scoring(objective, recipe, each, index, test, validation, run, world, loader_of(cache))
         result = train(
             objective=objective,
             recipe=recipe,
@@ -101,6 +125,7 @@ def run_round(each: Round, recipe: schema.Recipe, index: Index, mean: float, std
             progress=run.progress,
             at_epoch_end=scoring,
             preemption=run.preemption,
+            make_loader=loader_of(cache),
         )
         if result.status == "preempted":
             run.tracker.close(result.status)

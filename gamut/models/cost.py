@@ -67,4 +67,4 @@ def cost(module: nn.Module, *shapes: tuple[int, ...]) -> Cost:
 
 def tagger_cost(head: schema.Head, layers: int, dim: int, classes: int = 527, steps: int = 25) -> Cost:
     """Of a head on features [layers, steps, dim] of one clip."""
-    return cost(Tagger(head, layers, dim, classes), (1, layers, steps, dim))
+    return cost(Tagger(head, layers, dim, classes, seed=None), (1, layers, steps, dim))

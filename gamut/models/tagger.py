@@ -62,7 +62,8 @@ class Tagger(nn.Module):
     `last_mlp`: the last layer, its mean over time. `wa_mlp`: a learned weighted average of the layers (sum w x / sum w,
     every w 1/layers at first), its mean over time. `wa_tr`: that average, one block over time, mean. `tl_tr`: one block
     over time, the same for every layer, mean over time, then one block over layers, mean. With `head.dim` a LayerNorm +
-    Linear maps the features there first (TL-Tr-512). Weights come from `seed` alone.
+    Linear maps the features there first (TL-Tr-512). Weights come from `seed` alone; with None
+    there are none, only shapes (on the meta device).
 
     Raises RecipeError where a block's dimension is not divisible by its heads.
 
@@ -71,7 +72,7 @@ class Tagger(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(self, head: schema.Head, layers: int, dim: int, classes: int, seed: int = 0) -> None:
+    def __init__(self, head: schema.Head, layers: int, dim: int, classes: int, seed: int | None = 0) -> None:
         super().__init__()
         self.head, self.layers, self.dim, self.classes = head, layers, dim, classes
         inner = head.dim or dim
@@ -94,6 +95,8 @@ class Tagger(nn.Module):
             if head.kind == "tl_tr":
                 self.layer_tr = HeadBlock(inner, head.layer_heads)
             self.mlp_layer = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, classes))
+        if seed is None:
+            return
         initialise(self, seed)
         if head.kind in ("wa_mlp", "wa_tr"):
             nn.init.constant_(self.layer_weight, 1.0 / layers)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 PLAIN_SECONDS = 5.0
-_SHOWN = ("loss", "lr", "clips_per_second", "tokens_per_second", "wait_share")
+_SHOWN = ("loss", "lr", "clips_per_second", "tokens_per_second", "bytes_per_second", "wait_share")
 
 
 class NullProgress:
@@ -91,12 +91,14 @@ def describe(values: dict[str, float], left: float | None) -> str:
 
 
 def _name(key: str) -> str:
-    return {"wait_share": "waiting for data"}.get(key, key.replace("_per_second", "/s"))
+    return {"wait_share": "waiting for data", "bytes_per_second": "MB/s"}.get(key, key.replace("_per_second", "/s"))
 
 
 def _number(key: str, value: float) -> str:
     if key.endswith("_share"):
         return f"{100 * value:.0f} %"
+    if key == "bytes_per_second":
+        return f"{value / 1e6:.3g}"
     if key.endswith("_per_second"):
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
     return f"{value:.3f}" if key == "loss" else f"{value:.2g}"
