@@ -6,7 +6,6 @@ crops (multi-crop), where the recipe asks for them, go to the student alone, who
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +22,11 @@ from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
 from gamut.train.parts import fill, shape, whole_state
 from pretrain import losses
+from pretrain.collapse import collapse
 from pretrain.hide import Hidden, hide
 from pretrain.masking import mask_keys
 from pretrain.network import AsitNetwork, Outputs
-from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, move_centres, temperature
-
-EVEN, ONE_CLASS = 0.9999, 0.001  # shares of the largest entropy, beyond which a teacher has collapsed
+from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, sum_up, temperature
 
 
 @dataclass(frozen=True)
@@ -228,27 +226,34 @@ class Asit(Objective):
     def replicas(self) -> dict[str, torch.Tensor]:
         return super().replicas() | {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
 
+    def predictions(self) -> dict[str, float]:
+        sum_up(self._gathered())
+        values = {name: spread.value for name, spread in self.spreads.items()}
+        return values | {f"teacher/centre_norm{of}": float(one.coming.norm()) for of, one in self._centres().items()}
+
     def collapsed(self, values: dict[str, float]) -> str:
-        """A teacher whose distributions are all even, or all one class, teaches nothing (DINO, section 5.3)."""
-        for name, centre in (("teacher/entropy", self.centre_class), ("teacher/entropy_data", self.centre_data)):
-            share = values.get(name, 0.5 * math.log(len(centre.value))) / math.log(len(centre.value))
-            if share > EVEN:
-                return f"{name} has been {share:.2%} of its maximum: the teacher gives all classes the same probability"
-            if share < ONE_CLASS:
-                return f"{name} has been {share:.2%} of its maximum: the teacher gives everything to one class"
+        for of, centre in self._centres().items():
+            share = self.spreads[f"teacher/spread{of}"].share
+            if said := collapse(of, len(centre.value), values, share):
+                return said
         return ""
 
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
-        move_centres(self._gathered())
-        values = {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
-        values |= {name: spread.value for name, spread in self.spreads.items()}
-        return values | {"teacher/centre_norm": float(self.centre_class.value.norm())}
+        for centre in self._centres().values():
+            centre.move()
+        return {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
 
     def skipped_step(self) -> None:
         for part in self._gathered():
             part.drop()
+
+    def _centres(self) -> dict[str, Centre]:
+        """The centres of the losses that are on, by what their metrics' names end in."""
+        on = {"": self.options.weight_global, "_data": self.options.weight_local}
+        centres = {"": self.centre_class, "_data": self.centre_data}
+        return {of: centre for of, centre in centres.items() if on[of]}
 
     def _gathered(self) -> list[Centre | Spread]:
         """What a step's predictions are gathered in, in the same order on every rank."""

@@ -57,6 +57,7 @@ class Centre:
 
     def __init__(self, width: int, momentum: float, device: torch.device) -> None:
         self.value = torch.zeros(width, device=device)
+        self.coming = self.value  # what it moves to if the step is applied
         self.momentum = momentum
         self.sum = torch.zeros(width + 1, dtype=torch.float64, device=device)  # the last entry counts rows
 
@@ -66,13 +67,17 @@ class Centre:
         self.sum[-1] += len(logits)
 
     def take(self, total: torch.Tensor) -> None:
-        """Move by the sums of all ranks."""
+        """Compute where the sums of all ranks move it."""
         mean = (total[:-1] / total[-1].clamp_min(1.0)).float()
         moved = self.value * self.momentum + mean * (1.0 - self.momentum)
-        self.value = torch.where(total[-1] > 0, moved, self.value)
+        self.coming = torch.where(total[-1] > 0, moved, self.value)
+
+    def move(self) -> None:
+        """The step was applied."""
+        self.value = self.coming
 
     def drop(self) -> None:
-        """Forget what was gathered: the step was not applied."""
+        """Forget what was gathered."""
         self.sum.zero_()
 
 
@@ -85,6 +90,7 @@ class Spread:
 
     def __init__(self, width: int, device: torch.device) -> None:
         self.value = 0.0  # of the last step that had rows
+        self.share = 1.0  # of what it could be for rows as certain as these are: of the mean of |p|^2
         self.sum = torch.zeros(width + 2, dtype=torch.float64, device=device)  # the last two: of squares, of rows
 
     @torch.no_grad()
@@ -96,20 +102,23 @@ class Spread:
 
     def take(self, total: torch.Tensor) -> None:
         """Compute it from the sums of all ranks."""
-        rows = total[-1].clamp_min(1.0)
-        spread = total[-2] / rows - (total[:-2] / rows).square().sum()
-        self.value = float(torch.where(total[-1] > 0, spread.clamp_min(0.0), self.value))
+        square, mean, rows = total[-2], total[:-2], float(total[-1])
+        if not rows:
+            self.share = 1.0  # nothing was predicted, so nothing alike
+            return
+        spread = (square / rows - (mean / rows).square().sum()).clamp_min(0.0)
+        self.value, self.share = torch.stack([spread, spread * rows / square]).tolist()
 
     def drop(self) -> None:
         """Forget what was gathered."""
         self.sum.zero_()
 
 
-def move_centres(centres: Sequence[Centre | Spread]) -> None:
-    """One all-reduce for all centres, and spreads, then their EMA. A centre that saw no row stays where it is."""
-    joined = torch.cat([centre.sum for centre in centres])
+def sum_up(gathered: Sequence[Centre | Spread]) -> None:
+    """One all-reduce for all centres and spreads. A centre that saw no row will stay where it is."""
+    joined = torch.cat([one.sum for one in gathered])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(joined)
-    for centre, total in zip(centres, joined.split([len(c.sum) for c in centres]), strict=True):
-        centre.take(total)
-        centre.drop()
+    for one, total in zip(gathered, joined.split([len(one.sum) for one in gathered]), strict=True):
+        one.take(total)
+        one.drop()

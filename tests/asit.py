@@ -24,7 +24,7 @@ def objective(**changes: object) -> Asit:
 
 
 def whole_step(task: Asit, batches: list) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
-    """Loss, metrics and gradients of one global step over micro-batches."""
+    """Loss, metrics and gradients of one global step over micro-batches, up to its update."""
     prepared = [task.prepare(batch, NOW) for batch in batches]
     totals = dict(zip(task.count_names, sum(p.counts for p in prepared).tolist(), strict=True))
     task.model.zero_grad()
@@ -36,4 +36,4 @@ def whole_step(task: Asit, batches: list) -> tuple[float, dict[str, float], dict
         for name, value in values.items():
             metrics[name] = metrics.get(name, 0.0) + float(value)
     gradients = {name: p.grad.clone() for name, p in task.model.named_parameters()}
-    return loss, metrics, gradients
+    return loss, metrics | task.predictions(), gradients

@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stage": ("pretrain", "finetune"),
     "precision": ("fp32", "bf16"),
     "engine": ("deepspeed", "oss"),
+    "optim.lr_rule": ("linear", "sqrt"),
     "guard.policy": ("flag", "stop", "back"),
     "compute.activations": ("keep", "recompute", "offload"),
     "front.mode": ("fast", "exact"),

@@ -100,7 +100,8 @@ class Loader:
 class Optim:
     name: str = "adamw"  # adamw | adam (weight decay as part of the gradient)
     lr: float = 5e-4
-    lr_base_batch: int = 256  # peak lr = lr * (clips a global step) / lr_base_batch; 0: lr as it stands
+    lr_base_batch: int = 256  # lr is for so many clips a global step, and follows their number; 0: lr as it stands
+    lr_rule: str = "linear"  # in proportion to that number | sqrt (to its square root)
     schedule: str = "cosine"  # after the warm-up: cosine (to lr_end) | gamma (epoch by epoch, as AST)
     lr_end: float = 1e-6
     gamma: float = 0.5  # schedule: gamma: what the rate is multiplied with
@@ -131,7 +132,7 @@ class Guard:
 
     policy: str = "flag"  # of a leap or a collapse: flag | stop | back (to the last checkpoint, leaving steps out)
     leap: float = 10.0  # a loss so many spreads above the median of the last 64 is a leap; 0: none is
-    leave_out: int = 10  # steps left out after going back: those that end with the leap
+    leave_out: int = 10  # steps left out after going back: those that end with the leap, or a collapse's first
     collapse_steps: int = 1000  # steps in a row that the objective calls collapsed; 0: not looked at
     drift_steps: int = 100  # every so many steps the ranks compare what they must have alike; 0: never
 
@@ -267,7 +268,7 @@ class Recipe:
     features: str = ""
     mixture: dict[str, float] = field(default_factory=dict)  # folder of a set, inside `data` -> proportion of the draws
     # Which clips: {fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}; any other name is a
-    # column of the index, with the values (or names of values) to keep.
+    # column of the index, with the values (or names of values) to keep; with a `?` at its end: where there is one.
     subset: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     epochs: int = 40

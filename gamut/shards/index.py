@@ -154,12 +154,16 @@ class Index:
     def where(self, subset: Mapping[str, Sequence[int | str]]) -> np.ndarray:
         """int64 rows, ascending, whose every named column holds one of the values; all rows for an empty subset.
 
-        A value is an integer, or a name that the column has for one or more (`split: [train]`). Raises ShardError for a
-        column or a name that the set does not have.
+        A value is an integer, or a name that the column has for one or more (`split: [train]`). A column that is named
+        with a `?` is asked only where the set has it. Raises ShardError for a column or a name that the set does not
+        have.
         """
         chosen = np.ones(len(self), bool)
-        for column, values in subset.items():
+        for name, values in subset.items():
+            column = name.removesuffix("?")
             if column not in self.columns:
+                if column != name:
+                    continue
                 there = f"its columns are {', '.join(self.columns)}" if self.columns else "it has none"
                 raise ShardError(f"The shards in {self.folder} have no column {column}; {there}.")
             chosen &= np.isin(self.columns[column], self._values(column, values))

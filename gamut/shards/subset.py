@@ -3,8 +3,10 @@
     subset: {fold: [1, 2], label: [dog, rain], keys: keys.txt, per_class: 10, share: 0.1, seed: 0}
 
 Every entry narrows what the ones before it left, in this order: columns, labels, keys, then `per_class` or `share`,
-which choose at random but always the same clips for one `seed`, whatever the
-seed of the run.
+which choose at random but always the same clips for one `seed`, whatever the seed of the run.
+
+`"split?": [as-2m]` is what a recipe says of sets that it does not know: it holds where the set has a column `split`, and
+gives way to a `split` that is said besides.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ def rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
     nearest that it has.
     """
     seed = int(subset.get("seed", 0))
-    columns = {name: as_list(value) for name, value in subset.items() if name not in RESERVED}
+    columns = {
+        name: as_list(value)
+        for name, value in subset.items()
+        if name not in RESERVED and (not name.endswith("?") or name[:-1] not in subset)
+    }
     chosen = index.where(columns)
     if "label" in subset:
         chosen = chosen[_with_label(index, as_list(subset["label"]))[chosen]]

@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from gamut.errors import RunError
 from gamut.recipe import schema
@@ -33,6 +34,18 @@ def leaps(loss: float, recent: list[float], factor: float) -> bool:
     return loss > middle + factor * max(spread, FLOOR * abs(middle))
 
 
+class Checkpoints(Protocol):
+    """What going back needs of them (`gamut.train.checkpoint.Keeper`), on rank 0."""
+
+    def back(self, step: int) -> int:
+        """Remove those after a step; what step the newest one left is of."""
+        ...
+
+    def oldest(self) -> int:
+        """What step the oldest is of; 0 where there is none."""
+        ...
+
+
 class Alarm:
     """Judges every step before its update, on all ranks alike: they see the same sums.
 
@@ -50,6 +63,7 @@ class Alarm:
         self.in_a_row = state.collapsed_in_a_row
         self.leaps = state.leaps
         self.trouble = ""  # of the step that was judged last
+        self.steps = 1  # that the trouble has lasted
         self.ranges = self._read()
 
     def _read(self) -> list[tuple[int, int]]:
@@ -76,21 +90,21 @@ class Alarm:
         loss = values.get("loss")
         if loss is not None and leaps(loss, self.recent, self.guard.leap):
             middle = statistics.median(self.recent)
-            self.trouble = f"the loss leapt to {loss:.4g} from a median of {middle:.4g}"
+            self.trouble, self.steps = f"the loss leapt to {loss:.4g} from a median of {middle:.4g}", 1
             self.leaps += 1
         elif loss is not None:
             self.recent = [*self.recent, loss][-WINDOW:]
         said = self.collapsed(values)
         self.in_a_row = self.in_a_row + 1 if said else 0
         if self.guard.collapse_steps and self.in_a_row == self.guard.collapse_steps:
-            self.trouble = f"for {self.in_a_row} steps {said}"
+            self.trouble, self.steps = f"for {self.in_a_row} steps {said}", self.in_a_row
         return not self.trouble or self.guard.policy == "flag"
 
-    def act(self, step: int, back: Callable[[int], int]) -> bool:
-        """After a step (from 0) that was judged: whether the attempt is to end, to go back behind that step.
+    def act(self, step: int, keeper: Checkpoints) -> bool:
+        """After a step (from 0) that was judged: whether the attempt is to end, to go back behind the trouble's first.
 
-        back: removes the checkpoints after a step, on rank 0, and says what step the newest one left is of.
-        Raises RunError where the policy is to stop, and where going back has not helped.
+        Raises RunError where the policy is to stop, where going back has not helped, and where no checkpoint is left
+        from before the trouble.
         """
         if not self.trouble:
             return False
@@ -109,8 +123,10 @@ class Alarm:
         if self.world.first:
             try:
                 # In this order: a kill between the two leaves a run that comes to the same leap, and decides the same.
-                first = max(0, step + 1 - self.guard.leave_out)
-                span = (max(first, back(first)), step)
+                began = step + 1 - self.steps
+                self._require_earlier(step, began, keeper.oldest())
+                first = max(0, began + 1 - self.guard.leave_out)
+                span = (max(first, keeper.back(first)), began)
                 files.write_json(self.path, [*self.ranges, span])
                 files.sync_folder(self.path.parent)
                 print(
@@ -120,5 +136,15 @@ class Alarm:
                 )
             except OSError as error:
                 problem = RunError(f"{error.filename or self.path} cannot be written: {error.strerror}.")
+            except RunError as error:
+                problem = error
         self.world.agree(problem, "note the steps to leave out")
         return True
+
+    def _require_earlier(self, step: int, began: int, oldest: int) -> None:
+        if oldest > began:
+            raise RunError(
+                f"Step {step + 1}: {self.trouble}. That began with step {began + 1}, and the oldest checkpoint is of "
+                f"step {oldest}: there is nothing to go back to. Start a run of another name with a larger "
+                "checkpoint.keep or a smaller guard.collapse_steps, or set guard.policy to flag (go on)."
+            )

@@ -160,6 +160,11 @@ class Keeper:
                 discard(path)
         return int(left[0].name[5:]) if left else 0
 
+    def oldest(self) -> int:
+        """What step the oldest checkpoint is of; 0 where there is none."""
+        there = saved(self.folder)
+        return int(there[-1].name[5:]) if there else 0
+
     def _name_latest(self, path: Path) -> None:
         files.write_file(self.folder / "latest", lambda file: file.write(f"{path.name}\n".encode()))
         files.sync_folder(self.folder)

@@ -139,7 +139,7 @@ def train(
                     outcome = stepper.leave_out(batches, asks, waited)
                 else:
                     outcome = stepper.take(batches, at, lr, decay, asks, waited)
-                    if alarm.act(state.step, keeper.back):
+                    if alarm.act(state.step, keeper):
                         return Result("preempted", state, keeper.newest, schedule)
 
                 if outcome.applied:

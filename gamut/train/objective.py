@@ -36,7 +36,8 @@ class Objective(ABC):
     """Owns the model, its forward and its loss; knows nothing of ranks, engines or checkpoints on disk.
 
     The loop calls, every global step: `prepare` for each micro-batch; one float64 all-reduce of the counts into
-    `totals`; `loss` and backward for each; then, only if the update was applied, `after_step` on every rank.
+    `totals`; `loss` and backward for each; `predictions` and `collapsed`, on which the update may depend; then, only if
+    it was applied, `after_step` on every rank.
     """
 
     model: nn.Module  # what the optimiser trains; called only through the engine that wraps it
@@ -73,6 +74,12 @@ class Objective(ABC):
             for name, value in module.state_dict(keep_vars=True).items()
             if not is_cut(value)
         }
+
+    def predictions(self) -> dict[str, float]:
+        """What this step's predictions were like over all ranks (may use collectives): metrics, before its update.
+
+        Called on every rank once a step's losses and gradients were found finite."""
+        return {}
 
     def collapsed(self, values: dict[str, float]) -> str:
         """What is wrong, in words, where a step's metrics show that nothing is being learned any more; else ""."""

@@ -49,7 +49,9 @@ def preview(
     if index.tars.is_remote:
         needed = cache_needed(index, clips, training_policy(recipe), nodes if recipe.plan.locality == "node" else 1)
         table.add_row("cache a node", f"{needed / 1e9:,.3f} GB needed, {recipe.remote.cache_gb:g} GB allowed")
+    rises = schedule.warmup * recipe.epochs
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
+    table.add_row("warm-up", f"{rises * facts['steps']:,.0f} steps, {rises:.3g} epochs")
     console.print(table)
     for note in [*schedule.notes, short_clips_warning(recipe, clips)]:
         if note:

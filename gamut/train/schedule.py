@@ -28,9 +28,13 @@ class Schedule:
 
     @classmethod
     def of(cls, optim: schema.Optim, epochs: int, draws: int, steps: int) -> Schedule:
-        """The schedules of a run of `epochs` epochs whose epoch 0 has `draws` draws in `steps` steps."""
+        """The schedules of a run of `epochs` epochs whose epoch 0 has `draws` draws in `steps` steps.
+
+        The rate follows the batch linearly (Goyal et al. 2017), or by its square root (for Adam, Malladi et al. 2022).
+        """
         batch = draws / max(steps, 1)
-        peak = optim.lr * batch / optim.lr_base_batch if optim.lr_base_batch else optim.lr
+        times = batch / optim.lr_base_batch if optim.lr_base_batch else 1.0
+        peak = optim.lr * (math.sqrt(times) if optim.lr_rule == "sqrt" else times)
         wished, unit = optim.warmup_epochs, "epochs"
         if optim.warmup_steps is not None:
             wished, unit = optim.warmup_steps, "steps"

@@ -81,6 +81,8 @@ class Stepper:
 
         norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
         finite_step = math.isfinite(norm)
+        if finite_step:
+            values |= objective.predictions()
         applied = finite_step and self.allows(values)
         if applied:
             engine.set_schedule(lr, weight_decay)

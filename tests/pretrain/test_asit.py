@@ -10,7 +10,7 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.errors import CheckpointError
 from gamut.models.layout import layout
-from pretrain.teacher import Spread, move_centres
+from pretrain.teacher import Spread, sum_up
 from tests.asit import NOW, objective, whole_step
 from tests.packs import packed, part
 
@@ -119,28 +119,28 @@ def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
     """Whatever the split into micro-steps; 0 where all clips are told the same."""
     task, other = objective(), objective()
     batch = packed([96] * 10, views=2)
-    whole_step(task, [batch])
+    _, values, _ = whole_step(task, [batch])
     with torch.no_grad():
         where = layout(batch.frames, batch.sizes, class_token=True)
         logits = task.teacher(task.front_end(batch), where, None, torch.zeros(0, dtype=torch.int64)).classes
     expected = torch.softmax(logits / 0.07, -1).double().var(0, correction=0).sum().item()
-    values = task.after_step(NOW)
     assert values["teacher/spread"] == pytest.approx(expected, rel=2e-3)  # tiny for a fresh network: float32 shows
     assert 0.0 < values["student/spread"] < 1.0
     assert 0.0 < values["teacher/spread_data"] < 1.0
-    whole_step(other, [part(batch, 0, 2), part(batch, 2, 5), packed([], views=2)])
-    again = other.after_step(NOW)
+    _, again, _ = whole_step(other, [part(batch, 0, 2), part(batch, 2, 5), packed([], views=2)])
     for name in ("teacher/spread", "student/spread", "teacher/spread_data"):
         assert again[name] == pytest.approx(values[name], rel=2e-3), name
     same = Spread(3, torch.device("cpu"))
     same.add(torch.tensor([[0.5, 0.25, 0.25]] * 4))
-    move_centres([same])
-    assert same.value == 0.0
+    sum_up([same])
+    assert (same.value, same.share) == (0.0, 0.0)
     same.add(torch.eye(3))
     same.drop()
     same.add(torch.eye(3))
-    move_centres([same])
-    assert same.value == pytest.approx(2 / 3)
+    sum_up([same])
+    assert (same.value, same.share) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    sum_up([same])  # a step without rows has nothing alike
+    assert same.share == 1.0
     assert set(objective(weight_global=0.0).spreads) == {"teacher/spread_data"}
 
 

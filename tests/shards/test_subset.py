@@ -13,6 +13,7 @@ from gamut.errors import ShardError
 from gamut.plan.few_shot import per_class
 from gamut.shards import Index
 from gamut.shards.build import build
+from gamut.shards.joined import Joined
 from gamut.shards.part import Part
 from gamut.shards.subset import for_scoring, rows
 from gamut.shards.weights import clip_weights
@@ -41,6 +42,18 @@ def index(tmp_path: Path) -> Index:
     """12 clips: of bell 6, dog 4, rain 2; clip 11 is dog and rain, clip 10 has no label, wind is heard nowhere."""
     labels = [[0], [1], [0], [0], [1], [0], [2], [0], [1], [0], [], [1, 2]]
     return made(tmp_path / "set", labels, fold=[1, 2, 3] * 4)
+
+
+def test_a_column_that_need_not_be_there(index: Index, tmp_path: Path) -> None:
+    everything = list(range(12))
+    assert rows(index, {"split?": ["train"]}).tolist() == everything
+    assert rows(index, {"fold?": [2]}).tolist() == rows(index, {"fold": [2]}).tolist() == [1, 4, 7, 10]
+    assert rows(index, {"fold?": [2], "fold": [3]}).tolist() == rows(index, {"fold": [3]}).tolist()
+    with pytest.raises(ShardError, match=r"fold of the shards .* has no value 'train'"):
+        rows(index, {"fold?": ["train"]})
+    other = made(tmp_path / "other", [[0]] * 3, "other")
+    joined = Joined([index, other])
+    assert rows(joined, {"fold?": [2]}).tolist() == [1, 4, 7, 10, 12, 13, 14]
 
 
 def write(path: Path, text: str) -> str:

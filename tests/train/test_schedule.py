@@ -26,6 +26,27 @@ def test_the_peak_follows_the_batch_size() -> None:
     assert fixed.peak == 3e-4
 
 
+def test_the_peak_may_follow_the_root_of_the_batch_size() -> None:
+    root = schema.Optim(lr=3e-4, lr_base_batch=160, lr_rule="sqrt")
+    assert Schedule.of(root, epochs=100, draws=1600, steps=10).peak == pytest.approx(3e-4)
+    assert Schedule.of(root, epochs=100, draws=160_000, steps=10).peak == pytest.approx(3e-3)
+    assert Schedule.of(schema.Optim(lr_base_batch=0, lr_rule="sqrt"), epochs=1, draws=160, steps=1).peak == 5e-4
+
+
+def test_a_warm_up_in_steps_takes_the_place_of_one_in_epochs() -> None:
+    optim = schema.Optim(lr=1e-3, lr_base_batch=0, warmup_epochs=10.0, warmup_steps=50)
+    schedule = Schedule.of(optim, epochs=100, draws=1000, steps=10)
+    assert schedule.warmup == 0.05
+    assert schedule.lr(25 / 1000) == pytest.approx(5e-4)
+    assert not schedule.notes
+    assert Schedule.of(schema.Optim(warmup_steps=0), epochs=2, draws=100, steps=10).warmup == 0.0
+    cut = Schedule.of(optim, epochs=10, draws=1000, steps=10)
+    assert cut.warmup == 0.25
+    assert cut.notes == (
+        "The warm-up of 50 steps is longer than a quarter of the run's 100 steps: it is cut to 25 steps.",
+    )
+
+
 def test_warm_up_is_linear_and_then_a_cosine() -> None:
     schedule = Schedule.of(OPTIM, epochs=100, draws=256, steps=1)
     assert schedule.lr(0.0) == 0.0
