@@ -5,8 +5,8 @@
 Every entry narrows what the ones before it left, in this order: columns, labels, keys, then `per_class` or `share`,
 which choose at random but always the same clips for one `seed`, whatever the seed of the run.
 
-`"split?": [as-2m]` is what a recipe says of sets that it does not know: it holds where the set has a column `split`, and
-gives way to a `split` that is said besides.
+`"split?": [as-2m]` is what a recipe says of sets that it does not know: it holds where the set has a column `split`,
+and gives way to a `split` that is said besides.
 """
 
 from __future__ import annotations
