@@ -13,7 +13,7 @@ def forward_flops(tokens: np.ndarray, model: schema.Model, classes: int) -> np.n
     class tokens included: patches, blocks, attention (which grows with the square), pooling and classifier."""
     n = np.asarray(tokens, np.float64)
     dim, hidden = model.dim, int(model.dim * model.mlp_ratio)
-    patches = n - (model.pooling == "cls")
+    patches = n - (model.pooling == "cls") - model.distilled
     flops = 2.0 * PIXELS * dim * patches
     flops += model.depth * (2.0 * n * (4 * dim * dim + 2 * dim * hidden) + 4.0 * n * n * dim)
     if model.pooling == "attention":

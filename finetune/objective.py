@@ -13,12 +13,13 @@ from torch import nn
 
 from finetune.average import WeightAverage
 from gamut.audio.augment import random_noise, spec_augment, time_maximum
-from gamut.audio.logmel import normalise, patches
+from gamut.audio.logmel import normalise
+from gamut.audio.overlap import cut
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.dropout import drop_tokens
-from gamut.models.layout import Layout, layout
+from gamut.models.layout import Layout
 from gamut.models.tagger import LoadedHead
 from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
@@ -157,16 +158,17 @@ class Classify(Objective):
         mel = normalise(mel, self.mean, self.std)
         if training and augment.noise:
             mel = random_noise(mel, batch.frames, batch.sizes, keys)
-        return patches(mel)
+        return cut(mel, batch.frames, batch.sizes, self.recipe.model.stride)
 
     def _inputs(self, batch: PackedBatch, training: bool) -> Inputs:
         batch = batch.to(self.device)
         parts = (self.seed, batch.epoch, *batch.segment_key())
         pixels, kept = self._front_end(batch, training), None
         if batch.kept is not None:
-            kept = drop_tokens(parts, batch.frames, batch.sizes, batch.kept, batch.kept_sizes)
+            kept = drop_tokens(parts, batch.frames, batch.sizes, batch.kept, batch.kept_sizes, self.recipe.model.stride)
             pixels = torch.index_select(pixels, 0, kept.patch)
-        where = layout(batch.frames, batch.sizes, self.recipe.model.pooling == "cls", kept)
+        assert isinstance(self.model, ClassifierNetwork)
+        where = self.model.backbone.layout(batch.frames, batch.sizes, kept)
         keys = key_torch(*parts, device=self.device) if training else None
         return Clips(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
 

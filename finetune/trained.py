@@ -106,7 +106,7 @@ class Subject:
         for name, mine in task.model.state_dict().items():
             saved = self.state.get(name)
             if saved is not None and name == "backbone.pos_embed" and saved.shape != mine.shape:
-                saved = fit_grid(saved, backbone.table_columns, int(backbone.class_token))
+                saved = fit_grid(saved, backbone.table_columns, backbone.special, backbone.rows)
             if saved is None or saved.shape != mine.shape:
                 raise CheckpointError(
                     f"The weights of {self.recipe.run.name} have {'no' if saved is None else 'another'} tensor {name} "

@@ -15,6 +15,7 @@ SOURCE = sorted(p for top in ("gamut", "pretrain", "finetune", "launchers") for 
 FLOOR = {
     "gamut.errors": 0,
     "gamut.randomness": 0,
+    "gamut.patches": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-PATCH = 16  # frames of a patch
+from gamut.patches import PATCH
 
 
 def frame_table(frames: torch.Tensor, sizes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool
 from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
+from gamut.patches import PATCH
 
 RATE = 16000  # Hz
 WINDOW = 400  # samples, 25 ms
 FFT = 512
 MELS = 128
-PATCH = 16  # frames and mel bins of a patch
 LOW = 20.0  # Hz
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps

@@ -6,18 +6,18 @@ import math
 
 import torch
 
-from gamut.models.layout import ROWS, Layout
+from gamut.models.layout import Layout
 from gamut.models.vit import VisionTransformer
 
 
 @torch.no_grad()
 def attention_maps(vit: VisionTransformer, patches: torch.Tensor, where: Layout, block: int = -1) -> list[torch.Tensor]:
-    """Of each segment the shares of attention on its patches, float32 [heads, columns, 8] on the CPU.
+    """Of each segment the shares of attention on its patches, float32 [heads, columns, rows] on the CPU.
 
-    With class tokens they are the class token's in a block (the last one by default); with attention pooling those of
-    its learned query; with mean pooling, which has no query, the mean over all tokens' in the block. What a query gives
-    to the class token itself is left out, so shares may sum to less than 1. patches [N, 256] and layout as for the
-    model, whose mode is taken as it is.
+    With class tokens they are the class token's in a block (the last one by default), or the mean of its and the
+    distillation token's; with attention pooling those of its learned query; with mean pooling, which has no query, the
+    mean over all tokens' in the block. What a query gives to class tokens themselves is left out, so shares may sum to
+    less than 1. patches [N, 256] and layout as for the model, whose mode is taken as it is.
     """
     pooled = vit.model.pooling == "attention"
     seen: list[torch.Tensor] = []  # what the modules give in their own forward, when their weights are whole
@@ -42,8 +42,8 @@ def attention_maps(vit: VisionTransformer, patches: torch.Tensor, where: Layout,
         if pooled:
             query = seen[0].unflatten(-1, (vit.model.pooling_heads, -1))
         else:
-            query = part[first : first + 1, 0] if vit.class_token else part[own, 0]
+            query = part[first : first + (where.special or length), 0]
         shares = torch.softmax(torch.einsum("qhd,khd->hqk", query, keys[own]) * scale, dim=-1).mean(1)
-        maps.append(shares[:, int(vit.class_token) :].unflatten(-1, (columns, ROWS)).cpu())
+        maps.append(shares[:, where.special :].unflatten(-1, (columns, where.rows)).cpu())
         first += length
     return maps

@@ -12,12 +12,18 @@ from gamut.recipe import schema
 
 
 class ClassifierNetwork(nn.Module):
-    """AST, ElasticAST and fine-tuned ASiT: the recipe's model section tells them apart. Weights come from `seed`."""
+    """AST, ElasticAST and fine-tuned ASiT: the recipe's model section tells them apart. Weights come from `seed`.
+
+    >>> network = ClassifierNetwork(schema.Model(dim=32, depth=1, heads=2, pooling="mean"), classes=5, seed=0)
+    >>> where = network.backbone.layout(torch.tensor([32, 48]), (32, 48))
+    >>> network(torch.zeros(40, 256), where, None).shape
+    torch.Size([2, 5])
+    """
 
     def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
         super().__init__()
         self.backbone = VisionTransformer(model, seed=seed)
-        self.head = Classifier(model.dim, classes, seed=seed + 1)
+        self.head = Classifier(model.dim, classes, seed=seed + 1, eps=model.head_eps)
 
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
         """Logits, [S, classes], of packed patches [N, 256]."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from gamut.models.layout import PATCH_FRAMES, ROWS, Kept
+from gamut.models.layout import Kept
+from gamut.patches import PATCH, columns, rows
 from gamut.randomness import Purpose, key_torch
 
 
@@ -15,16 +16,17 @@ def drop_tokens(
     sizes: tuple[int, ...],
     count: torch.Tensor,
     count_sizes: tuple[int, ...],
+    stride: int = PATCH,
 ) -> Kept:
     """Which patches stay: of each segment `count` of them, every subset of that size equally likely.
 
     keys: (seed, epoch, clip id, draw, view), integers or int64 [S]; frames, count: int64 [S], and both as Python
-    numbers. The plan says how many; the keys alone say which, whatever else is in the batch. Each patch gets a hash,
-    and the segment's lowest stay, in their order.
+    numbers. stride: of the patches. The plan says how many; the keys alone say which, whatever else is in the batch.
+    Each patch gets a hash, and the segment's lowest stay, in their order.
     """
     device = frames.device
-    total = sum(sizes) // PATCH_FRAMES * ROWS
-    patches = frames // PATCH_FRAMES * ROWS
+    total = sum(columns(size, stride) for size in sizes) * rows(stride)
+    patches = columns(frames, stride) * rows(stride)
     owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), patches, output_size=total)
     first = patches.cumsum(0) - patches
     within = torch.arange(total, device=device) - first[owner]

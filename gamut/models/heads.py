@@ -86,10 +86,10 @@ class ReconstructionHead(nn.Module):
 class Classifier(nn.Module):
     """LayerNorm + Linear (AST, ElasticAST)."""
 
-    def __init__(self, dim: int, classes: int, seed: int = 0) -> None:
+    def __init__(self, dim: int, classes: int, seed: int = 0, eps: float = EPS) -> None:
         super().__init__()
         with unfilled():
-            self.norm = nn.LayerNorm(dim, eps=EPS)
+            self.norm = nn.LayerNorm(dim, eps=eps)
             self.linear = nn.Linear(dim, classes)
         initialise(self, seed)
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-PATCH_FRAMES = 16  # frames a column of patches is long
-ROWS = 8  # patches over frequency: 128 mel bins of 16
+from gamut.patches import PATCH, columns, rows
+
+PATCH_FRAMES = PATCH  # frames a column of patches is long
+ROWS = rows()  # patches over frequency where they lie side by side: 128 mel bins of 16
 
 
 class Kept(NamedTuple):
@@ -22,7 +24,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """S segments one after the other; each is its CLS token, if there are any, and then its patches, time-major.
+    """S segments one after the other; each is its class tokens, if there are any, and then its patches, time-major.
 
     Tensors are on the batch's device; what Python must know is kept as Python numbers, so that no step waits for the
     device.
@@ -35,33 +37,46 @@ class Layout:
     segment: torch.Tensor  # int64 [tokens], segment of each token
     patch: torch.Tensor  # int64 [patches], token number of each patch
     owner: torch.Tensor  # int64 [patches], segment of each patch
-    cls: torch.Tensor  # int64 [S], token number of each CLS; empty without class tokens
+    cls: torch.Tensor  # int64 [S], token number of each CLS, and after it comes the distillation token; or empty
     time: torch.Tensor  # int64 [patches], column of each patch within its segment
     frequency: torch.Tensor  # int64 [patches], row of each patch, 0 the lowest
     columns: torch.Tensor  # int64 [S], columns of patches, dropped ones included
     widths: tuple[int, ...]  # `columns` as Python numbers
+    rows: int = ROWS  # patches of a column
+    special: int = 0  # tokens before the patches of a segment: none, CLS, or CLS and distillation
 
     @property
     def segments(self) -> int:
         return len(self.lengths)
 
 
-def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool, kept: Kept | None = None) -> Layout:
+def layout(
+    frames: torch.Tensor,
+    sizes: tuple[int, ...],
+    class_token: bool,
+    kept: Kept | None = None,
+    *,
+    distilled: bool = False,
+    stride: int = PATCH,
+) -> Layout:
     """Lay out segments of `frames` (int64 [S], on the batch's device; `sizes` the same as Python numbers) frames.
 
     kept: which of their patches there are, from `drop_tokens`; each has its own time and frequency still. None: all.
-    Raises ValueError for a length that is not a multiple of 16: the front end gives whole patches only.
+    distilled: a distillation token follows each CLS. stride: of the patches. A model knows what it needs of these
+    (`VisionTransformer.layout`). Raises ValueError for a length that is not a multiple of 16: the front end gives whole
+    patches only.
     """
     odd = [size for size in sizes if size % PATCH_FRAMES or size <= 0]
     if odd or len(frames) != len(sizes):
         raise ValueError(f"Segments must have a positive multiple of {PATCH_FRAMES} frames, not {odd or sizes}.")
     device = frames.device
-    widths = tuple(size // PATCH_FRAMES for size in sizes)
-    counts = tuple(width * ROWS for width in widths)
+    special, high = int(class_token) + int(distilled), rows(stride)
+    widths = tuple(columns(size, stride) for size in sizes)
+    counts = tuple(width * high for width in widths)
     patches = sum(counts)
 
-    columns = frames // PATCH_FRAMES
-    count = columns * ROWS
+    wide = columns(frames, stride)
+    count = wide * high
     segments = torch.arange(len(sizes), device=device)
     owner = torch.repeat_interleave(segments, count, output_size=patches)
     number = torch.arange(patches, device=device)
@@ -69,9 +84,9 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool, kept
     if kept is not None:
         owner, within, number = owner[kept.patch], within[kept.patch], number[: len(kept.patch)]
         count, counts = kept.counts, kept.sizes
-    lengths = tuple(patches + int(class_token) for patches in counts)
+    lengths = tuple(patches + special for patches in counts)
     total = sum(lengths)
-    length = count + int(class_token)
+    length = count + special
     starts = F.pad(length.cumsum(0), (1, 0))
     return Layout(
         cu_seqlens=starts.to(torch.int32),
@@ -79,11 +94,13 @@ def layout(frames: torch.Tensor, sizes: tuple[int, ...], class_token: bool, kept
         max_length=max(lengths, default=0),
         tokens=total,
         segment=torch.repeat_interleave(segments, length, output_size=total),
-        patch=number + (owner + 1) * int(class_token),
+        patch=number + (owner + 1) * special,
         owner=owner,
         cls=starts[:-1] if class_token else starts[:0],
-        time=within // ROWS,
-        frequency=within % ROWS,
-        columns=columns,
+        time=within // high,
+        frequency=within % high,
+        columns=wide,
         widths=widths,
+        rows=high,
+        special=special,
     )

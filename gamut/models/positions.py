@@ -1,9 +1,9 @@
 """Position tables for segments of any length.
 
 `learned` is ViT's table over the grid of patches (ASiT); `factorised` one table over time plus one over frequency
-(ElasticAST). A segment no longer than the table takes its first columns; a longer one takes the table stretched to
-its length. Stretching is a matrix, made once a length, times the table: unlike torch's interpolation its gradient is
-the same from run to run on every device.
+(ElasticAST). A segment no longer than the table takes its first columns (AST: its middle ones); a longer one takes the
+table stretched to its length. Stretching is a matrix, made once a length, times the table: unlike torch's interpolation
+its gradient is the same from run to run on every device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from gamut.models.layout import ROWS, Layout
 
@@ -54,15 +53,27 @@ def stretch(table: torch.Tensor, new: int, kind: str) -> torch.Tensor:
         return (resampling(len(table), new, kind, table.device) @ table.float()).to(table.dtype)
 
 
-def _with_longer(table: torch.Tensor, where: Layout, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+def middle(table: torch.Tensor, columns: int) -> torch.Tensor:
+    """The middle `columns` of a table [old >= columns, ...], where AST begins: old // 2 - columns // 2."""
+    first = len(table) // 2 - columns // 2
+    return table[first : first + columns]
+
+
+def _with_longer(
+    table: torch.Tensor, where: Layout, kind: str, middle: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The table and, below it, one stretched copy for each length beyond it; the row at which each segment's begins.
 
-    table: [columns, features]. Returns ([rows, features], int64 [S], or None where all begin at row 0).
+    table: [columns, features]. middle: a shorter segment takes the middle columns. Returns ([rows, features], int64
+    [S], or None where all begin at row 0).
     """
     longer = sorted({width for width in where.widths if width > len(table)})
-    if not longer:
+    begin: dict[int, int] = {}
+    if middle:
+        begin = {width: len(table) // 2 - width // 2 for width in where.widths if width < len(table)}
+    if not longer and not begin:
         return table, None
-    tables, begin, rows = [table], {}, len(table)
+    tables, rows = [table], len(table)
     for width in longer:
         tables.append(stretch(table, width, kind))
         begin[width] = rows
@@ -76,35 +87,40 @@ def _column(where: Layout, first: torch.Tensor | None) -> torch.Tensor:
     return where.time if first is None else where.time + torch.index_select(first, 0, where.owner)
 
 
-def grid_positions(table: torch.Tensor, where: Layout) -> torch.Tensor:
-    """[patches, dim] from a learned grid [columns * 8, dim], time-major; longer segments: bicubic over time (ASiT)."""
-    dim = table.shape[-1]
-    rows, first = _with_longer(table.reshape(-1, ROWS * dim), where, "bicubic")
-    return F.embedding(_column(where, first) * ROWS + where.frequency, rows.reshape(-1, dim))
+def grid_positions(table: torch.Tensor, where: Layout, like: str = "asit") -> torch.Tensor:
+    """[patches, dim] from a learned grid [columns * rows, dim], time-major.
+
+    like: `asit`, a shorter segment takes the first columns, a longer one a bicubic stretch over time; or `ast`, the
+    middle columns, or a linear stretch.
+    """
+    dim, ast = table.shape[-1], like == "ast"
+    grid, first = _with_longer(table.reshape(-1, where.rows * dim), where, "linear" if ast else "bicubic", middle=ast)
+    return F.embedding(_column(where, first) * where.rows + where.frequency, grid.reshape(-1, dim))
 
 
 def factorised_positions(time: torch.Tensor, frequency: torch.Tensor, where: Layout) -> torch.Tensor:
-    """[patches, dim] from tables over time [columns, dim] and frequency [8, dim]; longer segments: linear."""
+    """[patches, dim] from tables over time [columns, dim] and frequency [rows, dim]; longer segments: linear."""
     rows, first = _with_longer(time, where, "linear")
     return F.embedding(_column(where, first), rows) + F.embedding(where.frequency, frequency)
 
 
-def resize_grid(table: nn.Parameter | torch.Tensor, columns: int, prefix: int) -> torch.Tensor:
-    """A saved grid [1, prefix + old * 8, dim] as [1, prefix + columns * 8, dim]; the first `prefix` rows (CLS) stay."""
-    dim = table.shape[-1]
-    head, grid = table[:, :prefix], table[0, prefix:]
-    stretched = stretch(grid.reshape(-1, ROWS * dim), columns, "bicubic").reshape(1, -1, dim)
-    return torch.cat([head, stretched], dim=1)
+def resize_grid(grid: torch.Tensor, columns: int, rows: int, like: str = "asit") -> torch.Tensor:
+    """A saved grid [old columns, old rows, dim] as [columns, rows, dim], once and for all.
+
+    like: over time `asit` stretches it (bicubic); `ast` takes the middle columns, or stretches it (linear). Where
+    patches overlap in the one and not in the other, it is stretched linearly in both directions.
+    """
+    if grid.shape[1] != rows:
+        return resize_image(grid, columns, rows, "linear")
+    if like == "ast" and columns < len(grid):
+        return middle(grid, columns)
+    return stretch(grid.flatten(1), columns, "linear" if like == "ast" else "bicubic").unflatten(1, grid.shape[1:])
 
 
-def fit_grid(table: torch.Tensor, columns: int, prefix: int) -> torch.Tensor:
-    """A standard AST's grid [1, prefix + old * 8, dim] for another length: the middle of a longer one, or a shorter one
-    stretched (bilinear, which over time alone is linear). The first `prefix` rows stay."""
-    dim = table.shape[-1]
-    grid = table[0, prefix:].reshape(-1, ROWS * dim)
-    first = len(grid) // 2 - columns // 2
-    fitted = grid[first : first + columns] if columns <= len(grid) else stretch(grid, columns, "linear")
-    return torch.cat([table[:, :prefix], fitted.reshape(1, -1, dim)], dim=1)
+def fit_grid(table: torch.Tensor, columns: int, prefix: int, rows: int = ROWS) -> torch.Tensor:
+    """A standard AST's grid [1, prefix + old * rows, dim] for another length; the first `prefix` rows stay."""
+    grid = resize_grid(table[0, prefix:].unflatten(0, (-1, rows)), columns, rows, "ast")
+    return torch.cat([table[:, :prefix], grid.flatten(0, 1)[None]], dim=1)
 
 
 def resize_image(grid: torch.Tensor, rows: int, columns: int, kind: str) -> torch.Tensor:

@@ -9,9 +9,10 @@ from torch import nn
 from gamut.errors import RecipeError
 from gamut.models.attention import attention
 from gamut.models.initialise import initialise, unfilled
-from gamut.models.layout import PATCH_FRAMES, ROWS, Layout
+from gamut.models.layout import Kept, Layout, layout
 from gamut.models.pooling import AttentionPool, mean_pool
 from gamut.models.positions import factorised_positions, grid_positions
+from gamut.patches import PATCH, columns, rows
 from gamut.randomness import Purpose, key_torch, uniform_torch
 from gamut.recipe import schema
 
@@ -73,11 +74,13 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT (Dosovitskiy et al.) over packed segments, with timm's parameter names.
 
-    A CLS token leads every segment where the pooling is `cls`, and only there. Positions are read off tables for any
-    length (`gamut.models.positions`). Weights come from `seed` alone; torch's generators are neither read nor moved.
+    A CLS token leads every segment where the pooling is `cls`, and only there; in a `distilled` model a second one
+    follows, and a segment's vector is the mean of the two (AST; DeiT trains them against two targets, AST together).
+    Positions are read off tables for any length (`gamut.models.positions`). Weights come from `seed` alone; torch's
+    generators are neither read nor moved.
 
     >>> vit = VisionTransformer(schema.Model(dim=32, depth=1, heads=2, table_frames=64), seed=0)
-    >>> where = layout(torch.tensor([32, 48]), (32, 48), class_token=True)
+    >>> where = vit.layout(torch.tensor([32, 48]), (32, 48))
     >>> tokens = vit(torch.zeros(40, 256), where)   # [42, 32]
     >>> vit.pool(tokens, where)                     # [2, 32]
     """
@@ -87,39 +90,49 @@ class VisionTransformer(nn.Module):
         _check(model)
         self.model = model
         self.class_token = model.pooling == "cls"
-        self.table_columns = model.table_frames // PATCH_FRAMES
+        self.special = int(self.class_token) + int(model.distilled)  # tokens before a segment's patches
+        self.rows = rows(model.stride)
+        self.table_columns = columns(model.table_frames, model.stride)
         # timm's schedule: none in the first block, all of it in the last.
         self.drop_path = [model.drop_path * i / max(model.depth - 1, 1) for i in range(model.depth)]
         with unfilled():
             self.patch_embed = PatchEmbed(model.dim)
             if self.class_token:
                 self.cls_token = nn.Parameter(torch.empty(1, 1, model.dim))
+            if model.distilled:
+                self.dist_token = nn.Parameter(torch.empty(1, 1, model.dim))
             if model.positions == "learned":
-                cells = int(self.class_token) + self.table_columns * ROWS
+                cells = self.special + self.table_columns * self.rows
                 self.pos_embed = nn.Parameter(torch.empty(1, cells, model.dim))
             else:
                 self.pos_embed_time = nn.Parameter(torch.empty(self.table_columns, model.dim))
-                self.pos_embed_freq = nn.Parameter(torch.empty(ROWS, model.dim))
+                self.pos_embed_freq = nn.Parameter(torch.empty(self.rows, model.dim))
             self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
             self.norm = nn.LayerNorm(model.dim, eps=EPS)
             if model.pooling == "attention":
                 self.attn_pool = AttentionPool(model.dim, model.pooling_heads, model.attention_scale)
         initialise(self, seed)
 
+    def layout(self, frames: torch.Tensor, sizes: tuple[int, ...], kept: Kept | None = None) -> Layout:
+        """Where the tokens of segments of `frames` (int64 [S]; `sizes` as Python numbers) frames are in this model."""
+        model = self.model
+        return layout(frames, sizes, self.class_token, kept, distilled=model.distilled, stride=model.stride)
+
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens after the final norm, [T, dim], in the order of the layout.
 
         Args:
             patches: [N, 256], normalised, in packed order.
-            where: their layout, with class tokens if and only if the pooling is `cls`.
+            where: their layout, from `layout`.
             drop_keys: int64 [S]; with them, and in training mode, branches are dropped for whole segments.
 
         Raises ValueError where patches and layout do not belong together.
         """
-        if len(patches) != len(where.patch) or bool(len(where.cls)) != (self.class_token and where.segments > 0):
+        if len(patches) != len(where.patch) or (where.special, where.rows) != (self.special, self.rows):
             raise ValueError(
-                f"{len(patches)} patches do not fit a layout of {len(where.patch)} patches and {len(where.cls)} class "
-                f"tokens in {where.segments} segments; this model has {'a' if self.class_token else 'no'} class token."
+                f"{len(patches)} patches do not fit a layout of {len(where.patch)} patches, {where.rows} a column and "
+                f"{where.special} class tokens a segment; this model has {self.rows} a column and {self.special} class "
+                "tokens a segment (class and distillation token)."
             )
         x = self._embed(patches, where)
         keep = self._keep(where, drop_keys)
@@ -129,6 +142,8 @@ class VisionTransformer(nn.Module):
 
     def pool(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:
         """One vector a segment, [S, dim], from what `forward` returned."""
+        if self.model.distilled:
+            return (torch.index_select(tokens, 0, where.cls) + torch.index_select(tokens, 0, where.cls + 1)) / 2
         if self.model.pooling == "cls":
             return torch.index_select(tokens, 0, where.cls)
         if self.model.pooling == "attention":
@@ -136,20 +151,22 @@ class VisionTransformer(nn.Module):
         return mean_pool(tokens, where)
 
     def _embed(self, patches: torch.Tensor, where: Layout) -> torch.Tensor:
-        prefix = int(self.class_token)
         x = self.patch_embed(patches)
         if self.model.positions == "learned":
-            x = x + grid_positions(self.pos_embed[0, prefix:], where)
+            x = x + grid_positions(self.pos_embed[0, self.special :], where, self.model.table_like)
         else:
             x = x + factorised_positions(self.pos_embed_time, self.pos_embed_freq, where)
         if not self.class_token:
             return x
-        cls = self.cls_token[0]
-        if self.model.positions == "learned":
-            cls = cls + self.pos_embed[0, :1]
-        rows = x.new_empty(where.tokens, x.shape[1])
-        rows = rows.index_copy(0, where.patch, x)
-        return rows.index_copy(0, where.cls, cls.to(x.dtype).expand(where.segments, -1))
+        whole = x.new_empty(where.tokens, x.shape[1])
+        whole = whole.index_copy(0, where.patch, x)
+        leading = [self.cls_token, self.dist_token] if self.model.distilled else [self.cls_token]
+        for number, token in enumerate(leading):
+            one = token[0]
+            if self.model.positions == "learned":
+                one = one + self.pos_embed[0, number : number + 1]
+            whole = whole.index_copy(0, where.cls + number, one.to(x.dtype).expand(where.segments, -1))
+        return whole
 
     def _keep(self, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor | None:
         """float32 [2 * depth, T, 1]: 0 for a dropped branch of a segment, else 1 / (share kept)."""
@@ -168,8 +185,14 @@ def _check(model: schema.Model) -> None:
     for name, heads in (("heads", model.heads), ("pooling_heads", model.pooling_heads)):
         if (name == "heads" or model.pooling == "attention") and model.dim % heads:
             raise RecipeError(f"model.dim = {model.dim} is not divisible by model.{name} = {heads}.")
-    if model.table_frames % PATCH_FRAMES or model.table_frames <= 0:
-        raise RecipeError(f"model.table_frames = {model.table_frames} is not a positive multiple of {PATCH_FRAMES}.")
+    if model.table_frames % PATCH or model.table_frames <= 0:
+        raise RecipeError(f"model.table_frames = {model.table_frames} is not a positive multiple of {PATCH}.")
+    if not 1 <= model.stride <= PATCH:
+        raise RecipeError(f"model.stride = {model.stride} is not between 1 and {PATCH}, the width of a patch.")
+    if model.table_like not in ("asit", "ast"):
+        raise RecipeError(f"model.table_like is asit or ast, not {model.table_like!r}.")
+    if model.distilled and model.pooling != "cls":
+        raise RecipeError(f"model.distilled needs model.pooling cls, not {model.pooling!r}.")
     if model.positions not in ("learned", "factorised"):
         raise RecipeError(f"model.positions is learned or factorised, not {model.positions!r}.")
     if model.pooling not in ("cls", "attention", "mean"):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gamut.errors import CheckpointError
-from gamut.models.image import HUGGING_FACE_KERNEL, KERNEL, from_image, is_image, timm_names
-from gamut.models.positions import resize_grid, stretch
+from gamut.models.classifier import ClassifierNetwork
+from gamut.models.names import KERNEL, KERNELS, our_names
+from gamut.models.origin import as_ours
 from gamut.models.vit import VisionTransformer
 from gamut.unpickle import unpickle
 
@@ -29,6 +30,7 @@ OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centr
 MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
 PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
 ANCHOR = KERNEL  # every backbone has it, so it shows where one begins
+POOLING = ("cls_token", "dist_token", "attn_pool")  # parts that come with one kind of pooling
 AVERAGED = {"teacher", "momentum_encoder", "state_dict_ema", "model_ema"}  # of two backbones in a file the better one
 
 
@@ -143,7 +145,7 @@ def _newest(folder: Path) -> Path:
 def _in_checkpoint(folder: Path) -> Path:
     for name in (OBJECTIVE, MODEL):
         path = folder / name
-        if path.is_file() and any(tensor.endswith((ANCHOR, HUGGING_FACE_KERNEL)) for tensor in _names(path)):
+        if path.is_file() and any(tensor.endswith(KERNELS) for tensor in _names(path)):
             return path
     if (folder / PICKLED).is_file():
         return folder / PICKLED
@@ -170,13 +172,13 @@ class Loaded:
     resized: tuple[str, ...]  # position tables stretched to the model's length
     fresh: tuple[str, ...]  # the model's own pooling, which the file has none of
     dropped: tuple[str, ...]  # tensors of the file that the backbone has no use for
-    image: str = ""  # what was done to the weights of an image's ViT
+    note: str = ""  # what was done to the weights of another kind of model
 
     def __str__(self) -> str:
         groups = Counter(name.removeprefix(self.prefix).split(".")[0] for name in self.dropped)
         parts = [f"backbone from {self.path} ({self.prefix}*)"]
-        if self.image:
-            parts.append(f"a ViT of images: {self.image}")
+        if self.note:
+            parts.append(self.note)
         if self.resized:
             parts.append(f"resized {', '.join(self.resized)}")
         if self.fresh:
@@ -192,18 +194,56 @@ def load_backbone(vit: VisionTransformer, init: str | Path, prefix: str = "teach
     Position tables of another length are interpolated, once, here. Attention pooling may be absent from the file (it
     then keeps its fresh weights), and a file's CLS token is left out of a model that has none. Where no tensor has
     `prefix`, the one backbone in the file is taken, whatever its prefix; of two, the one that is an average of weights
-    (a teacher). A ViT of images, in timm's or transformers' names, becomes one of spectrograms (`gamut.models.image`).
+    (a teacher). Public checkpoints are read under their own names (`gamut.models.names`), and a ViT of images, or a
+    model with another kind of positions, becomes one like `vit` (`gamut.models.origin`).
 
     Raises CheckpointError naming the first tensor that is missing or misshapen.
     """
     path = find_weights(init)
-    state = timm_names(load_weights(path)[0])
+    return _copy_backbone(vit, our_names(load_weights(path)[0]), path, prefix)
+
+
+def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = "backbone.") -> Loaded:
+    """Copy a whole classifier, backbone, pooling and head, into `network`, strictly, as `load_backbone` does.
+
+    Our own (a fine-tuned run's `best.safetensors`), AST's, SSAST's, ElasticAST's, or transformers' AST. The classes are
+    taken to be the same, in the same order. Raises CheckpointError where the file has no classifier, or one of another
+    number of classes.
+    """
+    path = find_weights(init)
+    state = our_names(load_weights(path)[0])
     prefix = _prefix(state, prefix, path)
-    saved = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    used, image = {prefix + name for name in saved}, ""
-    if is_image(saved):
-        saved, image = from_image(saved, vit, path)
-    used -= {prefix + name for name in saved}  # what became something else
+    above = "".join(prefix.removesuffix(".").rpartition(".")[:2])
+    head = network.head.state_dict()
+    names = {name: f"{above}head.{name}" for name in head}
+    for name, full in names.items():
+        if full not in state:
+            raise CheckpointError(f"{path} has no classifier: no tensor {full}. Only its backbone can be taken (init).")
+        if state[full].shape != head[name].shape:
+            raise CheckpointError(
+                f"{full} in {path} has shape {tuple(state[full].shape)}, this classifier's has "
+                f"{tuple(head[name].shape)}: it was trained on other classes, or is of another size."
+            )
+    own = network.backbone.state_dict()
+    for part in POOLING:
+        there = any(name.startswith(prefix + part) for name in state)
+        if there != any(name.startswith(part) for name in own):
+            raise CheckpointError(
+                f"{path} has {'a' if there else 'no'} {part}, unlike this model: set model.pooling and model.distilled "
+                "to what it was trained with."
+            )
+    loaded = _copy_backbone(network.backbone, state, path, prefix)
+    with torch.no_grad():
+        for name, full in names.items():
+            head[name].copy_(state[full])
+    return replace(loaded, dropped=tuple(name for name in loaded.dropped if name not in names.values()))
+
+
+def _copy_backbone(vit: VisionTransformer, state: dict[str, torch.Tensor], path: Path, prefix: str) -> Loaded:
+    prefix = _prefix(state, prefix, path)
+    before = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    saved, note = as_ours(before, prefix, vit, path)
+    used = {prefix + name for name in before} - {prefix + name for name in saved}  # what became something else
     own = vit.state_dict()
     fresh = tuple(name for name in own if name.startswith("attn_pool.") and name not in saved)
     # The model's own kind of part, but one it lacks (a deeper block), is a mismatch; other parts (heads) are left out.
@@ -211,7 +251,7 @@ def load_backbone(vit: VisionTransformer, init: str | Path, prefix: str = "teach
     unknown = [name for name in saved if name not in own and name.split(".")[0] in parts]
     taken = used | {prefix + name for name in own}
     dropped = tuple(name for name in state if name not in taken)
-    fitted, resized = {}, []
+    fitted: dict[str, torch.Tensor] = {}
     for name, mine in own.items():
         if name in fresh:
             continue
@@ -219,15 +259,12 @@ def load_backbone(vit: VisionTransformer, init: str | Path, prefix: str = "teach
             raise CheckpointError(
                 f"{path} has no tensor {prefix}{name}; its model is of another kind than this recipe's."
             )
-        tensor = saved[name] if image else _fit_positions(name, saved[name], vit, "cls_token" in saved)
-        if tensor.shape != mine.shape:
+        if saved[name].shape != mine.shape:
             raise CheckpointError(
-                f"{prefix}{name} in {path} has shape {tuple(saved[name].shape)}, this model's has "
+                f"{prefix}{name} in {path} has shape {tuple(before.get(name, saved[name]).shape)}, this model's has "
                 f"{tuple(mine.shape)}: use the model section that it was trained with."
             )
-        if tensor.shape != saved[name].shape:
-            resized.append(name)
-        fitted[name] = tensor
+        fitted[name] = saved[name]
     if unknown:
         raise CheckpointError(
             f"{path} has a tensor {prefix}{unknown[0]} that this model lacks: use the model section that it was "
@@ -236,7 +273,9 @@ def load_backbone(vit: VisionTransformer, init: str | Path, prefix: str = "teach
     with torch.no_grad():
         for name, tensor in fitted.items():
             own[name].copy_(tensor)
-    return Loaded(path, prefix, tuple(resized), fresh, dropped, image)
+    tables = [name for name in fitted if name.startswith("pos_embed") and name in before]
+    resized = tuple(name for name in tables if fitted[name].shape != before[name].shape)
+    return Loaded(path, prefix, resized, fresh, dropped, note)
 
 
 def _prefix(state: dict[str, torch.Tensor], wanted: str, path: Path) -> str:
@@ -250,16 +289,3 @@ def _prefix(state: dict[str, torch.Tensor], wanted: str, path: Path) -> str:
     raise CheckpointError(
         f"{path} has no backbone under {wanted}*: {there}. Give a file with one vision transformer in it."
     )
-
-
-def _fit_positions(name: str, tensor: torch.Tensor, vit: VisionTransformer, saved_class_token: bool) -> torch.Tensor:
-    """A saved tensor, or, if it is a position table of another length, the table at this model's length."""
-    if name == "pos_embed" and tensor.ndim == 3:
-        if saved_class_token and not vit.class_token:
-            tensor = tensor[:, 1:]
-        prefix = int(vit.class_token)
-        if (tensor.shape[1] - prefix) % 8 == 0 and tensor.shape[1] > prefix:
-            return resize_grid(tensor, vit.table_columns, prefix)
-    if name == "pos_embed_time" and tensor.ndim == 2 and len(tensor):
-        return stretch(tensor, vit.table_columns, "linear")
-    return tensor

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gamut.errors import PlanError
+from gamut.patches import PATCH, columns, frames_of, rows
 from gamut.plan.clips import Clips
-from gamut.plan.policy import PATCH, TOKENS_A_PATCH_COLUMN, UNIT_HOP, WINDOW_SAMPLES, Policy
+from gamut.plan.policy import UNIT_HOP, WINDOW_SAMPLES, Policy
 from gamut.randomness import Purpose, integers, key, uniform
 
 
@@ -32,16 +33,17 @@ def samples_needed(frames: np.ndarray, shift: np.ndarray, pool: np.ndarray | int
 
 
 def kept_patches(frames: np.ndarray, policy: Policy) -> np.ndarray:
-    """Patches of such views that the model gets: 8 for every 16 frames, less floor(`drop_tokens` of them)."""
-    patches = frames // PATCH * TOKENS_A_PATCH_COLUMN
+    """Patches of such views that the model gets: 8 for every 16 frames (more where they overlap), less
+    floor(`drop_tokens` of them)."""
+    patches = columns(frames, policy.stride) * rows(policy.stride)
     if not policy.drop_tokens:
         return patches
     return patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
 
 
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
-    """Tokens of views of so many frames: the patches that are kept, and the class token."""
-    return kept_patches(frames, policy) + int(policy.class_token)
+    """Tokens of views of so many frames: the patches that are kept, and the class and distillation tokens."""
+    return kept_patches(frames, policy) + int(policy.class_token) + int(policy.distillation_token)
 
 
 def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray | int = 0) -> Sizes:
@@ -126,7 +128,9 @@ def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: P
     if policy.local_views:
         views += f" and {policy.local_views} x {frames[at, -1]}"
         local = int(view_tokens(frames[at, policy.views :], policy).sum())
-    fits = ((policy.tokens - local) // policy.views - int(policy.class_token)) // TOKENS_A_PATCH_COLUMN * PATCH
+    special = int(policy.class_token) + int(policy.distillation_token)
+    most = ((policy.tokens - local) // policy.views - special) // rows(policy.stride)
+    fits = (frames_of(most + 1, policy.stride) - 1) // PATCH * PATCH  # one frame more is a column more
     shorter = f", or shorten the views to {fits} frames (`crop_frames` or `max_frames`)" if fits >= PATCH else ""
     raise PlanError(
         f"The clip in row {clips.row[at]} of the index makes {tokens[at]} tokens "

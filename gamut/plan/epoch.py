@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import PlanError
+from gamut.patches import PATCH
 from gamut.plan.balance import rounds
 from gamut.plan.crops import samples_needed
-from gamut.plan.policy import PATCH, differing
+from gamut.plan.policy import differing
 
 FORMAT = 2
 DESCRIPTION = "plan.json"

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from gamut.errors import PlanError
+from gamut.patches import PATCH
 
 PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
 
-PATCH = 16  # frames of a patch; frames of every view are a multiple of it
-TOKENS_A_PATCH_COLUMN = 8  # 128 mel bins / 16
 UNIT_HOP = 160  # 10 ms at 16 kHz: the hop at resolution C = 1
 WINDOW_SAMPLES = 400  # 25 ms at 16 kHz: the first frame of a log-mel
 
@@ -40,6 +39,9 @@ class Policy:
 
     Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,
     and views, crops and hops say nothing. Its mixup partner is a clip of its own pack, which is read anyway.
+
+    Frames of every view are a multiple of 16; patches are 16x16 and `stride` apart in time and frequency. A view has a
+    `class_token` and a `distillation_token` besides, or not.
 
     An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py).
 
@@ -68,6 +70,8 @@ class Policy:
     mixup_beta: int = 10
     class_token: bool = True
     cached: bool = False  # the model gets stored features: every clip is one token, and mixed within its pack
+    distillation_token: bool = False
+    stride: int = PATCH
     packer: str = "exact"  # exact | next_fit
     lookahead: int = 64
     window: int = 16384
@@ -84,6 +88,8 @@ class Policy:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise PlanError(f"`{field}` of a plan is {value}; it must be at least 1.")
+        if not 1 <= self.stride <= PATCH:
+            raise PlanError(f"`stride` of a plan is {self.stride}; it must lie between 1 and {PATCH}, a patch's width.")
         if self.local_views < 0:
             raise PlanError(f"`local_views` of a plan is {self.local_views}; it must be at least 0.")
         if self.max_samples is not None and self.max_samples < WINDOW_SAMPLES:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gamut.patches import PATCH, rows
 from gamut.plan.packing import exact_fill, next_fit
-from gamut.plan.policy import PATCH, TOKENS_A_PATCH_COLUMN, WINDOW_SAMPLES
+from gamut.plan.policy import WINDOW_SAMPLES
 
 HOP = 160  # samples, 10 ms
 STANDARD = 1024  # frames that a standard AST cuts or pads every clip to
@@ -40,9 +41,9 @@ def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spendin
     """
     order = np.random.default_rng(seed).permutation(len(samples))[:MOST]
     frames = 1 + (np.asarray(samples, np.int64)[order] - WINDOW_SAMPLES) // HOP
-    own = np.maximum(frames // PATCH, 1) * TOKENS_A_PATCH_COLUMN
-    tokens = np.minimum(own, min(LONGEST // PATCH * TOKENS_A_PATCH_COLUMN, row))
-    standard = STANDARD // PATCH * TOKENS_A_PATCH_COLUMN
+    own = np.maximum(frames // PATCH, 1) * rows()
+    tokens = np.minimum(own, min(LONGEST // PATCH * rows(), row))
+    standard = STANDARD // PATCH * rows()
 
     def one(way: str, seen: np.ndarray, processed: int) -> Spending:
         heard = int(seen.sum())

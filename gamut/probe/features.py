@@ -16,7 +16,7 @@ from gamut.data.front import spectrogram
 from gamut.data.loader import Loader
 from gamut.data.readers import open_reader
 from gamut.errors import GamutError
-from gamut.models.layout import ROWS, Layout, layout
+from gamut.models.layout import ROWS, Layout
 from gamut.models.vit import VisionTransformer
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
 from gamut.recipe.policy import RATE, hop
@@ -75,7 +75,7 @@ class Encoder:
         """
         batch = batch.to(self.device)
         pixels = self.front(batch)
-        where = layout(batch.frames, batch.sizes, self.backbone.class_token)
+        where = self.backbone.layout(batch.frames, batch.sizes)
         with self.evaluating():
             tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
             found = {"mean": _mean(tokens, where)}

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
 from gamut.models.attention_map import attention_maps
-from gamut.models.layout import layout
 from gamut.plan import Clips
 from gamut.probe.features import Encoder, whole_clips
 from gamut.recipe.schema import Recipe
@@ -27,7 +26,7 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     plan = whole_clips(clips, recipe)
     batch = assemble(index, plan, range(plan.steps * plan.packs)).to(encode.device)
     pixels = encode.front(batch)
-    where = layout(batch.frames, batch.sizes, encode.backbone.class_token)
+    where = encode.backbone.layout(batch.frames, batch.sizes)
     with encode.evaluating():
         maps = attention_maps(encode.backbone, pixels.to(encode.backbone.patch_embed.proj.weight.dtype), where)
     mels = unpatch(pixels).cpu().numpy()

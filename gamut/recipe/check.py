@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.positions": ("learned", "factorised"),
     "model.pooling": ("cls", "attention", "mean"),
     "head.kind": ("last_mlp", "wa_mlp", "wa_tr", "tl_tr"),
+    "model.table_like": ("asit", "ast"),
     "views.too_long": ("cut", "error"),
     "views.pad_with": ("silence", "zero"),
     "plan.packer": ("exact", "next_fit"),
@@ -54,6 +55,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.heads": (1, _ANY),
     "model.table_frames": (16, _ANY),
     "model.pooling_heads": (1, _ANY),
+    "model.stride": (1, 16),
     "model.drop_path": (0, 0.999),
     "head.dim": (1, _ANY),
     "head.time_heads": (1, _ANY),
@@ -142,6 +144,7 @@ POSITIVE = (
     "front.std",
     "model.mlp_ratio",
     "model.attention_scale",
+    "model.head_eps",
     "asit.teacher_temperature",
     "asit.teacher_temperature_start",
     "asit.student_temperature",
@@ -240,6 +243,16 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         model.pooling == "attention" and model.dim % model.pooling_heads != 0,
         ("model.dim", "model.pooling_heads"),
         f"model.dim ({model.dim}) must be a multiple of model.pooling_heads ({model.pooling_heads})",
+    )
+    refuse(
+        model.distilled and model.pooling != "cls",
+        ("model.distilled", "model.pooling"),
+        f"model.distilled is a second token beside CLS: it needs model.pooling cls, not {model.pooling}",
+    )
+    refuse(
+        model.table_like == "ast" and model.positions != "learned",
+        ("model.table_like", "model.positions"),
+        "model.table_like: ast is for model.positions: learned; factorised tables have one way to fit a clip",
     )
     refuse(
         (front.mean is None) != (front.std is None),

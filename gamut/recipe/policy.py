@@ -72,4 +72,6 @@ def _common(recipe: Recipe) -> dict[str, Any]:
         "too_long": views.too_long,
         "class_token": recipe.model.pooling == "cls",
         "cached": bool(recipe.features),
+        "distillation_token": recipe.model.distilled,
+        "stride": recipe.model.stride,
     }

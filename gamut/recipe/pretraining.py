@@ -8,7 +8,8 @@ from gamut.recipe.views import Problem
 
 def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
     """Losses, masks and heads that contradict each other, the views or the model."""
-    asit, views, pooling = recipe.asit, recipe.views, recipe.model.pooling
+    asit, views, model = recipe.asit, recipe.views, recipe.model
+    pooling = model.pooling
     least = asit.mask_target_least
     wrong: list[tuple[bool, tuple[str, ...], str]] = [
         (
@@ -26,6 +27,12 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
             ("asit.weight_global", "model.pooling"),
             "only the global loss trains attention pooling: asit.weight_global must be above 0, or model.pooling "
             "cls or mean",
+        ),
+        (
+            model.distilled or model.stride != 16,
+            ("model.distilled", "model.stride"),
+            "ASiT hides and rebuilds patches that lie side by side, and has one class token: model.stride must be 16, "
+            "model.distilled false",
         ),
         (
             bool(views.local_count) and not asit.weight_global,

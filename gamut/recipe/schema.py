@@ -31,10 +31,17 @@ class Model:
     mlp_ratio: float = 4.0
     positions: str = "learned"  # learned (time x frequency grid + CLS) | factorised (time table + frequency table)
     table_frames: int = 592  # length of the time axis of the position table, in frames (a multiple of 16)
+    # Clips of other lengths than the table. asit: a shorter one takes its first columns, a longer one a bicubic
+    # stretch; ast (learned positions alone): its middle columns, or a linear stretch. A start from a ViT of images
+    # follows: the image's rows become time (asit) or frequency (ast).
+    table_like: str = "asit"
     pooling: str = "cls"  # cls | attention (ElasticAST: one learned query, masked) | mean
     pooling_heads: int = 12
+    distilled: bool = False  # DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)
+    stride: int = 16  # of the 16x16 patches, frames and mel bins: 16, or less where they overlap (AST: 10)
     drop_path: float = 0.1
-    attention_scale: float | None = None  # None: 1 / sqrt(head dim)
+    attention_scale: float | None = None  # of the blocks and of attention pooling; None: 1 / sqrt(head dim)
+    head_eps: float = 1e-6  # of the classifier's LayerNorm (AST's own weights: 1e-5, in transformers 1e-12)
 
 
 @dataclass(frozen=True)

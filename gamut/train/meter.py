@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gamut.patches import PATCH
 from gamut.plan import Epoch
-from gamut.plan.policy import PATCH
 
 
 class Meter:

@@ -64,9 +64,30 @@ def test_first_stretched_in_an_evaluation_then_trained() -> None:
     assert torch.equal(before, after)
 
 
-def test_saved_grid_keeps_its_class_row() -> None:
-    saved = random(1, 1 + 37 * 8, DIM)
-    resized = resize_grid(saved, 31, prefix=1)
-    assert resized.shape == (1, 1 + 31 * 8, DIM)
-    assert torch.equal(resized[:, 0], saved[:, 0])
-    assert torch.equal(resize_grid(saved, 37, prefix=1), saved)
+@pytest.mark.parametrize("like", ["asit", "ast"])
+def test_saved_grid_is_fitted_once_as_torch_does_it(like: str) -> None:
+    saved = random(37, 8, DIM)
+    assert torch.equal(resize_grid(saved, 37, 8, like), saved)
+    image = saved.double().permute(2, 0, 1)[None]
+    kind = "bilinear" if like == "ast" else "bicubic"
+    for columns in (31, 62):
+        expected = F.interpolate(image, size=(columns, 8), mode=kind, align_corners=False)[0].permute(1, 2, 0)
+        if like == "ast" and columns < 37:
+            expected = saved[3:34]  # AST: from 37 // 2 - 31 // 2 on
+        assert (resize_grid(saved, columns, 8, like) - expected).abs().max() <= 2e-6
+    overlapping = F.interpolate(image, size=(60, 12), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    assert (resize_grid(saved, 60, 12, like) - overlapping).abs().max() <= 2e-6
+
+
+def test_ast_takes_the_middle_of_its_table_or_stretches_it_linearly() -> None:
+    sizes = (16, 80, 64, 112, 176, 112)
+    where = layout(torch.tensor(sizes), sizes, class_token=True, stride=10)
+    table = random(11, 12, DIM)  # 116 frames
+    mine = grid_positions(table.flatten(0, 1), where, "ast").split([12 * width for width in where.widths])
+    assert where.widths == (1, 7, 5, 10, 17, 10)
+    for width, got in zip(where.widths, mine):
+        expected = table[5 - width // 2 :][:width]
+        if width > 11:
+            image = table.double().permute(2, 0, 1)[None]
+            expected = F.interpolate(image, size=(width, 12), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+        assert (got.unflatten(0, (width, 12)) - expected).abs().max() <= 2e-6

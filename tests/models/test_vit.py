@@ -22,13 +22,14 @@ from gamut.recipe import schema
 SMALL = schema.Model(dim=48, depth=3, heads=3, table_frames=160, pooling_heads=4, drop_path=0.0)
 # 16 frames, one run of equals, the table's length, beyond it by one column, 30 s.
 ODD = (16, 96, 96, 160, 176, 2992, 16)
+AST = {"pooling": "cls", "distilled": True, "stride": 10, "table_like": "ast"}
 KINDS = [(positions, pooling) for positions in ("learned", "factorised") for pooling in ("cls", "attention", "mean")]
 
 
 def batch(model: schema.Model, sizes: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, Layout]:
     frames = torch.tensor(sizes, dtype=torch.int64)
-    where = layout(frames, sizes, class_token=model.pooling == "cls")
-    return torch.randn(sum(sizes) // 2, 256, generator=torch.Generator().manual_seed(seed)), where
+    where = layout(frames, sizes, model.pooling == "cls", distilled=model.distilled, stride=model.stride)
+    return torch.randn(len(where.patch), 256, generator=torch.Generator().manual_seed(seed)), where
 
 
 def run(vit: VisionTransformer, patches: torch.Tensor, where: Layout, keys: torch.Tensor | None = None) -> torch.Tensor:
@@ -52,15 +53,14 @@ def three_ways(
 ) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """(pooled vectors, gradients) of the odd lengths: packed, one at a time, and packed with a dense mask."""
     vit = VisionTransformer(model, seed=1).to(dtype)
-    patches, where = batch(model, ODD)
+    sizes = ODD if model.stride == 16 else tuple(min(size, 496) for size in ODD)  # at 30 s the dense mask is 100 MB
+    patches, where = batch(model, sizes)
     patches = patches.to(dtype)
-    weight = torch.randn(len(ODD), model.dim, generator=torch.Generator().manual_seed(5)).to(dtype)
+    weight = torch.randn(len(sizes), model.dim, generator=torch.Generator().manual_seed(5)).to(dtype)
     packed = run(vit, patches, where)
     results = [(packed.detach(), gradients(vit, (packed * weight).sum()))]
-    single = [
-        run(vit, clip, layout(torch.tensor([size]), (size,), class_token=model.pooling == "cls"))
-        for clip, size in zip(patches.split([size // 2 for size in ODD]), ODD)
-    ]
+    clips = patches.split([width * where.rows for width in where.widths])
+    single = [run(vit, clip, vit.layout(torch.tensor([size]), (size,))) for clip, size in zip(clips, sizes)]
     alone = torch.cat(single)
     results.append((alone.detach(), gradients(vit, (alone * weight).sum())))
     monkeypatch.setattr(vit_module, "attention", functools.partial(attention, backend="dense"))
@@ -68,11 +68,19 @@ def three_ways(
     return [*results, (dense.detach(), gradients(vit, (dense * weight).sum()))]
 
 
-@pytest.mark.parametrize(("positions", "pooling"), KINDS)
-def test_packed_equals_one_at_a_time_equals_dense(
-    positions: str, pooling: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = dataclasses.replace(SMALL, positions=positions, pooling=pooling)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *({"positions": positions, "pooling": pooling} for positions, pooling in KINDS),
+        {"positions": "factorised", "pooling": "attention", "attention_scale": 1.0},  # published ElasticAST
+        AST,
+        {"positions": "factorised", "pooling": "attention", "stride": 10},
+    ],
+    ids=lambda kind: "-".join(str(value) for value in kind.values()),
+)
+def test_packed_equals_one_at_a_time_equals_dense(kind: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dataclasses.replace(SMALL, **kind)
+    pooling = model.pooling
     packed, *others = three_ways(model, torch.float32, monkeypatch)
     # Under mean pooling all tokens of a clip give the last norm's bias the same gradient, and torch's LayerNorm adds
     # them up one after the other: a thousand equal roundings, in either way of packing. float64 below has no such room.
@@ -207,6 +215,16 @@ def test_parameter_counts_of_the_papers(size: str, low: float, high: float) -> N
     assert low <= sum(parameter.numel() for parameter in build(sized(size)).parameters()) <= high
 
 
+def test_a_distillation_token_follows_each_class_token() -> None:
+    vit = VisionTransformer(dataclasses.replace(SMALL, **AST), seed=1)
+    where = vit.layout(torch.tensor([16, 32]), (16, 32))
+    assert (where.lengths, where.special, where.rows) == ((14, 26), 2, 12)
+    assert where.cls.tolist() == [0, 14]
+    assert where.patch.tolist() == [*range(2, 14), *range(16, 40)]
+    tokens = torch.arange(40.0)[:, None].expand(40, 48)
+    assert vit.pool(tokens, where)[:, 0].tolist() == [0.5, 14.5]
+
+
 def test_mismatched_layout_is_refused() -> None:
     vit = VisionTransformer(SMALL)
     patches, where = batch(SMALL, (32,))
@@ -224,6 +242,9 @@ def test_mismatched_layout_is_refused() -> None:
         ({"table_frames": 100}, "model.table_frames"),
         ({"positions": "rotary"}, "'rotary'"),
         ({"pooling": "max"}, "'max'"),
+        ({"pooling": "mean", "distilled": True}, "model.distilled needs model.pooling cls"),
+        ({"stride": 17}, "model.stride = 17"),
+        ({"table_like": "vit"}, "'vit'"),
         ({"drop_path": 1.0}, "model.drop_path"),
     ],
 )

@@ -103,7 +103,9 @@ def test_position_tables_are_interpolated_once(tmp_path: Path, frames: int) -> N
     vit = VisionTransformer(dataclasses.replace(MODEL, table_frames=frames), seed=2)
     loaded = load_backbone(vit, tmp_path / "learned")
     assert loaded.resized == (() if frames == 96 else ("pos_embed",))
-    assert torch.equal(vit.pos_embed, resize_grid(saved.pos_embed, frames // 16, 1))
+    assert torch.equal(vit.pos_embed[0, :1], saved.pos_embed[0, :1])
+    grid = saved.pos_embed[0, 1:].detach().unflatten(0, (-1, 8))
+    assert torch.equal(vit.pos_embed[0, 1:], resize_grid(grid, frames // 16, 8).flatten(0, 1))
 
     factorised = dataclasses.replace(MODEL, positions="factorised")
     saved = VisionTransformer(factorised, seed=1)
@@ -112,6 +114,23 @@ def test_position_tables_are_interpolated_once(tmp_path: Path, frames: int) -> N
     assert load_backbone(vit, tmp_path / "factorised").resized == (() if frames == 96 else ("pos_embed_time",))
     assert torch.equal(vit.pos_embed_time, stretch(saved.pos_embed_time, frames // 16, "linear"))
     assert torch.equal(vit.pos_embed_freq, saved.pos_embed_freq)
+
+
+def test_a_learned_grid_becomes_factorised_tables_and_not_the_other_way(tmp_path: Path) -> None:
+    """ElasticAST after ASiT: linear over time, then each table is the mean over the other axis."""
+    saved = VisionTransformer(MODEL, seed=1)
+    checkpoint(tmp_path / "learned", saved)
+    model = dataclasses.replace(MODEL, positions="factorised", pooling="mean", table_frames=208)
+    vit = VisionTransformer(model, seed=2)
+    loaded = load_backbone(vit, tmp_path / "learned")
+    assert "positions of 6x8 to 13x8" in str(loaded)
+    assert loaded.dropped == ("centre.class", "teacher.backbone.cls_token", "teacher.projection.mlp.0.weight")
+    grid = stretch(saved.pos_embed[0, 1:].detach().unflatten(0, (6, 8)).flatten(1), 13, "linear").unflatten(1, (8, -1))
+    torch.testing.assert_close(vit.pos_embed_time, grid.mean(1))
+    torch.testing.assert_close(vit.pos_embed_freq, grid.mean(0))
+    checkpoint(tmp_path / "factorised", vit)
+    with pytest.raises(CheckpointError, match=r"no tensor teacher\.backbone\.pos_embed;"):
+        load_backbone(VisionTransformer(dataclasses.replace(MODEL, pooling="mean")), tmp_path / "factorised")
 
 
 def test_another_pooling_keeps_the_backbone(tmp_path: Path) -> None:
@@ -137,7 +156,7 @@ def test_another_pooling_keeps_the_backbone(tmp_path: Path) -> None:
         ({"dim": 48, "heads": 2}, r"teacher\.backbone\.cls_token in .* has shape \(1, 1, 24\)"),
         ({"depth": 3}, r"no tensor teacher\.backbone\.blocks\.2\.norm1\.weight"),
         ({"depth": 1}, r"has a tensor teacher\.backbone\.blocks\.1\.attn\.proj\.bias"),
-        ({"positions": "factorised"}, r"no tensor teacher\.backbone\.pos_embed_time"),
+        ({"distilled": True}, r"no tensor teacher\.backbone\.dist_token"),
         ({"mlp_ratio": 2.0}, r"blocks\.0\.mlp\.fc1\.weight in .* has shape \(96, 24\), this model's has \(48, 24\)"),
     ],
 )

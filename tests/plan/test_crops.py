@@ -64,6 +64,8 @@ policies = st.builds(
     random_crop=st.booleans(),
     shifts=st.lists(st.integers(80, 640), min_size=1, max_size=4).map(tuple),
     class_token=st.booleans(),
+    distillation_token=st.booleans(),
+    stride=st.sampled_from([16, 16, 10]),
     pools=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
     pad_to=st.none() | st.none() | multiple,
     max_samples=st.none() | st.integers(400, 30000),
@@ -92,9 +94,11 @@ def test_frames_tokens_and_crops_are_those_of_the_slow_reference(
         views = len(frames)
         assert epoch.frames[i].tolist() == frames
         assert epoch.shift[i].tolist() == [shift] * views
-        patches = [math.ceil(f // 2 - Fraction(str(policy.drop_tokens)) * (f // 2)) for f in frames]
+        apart = policy.stride
+        whole = [len(range(0, f - 15, apart)) * len(range(0, 128 - 15, apart)) for f in frames]
+        patches = [math.ceil(cells - Fraction(str(policy.drop_tokens)) * cells) for cells in whole]
         assert epoch.kept is None or epoch.kept[i].tolist() == patches
-        assert epoch.tokens[i] == sum(patches) + views * policy.class_token
+        assert epoch.tokens[i] == sum(patches) + views * (policy.class_token + policy.distillation_token)
         needed = [(f * pool - 1) * shift + 400 for f in frames]
         assert epoch.needed(slice(i, i + 1))[0].tolist() == needed
         for view in range(views):
@@ -198,6 +202,10 @@ def test_a_clip_over_the_budget_is_an_error_that_says_what_to_change() -> None:
         plan_epoch(clips, 0, 0, Policy(packs=1, tokens=256))
     assert plan_epoch(clips, 0, 0, Policy(packs=1, tokens=256, max_frames=496)).draws == 3
     assert plan_epoch(clips, 0, 0, Policy(packs=1, tokens=1497)).draws == 3
+    ast = Policy(packs=1, tokens=1214, stride=10, distillation_token=True)  # AST's 101 x 12 patches and two tokens
+    with pytest.raises(PlanError, match=r"3578 tokens .* or shorten .* 1024 frames"):
+        plan_epoch(clips, 0, 0, ast)
+    assert plan_epoch(clips, 0, 0, replace(ast, max_frames=1024)).tokens.max() == 1214
 
 
 def test_a_clip_over_the_limit_is_cut_and_counted_or_an_error() -> None:

@@ -164,6 +164,10 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("optim.clip_each=true", ["optim.clip_each", "engine: oss"]),
         ("asit.mask_fil=clip", ["asit.mask_fil", "asit.mask_fill"]),
         ("model.pooling=max", ["model.pooling", "cls", "attention", "mean"]),
+        ("model.table_like=vit", ["model.table_like", "asit", "ast"]),
+        ("model.stride=20", ["model.stride", "between 1 and 16"]),
+        ("model.stride=10", ["ASiT", "model.stride must be 16"]),
+        ("model.distilled=true", ["ASiT", "model.distilled false"]),
         ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
         ("finetune.loss=ce", ["finetune", "pretrain"]),
         ("step.tokens=4096", ["step.clips", "step.tokens", "both"]),
@@ -214,6 +218,9 @@ def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
         (["augment.mixup=1.5"], "augment.mixup"),
         (["augment.drop_tokens=1"], "augment.drop_tokens"),
         (["augment.time_scale=seconds"], "augment.time_scale"),
+        (["model.distilled=true", "model.pooling=mean"], "model.distilled"),
+        (["model.table_like=ast", "model.positions=factorised"], "model.table_like"),
+        (["model.stride=10", "step.clips=null", "step.tokens=400"], "one clip of 589 tokens"),  # 49 x 12, and CLS
     ):
         with pytest.raises(RecipeError, match=said):
             load_recipe("finetune", "esc50", words)
@@ -232,6 +239,8 @@ def test_a_recipe_becomes_a_policy() -> None:
     assert (policy.mixup, policy.mixup_beta, policy.drop_tokens, policy.max_samples) == (0.5, 10, 0.1, 480_000)
     score = evaluation_policy(recipe)
     assert (score.shifts, score.mixup, score.drop_tokens, score.max_samples) == ((160,), 0.0, 0.0, 480_000)
+    ast = load_recipe("finetune", "esc50", ["model.stride=10", "model.distilled=true"])
+    assert (training_policy(ast).stride, evaluation_policy(ast).distillation_token) == (10, True)
     crops = load_recipe("pretrain", "asit", ["views.local_count=4", "views.roll=0.5"])
     policy = training_policy(crops)
     assert (policy.segments, policy.local_frames, policy.roll, policy.max_samples) == (6, 192, 0.5, None)

@@ -1,0 +1,29 @@
+"""How a log-mel is cut into patches of 16x16: side by side, or overlapping where their stride is below 16 (AST: 10)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+PATCH = 16  # frames and mel bins of a patch
+BINS = 128  # mel bins of a frame
+
+Count = TypeVar("Count")  # a number, a NumPy array or a tensor of integers
+
+
+def columns(frames: Count, stride: int = PATCH) -> Count:
+    """Patches over the time of so many frames, 16 or more (integers of any kind).
+
+    >>> columns(1024), columns(1024, 10)
+    (64, 101)
+    """
+    return (frames - PATCH) // stride + 1  # type: ignore[operator, return-value]
+
+
+def rows(stride: int = PATCH) -> int:
+    """Patches over frequency: 8, or 12 at a stride of 10."""
+    return columns(BINS, stride)
+
+
+def frames_of(columns: int, stride: int = PATCH) -> int:
+    """The frames under so many columns of patches."""
+    return (columns - 1) * stride + PATCH
