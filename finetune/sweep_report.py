@@ -20,7 +20,7 @@ from gamut.track.store import public, store_uri
 
 COLUMNS = ("model", "seed", "test", "axis", "value", "metric", "score", "clips", "frames_a_clip", "tokens_a_clip",
            "gflop_a_clip", "ms_a_clip", "device", "threads", "run")  # fmt: skip
-ACROSS = {"length": ("lengths", "frames of 10 ms * C"), "resolution": ("resolutions", "C: a hop of 10 ms * C")}
+ACROSS = {"length": ("lengths", "frames"), "resolution": ("resolutions", "C: a hop of 10 ms * C")}
 
 
 def report(out: Path, entries: list[dict[str, Any]], recipe: schema.Recipe, console: Console) -> None:
