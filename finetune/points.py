@@ -48,8 +48,9 @@ def frames_of(views: schema.Views) -> int:
 
 
 def at(recipe: schema.Recipe, point: Point) -> schema.Recipe:
-    """The recipe of a trained model as it is to be scored at a point; a standard AST's table has the point's length.
+    """The recipe of a trained model as it is to be scored at a point.
 
+    A standard AST off its length has the middle of its table of positions, or the table stretched (`table_like: ast`).
     At a C, a model that was trained on pooled frames averages C of them where C is a whole number; all others get a hop
     of 10 ms * C. A standard AST keeps its length in time. Raises RecipeError for a point that cannot be.
     """
@@ -73,7 +74,7 @@ def at(recipe: schema.Recipe, point: Point) -> schema.Recipe:
         else:
             views = replace(views, resolutions=[point.value], poolings=[1])
     if standard and model.positions == "learned":
-        model = replace(model, table_frames=frames_of(views))
+        model = replace(model, table_like="ast")
     changed = replace(recipe, views=views, model=model, step=schema.Step(packs=1, clips=1))
     check(changed)
     return changed

@@ -13,8 +13,6 @@ from finetune.objective import Classify
 from finetune.points import Point, at
 from finetune.scoring import BEST
 from gamut.errors import CheckpointError, RunError
-from gamut.models.classifier import ClassifierNetwork
-from gamut.models.positions import fit_grid
 from gamut.models.weights import MODEL, OBJECTIVE, load_weights
 from gamut.recipe import schema
 from gamut.recipe.load import override
@@ -87,13 +85,9 @@ class Subject:
         self._make = lambda recipe: Classify(recipe, classes, mean, std, recipe.seed, device)
 
     def at(self, point: Point) -> Classify:
-        """The model as it is scored at a point: another length than a standard AST's own takes its table of positions
-        cut from the middle, or stretched (bilinear), once; all others read theirs as in training.
-
-        Raises CheckpointError where the weights are not the recipe's model's.
-        """
+        """The model as it is scored at a point. Raises CheckpointError where the weights are not its recipe's."""
         recipe = at(self.recipe, point)
-        if self._task is None or self._task.recipe.model != recipe.model:
+        if self._task is None:
             self._task = self._make(recipe)
             self._load(self._task)
         self._task.recipe = recipe
@@ -101,12 +95,8 @@ class Subject:
 
     @torch.no_grad()
     def _load(self, task: Classify) -> None:
-        assert isinstance(task.model, ClassifierNetwork)
-        backbone = task.model.backbone
         for name, mine in task.model.state_dict().items():
             saved = self.state.get(name)
-            if saved is not None and name == "backbone.pos_embed" and saved.shape != mine.shape:
-                saved = fit_grid(saved, backbone.table_columns, backbone.special, backbone.rows)
             if saved is None or saved.shape != mine.shape:
                 raise CheckpointError(
                     f"The weights of {self.recipe.run.name} have {'no' if saved is None else 'another'} tensor {name} "

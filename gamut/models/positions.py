@@ -14,7 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from gamut.models.layout import ROWS, Layout
+from gamut.models.layout import Layout
 
 
 @functools.lru_cache(maxsize=1024)
@@ -115,12 +115,6 @@ def resize_grid(grid: torch.Tensor, columns: int, rows: int, like: str = "asit")
     if like == "ast" and columns < len(grid):
         return middle(grid, columns)
     return stretch(grid.flatten(1), columns, "linear" if like == "ast" else "bicubic").unflatten(1, grid.shape[1:])
-
-
-def fit_grid(table: torch.Tensor, columns: int, prefix: int, rows: int = ROWS) -> torch.Tensor:
-    """A standard AST's grid [1, prefix + old * rows, dim] for another length; the first `prefix` rows stay."""
-    grid = resize_grid(table[0, prefix:].unflatten(0, (-1, rows)), columns, rows, "ast")
-    return torch.cat([table[:, :prefix], grid.flatten(0, 1)[None]], dim=1)
 
 
 def resize_image(grid: torch.Tensor, rows: int, columns: int, kind: str) -> torch.Tensor:

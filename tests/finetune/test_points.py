@@ -13,7 +13,6 @@ from finetune.objective import Classify
 from finetune.points import LENGTHS, RESOLUTIONS, Point, at, is_standard
 from finetune.sweep import grid
 from gamut.errors import RecipeError, RunError
-from gamut.models.positions import fit_grid
 from gamut.plan import Clips, plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.load import load_recipe
@@ -59,7 +58,8 @@ def test_elastic_ast_cuts_and_never_pads() -> None:
 def test_the_standard_ast_cuts_or_pads_to_the_point() -> None:
     assert frames("ast_voxceleb", Point("length", 512)) == ([512] * 3, [160] * 3)
     assert frames("ast_voxceleb", Point("native")) == ([1024] * 3, [160] * 3)
-    assert at(load_recipe("finetune", "ast_voxceleb"), Point("length", 512)).model.table_frames == 512
+    model = at(load_recipe("finetune", "ast_voxceleb", ["model.table_like=asit"]), Point("length", 512)).model
+    assert (model.table_like, model.table_frames) == ("ast", 1024)
 
 
 def test_the_standard_ast_keeps_its_length_in_time_at_every_resolution() -> None:
@@ -97,23 +97,11 @@ def test_crops_that_are_not_padded_are_no_standard_ast() -> None:
     assert not is_standard(load_recipe("finetune", "ast_epic", ["views.pad=false", "views.pad_with=silence"]).views)
 
 
-def test_a_standard_grid_is_cut_from_the_middle_or_stretched_over_time() -> None:
-    table = torch.randn(1, 1 + 10 * 8, 6, generator=torch.Generator().manual_seed(0))
-    grid = table[0, 1:].reshape(10, 8, 6)
-    cut = fit_grid(table, 4, 1)
-    assert torch.equal(cut[0, 1:].reshape(4, 8, 6), grid[3:7])
-    assert torch.equal(fit_grid(table, 3, 1)[0, 1:].reshape(3, 8, 6), grid[4:7])
-    longer = fit_grid(table, 25, 1)
-    image = grid.permute(2, 1, 0)[None]  # [1, dim, frequency, time]
-    torch_s = torch.nn.functional.interpolate(image, size=(8, 25), mode="bilinear")[0].permute(2, 1, 0)
-    assert torch.allclose(longer[0, 1:].reshape(25, 8, 6), torch_s, atol=1e-6)
-    assert torch.equal(cut[:, :1], table[:, :1])
-    assert torch.equal(longer[:, :1], table[:, :1])
-
-
-@pytest.mark.parametrize("pooling", ["cls", "attention", "mean"])
-def test_operations_are_those_that_torch_counts(pooling: str) -> None:
-    model = schema.Model(dim=32, depth=2, heads=2, table_frames=96, pooling=pooling, pooling_heads=4, mlp_ratio=3.0)
+@pytest.mark.parametrize(
+    "kind", [{"pooling": "cls"}, {"pooling": "attention"}, {"pooling": "mean"}, {"distilled": True, "stride": 10}]
+)
+def test_operations_are_those_that_torch_counts(kind: dict) -> None:
+    model = schema.Model(dim=32, depth=2, heads=2, table_frames=96, pooling_heads=4, mlp_ratio=3.0, **kind)
     recipe = schema.Recipe(stage="finetune", model=model)
     task = Classify(recipe, 7, -4.0, 4.0, seed=0, device=torch.device("cpu"))
     batch = packed([32, 96, 16], [[1], [3], [0]])
