@@ -1,10 +1,11 @@
-"""Block-diagonal attention on the CPU, forward and backward: ours beside a dense mask, padding and nested tensors.
+"""Block-diagonal attention on the CPU, forward and backward: ours beside dense masks, padding and nested tensors.
 
     python bench/attention.py [--rounds 5] [--threads 1] [--only attention|block|step|memory]
 
 A row of 2,048 tokens of 8 clips, alike and of odd lengths; 12 heads of 64. The peers:
 
     dense mask   scaled_dot_product_attention with the whole row's block-diagonal mask (packed rows are mostly run so)
+    written out  softmax(Q K^T) V with that mask, which keeps a square of the row for every head
     padded       a batch [clips, longest] with a mask for the padding, which every other layer computes, too
     nested       scaled_dot_product_attention of torch's jagged nested tensors
 
@@ -21,6 +22,7 @@ import functools
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +48,8 @@ PACKS = {
     "8 clips of 256 tokens": (512,) * 8,
     "8 clips of 96 to 376 tokens": (336, 656, 480, 544, 752, 192, 624, 512),
 }
-DENSE, PADDED, NESTED, OURS = "dense mask", "padded", "nested", "gamut"
+DENSE, WRITTEN, PADDED, NESTED, OURS = "dense mask", "written out", "padded", "nested", "gamut"
+ALL = (DENSE, WRITTEN, PADDED, NESTED, OURS)
 Way = Callable[[], list[torch.Tensor]]  # runs once; outputs and gradients of the row's tokens
 
 
@@ -72,6 +75,14 @@ def padded_attention(
     )
 
 
+def written_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Layout, scale: float | None
+) -> torch.Tensor:
+    allowed = where.segment[:, None] == where.segment[None, :]
+    scores = torch.einsum("qhd,khd->hqk", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~allowed, float("-inf")).softmax(-1), v)
+
+
 def nested_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Layout, scale: float | None
 ) -> torch.Tensor:
@@ -85,6 +96,8 @@ def attend(name: str, where: Layout) -> Callable[..., torch.Tensor]:
     """`gamut.models.attention.attention` in one of the ways, for rows (or, padded, batches) as that way has them."""
     if name in (DENSE, OURS):
         return functools.partial(attention, backend="dense" if name == DENSE else "loop")
+    if name == WRITTEN:
+        return lambda q, k, v, laid, scale=None: written_attention(q, k, v, where, scale)
     if name == NESTED:
         return lambda q, k, v, laid, scale=None: nested_attention(q, k, v, where, scale)
     real = torch.arange(where.max_length) < torch.tensor(where.lengths)[:, None]
@@ -102,7 +115,7 @@ def spread(x: torch.Tensor, place: torch.Tensor, rows: int) -> torch.Tensor:
     return x if len(x) == rows else x.new_zeros(rows, *x.shape[1:]).index_copy(0, place, x)
 
 
-def attentions(where: Layout, names: tuple[str, ...] = (DENSE, PADDED, NESTED, OURS)) -> dict[str, Way]:
+def attentions(where: Layout, names: tuple[str, ...] = ALL) -> dict[str, Way]:
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(where.tokens, 3, HEADS, WIDTH, generator=generator)
     weight = torch.randn(where.tokens, HEADS, WIDTH, generator=generator)
@@ -121,7 +134,7 @@ def attentions(where: Layout, names: tuple[str, ...] = (DENSE, PADDED, NESTED, O
     return {name: way(name) for name in names}
 
 
-def blocks(where: Layout, names: tuple[str, ...] = (DENSE, PADDED, NESTED, OURS)) -> dict[str, Way]:
+def blocks(where: Layout, names: tuple[str, ...] = ALL) -> dict[str, Way]:
     """A block of ViT-B, with each attention inside."""
     with unfilled():
         block = vit.Block(SIZES["b"])
@@ -193,9 +206,13 @@ def peak(way: Way) -> int:
 
 
 def memory(console: Console) -> None:
-    for what, make in (("attention", attentions), ("ViT-B block", blocks)):
+    """Peaks in rows of more and more clips of 128 tokens."""
+    for what, make, names in (
+        ("attention", attentions, (WRITTEN, DENSE, OURS)),
+        ("ViT-B block", blocks, (DENSE, OURS)),
+    ):
         table = Table(f"peak of {what}, MB", *(f"{clips} clips" for clips in (4, 8, 16, 32)), "from 4 to 32")
-        for name in (DENSE, OURS):
+        for name in names:
             peaks = [peak(make(lay((256,) * clips), (name,))[name]) / 1e6 for clips in (4, 8, 16, 32)]
             table.add_row(name, *(f"{mega:.0f}" for mega in peaks), f"{peaks[-1] / peaks[0]:.1f}x")
         console.print(table)
@@ -208,6 +225,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["attention", "block", "step", "memory"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
     console = Console()
     kinds = {"attention": attentions, "block": blocks, "step": steps}
     for what in [options.only] if options.only in kinds else kinds if options.only is None else []:
