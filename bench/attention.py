@@ -9,9 +9,10 @@ A row of 2,048 tokens of 8 clips, alike and of odd lengths; 12 heads of 64. The 
     padded       a batch [clips, longest] with a mask for the padding, which every other layer computes, too
     nested       scaled_dot_product_attention of torch's jagged nested tensors
 
-Then a whole ViT-B block, and a training step of a tiny classifier (patches to gradients; without nested tensors). All
-take turns; medians and ratios are printed, and the largest difference of outputs and gradients to a dense mask's. Last
-comes memory: the most that is allocated during forward and backward, in rows of 4 to 32 clips of 128 tokens.
+Then a whole ViT-B block, and a training step of a tiny classifier (patches to gradients). All take turns; medians of
+CPU time (of elapsed time with several threads) and their ratios are printed, and the largest difference of outputs and
+gradients to a dense mask's. Last comes memory: the most that is allocated during forward and backward, in rows of 4 to
+32 clips of 128 tokens.
 """
 
 from __future__ import annotations
@@ -226,6 +227,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
+    clock = time.process_time if options.threads == 1 else time.perf_counter
     console = Console()
     kinds = {"attention": attentions, "block": blocks, "step": steps}
     for what in [options.only] if options.only in kinds else kinds if options.only is None else []:
@@ -235,9 +237,9 @@ def main() -> None:
             times: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(options.rounds):
                 for name, way in ways.items():
-                    since = time.perf_counter()
+                    since = clock()
                     way()
-                    times[name].append(time.perf_counter() - since)
+                    times[name].append(clock() - since)
             median = {name: 1e3 * statistics.median(taken) for name, taken in times.items()}
             table = Table(f"{what}, {title}: forward + backward", "ms", f"to {OURS}", "max difference / max")
             for name, taken in median.items():

@@ -21,7 +21,7 @@ from gamut.models.classifier import ClassifierNetwork
 from gamut.models.dropout import drop_tokens
 from gamut.models.layout import Layout
 from gamut.models.tagger import LoadedHead
-from gamut.models.weights import Loaded, load_backbone
+from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
@@ -110,8 +110,10 @@ class Classify(Objective):
         return {"model": asdict(self.recipe.model), "normalise": {"mean": self.mean, "std": self.std}}
 
     def start_from(self, init: str) -> Loaded | LoadedHead:
-        """Take the (teacher's) backbone of a run, checkpoint or file; the classifier stays fresh."""
+        """Take the (teacher's) backbone of a run, checkpoint or file, and with `finetune.take_head` its classifier."""
         assert isinstance(self.model, ClassifierNetwork)
+        if self.recipe.finetune.take_head:
+            return load_classifier(self.model, init)
         return load_backbone(self.model.backbone, init)
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:

@@ -29,6 +29,8 @@ def finetuning_that_cannot_be(recipe: Recipe) -> list[Problem]:
                 f"finetune.average_from ({first}) is after the last of {recipe.epochs} epochs: there would be no mean",
             )
         )
+    if recipe.finetune.take_head and not recipe.init:
+        found.append((("finetune.take_head", "init"), "finetune.take_head needs an init to take the classifier from"))
     if recipe.views.count != 1:
         found.append((("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}"))
     if recipe.views.local_count:
@@ -49,6 +51,10 @@ def _on_features(recipe: Recipe) -> list[Problem]:
             found.append(
                 ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
             )
+    if recipe.finetune.take_head:
+        found.append(
+            (("finetune.take_head", "features"), "finetune.take_head is for sound: a head is all there is here")
+        )
     if recipe.views.roll:
         found.append((("views.roll", "features"), "views.roll is for sound: cached features have none of it"))
     return found

@@ -258,6 +258,7 @@ class Finetune:
     # The weights that are scored and kept are the mean of those after every epoch from this one on (1: the first);
     # None: those of the epoch itself.
     average_from: int | None = None
+    take_head: bool = False  # `init` gives the classifier, too: of the same classes, in the same order
     evaluate_epochs: float = 10.0
     seeds: int = 1  # repeats with seed, seed + 1, ...
 

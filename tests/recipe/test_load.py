@@ -219,6 +219,7 @@ def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
         (["augment.drop_tokens=1"], "augment.drop_tokens"),
         (["augment.time_scale=seconds"], "augment.time_scale"),
         (["model.distilled=true", "model.pooling=mean"], "model.distilled"),
+        (["finetune.take_head=true"], "needs an init"),
         (["model.table_like=ast", "model.positions=factorised"], "model.table_like"),
         (["model.stride=10", "step.clips=null", "step.tokens=400"], "one clip of 589 tokens"),  # 49 x 12, and CLS
     ):
