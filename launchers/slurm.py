@@ -6,6 +6,7 @@ Examples:
     python launchers/slurm.py pretrain asit_tiny data=shards/esc10 --cpus-only 2 --local
     python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --dry-run
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
+    python launchers/slurm.py features whisper_large_as20k init=models/whisper-large --jobs 8
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["convert"]:
         return convert.main(argv[1:])
+    if argv[:1] == ["features"]:
+        from launchers import features  # here: it imports torch, which takes seconds
+
+        return features.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
     typed = cli.parse(options.stage, options.words)
     changes: dict[str, Any] = {

@@ -27,7 +27,7 @@ FLOOR = {
     "gamut.shards": 3,
     "gamut.data": 4,
     "gamut.train": 5,
-    "gamut.features": 5,
+    "gamut.features": 6,
     "gamut.probe": 6,
     "pretrain": 7,
     "finetune": 7,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import xxhash
 
 from gamut.data.batch import Hole
@@ -166,7 +167,9 @@ class FeatureCache:
         out = np.empty((len(places), *self.about.stored), numbers.STORED[self.about.dtype])
         for record, place in zip(out, places.tolist()):
             self._fill(record, place)
-        return numbers.load(out, self.about.dtype)
+        if self.about.dtype != "int8":
+            return out
+        return numbers.load(torch.from_numpy(out), self.about.dtype).numpy()
 
     def _fill(self, record: np.ndarray, place: int) -> None:
         shard, slot = int(self._shard[place]), int(self._slot[place])

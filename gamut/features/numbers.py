@@ -13,7 +13,6 @@ import torch
 
 STORED: dict[str, np.dtype] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4"), "int8": np.dtype("i1")}
 SAFETENSORS = {"fp16": "F16", "fp32": "F32", "int8": "I8"}
-READ: dict[str, np.dtype] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4"), "int8": np.dtype("<f2")}
 SCALES = 2  # rows of int8 that hold a row of float16
 LEVELS = 127
 
@@ -31,10 +30,15 @@ class Error:
     differences: np.ndarray  # of (x - stored x), squared
 
     @classmethod
-    def between(cls, x: np.ndarray, stored: np.ndarray) -> Error:
-        x64 = np.asarray(x, np.float64)
-        axes = (0, 2, 3)
-        return cls((x64**2).sum(axes), ((x64 - np.asarray(stored, np.float64)) ** 2).sum(axes))
+    def none(cls, layers: int) -> Error:
+        return cls(np.zeros(layers), np.zeros(layers))
+
+    @classmethod
+    def between(cls, x: torch.Tensor, stored: torch.Tensor) -> Error:
+        """Of [n, layers, steps, dim] both."""
+        exact = x.double()
+        sums = [each.square().sum((0, 2, 3)).cpu().numpy() for each in (exact, exact - stored)]
+        return cls(sums[0], sums[1])
 
     def __add__(self, other: Error) -> Error:
         return Error(self.squares + other.squares, self.differences + other.differences)
@@ -44,35 +48,34 @@ class Error:
         return np.sqrt(self.differences / np.maximum(self.squares, 1e-300)).tolist()
 
 
-def store(x: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 [n, layers, steps, dim] as it is stored: [n, layers, stored_steps, dim] of STORED[dtype].
+def store(x: torch.Tensor, dtype: str) -> torch.Tensor:
+    """float32 [n, layers, steps, dim] as it is stored: [n, layers, stored_steps, dim], on x's device.
 
-    A value that the type cannot hold becomes infinite (`fp16`, and the scales of `int8`): `lost` finds it.
+    A value that the type cannot hold comes back from `load` as one that is not finite.
     """
-    x = np.ascontiguousarray(x, np.float32)
     if dtype != "int8":
-        with np.errstate(over="ignore"):
-            return x.astype(STORED[dtype])
-    most = np.abs(x).max(2) if x.shape[2] else np.zeros((*x.shape[:2], x.shape[3]), np.float32)
-    with np.errstate(over="ignore"):
-        scale = (most / LEVELS).astype("<f2")
-        scale = np.where(scale.astype(np.float32) * LEVELS < most, np.nextafter(scale, np.float16(np.inf)), scale)
-    divisor = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)[:, :, None]
-    numbers = np.clip(np.rint(x / divisor), -LEVELS, LEVELS).astype(np.int8)
-    rows = np.ascontiguousarray(scale.astype("<f2")).view(np.int8).reshape(*scale.shape[:2], SCALES, scale.shape[2])
-    return np.concatenate([numbers, rows], axis=2)
+        return x.to(torch.float16 if dtype == "fp16" else torch.float32)
+    most = x.abs().amax(2, keepdim=True)
+    # The next float16 above: rounded down, the largest value of a channel would be cut.
+    scale = (most / LEVELS).to(torch.float16)
+    scale = torch.where(scale.float() * LEVELS < most, _next(scale), scale)
+    numbers = (x / torch.where(scale > 0, scale, 1).float()).round().clamp(-LEVELS, LEVELS)
+    numbers = torch.where(scale.isfinite(), numbers, 0).to(torch.int8)
+    n, layers, _, dim = x.shape
+    rows = scale.reshape(n, layers, dim).contiguous().view(torch.int8).reshape(n, layers, SCALES, dim)
+    return torch.cat([numbers, rows], 2)
 
 
-def load(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """What `store` stored, as READ[dtype]: [n, layers, steps, dim]."""
+def load(stored: torch.Tensor, dtype: str) -> torch.Tensor:
+    """What `store` stored: float16, of fp32 float32, [n, layers, steps, dim]."""
     if dtype != "int8":
         return stored
-    numbers, rows = stored[:, :, :-SCALES], np.ascontiguousarray(stored[:, :, -SCALES:])
-    scale = rows.reshape(*rows.shape[:2], SCALES * rows.shape[3]).view("<f2")
-    product = torch.from_numpy(numbers).to(torch.float16) * torch.from_numpy(scale)[:, :, None]
-    return product.numpy()
+    n, layers, _, dim = stored.shape
+    rows = stored[:, :, -SCALES:].contiguous()
+    scale = rows.reshape(n, layers, SCALES * dim).view(torch.float16)
+    return stored[:, :, :-SCALES].to(torch.float16) * scale[:, :, None]
 
 
-def lost(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """bool [n]: records with a value that is not finite."""
-    return ~np.isfinite(load(stored, dtype)).all((1, 2, 3))
+def _next(scale: torch.Tensor) -> torch.Tensor:
+    """The next larger float16 of numbers that are not negative."""
+    return (scale.view(torch.int16) + 1).view(torch.float16)

@@ -21,17 +21,66 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import xxhash
 
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError, ShardError
 from gamut.features.about import PER_SHARD, About, chosen
 from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
-from gamut.features.numbers import Error, load, lost, store
+from gamut.features.numbers import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
 from gamut.shards.durable import TEMPORARY, write_bytes
 
 LOCKS = "locks"
+SHOWN = 20  # names in a message
+
+
+class Records:
+    """A shard's records while they come, in the order of its clips."""
+
+    def __init__(self, made: Store, number: int) -> None:
+        self._made = made
+        self.number = number
+        self.error = Error.none(made.about.layers)
+        self._ids: list[np.ndarray] = []
+        self._used = 0
+        about = made.about
+        self._room = np.empty((len(about.clips_of(number)), *about.stored), STORED[about.dtype])
+
+    @property
+    def clip_id(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.uint64), *self._ids])
+
+    @property
+    def stored(self) -> np.ndarray:
+        return self._room[: self._used]
+
+    def add(self, clip_id: np.ndarray, x: torch.Tensor) -> None:
+        """Some clips more: uint64 [n] and float32 [n, layers, steps, dim], on any device.
+
+        Raises FeatureError naming the clip where a feature is not finite, or more than the type holds.
+        """
+        about = self._made.about
+        if x.shape != (len(clip_id), about.layers, about.steps, about.dim):
+            raise FeatureError(f"Features of another shape than the cache's were encoded: {list(x.shape)}.")
+        stored = store(x, about.dtype)
+        back = load(stored, about.dtype)
+        bad = torch.nonzero(~torch.isfinite(back).all(dim=(1, 2, 3)))
+        if len(bad):
+            number = int(bad[0])
+            key = self._made.keys[int(np.flatnonzero(self._made.clip_id == clip_id[number])[0])]
+            most = float(x[number].abs().max())
+            raise FeatureError(
+                f"The features of clip {key} reach {most:.3g}, more than {about.dtype} holds: "
+                "extract with extract.dtype=fp32."
+                if np.isfinite(most)
+                else f"The features of clip {key} are not finite: extract with precision=fp32, and look at the clip."
+            )
+        self._room[self._used : self._used + len(x)] = stored.cpu().numpy()
+        self._used += len(x)
+        self._ids.append(np.asarray(clip_id, np.uint64))
+        self.error += Error.between(x, back)
 
 
 class Store:
@@ -126,47 +175,36 @@ class Store:
                     left.unlink(missing_ok=True)  # of a process that was killed: the lock was free
             yield held and self.header(number) is None
 
-    def put(self, number: int, x: np.ndarray, clip_id: np.ndarray, holes: Sequence[Hole]) -> Error:
-        """Publish a shard that is claimed: x float32 [n, layers, steps, dim] of the clips `clip_id`, in the cache's
-        order, and the holes among the shard's other clips. Returns what storing has cost.
+    def records(self, number: int) -> Records:
+        """An empty shard, to be filled and then `put`."""
+        return Records(self, number)
 
-        Raises FeatureError where a feature is not finite, is not one of this shard's, or the disk is full.
+    def put(self, records: Records, holes: Sequence[Hole]) -> None:
+        """Publish a shard that is claimed, once it has all its clips but the holes.
+
+        Raises FeatureError where they are not the shard's, or the disk is full.
         """
-        about, mine = self.about, self.clip_id[list(self.about.clips_of(number))]
-        if len(clip_id) + len(holes) != len(mine) or not np.array_equal(mine[np.isin(mine, clip_id)], clip_id):
-            raise FeatureError(f"Shard {number} of {self.folder} is to hold other clips than were encoded.")
-        if x.shape != (len(clip_id), about.layers, about.steps, about.dim):
-            raise FeatureError(f"Shard {number} of {self.folder} is to hold features of another shape than {x.shape}.")
-        stored = store(x, about.dtype)
-        bad = np.flatnonzero(lost(stored, about.dtype))
-        if len(bad):
-            place = int(np.flatnonzero(self.clip_id == clip_id[bad[0]])[0])
-            finite = bool(np.isfinite(x[bad[0]]).all())
-            why = (
-                f"up to {np.abs(x[bad[0]]).max():.3g}, more than {about.dtype} holds: extract with extract.dtype=fp32"
-                if finite
-                else "not finite: extract with precision=fp32, and look at the clip"
-            )
-            raise FeatureError(f"The features of clip {self.keys[place]} are {why}.")
-        error = Error.between(x, load(stored, about.dtype))
+        mine, there = self.clip_id[list(self.about.clips_of(records.number))], records.clip_id
+        if len(there) + len(holes) != len(mine) or not np.array_equal(mine[np.isin(mine, there)], there):
+            raise FeatureError(f"Shard {records.number} of {self.folder} is to hold other clips than were encoded.")
+        path = self.path(records.number)
         with _errors(self.folder):
-            write_shard(self.path(number), about, number, stored, clip_id, holes, error)
-        return error
+            write_shard(path, self.about, records.number, records.stored, there, holes, records.error)
 
-    def seal(self) -> FeatureCache:
+    def seal(self, most: float = 1.0) -> FeatureCache:
         """Finish the cache, once all its shards are there; nothing to do where that was done.
 
-        Raises FeatureError where shards are missing.
+        Raises FeatureError where shards are missing, or more than the share `most` of the clips are holes.
         """
         with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
             if not self.finished:
-                self._finish()
+                self._finish(most)
         return FeatureCache(self.folder)
 
-    def _finish(self) -> None:
+    def _finish(self, most: float) -> None:
         about = self.about
         shard, slot = np.full(about.clips, -1, np.int32), np.full(about.clips, -1, np.int32)
-        sums, holes, error = np.zeros(about.clips, np.uint64), [], Error(np.zeros(about.layers), np.zeros(about.layers))
+        sums, holes, error = np.zeros(about.clips, np.uint64), [], Error.none(about.layers)
         for number in range(about.shards):
             header = self.header(number)
             if header is None:
@@ -176,8 +214,9 @@ class Store:
             mine = about.clips_of(number)
             there = mine.start + np.flatnonzero(np.isin(self.clip_id[list(mine)], header.clip_id))
             shard[there], slot[there], sums[there] = number, np.arange(len(there)), header.checksum
-            holes += [vars(hole) for hole in header.holes]
+            holes += header.holes
             error += header.error
+        refuse_holes(holes, most, about.clips)
         arrays = self._known() | {"shard": shard, "slot": slot, "checksum": sums}
         for name, array in arrays.items():
             file = io.BytesIO()
@@ -187,7 +226,7 @@ class Store:
             "about": about.content(),
             "fingerprint": about.fingerprint,
             "arrays": {name: column_digest(array) for name, array in arrays.items()},
-            "holes": holes,
+            "holes": [vars(hole) for hole in holes],
             "error": error.relative(),
         }
         write_bytes(self.folder / CACHE, json.dumps(content, indent=1).encode())
@@ -199,6 +238,18 @@ class Store:
             for number in shards:
                 with _held(self.folder / LOCKS / f"{number:06d}"):
                     self.path(number).unlink(missing_ok=True)
+
+
+def refuse_holes(holes: Sequence[Hole], most: float, clips: int) -> None:
+    """Raises FeatureError, with the list, where holes are more than the share `most` of so many clips."""
+    if len(holes) > most * clips:
+        shown = ", ".join(f"{hole.key} ({hole.reason})" for hole in holes[:SHOWN])
+        more = f" and {len(holes) - SHOWN} more" if len(holes) > SHOWN else ""
+        raise FeatureError(
+            f"{len(holes)} of {clips} clips cannot be used, more than the recipe allows (loader.max_holes={most:g}): "
+            f"{shown}{more}. Run `python -m gamut.shards verify` on the shard set, which says how to mend it, and "
+            "extract with --mend; or raise loader.max_holes."
+        )
 
 
 def write_cache(
@@ -251,7 +302,9 @@ def write_cache(
                 places = np.array(about.clips_of(number))
                 kept = places[present[places]]
                 gone = [left_out[int(row)] for row in rows[places] if int(row) in left_out]
-                made.put(number, x[record[kept]], ids[kept], gone)
+                records = made.records(number)
+                records.add(ids[kept], torch.from_numpy(x[record[kept]]))
+                made.put(records, gone)
     return made.seal()
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gamut.errors import RecipeError
+from gamut.recipe.extraction import extraction_that_cannot_be
 from gamut.recipe.finetuning import finetuning_that_cannot_be
 from gamut.recipe.pretraining import pretraining_that_cannot_be
 from gamut.recipe.remote import remote_that_cannot_be
@@ -17,8 +18,8 @@ from gamut.recipe.views import Problem, views_that_cannot_be
 COMMAND_LINE = "the command line"
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "stage": ("pretrain", "finetune"),
-    "precision": ("fp32", "bf16"),
+    "stage": ("pretrain", "finetune", "features"),
+    "precision": ("fp32", "bf16", "fp16"),
     "engine": ("deepspeed", "oss"),
     "optim.lr_rule": ("linear", "sqrt"),
     "guard.policy": ("flag", "stop", "back"),
@@ -43,6 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "finetune.metric": ("auto", "accuracy", "mAP"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "gamma"),
+    "extract.dtype": ("fp16", "fp32", "int8"),
 }
 
 _ANY = math.inf
@@ -124,6 +126,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "finetune.average_from": (1, _ANY),
     "finetune.evaluate_epochs": (0, _ANY),
     "finetune.seeds": (1, _ANY),
+    "extract.pool": (1, _ANY),
+    "extract.batch": (1, _ANY),
     "guard.leap": (0, _ANY),
     "guard.leave_out": (1, _ANY),
     "guard.collapse_steps": (0, _ANY),
@@ -148,6 +152,7 @@ POSITIVE = (
     "asit.teacher_temperature",
     "asit.teacher_temperature_start",
     "asit.student_temperature",
+    "extract.seconds",
     "run.timeout_seconds",
     "remote.cache_gb",
     "remote.timeout_seconds",
@@ -216,8 +221,9 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
 
     model, views, step, front = recipe.model, recipe.views, recipe.step, recipe.front
     given = [key for key in ("clips", "tokens") if getattr(step, key) is not None]
+    trains = recipe.stage != "features"
     refuse(
-        len(given) != 1,
+        trains and len(given) != 1,
         ("step.clips", "step.tokens"),
         "step needs exactly one of step.clips and step.tokens: "
         + ("both are given, so set one of them to null" if given else "neither is given"),
@@ -295,7 +301,13 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     )
     zero = recipe.deepspeed.get("zero_optimization", {})
     refuse(
-        recipe.engine == "deepspeed"
+        trains and recipe.precision == "fp16",
+        ("precision",),
+        "precision: fp16 is for frozen encoders only; train in bf16, which needs no scaling of the loss",
+    )
+    refuse(
+        trains
+        and recipe.engine == "deepspeed"
         and recipe.precision == "bf16"
         and isinstance(zero, dict)
         and zero.get("stage", 0) == 0,
@@ -316,6 +328,8 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     found += remote_that_cannot_be(recipe)
     if recipe.stage == "pretrain":
         found += pretraining_that_cannot_be(recipe)
+    elif recipe.stage == "features":
+        found += extraction_that_cannot_be(recipe)
     else:
         found += finetuning_that_cannot_be(recipe)
     return found

@@ -25,11 +25,11 @@ from gamut.recipe.names import describe, hints, nearest, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-STAGES = ("pretrain", "finetune")
+STAGES = ("pretrain", "finetune", "features")
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
 _ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
-_ONLY |= {"head": "finetune", "features": "finetune"}
+_ONLY |= {"head": "finetune", "features": "finetune", "extract": "features"}
 
 
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
@@ -102,7 +102,7 @@ def _writable(config: DictConfig) -> DictConfig:
 
 def _check_stage(stage: str) -> None:
     if stage not in STAGES:
-        raise RecipeError(f"There is no stage called {stage!r}; the stages are {' and '.join(STAGES)}.")
+        raise RecipeError(f"There is no stage called {stage!r}; the stages are {', '.join(STAGES)}.")
 
 
 def _find(stage: str, name: str, configs: Path, asked_by: str) -> Path:

@@ -264,6 +264,20 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Extract:
+    """What of a frozen encoder is cached (`gamut.features`); `init` names its weights, `precision` how it computes."""
+
+    # Of a file of torchaudio's weights: its name of the model, such as hubert_xlarge. The others say it themselves.
+    architecture: str = ""
+    seconds: float = 10.0  # the window: so much of a clip, from its beginning; a shorter clip is followed by silence
+    pool: int = 20  # steps of the encoder averaged into one; 1: all are kept
+    blocks: list[int] = field(default_factory=list)  # whose outputs are kept, from 0; none: those of all blocks
+    dtype: str = "fp16"  # as it is stored: fp16 | fp32 | int8 (with a scale a channel)
+    batch: int = 16  # clips a forward; divides 128
+    folder: str = "features"  # caches lie in FOLDER/NAME/FINGERPRINT
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe. `stage` names the objective; sections that a stage does not use keep their defaults."""
 
@@ -280,7 +294,7 @@ class Recipe:
     subset: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     epochs: int = 40
-    precision: str = "fp32"  # fp32 | bf16
+    precision: str = "fp32"  # fp32 | bf16 | fp16 (of a frozen encoder only)
     engine: str = "deepspeed"  # deepspeed (ZeRO, as the section `deepspeed` says) | oss (fairscale's OSS under DDP)
     front: FrontEnd = field(default_factory=FrontEnd)
     model: Model = field(default_factory=Model)
@@ -295,6 +309,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     folds: Folds = field(default_factory=Folds)
     finetune: Finetune = field(default_factory=Finetune)
+    extract: Extract = field(default_factory=Extract)
     compute: Compute = field(default_factory=Compute)
     guard: Guard = field(default_factory=Guard)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

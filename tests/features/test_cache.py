@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features import FeatureCache, write_cache
-from gamut.features.numbers import Error, load, lost, store
+from gamut.features.numbers import Error, load, store
 
 SHAPE = (3, 5, 8)
 
@@ -50,16 +51,15 @@ def test_says_what_storing_has_cost(tmp_path: Path) -> None:
 
 def test_int8_holds_channels_of_very_different_size() -> None:
     x = some(4) * np.array([1e3, 1e-3, 1, 1, 0, 1, 1, 1], np.float32)
-    back = load(store(x, "int8"), "int8").astype(np.float64)
+    back = load(store(torch.from_numpy(x), "int8"), "int8").double().numpy()
     most = np.abs(x).max(2, keepdims=True)
     assert (np.abs(back - x) <= most * (0.51 / 127 + 2e-3)).all()
-    assert not lost(store(x, "int8"), "int8").any()
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(-6, 4))
 @settings(max_examples=30)
 def test_int8_is_within_half_a_level_of_any_channel(seed: int, size: float) -> None:
-    x = some(2, seed) * np.float32(10.0**size)
+    x = torch.from_numpy(some(2, seed) * np.float32(10.0**size))
     error = Error.between(x, load(store(x, "int8"), "int8"))
     assert max(error.relative()) < 0.02
 
@@ -67,7 +67,7 @@ def test_int8_is_within_half_a_level_of_any_channel(seed: int, size: float) -> N
 def test_what_fp16_cannot_hold_is_an_error_that_names_the_clip(tmp_path: Path) -> None:
     x = some(10)
     x[6, 1, 2, 3] = 1e5
-    with pytest.raises(FeatureError, match=r"clip clip6 are up to 1e\+05, more than fp16 holds.*extract.dtype=fp32"):
+    with pytest.raises(FeatureError, match=r"clip clip6 reach 1e\+05, more than fp16 holds.*extract.dtype=fp32"):
         write_cache(tmp_path / "c", x)
     x[6, 1, 2, 3] = np.nan
     with pytest.raises(FeatureError, match="clip clip6 are not finite"):

@@ -1,0 +1,45 @@
+"""Whisper's log-mel (Radford et al. 2022, section 2.2): 25 ms windows every 10 ms, 80 or 128 mels, 8 decades deep."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+RATE = 16_000  # Hz
+FFT = 400  # samples: 25 ms
+HOP = 160  # samples: 10 ms
+FLOOR = 8.0  # decades below a clip's loudest bin, where everything quieter is held
+
+
+def whisper_log_mel(waveform: torch.Tensor, mels: int = 80) -> torch.Tensor:
+    """float32 [B, mels, samples // 160] of float waveforms [B, samples] in [-1, 1) at 16 kHz, on their device.
+
+    The floor is the clip's own, never the batch's. The operations are those of transformers' feature extractor and of
+    openai-whisper, in their order.
+    """
+    waveform = waveform.float()
+    window = torch.hann_window(FFT, device=waveform.device)
+    spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)
+    power = (spectrum[..., :-1].abs() ** 2).contiguous()  # without the frame centred behind the last sample
+    mel = _filters(mels).to(waveform.device) @ power
+    log = torch.clamp(mel, min=1e-10).log10()
+    loudest = log.amax((1, 2), keepdim=True)
+    return (torch.maximum(log, loudest - FLOOR) + 4.0) / 4.0
+
+
+@functools.cache
+def _filters(mels: int) -> torch.Tensor:
+    """float32 [mels, 201], Slaney's mel scale and normalisation, as librosa's."""
+    from transformers.audio_utils import mel_filter_bank  # here: it takes its time to import
+
+    bank = mel_filter_bank(
+        num_frequency_bins=FFT // 2 + 1,
+        num_mel_filters=mels,
+        min_frequency=0.0,
+        max_frequency=RATE / 2,
+        sampling_rate=RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(bank).float().T

@@ -1,0 +1,194 @@
+"""Frozen encoders behind one face: from planned clips to every block's output, [clips, steps, dim]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import xxhash
+from torch import nn
+
+from gamut.audio.logmel import PATCH, normalise, patches
+from gamut.data.batch import PackedBatch
+from gamut.data.front import spectrogram
+from gamut.errors import RecipeError
+from gamut.models.layout import ROWS, layout
+from gamut.models.speech import SpeechEncoder, is_speech, load_speech
+from gamut.models.vit import VisionTransformer
+from gamut.models.weights import load_backbone
+from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
+from gamut.plan import Policy
+from gamut.recipe import cli
+from gamut.recipe.policy import RATE, hop
+from gamut.recipe.resolved import read_resolved
+from gamut.recipe.schema import FrontEnd, Recipe
+from gamut.shards.joined import open_sets
+from gamut.train.session import statistics
+
+WINDOW = 400  # samples of a log-mel frame, which a plan counts views in
+Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
+
+
+class Encoder(Protocol):
+    """A frozen encoder at a window of so many seconds."""
+
+    depth: int  # blocks
+    dim: int
+    model: dict[str, Any]  # what it is, weights included: part of a cache's address
+    front: dict[str, Any]  # what it does to a clip before the first block: likewise
+
+    def policy(self, clips: int) -> Policy:
+        """What a clip becomes in a plan of packs of so many clips."""
+        ...
+
+    def __call__(self, batch: PackedBatch, each: Each) -> None:
+        """Encode a batch of that plan on the encoder's device, calling `each` with every block's output in order."""
+        ...
+
+
+class _OfWaveforms:
+    """A window of samples, from a plan whose frames are a sample apart: so it is of any length, to the sample."""
+
+    def __init__(self, seconds: float) -> None:
+        self.samples = round(seconds * RATE)
+
+    def policy(self, clips: int) -> Policy:
+        frames = -(-max(self.samples - WINDOW + 1, 1) // PATCH) * PATCH
+        return _policy(clips, frames, 1)
+
+    def window(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(int16 [C, samples], zeros after the clip's own; int64 [C], how many are its own)."""
+        waveform = batch.waveform.view(batch.clips, -1)[:, : self.samples]
+        return waveform, batch.length.clamp(max=self.samples)
+
+
+class OfWhisper(_OfWaveforms):
+    """Whisper: log-mel of the window, positions cut to it."""
+
+    def __init__(self, whisper: Whisper, seconds: float, precision: str, device: torch.device) -> None:
+        if seconds > whisper.longest:
+            raise RecipeError(
+                f"extract.seconds={seconds:g} is more than the {whisper.longest:g} s that this Whisper's positions "
+                "reach."
+            )
+        super().__init__(max(round(seconds * RATE) // STEP, 1) * STEP / RATE)
+        self._whisper, self._device = whisper, device
+        self.depth, self.dim = whisper.depth, whisper.dim
+        self.model = {"kind": "whisper", "weights": digest(whisper.encoder), "precision": precision}
+        self.front = {"kind": "whisper log-mel", "mels": whisper.mels, "seconds": self.samples / RATE}
+
+    def __call__(self, batch: PackedBatch, each: Each) -> None:
+        waveform, _ = self.window(batch.to(self._device))
+        self._whisper(self._whisper.log_mel(waveform), each)
+
+
+class OfSpeech(_OfWaveforms):
+    """HuBERT, wav2vec2: the waveform of the window."""
+
+    def __init__(self, speech: SpeechEncoder, seconds: float, precision: str, device: torch.device) -> None:
+        super().__init__(seconds)
+        self._speech, self._device = speech, device
+        self.depth, self.dim = speech.depth, speech.dim
+        self.model = {"kind": speech.kind, "weights": digest(speech.module), "precision": precision}
+        self.front = {"kind": "waveform", "normalised": speech.normalised, "seconds": self.samples / RATE}
+
+    def __call__(self, batch: PackedBatch, each: Each) -> None:
+        waveform, length = self.window(batch.to(self._device))
+        self._speech(self._speech.prepare(waveform, length), each)
+
+
+class OfSpectrograms:
+    """Our own backbones, such as ASiT's teacher: a step is a column of patches (16 frames), the mean of its 8."""
+
+    def __init__(
+        self, vit: VisionTransformer, front: FrontEnd, shift: int, seconds: float, precision: str, device: torch.device
+    ) -> None:
+        assert front.mean is not None
+        assert front.std is not None
+        self._vit, self._device, self._precision = vit.to(device).eval().requires_grad_(False), device, precision
+        self._mean, self._std, self._mode = front.mean, front.std, front.mode
+        self._shift = shift
+        self._frames = max((round(seconds * RATE) - WINDOW) // shift + 1, PATCH) // PATCH * PATCH
+        self.depth, self.dim = len(vit.blocks), vit.model.dim
+        self.model = {"kind": "spectrogram transformer", "weights": digest(vit), "precision": precision}
+        self.front = {"kind": "log-mel", "mean": front.mean, "std": front.std, "mode": front.mode}
+        self.front |= {"shift": shift, "frames": self._frames}
+
+    def policy(self, clips: int) -> Policy:
+        return _policy(clips, self._frames, self._shift)
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch, each: Each) -> None:
+        batch = batch.to(self._device)
+        pixels = patches(normalise(spectrogram(batch, self._mode), self._mean, self._std))
+        where = layout(batch.frames, batch.sizes, self._vit.class_token)
+
+        def hook(number: int) -> Callable[..., None]:
+            def take(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> None:
+                own = torch.index_select(tokens, 0, where.patch)  # time-major, class tokens left out
+                each(number, own.view(batch.clips, -1, ROWS, self.dim).mean(2))
+
+            return take
+
+        handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(self._vit.blocks)]
+        try:
+            kind = {"fp16": torch.float16}.get(self._precision, torch.bfloat16)
+            with torch.autocast(self._device.type, kind, enabled=self._precision != "fp32"):
+                self._vit(pixels, where)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
+    """The frozen encoder that a recipe names by `init`, at its window.
+
+    Raises CheckpointError where the weights are missing or not what they should be, RecipeError where the recipe does
+    not say which or asks for what the encoder cannot do.
+    """
+    extract, precision, seconds = recipe.extract, recipe.precision, recipe.extract.seconds
+    if not recipe.init:
+        raise RecipeError(
+            "The recipe names no encoder: add init=PATH, a folder that transformers wrote (Whisper, HuBERT, wav2vec2), "
+            "an OpenAI Whisper (.pt), torchaudio weights (with extract.architecture), or an ASiT run."
+        )
+    path = Path(recipe.init).expanduser()
+    if extract.architecture or is_speech(path):
+        speech = load_speech(path, extract.architecture, precision=precision, device=device)
+        return OfSpeech(speech, seconds, precision, device)
+    if is_whisper(path) or (path.is_file() and path.suffix == ".pt"):
+        return OfWhisper(load_whisper(path, precision=precision, device=device), seconds, precision, device)
+    own = _recipe_of(path, recipe)
+    if own.front.mean is None:
+        mean, std = statistics(own, open_sets(cli.require_sets(own), own.remote))
+        own = replace(own, front=replace(own.front, mean=mean, std=std))
+    vit = VisionTransformer(own.model, seed=0)
+    load_backbone(vit, recipe.init)
+    return OfSpectrograms(vit, own.front, hop(own.views.resolutions[0]), seconds, precision, device)
+
+
+def _recipe_of(path: Path, recipe: Recipe) -> Recipe:
+    """Of weights in a run folder the run's recipe, else the extraction's own; its `front`, where given, goes first."""
+    here = path.resolve()
+    run = next((folder for folder in (here, *here.parents) if (folder / "recipe.yaml").is_file()), None)
+    own = recipe if run is None else read_resolved(run / "recipe.yaml")
+    return own if recipe.front.mean is None else replace(own, front=recipe.front)
+
+
+def _policy(clips: int, frames: int, shift: int) -> Policy:
+    return Policy(
+        packs=1, clips=clips, crop_frames=frames, shifts=(shift,), random_crop=False, shuffle=False, class_token=False
+    )
+
+
+def digest(module: nn.Module) -> str:
+    """32 hexadecimal digits of a module's tensors: names, shapes and bytes."""
+    hashed = xxhash.xxh3_128()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        hashed.update(f"{name} {tuple(plain.shape)} {plain.dtype}".encode())
+        hashed.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()

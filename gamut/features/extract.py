@@ -1,0 +1,227 @@
+"""From a recipe to a cache: what is to be encoded, how long and how large that is, and the encoding."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gamut.data.batch import Hole, PackedBatch
+from gamut.data.loader import Loader
+from gamut.errors import FeatureError, RecipeError
+from gamut.features.about import PER_SHARD, About, chosen
+from gamut.features.cache import ABOUT, FeatureCache
+from gamut.features.encoders import Encoder, load_encoder
+from gamut.features.store import Records, Store, refuse_holes
+from gamut.features.trial import noise
+from gamut.plan import Clips, plan_evaluation
+from gamut.recipe.cli import require_data
+from gamut.recipe.schema import Recipe
+from gamut.shards import Index
+from gamut.shards.progress import Progress
+from gamut.train.session import select
+
+LARGEST = 1 << 30  # bytes of a shard: of larger records it holds fewer
+STRETCH = 16  # shards taken on at a time, at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """An extraction, ready to begin."""
+
+    recipe: Recipe
+    index: Index
+    clips: Clips  # in the cache's order
+    encoder: Encoder
+    about: About
+    seconds: float  # a clip, as tried
+    folder: Path  # of the cache
+    device: torch.device
+
+    @property
+    def batch(self) -> int:
+        return min(self.recipe.extract.batch, self.about.per_shard)
+
+    def begin(self) -> Store:
+        """Make the cache's folder, or take up what is there."""
+        rows = self.clips.row
+        return Store.begin(
+            self.folder, self.about, self.clips.clip_id, rows, [self.index.key(int(row)) for row in rows]
+        )
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Load the encoder, try it once, and say what the cache will be. Writes nothing.
+
+    Raises GamutError where the data, the encoder or the recipe is not as it should be.
+    """
+    extract = recipe.extract
+    index = Index.open(require_data(recipe), remote=recipe.remote)
+    clips = select(index, recipe.subset)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = load_encoder(recipe, device)
+    if extract.blocks and max(extract.blocks) >= encoder.depth:
+        raise RecipeError(
+            f"extract.blocks names block {max(extract.blocks)}; the encoder has 0 to {encoder.depth - 1}."
+        )
+    blocks = tuple(extract.blocks) or tuple(range(encoder.depth))
+    clip = noise(encoder.policy(1), 1)
+    steps = encode(encoder, clip, blocks, extract.pool).shape[2]
+    since = time.perf_counter()
+    encode(encoder, clip, blocks, extract.pool)
+    seconds = time.perf_counter() - since
+    about = About(
+        name=recipe.run.name,
+        model=encoder.model,
+        front=encoder.front,
+        pooling={"kind": "mean", "steps": extract.pool},
+        blocks=blocks,
+        steps=steps,
+        dim=encoder.dim,
+        dtype=extract.dtype,
+        index=index.fingerprint,
+        chosen=chosen(clips.row),
+        clips=len(clips),
+        per_shard=PER_SHARD,
+    )
+    while about.per_shard > 1 and about.per_shard * about.record_bytes > LARGEST:
+        about = replace(about, per_shard=about.per_shard // 2)
+    return Job(recipe, index, clips, encoder, about, seconds, place(recipe, about), device)
+
+
+def place(recipe: Recipe, about: About) -> Path:
+    """FOLDER/NAME/FINGERPRINT; or the folder of another name that has these very features."""
+    folder, address = Path(recipe.extract.folder), about.fingerprint[:16]
+    mine = folder / recipe.run.name / address
+    same = sorted(
+        path.parent for path in (*folder.glob(f"*/{address}/{ABOUT}"), *folder.glob(f"*/*/{address}/{ABOUT}"))
+    )
+    return mine if mine in same or not same else same[0]
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, batch: PackedBatch, blocks: Sequence[int], width: int) -> torch.Tensor:
+    """float32 [clips, blocks, steps, dim] on the encoder's device: outputs of these blocks, pooled as they come."""
+    pooled: list[torch.Tensor] = []
+
+    def each(block: int, output: torch.Tensor) -> None:
+        if block in blocks:
+            pooled.append(pool(output, width))
+
+    encoder(batch, each)
+    return torch.stack(pooled, 1)
+
+
+def pool(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Means of `width` neighbouring steps, float32 [n, ceil(steps / width), dim] of [n, steps, dim]; the last of fewer
+    where that is what is left (Gong et al. 2023, section 3: 500 steps into 25)."""
+    x = x.float()
+    if width == 1:
+        return x
+    whole = x.shape[1] // width * width
+    means = x[:, :whole].unflatten(1, (-1, width)).mean(2)
+    return means if whole == x.shape[1] else torch.cat([means, x[:, whole:].mean(1, keepdim=True)], 1)
+
+
+def require_room(made: Store, missing: int) -> None:
+    """Raises FeatureError where the disk has no room for so many shards."""
+    needed = missing * (made.about.per_shard * made.about.record_bytes + (1 << 13))
+    needed = min(needed, made.about.clips * made.about.record_bytes + made.about.shards * (1 << 13))
+    free = shutil.disk_usage(made.folder).free
+    if free < needed:
+        raise FeatureError(
+            f"{made.folder} needs {needed / 1e9:.2f} GB for {missing} shards, and its disk has {free / 1e9:.2f} GB "
+            "free. Make room, name another folder with extract.folder=, or store less: extract.dtype=int8, a larger "
+            "extract.pool, fewer extract.blocks."
+        )
+
+
+def run(job: Job, made: Store, first: int = 0, jobs: int = 1) -> FeatureCache:
+    """Make what is missing of the cache, from shard `first` on and round, sharing it with whoever else does.
+
+    jobs: how many are expected to share. Raises FeatureError where features are not finite, the disk is full or too
+    many clips are unusable, ShardError where the shard set cannot be read.
+    """
+    about = made.about
+    missing = made.missing() if not made.finished else []
+    require_room(made, len(missing))
+    missing.sort(key=lambda number: (number - first) % max(about.shards, 1))
+    stretch = max(1, min(STRETCH, len(missing) // (4 * jobs)))
+    holes: list[Hole] = []
+    with Progress("encoding", sum(len(about.clips_of(number)) for number in missing)) as progress:
+        while missing:
+            with contextlib.ExitStack() as held:
+                mine = list(_claims(made, missing, stretch, held))
+                for number in _make(job, made, sorted(mine), holes):
+                    progress.add(len(about.clips_of(number)))
+                    refuse_holes(holes, job.recipe.loader.max_holes, about.clips)
+            left = [number for number in missing if number not in mine and made.header(number) is None]
+            progress.add(sum(len(about.clips_of(number)) for number in set(missing) - set(left) - set(mine)))  # others
+            missing = left
+            if missing and not mine:  # others are at all that is left: wait for one of them to end, or to be done
+                with made.claim(missing[0], wait=True):
+                    pass
+    return made.seal(job.recipe.loader.max_holes)
+
+
+def _claims(made: Store, missing: list[int], most: int, held: contextlib.ExitStack) -> Iterator[int]:
+    """Up to `most` of the missing shards that nobody else is making; they are ours while `held` is open."""
+    taken = 0
+    for number in missing:
+        if taken == most:
+            return
+        with contextlib.ExitStack() as claim:
+            if claim.enter_context(made.claim(number)):
+                held.push(claim.pop_all())
+                taken += 1
+                yield number
+
+
+def _make(job: Job, made: Store, numbers: list[int], holes: list[Hole]) -> Iterator[int]:
+    """Encode these shards, ascending; yields each when it is on disk. What is unusable is added to `holes`.
+
+    A shard is written while the next one is encoded.
+    """
+    about, extract = job.about, job.recipe.extract
+    if not numbers:
+        return
+    places = np.concatenate([np.array(about.clips_of(number)) for number in numbers])
+    policy = job.encoder.policy(job.batch)
+    epoch = plan_evaluation(job.clips.select(places), replace(policy, packs=-(-about.per_shard // job.batch)))
+    loader = Loader(
+        job.index,
+        epoch,
+        rank=0,
+        world=1,
+        per_forward=1,
+        workers=job.recipe.loader.workers,
+        prefetch=job.recipe.loader.prefetch,
+        pin=job.device.type == "cuda",
+    )
+    with ThreadPoolExecutor(1) as writer:
+        writing: tuple[int, Future[None]] | None = None
+        for step, batches in loader:
+            records = made.records(numbers[step])
+            for batch in sorted((batch for batch in batches if batch.clips), key=lambda batch: int(batch.row[0])):
+                x = encode(job.encoder, batch, about.blocks, extract.pool)
+                records.add(batch.clip_id.cpu().numpy().view(np.uint64), x)
+            found = [hole for batch in batches for hole in batch.holes]
+            holes += found
+            if writing is not None:
+                writing[1].result()
+                yield writing[0]
+            writing = numbers[step], writer.submit(_put, made, records, found)
+        if writing is not None:
+            writing[1].result()
+            yield writing[0]
+
+
+def _put(made: Store, records: Records, holes: list[Hole]) -> None:
+    made.put(records, sorted(holes, key=lambda hole: hole.row))

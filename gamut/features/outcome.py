@@ -1,0 +1,46 @@
+"""What an extraction says before it begins and when it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gamut.features.cache import FeatureCache
+from gamut.features.extract import Job
+from gamut.recipe.schema import Recipe
+
+SHOWN = 5
+
+
+def describe(job: Job) -> str:
+    """What will be made, how large it is, and how long it takes on this device, by one clip tried."""
+    about = job.about
+    size, hours = about.clips * about.record_bytes, about.clips * job.seconds / 3600
+    model, front = (", ".join(f"{name} {value}" for name, value in of.items()) for of in (about.model, about.front))
+    cut = int((job.clips.samples > job.recipe.extract.seconds * 16_000).sum())
+    short = int((job.clips.samples < job.recipe.extract.seconds * 16_000).sum())
+    lines = [
+        f"encoder: {model}",
+        f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and followed by silence",
+        f"kept: {about.layers} layers x {about.steps} steps (of {about.pooling['steps']} each) x {about.dim}, "
+        f"{about.dtype}: {about.record_bytes / 1e6:.3f} MB a clip",
+        f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards, about {hours:.2f} h on one "
+        f"{'GPU' if job.device.type == 'cuda' else 'CPU'} at the speed of a clip by itself",
+        f"cache: {job.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def print_extracted(cache: FeatureCache, recipe: Recipe) -> None:
+    """What a person is told at the end."""
+    info = cache.info
+    print(
+        f"features of {info.clips - info.holes:,} clips are in {info.folder}; storing them as {info.dtype} has cost "
+        f"{max(info.error):.1e} of their size (rms, worst layer)"
+    )
+    if cache.holes:
+        counted = ", ".join(f"{n:,} {why}" for why, n in Counter(hole.reason for hole in cache.holes).most_common())
+        print(f"left out {info.holes:,} unusable clips: {counted}")
+        for hole in cache.holes[:SHOWN]:
+            print(f"  {hole.reason:11} {hole.key}")
+        print(f"  all of them: {info.folder / 'cache.json'}")
+    print(f"train a head on it: features={info.folder}")
