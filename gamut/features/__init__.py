@@ -24,7 +24,7 @@ knows safetensors can read it.
 
 from __future__ import annotations
 
+from gamut.features.arrays import write_cache
 from gamut.features.cache import FeatureCache, Info
-from gamut.features.store import write_cache
 
 __all__ = ["FeatureCache", "Info", "write_cache"]

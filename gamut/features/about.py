@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -41,12 +42,12 @@ class About:
     def layers(self) -> int:
         return len(self.blocks)
 
-    @property
+    @functools.cached_property
     def stored(self) -> tuple[int, int, int]:
         """Shape of a stored record."""
         return self.layers, numbers.stored_steps(self.dtype, self.steps), self.dim
 
-    @property
+    @functools.cached_property
     def record_bytes(self) -> int:
         return int(np.prod(self.stored)) * numbers.STORED[self.dtype].itemsize
 
@@ -58,7 +59,7 @@ class About:
         """The places of a shard's clips in the cache's order."""
         return range(shard * self.per_shard, min((shard + 1) * self.per_shard, self.clips))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits."""
         decides = {name: value for name, value in self.content().items() if name != "name"}
@@ -66,7 +67,11 @@ class About:
 
     def seed(self, clip_id: int) -> int:
         """What a record's checksum starts from: it holds for this clip of this cache only."""
-        return int(clip_id) ^ int(self.fingerprint[:16], 16)
+        return clip_id ^ self._seed
+
+    @functools.cached_property
+    def _seed(self) -> int:
+        return int(self.fingerprint[:16], 16)
 
     def content(self) -> dict[str, Any]:
         """As JSON holds it."""
