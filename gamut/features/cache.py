@@ -249,11 +249,12 @@ def _content(folder: Path) -> dict:
 
 
 def _array(folder: Path, name: str, digest: str) -> np.ndarray:
-    """A column, mapped. Its bytes are checked each time: a row that is wrong would give another clip's features."""
-    array = np.load(folder / INDEX / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    """A column, checked, in memory (about 45 bytes a clip in all): a row that is wrong, or becomes so on the disk,
+    would give another clip's features."""
+    array = np.load(folder / INDEX / f"{name}.npy", allow_pickle=False)
     if array.dtype != DTYPES[name] or array.ndim != 1 or column_digest(array) != digest:
         raise ValueError(f"{name}.npy is not as it was written")
-    return np.asarray(array)
+    return array
 
 
 def column_digest(array: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from gamut.errors import RecipeError
 from gamut.models.layout import ROWS, layout
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.vit import VisionTransformer
-from gamut.models.weights import load_backbone
+from gamut.models.weights import find_weights, load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
 from gamut.plan import Policy
 from gamut.recipe import cli
@@ -161,6 +161,7 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
         return OfSpeech(speech, seconds, precision, device)
     if is_whisper(path) or (path.is_file() and path.suffix == ".pt"):
         return OfWhisper(load_whisper(path, precision=precision, device=device), seconds, precision, device)
+    find_weights(path)  # before anything else is said to be missing
     own = _recipe_of(path, recipe)
     if own.front.mean is None:
         mean, std = statistics(own, open_sets(cli.require_sets(own), own.remote))

@@ -47,6 +47,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "extract.dtype": ("fp16", "fp32", "int8"),
 }
 
+TRAINED = ("fp32", "bf16")  # fp16 is for frozen encoders: training would have to scale its loss
+
 _ANY = math.inf
 # key -> (least, most), both allowed
 RANGES: dict[str, tuple[float, float]] = {
@@ -189,6 +191,8 @@ def check(recipe: Recipe, origin: dict[str, str] | None = None) -> None:
         return f" {at(places[-1])}"
 
     for key, allowed in CHOICES.items():
+        if key == "precision" and recipe.stage != "features":
+            allowed = TRAINED
         if values[key] not in allowed:
             raise RecipeError(f"{key}{where(key)} must be {_either(allowed)}, not {values[key]!r}.")
     for key, value in values.items():
@@ -300,11 +304,6 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         "probe.train and probe.test belong together: give both, or neither for cross-validation over probe.folds",
     )
     zero = recipe.deepspeed.get("zero_optimization", {})
-    refuse(
-        trains and recipe.precision == "fp16",
-        ("precision",),
-        "precision: fp16 is for frozen encoders only; train in bf16, which needs no scaling of the loss",
-    )
     refuse(
         trains
         and recipe.engine == "deepspeed"

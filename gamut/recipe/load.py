@@ -102,7 +102,9 @@ def _writable(config: DictConfig) -> DictConfig:
 
 def _check_stage(stage: str) -> None:
     if stage not in STAGES:
-        raise RecipeError(f"There is no stage called {stage!r}; the stages are {', '.join(STAGES)}.")
+        raise RecipeError(
+            f"There is no stage called {stage!r}; the stages are {', '.join(STAGES[:-1])} and {STAGES[-1]}."
+        )
 
 
 def _find(stage: str, name: str, configs: Path, asked_by: str) -> Path:

@@ -45,22 +45,23 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def recipe(esc10: Path, whisper_folder: Path, tmp_path: Path, small_shards: None) -> Recipe:
-    """Whisper on 40 clips: three shards of the cache."""
-    return load_recipe(
-        "features",
-        "whisper_tiny_esc50",
-        [
-            f"init={whisper_folder}",
-            f"data={esc10}",
-            f"extract.folder={tmp_path / 'features'}",
-            "extract.batch=8",
-            "extract.seconds=2",
-            "extract.dtype=fp32",
-            "loader.workers=0",
-            "run.threads=1",
-        ],
-    )
+def overrides(esc10: Path, whisper_folder: Path, tmp_path: Path, small_shards: None) -> list[str]:
+    """What makes `whisper_tiny_esc50` a recipe for a small Whisper on 40 clips: three shards of the cache."""
+    return [
+        f"init={whisper_folder}",
+        f"data={esc10}",
+        f"extract.folder={tmp_path / 'features'}",
+        "extract.batch=8",
+        "extract.seconds=2",
+        "extract.dtype=fp32",
+        "loader.workers=0",
+        "run.threads=1",
+    ]
+
+
+@pytest.fixture
+def recipe(overrides: list[str]) -> Recipe:
+    return load_recipe("features", "whisper_tiny_esc50", overrides)
 
 
 def changed(recipe: Recipe, **keys: object) -> Recipe:

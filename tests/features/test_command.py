@@ -13,20 +13,10 @@ from gamut.recipe.schema import Recipe
 
 
 @pytest.fixture
-def words(recipe: Recipe) -> list[str]:
-    """The words that say what the fixture `recipe` says, on ten clips."""
-    return [
-        "extract",
-        "whisper_tiny_esc50",
-        f"init={recipe.init}",
-        f"data={recipe.data}",
-        f"extract.folder={recipe.extract.folder}",
-        "extract.batch=8",
-        "extract.seconds=1",
-        "loader.workers=0",
-        "run.threads=1",
-        "subset={per_class: 2}",
-    ]
+def words(overrides: list[str]) -> list[str]:
+    """An extraction of 20 clips."""
+    changed = ["extract.seconds=1", "extract.dtype=fp16", "subset={per_class: 2}"]
+    return ["extract", "whisper_tiny_esc50", *overrides, *changed]
 
 
 def test_extract_verify_mend_and_describe(words: list[str], recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +79,7 @@ def test_mistakes_are_sentences(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for wrong, said in (
-        (["extract", "whisper_tyny"], "the nearest valid name is whisper_tiny"),
+        (["extract", "whisper_tiny_esc5"], "the nearest valid name is whisper_tiny_esc50"),
         (["extract", "whisper_tiny_esc50", "extract.pol=2"], "extract.pool"),
         (["extract", "whisper_tiny_esc50", "data=nowhere"], "convert esc50 SRC nowhere"),
         ([*words, "init=nowhere"], "there is no such file or folder"),

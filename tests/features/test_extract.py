@@ -267,7 +267,7 @@ def test_what_cannot_be_is_a_sentence(recipe: Recipe) -> None:
     ):
         with pytest.raises(RecipeError, match=said):
             load_recipe("features", "whisper_tiny_esc50", [wrong])
-    with pytest.raises(RecipeError, match="fp16 is for frozen encoders only"):
+    with pytest.raises(RecipeError, match="must be fp32 or bf16, not 'fp16'"):
         load_recipe("pretrain", "asit_tiny", ["precision=fp16"])
     with pytest.raises(RecipeError, match="is for features recipes"):
         load_recipe("pretrain", "asit_tiny", ["extract.pool=2"])
