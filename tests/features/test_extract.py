@@ -259,7 +259,7 @@ def test_what_cannot_be_is_a_sentence(recipe: Recipe) -> None:
     with pytest.raises(RecipeError, match="names no encoder: add init=PATH"):
         prepare(replace(recipe, init=""))
     for wrong, said in (
-        ("extract.batch=24", "must divide 128, such as 32, not 24"),
+        ("extract.batch=24", "must divide 128, such as 16, not 24"),
         ("extract.blocks=[2, 1]", "ascending"),
         ("extract.dtype=fp8", "fp16, fp32 or int8"),
         ("mixture={a: 1}", "one shard set"),
