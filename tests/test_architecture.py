@@ -29,6 +29,7 @@ FLOOR = {
     "gamut.train": 5,
     "gamut.features": 6,
     "gamut.probe": 6,
+    "gamut.tag": 6,
     "pretrain": 7,
     "finetune": 7,
     "launchers": 8,

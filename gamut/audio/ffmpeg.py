@@ -57,6 +57,17 @@ def decode_with_ffmpeg(path: Path, start: float = 0.0, end: float | None = None)
     Raises AudioError where ffmpeg finds no audio or damage, ShardError where there is no ffmpeg or it was killed,
     OSError where the file cannot be opened.
     """
+    return read_audio(_run(path, start, end, ["-f", "wav", "pipe:1"]))
+
+
+def to_file_with_ffmpeg(path: Path, out: Path) -> Path:
+    """The first audio stream of a file, of any length, as WAV (beyond 4 GB RF64) of 32-bit floats at `out`, which is
+    returned. Raises as `decode_with_ffmpeg`."""
+    _run(path, 0.0, None, ["-f", "wav", "-rf64", "auto", f"file:{os.path.abspath(out)}"])
+    return out
+
+
+def _run(path: Path, start: float, end: float | None, out: list[str]) -> bytes:
     with open(path, "rb") as file:
         if not file.read(1):
             raise AudioError(f"{path} has no bytes.", "empty")
@@ -68,11 +79,11 @@ def decode_with_ffmpeg(path: Path, start: float = 0.0, end: float | None = None)
     words += ["-i", f"file:{os.path.abspath(path)}", "-map", "0:a:0"]
     words += ["-ss", f"{start - ahead:.6f}"] if start else []
     words += [] if end is None else ["-t", f"{end - start:.6f}"]
-    words += ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    words += ["-c:a", "pcm_f32le", *out]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode < 0:
         raise ShardError(f"ffmpeg was killed by signal {-done.returncode} at {path}. Run the same command again.")
     if done.returncode:
         raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it does not say why'}", "corrupt")
-    return read_audio(done.stdout)
+    return done.stdout

@@ -22,14 +22,14 @@ def whisper_log_mel(waveform: torch.Tensor, mels: int = 80) -> torch.Tensor:
     window = torch.hann_window(FFT, device=waveform.device)
     spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)
     power = (spectrum[..., :-1].abs() ** 2).contiguous()  # without the frame centred behind the last sample
-    mel = _filters(mels).to(waveform.device) @ power
+    mel = mel_filters(mels).to(waveform.device) @ power
     log = torch.clamp(mel, min=1e-10).log10()
     loudest = log.amax((1, 2), keepdim=True)
     return (torch.maximum(log, loudest - FLOOR) + 4.0) / 4.0
 
 
 @functools.cache
-def _filters(mels: int) -> torch.Tensor:
+def mel_filters(mels: int) -> torch.Tensor:
     """float32 [mels, 201], Slaney's mel scale and normalisation, as librosa's."""
     from transformers.audio_utils import mel_filter_bank  # here: it takes its time to import
 

@@ -24,7 +24,7 @@ class Progress:
         self._what = what
         self._unit = unit
         self._total = total
-        self._done = 0
+        self._done = 0.0
         self._begin = self._last = time.monotonic()
         console = Console(file=sys.stderr)
         self._bar = Bar(
@@ -39,18 +39,18 @@ class Progress:
         )
         self._task = self._bar.add_task(what, total=total, rate="")
 
-    def add(self, units: int) -> None:
+    def add(self, units: float) -> None:
         """So many more are done."""
         self._done += units
         now = time.monotonic()
         rate = self._done / max(now - self._begin, 1e-9)
         if not self._bar.disable:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f}/s")
+            self._bar.update(self._task, completed=round(self._done), rate=f"{rate:,.0f}/s")
         elif now - self._last >= EVERY:
             self._last = now
             left = (self._total - self._done) / rate if rate else float("inf")
             print(
-                f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left",
+                f"{self._what}: {self._done:,.0f} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,0 +1,16 @@
+"""Tags and text of recordings.
+
+from gamut.tag import Recording, load
+
+model = load("runs/esc50")                                            # a fine-tuning run
+model = load("models/whisper-tiny", head="runs/whisper_at", text=True)    # a Whisper and a head
+with Recording("clip.wav") as recording:
+    for tagged in model.tag([recording], every=2.0):
+        print(tagged.spans[0].top(3), tagged.text)
+"""
+
+from gamut.tag.choose import load
+from gamut.tag.recording import Recording
+from gamut.tag.result import Span, Tagged, Words
+
+__all__ = ["Recording", "Span", "Tagged", "Words", "load"]

@@ -1,0 +1,187 @@
+"""From what a person names to what tags: a fine-tuning run, a head with its encoder, or a Whisper."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gamut.errors import CheckpointError, RecipeError
+from gamut.models.classifier import ClassifierNetwork
+from gamut.models.folder import CONFIG
+from gamut.models.tagger import Tagger, find_head, load_tagger, open_tagger
+from gamut.models.weights import load_weights
+from gamut.models.whisper import is_whisper, load_whisper
+from gamut.recipe import schema
+from gamut.recipe.resolved import read_resolved
+from gamut.tag.spectrogram import Spectrograms
+from gamut.tag.speech import Head, Speech
+
+BEST, RECIPE = "best.safetensors", "recipe.yaml"  # of a round's folder
+
+
+def load(
+    model: str | Path,
+    *,
+    head: str | Path | None = None,
+    encoder: str | Path | None = None,
+    labels: str | Path | None = None,
+    text: bool = False,
+    precision: str | None = None,
+    device: str | torch.device | None = None,
+) -> Speech | Spectrograms:
+    """What tags recordings.
+
+    model: a fine-tuning run or one of its rounds, of sound or of a head on Whisper's features; or a Whisper (a folder
+    of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file, ours or of the public whisper-at
+    package. encoder: the Whisper that a run's head reads. labels: class names, for a head that does not know them (a
+    name a line, or AudioSet's class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None:
+    the one of the features that the head was trained on, else fp32). device: None for a GPU where there is one.
+
+    Raises CheckpointError or RecipeError where these do not belong together.
+
+    >>> load("runs/esc50").tag([Recording("clip.wav")])      # doctest: +SKIP
+    """
+    place = Path(model).expanduser()
+    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
+        return _speech(place, head, labels, text, precision, on)
+    found = _round(place)
+    about = load_weights(found)[1]
+    if "head" in about:
+        if encoder is None:
+            raise RecipeError(
+                f"The run {place} is of a head on the features of an encoder: say where that is, with --encoder "
+                "(encoder= in Python)."
+            )
+        return _speech(Path(encoder).expanduser(), found, labels, text, precision, on)
+    if text or head or encoder:
+        raise RecipeError(f"{place} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
+    return _spectrograms(found, about, on)
+
+
+def _round(place: Path) -> Path:
+    """The weights of a run's only round, or of the round that is named."""
+    if place.is_file():
+        return place
+    rounds = [place / BEST] if (place / BEST).is_file() else sorted(place.glob(f"*/{BEST}"))
+    if not rounds:
+        raise CheckpointError(
+            f"There is nothing that tags at {place}: name a fine-tuning run that has been scored, or a Whisper (a "
+            f"folder with {CONFIG}, or a .pt)."
+        )
+    if len(rounds) > 1:
+        names = ", ".join(str(one.parent) for one in rounds[:3])
+        raise CheckpointError(f"{place} has {len(rounds)} rounds. Name one of them: {names}, ...")
+    return rounds[0]
+
+
+def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
+    recipe = read_resolved(weights.parent / RECIPE)
+    try:
+        names, mean, std = about["labels"], float(about["normalise"]["mean"]), float(about["normalise"]["std"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "
+            "an earlier version. Score the run again."
+        ) from None
+    network = ClassifierNetwork(recipe.model, len(names), recipe.seed)
+    state, _ = load_weights(weights)
+    own = network.state_dict()
+    for name, mine in own.items():
+        if name not in state or state[name].shape != mine.shape:
+            raise CheckpointError(f"{weights} has no tensor {name} of shape {tuple(mine.shape)}.")
+    network.load_state_dict({name: state[name] for name in own})
+    return Spectrograms(network, recipe, mean, std, names, device)
+
+
+def _speech(
+    place: Path,
+    head: str | Path | None,
+    labels: str | Path | None,
+    text: bool,
+    precision: str | None,
+    device: torch.device,
+) -> Speech:
+    if head is None and not text:
+        raise RecipeError(
+            f"{place} is a Whisper, which has no tags of its own: give it a head (--head), or ask for its text "
+            "(--transcribe)."
+        )
+    if not place.exists():
+        raise CheckpointError(f"There is no Whisper at {place}: no such folder or file.")
+    file = None if head is None else _round(Path(head).expanduser()) if Path(head).is_dir() else find_head(head)
+    about: dict[str, Any] = {} if file is None else load_weights(file)[1]
+    trained = about.get("encoder", {})
+    kind = precision or trained.get("model", {}).get("precision", "fp32")
+    if trained and trained.get("model", {}).get("kind") != "whisper":
+        raise RecipeError(f"The head in {file} reads another encoder than Whisper, and tags can only be had of that.")
+    whisper = load_whisper(place, decoder=text, precision=kind, device=device)
+    made = None if file is None else _head(file, about, labels, whisper.depth, whisper.dim, device)
+    return Speech(whisper, made, _tokenizer(place) if text else None)
+
+
+def _head(
+    file: Path, about: dict[str, Any], labels: str | Path | None, depth: int, dim: int, device: torch.device
+) -> Head:
+    if "head" in about:
+        layers, _, width = about["shape"]
+        tagger = Tagger(schema.Head(**about["head"]), layers, width, len(about["labels"]))
+        load_tagger(tagger, file)
+    else:
+        tagger = open_tagger(file, depth)
+    if (tagger.layers, tagger.dim) != (depth, dim):
+        raise CheckpointError(
+            f"The head in {file} reads {tagger.layers} layers of {tagger.dim} dimensions, and this Whisper has {depth} "
+            f"of {dim}: it belongs to another one."
+        )
+    names = read_labels(Path(labels)) if labels else tuple(about.get("labels", ()))
+    if len(names) != tagger.classes:
+        told = f"{len(names)} names were given" if names else "it does not say which: give --labels FILE"
+        raise CheckpointError(f"The head in {file} has {tagger.classes} classes, and {told}.")
+    seconds = float(about.get("encoder", {}).get("front", {}).get("seconds", 10.0))
+    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds)
+
+
+def _tokenizer(place: Path) -> Any:
+    if place.is_file():
+        raise RecipeError(
+            f"{place} has no tokenizer, so its text cannot be written: use a folder that transformers wrote (of the "
+            "same weights: transformers' convert_openai_to_hf)."
+        )
+    from transformers import WhisperTokenizer
+
+    try:
+        return WhisperTokenizer.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{place} has no tokenizer of Whisper's ({error}).") from None
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names: a name a line, or a CSV with a column display_name. Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The class names in {path} cannot be read: {error}.") from error
+    lines = text.splitlines()
+    if lines and "display_name" in lines[0]:
+        return tuple(row["display_name"] for row in csv.DictReader(lines))
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def classes_among(wanted: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:
+    """Ids of the named classes, int64; None: all. Upper and lower case are alike. Raises RecipeError for a name that is
+    no class."""
+    if not wanted:
+        return None
+    known = {name.lower(): number for number, name in enumerate(labels)}
+    for name in wanted:
+        if name.lower() not in known:
+            near = [one for one in labels if name.lower() in one.lower()][:3]
+            hint = f"Near it: {', '.join(near)}." if near else f"There are {len(labels)}, such as {labels[0]}."
+            raise RecipeError(f"There is no class {name!r}. {hint}")
+    return np.array(sorted({known[name.lower()] for name in wanted}), np.int64)

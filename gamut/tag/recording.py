@@ -1,0 +1,131 @@
+"""A sound file as a stream of samples: of any length, in constant memory, read as often as asked."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import miniaudio
+import numpy as np
+import soundfile
+import soxr
+
+from gamut.audio.containers import check_whole
+from gamut.audio.decode import RATE
+from gamut.audio.ffmpeg import needs_ffmpeg, to_file_with_ffmpeg
+from gamut.audio.mpeg import unannounced
+from gamut.errors import AudioError
+
+SECONDS = 10  # of a block
+
+
+class Recording:
+    """A file's sound, mono at 16 kHz, in blocks.
+
+    Channels are averaged and soxr resamples at its HQ setting, as in conversion to shards; 16 kHz pass as they are.
+    What libsndfile does not read goes through ffmpeg, once, into a temporary file.
+
+    >>> recording = Recording("clip.wav")      # doctest: +SKIP
+    >>> recording.seconds, sum(len(block) for block in recording.blocks())      # doctest: +SKIP
+    (5.0, 80000)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises AudioError where the file is no sound, is cut off, or has no sample; ShardError where ffmpeg is needed
+        and not there."""
+        self.path = Path(path)
+        self._decoded: tempfile.TemporaryDirectory[str] | None = None
+        file = self.path
+        try:
+            if needs_ffmpeg(self.path):
+                self._decoded = tempfile.TemporaryDirectory(prefix="gamut-tag-")
+                file = to_file_with_ffmpeg(self.path, Path(self._decoded.name) / "sound.wav")
+            self._file = file
+            self._stated = 0  # samples that an MP3's header states; 0 where it is not to be believed
+            self._mpeg = self._look()
+            self.samples = sum(len(block) for block in self.blocks())
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.strerror or error}.", "unreadable") from error
+        if not self.samples:
+            raise AudioError(f"{self.path} holds no sample.", "empty")
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / RATE
+
+    def close(self) -> None:
+        """Remove what was decoded for it."""
+        if self._decoded is not None:
+            self._decoded.cleanup()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """float32 [n] in [-1, 1), of about ten seconds each, from the beginning. Raises AudioError."""
+        yield from (block for block in self._resampled() if len(block))
+
+    def _look(self) -> bool:
+        """Check that the file is whole; whether it is an MP3, which libsndfile decodes anew after every block."""
+        if not self._file.stat().st_size:
+            raise AudioError(f"{self.path} has no bytes.", "empty")
+        try:
+            with soundfile.SoundFile(self._file) as file, open(self._file, "rb") as raw:
+                with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as payload:
+                    check_whole(payload, file.format, file.extra_info, str(self.path))  # type: ignore[arg-type]
+                    mpeg = file.format == "MP3"
+                    if mpeg and unannounced(payload) is None:  # type: ignore[arg-type]
+                        self._stated = file.frames
+                return mpeg
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"{self.path} is not a sound file that can be read: {error.error_string}", "unreadable"
+            ) from error
+
+    def _native(self) -> Generator[tuple[np.ndarray, int]]:
+        """(float32 [n, channels], rate) as the file has it."""
+        try:
+            if self._mpeg:
+                about = miniaudio.mp3_get_file_info(str(self._file))
+                decoded = 0
+                for piece in miniaudio.mp3_stream_file(str(self._file), SECONDS * about.sample_rate):
+                    values = np.asarray(piece, np.int16).reshape(-1, about.nchannels)
+                    decoded += len(values)
+                    yield values.astype(np.float32) / np.float32(32768), about.sample_rate
+                self._require(decoded, self._stated)
+                return
+            with soundfile.SoundFile(self._file) as file:
+                decoded = 0
+                while len(block := file.read(SECONDS * file.samplerate, dtype="float32", always_2d=True)):
+                    decoded += len(block)
+                    yield block, file.samplerate
+                self._require(decoded, file.frames)
+        except (soundfile.LibsndfileError, miniaudio.DecodeError) as error:
+            raise AudioError(f"{self.path} is damaged: {error}", "corrupt") from error
+
+    def _require(self, decoded: int, stated: int) -> None:
+        if decoded < stated:
+            raise AudioError(f"{self.path} ends after {decoded} of its {stated} samples.", "truncated")
+
+    def _resampled(self) -> Iterator[np.ndarray]:
+        stream: soxr.ResampleStream | None = None
+        with contextlib.closing(self._native()) as blocks:
+            for block, rate in blocks:
+                if not np.isfinite(block).all():
+                    raise AudioError(f"{self.path} has samples that are NaN or infinite.", "not_finite")
+                mono = block.mean(axis=1, dtype=np.float32)
+                if rate == RATE:
+                    yield mono
+                    continue
+                if not 1_000 <= rate <= 10_000_000:
+                    raise AudioError(f"{self.path}: a sample rate of {rate} Hz is not that of sound.", "format")
+                stream = stream or soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+                yield stream.resample_chunk(mono)
+        if stream is not None:
+            yield stream.resample_chunk(np.zeros(0, np.float32), last=True)

@@ -1,0 +1,45 @@
+"""What tagging a recording gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a recording with the probability of every class, float32 [classes]."""
+
+    start: float  # seconds
+    end: float
+    probabilities: np.ndarray
+
+    def top(self, count: int, among: np.ndarray | None = None, least: float = 0.0) -> list[int]:
+        """Class ids, the most probable first: of the classes `among` (None: all) that have probability `least`, up to
+        `count`. Classes are chosen before the best are, so a filter never empties the list by itself."""
+        ids = np.arange(len(self.probabilities)) if among is None else among
+        order = ids[np.argsort(-self.probabilities[ids], kind="stable")]
+        return [int(one) for one in order[:count] if self.probabilities[one] >= least]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A segment of text."""
+
+    start: float  # seconds
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """All about one recording."""
+
+    path: Path
+    seconds: float
+    labels: tuple[str, ...]  # of the classes; empty where there is no head
+    spans: tuple[Span, ...]
+    text: str | None = None  # None: no text was asked for
+    words: tuple[Words, ...] = ()

@@ -1,0 +1,166 @@
+"""A fine-tuned spectrogram transformer (AST, ElasticAST, ASiT): tags of whole recordings or of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gamut.audio.decode import RATE
+from gamut.audio.logmel import PATCH, normalise, patches
+from gamut.data.assemble import assemble
+from gamut.data.front import spectrogram
+from gamut.errors import RecipeError
+from gamut.models.classifier import ClassifierNetwork
+from gamut.models.layout import layout
+from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.recipe import schema
+from gamut.recipe.policy import evaluation_policy
+from gamut.tag.recording import Recording
+from gamut.tag.result import Span, Tagged
+
+FRAME = 400  # samples of a frame
+SHORTEST = 0.1  # seconds of a span
+
+
+class Spectrograms:
+    """Tags of recordings by a classifier of packed clips, each span made into tokens as its recipe makes a clip."""
+
+    def __init__(
+        self,
+        network: ClassifierNetwork,
+        recipe: schema.Recipe,
+        mean: float,
+        std: float,
+        labels: Sequence[str],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.network, self.recipe, self.labels = network.to(device).eval(), recipe, tuple(labels)
+        self._mean, self._std, self._device = mean, std, torch.device(device)
+
+    @property
+    def seconds(self) -> float:
+        """The longest span that the model reads whole."""
+        policy = evaluation_policy(self.recipe)
+        frames = policy.crop_frames or policy.pad_to or policy.max_frames
+        longest = [((frames * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE] if frames else []
+        longest += [policy.max_samples / RATE] if policy.max_samples else []
+        if policy.tokens is not None:
+            columns = (policy.tokens - int(policy.class_token)) // 8
+            longest.append(((columns * 16 * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE)
+        return min(longest, default=30.0)
+
+    def tag(
+        self,
+        recordings: Sequence[Recording],
+        every: float | None = None,
+        heard: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Tagged]:
+        """In order; as many spans as there are recordings go through the model at a time.
+
+        every: seconds of a span (None: as much as the model reads whole, at most). heard: told how many more seconds
+        are through. Raises RecipeError where a span would be longer than the model reads, AudioError where a file turns
+        out to be damaged.
+        """
+        policy = evaluation_policy(self.recipe)
+        # Like a clip in training, a span loses what is behind its last whole patch.
+        longest = self.seconds + (PATCH * policy.pools[0] * policy.shifts[0] - 1) / RATE
+        seconds = self.seconds if every is None else every
+        if not SHORTEST <= seconds <= longest:
+            raise RecipeError(f"This model reads spans of {SHORTEST:g} to {longest:.2f} s, not of {seconds:g} s.")
+        samples = round(seconds * RATE)
+        found: list[list[Span]] = [[] for _ in recordings]
+        waiting: list[tuple[int, np.ndarray]] = []
+        ready = 0
+        for number, waveform in self._waveforms(recordings, samples):
+            waiting.append((number, waveform))
+            if len(waiting) < len(recordings):
+                continue
+            self._judge_all(waiting, found, samples, heard)
+            waiting = []
+            while ready < number:  # those before the one that is being read are whole
+                yield self._tagged(recordings[ready], found[ready])
+                ready += 1
+        if waiting:
+            self._judge_all(waiting, found, samples, heard)
+        for number in range(ready, len(recordings)):
+            yield self._tagged(recordings[number], found[number])
+
+    def _waveforms(self, recordings: Sequence[Recording], samples: int) -> Iterator[tuple[int, np.ndarray]]:
+        policy = evaluation_policy(self.recipe)
+        least = (PATCH * policy.pools[0] - 1) * policy.shifts[0] + FRAME
+        for number, recording in enumerate(recordings):
+            yield from ((number, waveform) for waveform in _cut(recording, samples, least))
+
+    def _tagged(self, recording: Recording, spans: list[Span]) -> Tagged:
+        return Tagged(recording.path, recording.seconds, self.labels, tuple(spans))
+
+    def _judge_all(
+        self,
+        waiting: list[tuple[int, np.ndarray]],
+        found: list[list[Span]],
+        samples: int,
+        heard: Callable[[float], None],
+    ) -> None:
+        judged = self._judge([waveform for _, waveform in waiting])
+        for (number, waveform), probabilities in zip(waiting, judged):
+            start = len(found[number]) * samples
+            span = Span(round(start / RATE, 4), round((start + len(waveform)) / RATE, 4), probabilities)
+            found[number].append(span)
+            heard(len(waveform) / RATE)
+
+    @torch.no_grad()
+    def _judge(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Probabilities float32 [n, classes] of int16 waveforms, in one pack."""
+        table = _Waveforms(waveforms)
+        epoch = plan_evaluation(table.clips, self._policy(len(waveforms)))
+        batch = assemble(table, epoch, range(epoch.packs * epoch.steps)).to(self._device)  # type: ignore[arg-type]
+        mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
+        pixels = patches(normalise(mel, self._mean, self._std))
+        where = layout(batch.frames, batch.sizes, self.recipe.model.pooling == "cls")
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.network(pixels, where, None).float()
+        exclusive = self.recipe.finetune.loss == "ce"
+        return (logits.softmax(-1) if exclusive else logits.sigmoid()).cpu().numpy()
+
+    def _policy(self, clips: int) -> Policy:
+        return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips)
+
+
+class _Waveforms:
+    """Waveforms in memory: what `assemble` asks of a reader and of its index. A clip is a row."""
+
+    def __init__(self, waveforms: list[np.ndarray]) -> None:
+        self._waveforms = waveforms
+        rows = np.arange(len(waveforms))
+        samples = np.array([len(one) for one in waveforms])
+        self.clips = Clips(rows, rows.astype(np.uint64), np.zeros_like(rows), samples, 2 * samples)
+        self.size = self.clips.size
+
+    @property
+    def index(self) -> _Waveforms:
+        return self
+
+    def decode(self, row: int) -> np.ndarray:
+        return self._waveforms[row]
+
+    def label_ids(self, row: int) -> np.ndarray:
+        return np.zeros(0, np.int64)
+
+    def key(self, row: int) -> str:
+        return f"span {row}"
+
+
+def _cut(recording: Recording, samples: int, least: int) -> Iterator[np.ndarray]:
+    """int16 spans of a recording, one behind the other. The last one is shorter; where it would have fewer samples than
+    `least`, too few for a patch, it is one with the span before it."""
+    held = np.zeros(0, np.int16)
+    for block in recording.blocks():
+        whole = np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype(np.int16)
+        held = np.concatenate([held, whole])
+        while len(held) >= samples + least:
+            yield held[:samples]
+            held = held[samples:]
+    yield held

@@ -1,0 +1,200 @@
+"""Whisper with a head: tags of times, and text from the same pass (Gong et al. 2023, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gamut.audio.whisper_mel import RATE
+from gamut.models.tagger import Tagger
+from gamut.models.whisper import Whisper
+from gamut.tag.listen import Listening
+from gamut.tag.mels import LongMel, short
+from gamut.tag.recording import Recording
+from gamut.tag.result import Span, Tagged, Words
+from gamut.tag.units import STEP, UNIT_SECONDS, Units, units_of
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head on a Whisper's features and what its classes are."""
+
+    tagger: Tagger
+    labels: tuple[str, ...]
+    exclusive: bool = False  # softmax instead of a sigmoid a class
+    seconds: float = 30.0  # of the windows that it was trained on
+
+    @torch.no_grad()
+    def __call__(self, features: torch.Tensor) -> np.ndarray:
+        """Probabilities float32 [n, classes] of features [n, layers, units, dim]."""
+        logits = self.tagger(features.to(next(self.tagger.parameters()).device)).float()
+        return (logits.softmax(-1) if self.exclusive else logits.sigmoid()).cpu().numpy()
+
+
+class Speech:
+    """Tags, text or both of recordings.
+
+    Text is transformers' own: `generate` runs as it does without us, on windows of 30 s that begin where it says, and
+    its timestamps are exact to 20 ms. Tags come from the outputs of the encoder's blocks in those very passes; without
+    text from windows of the head's own length, one behind the other.
+
+    >>> speech = Speech(load_whisper("models/whisper-tiny", decoder=True), head, tokenizer)      # doctest: +SKIP
+    >>> for tagged in speech.tag([Recording("a.wav")], every=2.0, text={"language": "en"}):      # doctest: +SKIP
+    ...     print(tagged.text, tagged.spans[0].top(3))
+    """
+
+    def __init__(self, whisper: Whisper, head: Head | None = None, tokenizer: Any = None) -> None:
+        self.whisper, self.head, self.tokenizer = whisper, head, tokenizer
+
+    def tag(
+        self,
+        recordings: Sequence[Recording],
+        every: float | None = None,
+        text: dict[str, Any] | None = None,
+        heard: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Tagged]:
+        """In order; a batch is as many recordings as are given.
+
+        every: seconds of a span, a multiple of 0.4 (None: as much as the head was trained on, at most). text: options
+        of transformers' `generate`, such as language and task; None: no text, and no decoder is run. heard: told how
+        many more seconds are encoded. Raises RecipeError for another `every`, AudioError where a file turns out to be
+        damaged.
+        """
+        seconds = min(self.head.seconds if self.head else 30.0, self.whisper.longest) if every is None else every
+        units = units_of(seconds) if self.head else 1
+        gathered = [_Gathering(one, units, self.head, heard) for one in recordings]
+        texts = self._encode(gathered) if text is None else self._write(gathered, text)
+        for one, (words, said) in zip(gathered, texts):
+            labels = self.head.labels if self.head else ()
+            spans = tuple(one.spans)
+            yield Tagged(one.recording.path, one.recording.seconds, labels, spans, said, words)
+
+    def _encode(self, gathered: list[_Gathering]) -> list[tuple[tuple[Words, ...], str | None]]:
+        """Windows of all recordings, as many at a time as there are recordings."""
+        window = min(self.head.seconds if self.head else 30.0, self.whisper.longest)
+        samples = round(window * RATE) // STEP * STEP
+        waiting = [(one, _windows(one.recording, samples)) for one in gathered]
+        batch: list[tuple[_Gathering, int, np.ndarray]] = []
+        for one, windows in waiting:
+            for number, waveform in enumerate(windows):
+                batch.append((one, number * samples // STEP, waveform))
+                if len(batch) == len(gathered):
+                    self._pass(batch, window)
+                    batch = []
+        if batch:
+            self._pass(batch, window)
+        for one in gathered:
+            one.finish()
+        return [((), None) for _ in gathered]
+
+    def _pass(self, batch: list[tuple[_Gathering, int, np.ndarray]], window: float) -> None:
+        mel = short([waveform for *_, waveform in batch], self.whisper.mels, window)
+        blocks = self.whisper(mel).blocks
+        for row, (one, first, _) in enumerate(batch):
+            one.add(first, [block[row] for block in blocks])
+
+    @torch.no_grad()
+    def _write(self, gathered: list[_Gathering], options: dict[str, Any]) -> list[tuple[tuple[Words, ...], str | None]]:
+        """Short recordings in one batch, each long one by itself, since only a short one is held whole."""
+        longest = self.whisper.longest
+        brief = [one for one in gathered if one.recording.seconds <= longest]
+        done: dict[int, tuple[tuple[Words, ...], str]] = {}
+        if brief:
+            waveforms = [np.concatenate(list(one.recording.blocks())) for one in brief]
+            mel = short(waveforms, self.whisper.mels, longest)
+            for one, result in zip(brief, self._generate(brief, self._fitted(mel), options)):
+                done[id(one)] = result
+        for one in gathered:
+            if id(one) not in done:
+                mels = _Fitted(one.recording, self.whisper.mels, self._like.device, self._like.dtype)
+                (done[id(one)],) = self._generate([one], mels, options)
+        return [done[id(one)] for one in gathered]
+
+    def _fitted(self, mel: torch.Tensor) -> torch.Tensor:
+        return mel.to(self._like.device, self._like.dtype)
+
+    @property
+    def _like(self) -> torch.Tensor:
+        """A tensor on the encoder's device, of its type."""
+        return next(self.whisper.encoder.parameters())
+
+    def _generate(
+        self, gathered: list[_Gathering], mel: Any, options: dict[str, Any]
+    ) -> list[tuple[tuple[Words, ...], str]]:
+        listening = Listening(self.whisper, len(gathered), lambda row, first, blocks: gathered[row].add(first, blocks))
+        with listening.heard():
+            made = self.whisper.generator.generate(
+                mel, return_timestamps=True, return_segments=True, monitor_progress=listening.progress, **options
+            )
+        for one in gathered:
+            one.finish()
+        texts = self.tokenizer.batch_decode(made["sequences"], skip_special_tokens=True)
+        return [
+            (tuple(self._words(segment) for segment in segments), text)
+            for segments, text in zip(made["segments"], texts)
+        ]
+
+    def _words(self, segment: dict[str, Any]) -> Words:
+        text = self.tokenizer.decode(segment["tokens"], skip_special_tokens=True)
+        return Words(round(float(segment["start"]), 2), round(float(segment["end"]), 2), text)
+
+
+class _Fitted(LongMel):
+    """In the precision of the encoder."""
+
+    def __init__(self, recording: Recording, mels: int, device: torch.device, kind: torch.dtype) -> None:
+        super().__init__(recording, mels, device)
+        self._kind = kind
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        return super().__getitem__(key).to(self._kind)
+
+
+class _Gathering:
+    """A recording, and its spans as they become known."""
+
+    def __init__(self, recording: Recording, units: int, head: Head | None, heard: Callable[[float], None]) -> None:
+        self.recording, self._units, self._head, self._heard = recording, units, head, heard
+        self._sums = Units(recording.samples)
+        self.spans: list[Span] = []
+
+    def add(self, first: int, blocks: list[torch.Tensor]) -> None:
+        """Take in a window: the output [steps, D] of every block, from step `first` of the recording on."""
+        begin, end = self._sums.room(first, len(blocks[0]))
+        self._heard((end - begin) * STEP / RATE)
+        self._sums.add(first, blocks)
+        if self._head is not None:
+            self._judge(rest=False)
+
+    def finish(self) -> None:
+        """All windows were taken in."""
+        if self._head is not None:
+            self._judge(rest=True)
+
+    def _judge(self, rest: bool) -> None:
+        whole: list[torch.Tensor] = []
+        while (features := self._sums.take(self._units)) is not None:
+            whole.append(features)
+        last = self._sums.take(self._units, rest=True) if rest else None
+        for features in ([torch.stack(whole)] if whole else []) + ([] if last is None else [last[None]]):
+            assert self._head is not None
+            for probabilities in self._head(features):
+                start = len(self.spans) * self._units * UNIT_SECONDS
+                end = min(start + self._units * UNIT_SECONDS, self.recording.seconds)
+                self.spans.append(Span(round(start, 2), round(end, 4), probabilities))
+
+
+def _windows(recording: Recording, samples: int) -> Iterator[np.ndarray]:
+    """float32 [samples] of a recording, one behind the other; the last one is shorter."""
+    held = np.zeros(0, np.float32)
+    for block in recording.blocks():
+        held = np.concatenate([held, block])
+        while len(held) >= samples:
+            yield held[:samples]
+            held = held[samples:]
+    if len(held):
+        yield held

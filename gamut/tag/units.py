@@ -1,0 +1,77 @@
+"""What tags of times are made of: means of all blocks' outputs over units of 0.4 s of a recording."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from gamut.audio.whisper_mel import HOP, RATE
+from gamut.errors import RecipeError
+
+STEP = 2 * HOP  # samples of an encoder step: 20 ms
+UNIT = 20  # steps: 0.4 s (Gong et al. 2023, section 3)
+UNIT_SECONDS = UNIT * STEP / RATE
+
+
+def units_of(seconds: float) -> int:
+    """How many units a time is. Raises RecipeError where it is not a multiple of 0.4 s."""
+    units = seconds / UNIT_SECONDS
+    if not math.isfinite(units) or round(units) < 1 or abs(units - round(units)) > 1e-6:
+        raise RecipeError(f"Tags can be had for every multiple of {UNIT_SECONDS:g} s, which {seconds:g} s is not.")
+    return round(units)
+
+
+class Units:
+    """Sums over windows of one recording, as they come: windows may overlap, and then a step counts once, from the
+    first window that had it. Steps behind the recording's end, where a window is silence, do not count.
+
+    Only units that are not yet taken are held.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.steps = -(-samples // STEP)
+        self._known = 0  # steps that were seen
+        self._taken = 0  # units that were given away
+        self._sums: list[torch.Tensor] = []  # float32 [L, D] a unit, from unit `_taken` on
+
+    @property
+    def count(self) -> int:
+        """Units of the whole recording; the last may be of fewer steps."""
+        return -(-self.steps // UNIT)
+
+    def room(self, first: int, steps: int) -> tuple[int, int]:
+        """Which steps [begin, end) of a window of so many, whose first is step `first` of the recording, are new."""
+        begin = max(self._known - first, 0)
+        return begin, max(min(first + steps, self.steps) - first, begin)
+
+    def add(self, first: int, blocks: list[torch.Tensor]) -> None:
+        """Take in a window: the output [steps, D] of every block."""
+        begin, end = self.room(first, len(blocks[0]))
+        if begin == end:
+            return
+        unit = (torch.arange(first + begin, first + end) // UNIT).to(blocks[0].device)
+        low, high = int(unit[0]), int(unit[-1])
+        empty = torch.zeros(high - low + 1, blocks[0].shape[1], device=blocks[0].device)
+        sums = torch.stack([empty.index_add(0, unit - low, one[begin:end].float()) for one in blocks])
+        for number in range(low, high + 1):
+            part = sums[:, number - low].cpu()
+            at = number - self._taken
+            if at < len(self._sums):
+                self._sums[at] = self._sums[at] + part
+            else:
+                self._sums.append(part)
+        self._known = first + end
+
+    def take(self, units: int, rest: bool = False) -> torch.Tensor | None:
+        """float32 [L, units, D], the next so many units' means, once all their steps are known; with `rest`, at the end
+        of the recording, those that are left, if any."""
+        last = min(self._taken + units, self.count)
+        whole = last * UNIT <= self._known or self._known == self.steps
+        if last == self._taken or not whole or (last < self._taken + units and not rest):
+            return None
+        counts = [min((number + 1) * UNIT, self.steps) - number * UNIT for number in range(self._taken, last)]
+        means = [total / count for total, count in zip(self._sums, counts)]
+        del self._sums[: len(means)]
+        self._taken = last
+        return torch.stack(means, 1)

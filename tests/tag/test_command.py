@@ -1,0 +1,249 @@
+"""python -m gamut.tag, on models as runs leave them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from finetune.objective import Classify
+from gamut.data.assemble import assemble
+from gamut.errors import CheckpointError, RecipeError
+from gamut.models.tagger import Tagger
+from gamut.models.weights import save_weights
+from gamut.plan import plan_evaluation
+from gamut.recipe import cli, schema
+from gamut.recipe.policy import evaluation_policy
+from gamut.recipe.resolved import resolved_yaml
+from gamut.shards import Index
+from gamut.shards.__main__ import main as shards
+from gamut.tag import Recording, load
+from gamut.tag.__main__ import main
+from gamut.tag.choose import classes_among, read_labels
+from gamut.tag.result import Span
+
+from .whispers import DIM, LAYERS, talking_whisper
+
+CLASSES = ["Dog", "Rain", "Siren", "Speech"]
+MEAN, STD = -6.0, 4.0
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three sounds, of 5, 3.2 and 12.5 s, and one that is none."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for name, seconds, rate in [("a.wav", 5.0, 16000), ("b.flac", 3.2, 44100), ("c.wav", 12.5, 16000)]:
+        time = np.arange(round(seconds * rate)) / rate
+        tone = 0.3 * np.sin(2 * np.pi * 300 * (1 + np.floor(time)) * time)
+        soundfile.write(folder / name, tone + rng.normal(0, 0.02, len(time)), rate, "PCM_16")
+    (folder / "d.wav").write_bytes(b"no sound")
+    return folder
+
+
+def a_run(folder: Path, *words: str) -> tuple[Path, Classify]:
+    """A fine-tuning round as `finetune/run.py` leaves one, untrained, and its objective."""
+    recipe = cli.parse("finetune", ["esc10", "model.dim=48", "model.depth=2", "precision=fp32", *words]).recipe
+    task = Classify(recipe, len(CLASSES), MEAN, STD, 0, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
+    save_weights(folder / "best.safetensors", task.model, {**task.described(), "labels": CLASSES, "loss": "ce"})
+    return folder, task
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classify]:
+    folder, task = a_run(tmp_path_factory.mktemp("runs") / "esc10" / "test-5-seed-0")
+    return folder.parent, task
+
+
+def tags(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict[str, Any]]:
+    assert main([*map(str, words), "--format", "json", "--top", str(len(CLASSES))]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_tags_are_what_evaluation_gives(sounds: Path, run: tuple[Path, Classify], tmp_path: Path, capsys) -> None:
+    """Clips converted to shards, planned and scored as fine-tuning does it, beside the files themselves."""
+    import shutil
+
+    folder, task = run
+    for name in ("a.wav", "b.flac"):
+        place = tmp_path / "src" / "some" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sounds / name, place)
+    assert shards(["convert", "folder", str(tmp_path / "src"), str(tmp_path / "set"), "--workers", "1"]) == 0
+    capsys.readouterr()
+    index = Index.open(tmp_path / "set")
+    epoch = plan_evaluation(index.table(), evaluation_policy(task.recipe))
+    batch = assemble(index, epoch, range(epoch.steps * epoch.packs))
+    expected = {index.key(int(row)): p for row, p in zip(batch.row, task.logits(batch).softmax(-1).numpy())}
+    for one in tags(capsys, folder, sounds / "a.wav", sounds / "b.flac"):
+        (span,) = one["spans"]
+        found = {tag["label"]: tag["probability"] for tag in span["tags"]}
+        wanted = expected[f"some/{Path(one['file']).stem}"]
+        assert [found[name] for name in CLASSES] == pytest.approx(wanted.tolist(), abs=2e-6)
+        assert span["start"] == 0
+        assert span["end"] == pytest.approx(one["seconds"], abs=1e-4)
+        assert list(found) == sorted(found, key=lambda name: -found[name])
+
+
+def test_spans_cover_a_long_file_whatever_is_tagged_beside_it(sounds: Path, run: tuple[Path, Classify]) -> None:
+    folder, _ = run
+    model = load(folder)
+    together = list(model.tag([Recording(sounds / name) for name in ("a.wav", "b.flac", "c.wav")], every=2.0))
+    for name, one in zip(("a.wav", "b.flac", "c.wav"), together):
+        (alone,) = model.tag([Recording(sounds / name)], every=2.0)
+        assert [span.end for span in one.spans][-1] == pytest.approx(one.seconds, abs=1e-4)
+        assert len(one.spans) == -(-one.seconds // 2.0)
+        for mine, other in zip(one.spans, alone.spans, strict=True):
+            np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-5)
+            assert mine.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(RecipeError, match=r"reads spans of 0\.1 to 5\.\d* s, not of 60 s"):
+        list(model.tag([Recording(sounds / "a.wav")], every=60.0))
+
+
+def test_a_folder_with_a_bad_file_gives_the_others_and_exit_1(sounds: Path, run, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "tags.csv"
+    assert main([str(run[0]), str(sounds), "--format", "csv", "--top", "1", "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "d.wav is not a sound file" in said
+    rows = list(csv.DictReader(out.open()))
+    assert [Path(row["file"]).name for row in rows] == ["a.wav", "b.flac", *["c.wav"] * 3]
+    assert all(row["label"] in CLASSES and 0 < float(row["probability"]) <= 1 for row in rows)
+    assert main([str(run[0]), str(sounds / "d.wav")]) == 2
+    assert "None of the files" in capsys.readouterr().err
+
+
+def test_a_table_for_people(sounds: Path, run, capsys) -> None:
+    assert main([str(run[0]), str(sounds / "c.wav"), "--every", "2.5", "--top", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "12.5 s" in shown
+    assert "10.0 - 12.5" in shown
+    assert sum(name in shown for name in CLASSES) >= 2
+
+
+def test_the_filter_comes_before_the_best_are_chosen(sounds: Path, run, capsys) -> None:
+    whole = tags(capsys, run[0], sounds / "a.wav")[0]["spans"][0]["tags"]
+    last = whole[-1]["label"]
+    assert main([str(run[0]), str(sounds / "a.wav"), "--classes", last.upper(), "--top", "1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spans"][0]["tags"] == whole[-1:]
+    assert main([str(run[0]), str(sounds / "a.wav"), "--classes", "Dog,Rainy"]) == 2
+    assert "There is no class 'Rainy'." in capsys.readouterr().err
+
+
+def test_the_best_of_a_span() -> None:
+    span = Span(0.0, 1.0, np.array([0.1, 0.7, 0.7, 0.3], np.float32))
+    assert span.top(2) == [1, 2]  # ties in order of the classes
+    assert span.top(9, least=0.2) == [1, 2, 3]
+    assert span.top(1, np.array([0, 3])) == [3]
+    assert classes_among([], CLASSES) is None
+    assert classes_among(["speech", "dog"], CLASSES).tolist() == [0, 3]
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return talking_whisper(tmp_path_factory.mktemp("models") / "whisper")
+
+
+def a_head(folder: Path, kind: str = "whisper", layers: int = LAYERS) -> Path:
+    """A round of training a head on features, as `finetune/run.py` leaves it."""
+    about = schema.Head(kind="wa_tr", dim=None, time_heads=2)
+    note = {
+        "head": asdict(about), "shape": [layers, 25, DIM], "labels": CLASSES, "loss": "bce",
+        "encoder": {"model": {"kind": kind, "precision": "fp32"}, "front": {"seconds": 10.0}},
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    save_weights(folder / "best.safetensors", Tagger(about, layers, DIM, len(CLASSES)), note)
+    return folder
+
+
+def test_tags_and_text_of_a_whisper(sounds: Path, whisper: Path, tmp_path: Path, capsys) -> None:
+    head = a_head(tmp_path / "runs" / "at" / "round").parent
+    words = [sounds / "a.wav", sounds / "c.wav", "--every", "0.8", "--transcribe", "--language", "en"]
+    first = tags(capsys, whisper, "--head", head, *words)
+    assert tags(capsys, head, "--encoder", whisper, *words) == first
+    for one, seconds in zip(first, (5.0, 12.5)):
+        assert len(one["spans"]) == -(-seconds // 0.8)
+        assert one["text"]
+        assert one["segments"]
+        assert all(segment["start"] <= segment["end"] for segment in one["segments"])
+    assert main([str(whisper), str(sounds / "a.wav"), "--transcribe", "--language", "en", "--format", "json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert "spans" not in alone
+    assert alone["text"] == tags(capsys, whisper, "--head", head, sounds / "a.wav", *words[2:])[0]["text"]
+
+
+def test_a_public_head_takes_its_names_from_a_file(sounds: Path, whisper: Path, tmp_path: Path, capsys) -> None:
+    tagger = Tagger(schema.Head(kind="tl_tr", dim=16, layer_heads=8), LAYERS, DIM, len(CLASSES))
+    torch.save({f"at_model.{name}": value for name, value in tagger.state_dict().items()}, tmp_path / "head.pth")
+    (tmp_path / "names.csv").write_text(
+        "index,mid,display_name\n" + "".join(f'{n},/m/{n},"{name}"\n' for n, name in enumerate(CLASSES))
+    )
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES))
+    assert read_labels(tmp_path / "names.csv") == read_labels(tmp_path / "names.txt") == tuple(CLASSES)
+    words = [str(whisper), str(sounds / "a.wav"), "--head", str(tmp_path / "head.pth")]
+    assert main(words) == 2
+    assert "4 classes, and it does not say which: give --labels FILE" in capsys.readouterr().err
+    found = tags(capsys, *words, "--labels", tmp_path / "names.csv")
+    assert {tag["label"] for tag in found[0]["spans"][0]["tags"]} == set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("nothing", "There is nothing that tags at"),
+        ("whisper alone", "a Whisper, which has no tags of its own"),
+        ("head alone", "say where that is, with --encoder"),
+        ("other whisper", "reads 3 layers of 32 dimensions, and this Whisper has 2 of 32"),
+        ("hubert", "reads another encoder than Whisper"),
+        ("text of a vit", "has no text"),
+        ("two rounds", "has 2 rounds. Name one of them"),
+        ("old", "does not say which classes"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    what: str, sentence: str, sounds: Path, whisper: Path, run: tuple[Path, Classify], tmp_path: Path, capsys
+) -> None:
+    words: list[str | Path] = [tmp_path]
+    if what == "whisper alone":
+        words = [whisper]
+    elif what in ("head alone", "other whisper", "hubert"):
+        head = a_head(tmp_path / "head", "hubert" if what == "hubert" else "whisper", 3 if "other" in what else LAYERS)
+        words = [head] if what == "head alone" else [head, "--encoder", whisper]
+    elif what == "text of a vit":
+        words = [run[0], "--transcribe"]
+    elif what == "two rounds":
+        words = [a_run(tmp_path / "x" / name)[0].parent for name in ("one", "two")][:1]
+    elif what == "old":
+        folder, task = a_run(tmp_path / "x")
+        save_weights(folder / "best.safetensors", task.model, {"model": {}})
+        words = [folder]
+    assert main([*map(str, words), str(sounds / "a.wav")]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+def test_help_has_an_example(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "python -m gamut.tag runs/esc50 clip.wav" in capsys.readouterr().out
+
+
+def test_python_reads_like_the_command(sounds: Path, run: tuple[Path, Classify]) -> None:
+    with Recording(sounds / "a.wav") as recording:
+        (tagged,) = load(run[0]).tag([recording])
+    assert tagged.labels == tuple(CLASSES)
+    assert tagged.spans[0].top(1)[0] == int(np.argmax(tagged.spans[0].probabilities))
+    with pytest.raises(CheckpointError, match="nothing that tags"):
+        load(sounds)
