@@ -26,7 +26,11 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["extract"]:  # by itself: argparse takes options among `key=value` words only without subcommands
-        return _extract(extraction_parser().parse_intermixed_args(argv[1:]))
+        parser = extraction_parser()
+        if not argv[1:]:
+            parser.print_help(sys.stderr)
+            return 2
+        return _extract(parser.parse_intermixed_args(argv[1:]))
     arguments = _parser().parse_args(argv)
     return arguments.run(arguments)
 

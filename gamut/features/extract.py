@@ -72,11 +72,12 @@ def prepare(recipe: Recipe) -> Job:
             f"extract.blocks names block {max(extract.blocks)}; the encoder has 0 to {encoder.depth - 1}."
         )
     blocks = tuple(extract.blocks) or tuple(range(encoder.depth))
-    clip = noise(encoder.policy(1), 1)
+    tried = extract.batch if device.type == "cuda" else 1  # a CPU gains little from more, and takes as much longer
+    clip = noise(encoder.policy(tried), tried)
     steps = encode(encoder, clip, blocks, extract.pool).shape[2]
     since = time.perf_counter()
-    encode(encoder, clip, blocks, extract.pool)
-    seconds = time.perf_counter() - since
+    encode(encoder, clip, blocks, extract.pool).cpu()
+    seconds = (time.perf_counter() - since) / tried
     about = About(
         name=recipe.run.name,
         model=encoder.model,

@@ -14,7 +14,7 @@ SHOWN = 5
 def describe(job: Job) -> str:
     """What will be made, how large it is, and how long it takes on this device, by one clip tried."""
     about = job.about
-    size, hours = about.clips * about.record_bytes, about.clips * job.seconds / 3600
+    size = about.clips * about.record_bytes
     model, front = (", ".join(f"{name} {value}" for name, value in of.items()) for of in (about.model, about.front))
     cut = int((job.clips.samples > job.recipe.extract.seconds * 16_000).sum())
     short = int((job.clips.samples < job.recipe.extract.seconds * 16_000).sum())
@@ -23,11 +23,18 @@ def describe(job: Job) -> str:
         f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and followed by silence",
         f"kept: {about.layers} layers x {about.steps} steps (of {about.pooling['steps']} each) x {about.dim}, "
         f"{about.dtype}: {about.record_bytes / 1e6:.3f} MB a clip",
-        f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards, about {hours:.2f} h on one "
-        f"{'GPU' if job.device.type == 'cuda' else 'CPU'} at the speed of a clip by itself",
+        f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards; about "
+        f"{_duration(about.clips * job.seconds)} of encoding on one {'GPU' if job.device.type == 'cuda' else 'CPU'}",
         f"cache: {job.folder}",
     ]
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def print_extracted(cache: FeatureCache, recipe: Recipe) -> None:

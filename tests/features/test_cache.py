@@ -126,6 +126,33 @@ def test_a_flipped_bit_of_the_index_is_found(tmp_path: Path, name: str) -> None:
         FeatureCache(cache.folder)
 
 
+class Hostile:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+def test_pickles_in_the_place_of_a_caches_files_are_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for name in ("index/row.npy", "index/key.npy", "cache.json", "about.json", "000000.safetensors"):
+        cache = write_cache(tmp_path / name.replace("/", "-"), some(4))
+        if name.endswith(".npy"):
+            np.save(cache.folder / name, np.array([Hostile(mark)] * 4, object), allow_pickle=True)
+        else:
+            (cache.folder / name).write_bytes(pickle.dumps(Hostile(mark)))
+        if name == "about.json":  # read by those who write only
+            with pytest.raises(FeatureError, match="damaged"):
+                write_cache(cache.folder, some(4))
+        else:
+            with pytest.raises(FeatureError):
+                FeatureCache(cache.folder).read([0])
+        assert not mark.exists()
+
+
 def test_missing_short_swapped_and_foreign_shards_are_errors(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "c", some(8), per_shard=4)
     other = write_cache(tmp_path / "d", some(8, seed=1), per_shard=4)

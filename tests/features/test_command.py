@@ -78,6 +78,8 @@ def test_a_cache_with_a_damaged_index_is_mended_from_its_shards(
 def test_mistakes_are_sentences(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert main(["extract"]) == 2
+    assert "whisper_large_as20k, whisper_large_as2m" in capsys.readouterr().err
     for wrong, said in (
         (["extract", "whisper_tiny_esc5"], "the nearest valid name is whisper_tiny_esc50"),
         (["extract", "whisper_tiny_esc50", "extract.pol=2"], "extract.pool"),
