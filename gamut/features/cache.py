@@ -219,10 +219,10 @@ def _find(folder: Path) -> Path:
     """The folder of a cache: the one given, or the only finished one inside."""
     if (folder / ABOUT).is_file() or not folder.is_dir():
         return folder
-    inside = sorted(path.parent for path in folder.glob(f"*/{CACHE}"))
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CACHE}"))
     inside = inside or sorted(path.parent for path in folder.glob(f"*/{ABOUT}"))[:1]
     if len(inside) > 1:
-        names = ", ".join(path.name for path in inside)
+        names = ", ".join(str(path.relative_to(folder)) for path in inside)
         raise FeatureError(
             f"{folder} holds {len(inside)} caches ({names}): name the one you mean, as `python -m gamut.features info "
             f"{folder}` lists them."

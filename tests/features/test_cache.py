@@ -229,6 +229,7 @@ def test_descriptors_of_ended_threads_are_given_back(tmp_path: Path) -> None:
 def test_a_cache_is_found_by_the_name_above_it(tmp_path: Path) -> None:
     write_cache(tmp_path / "name" / "a", some(4))
     assert FeatureCache(tmp_path / "name").folder == tmp_path / "name" / "a"
+    assert FeatureCache(tmp_path).folder == tmp_path / "name" / "a"
     write_cache(tmp_path / "name" / "b", some(4, seed=1))
     with pytest.raises(FeatureError, match=r"2 caches \(a, b\)"):
         FeatureCache(tmp_path / "name")
