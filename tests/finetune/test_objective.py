@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from finetune.objective import Classify, multi_hot, soft_targets
 from gamut.data.batch import Hole, PackedBatch
 from gamut.recipe import schema
+from gamut.train.groups import parameter_groups
 from gamut.train.objective import Moment
 from tests.packs import packed, part
 
@@ -127,3 +128,24 @@ def test_an_empty_pack_gives_zero_loss_and_reaches_every_parameter() -> None:
     assert loss.item() == 0.0
     missing = [name for name, p in task.model.named_parameters() if p.grad is None and "mask" not in name]
     assert not missing
+
+
+@pytest.mark.parametrize(("positions", "pooling"), [("learned", "cls"), ("factorised", "attention")])
+def test_lower_layers_learn_more_slowly(positions: str, pooling: str) -> None:
+    """Block i of n at decay ** (n - i), what lies before them at decay ** (n + 1), what comes after at 1."""
+    model = replace(MODEL, depth=3, positions=positions, pooling=pooling, pooling_heads=2)
+    recipe = schema.Recipe(stage="finetune", model=model, optim=schema.Optim(layer_decay=0.5))
+    task = Classify(recipe, 5, -4.0, 4.0, seed=0, device=torch.device("cpu"))
+    names = {parameter: name for name, parameter in task.model.named_parameters()}
+    groups = parameter_groups(task.model, task.parameter_groups())
+    scale = {names[p]: (group["lr_scale"], group["weight_decay_scale"]) for group in groups for p in group["params"]}
+    assert len(scale) == len(names)
+    for name, (rate, decay) in scale.items():
+        assert decay == (0.0 if task.model.get_parameter(name).ndim <= 1 else 1.0), name
+        below = name.removeprefix("backbone.")
+        if below.startswith("blocks."):
+            assert rate == 0.5 ** (3 - int(below.split(".")[1])), name
+        else:
+            early = below.startswith(("patch_embed.", "cls_token", "pos_embed"))
+            assert rate == (0.5**4 if early else 1.0), name
+    assert {rate for rate, _ in scale.values()} == {1.0, 0.5, 0.25, 0.125, 0.0625}
