@@ -1,8 +1,8 @@
 """The evidence for ElasticAST on a CPU, from the recordings to the figures, in one command.
 
 Two tasks: who says a string of spoken digits of 4 to 30 s (native length), and ESC-10 at mixed resolution. On each an
-ElasticAST and two standard ASTs are trained on equally many tokens, in equally many steps, with several seeds; then all
-are scored over lengths, or over resolutions. What is there already is not done again.
+ElasticAST and two standard ASTs are trained on equally many tokens, in about as many steps, with several seeds; then
+all are scored over lengths, or over resolutions. What is there already is not done again.
 
 DIGITS is the Free Spoken Digit Dataset (laid out as Speech Commands), ESC10 has ESC-50's layout; either may be `none`.
 
