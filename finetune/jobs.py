@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from gamut.errors import GamutError
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,26 @@ class Job:
     name: str
     arguments: tuple[str, ...]
     folder: Path
+
+
+def call(name: str, words: Sequence[str], log: Path, threads: int) -> None:
+    """Run `python WORDS` on so many threads, what it says going to the end of `log`.
+
+    Raises GamutError, with the last lines of the log, where it ends with another status than 0.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("a") as output:
+        done = subprocess.run(
+            [sys.executable, *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path},
+            check=False,
+        )
+    if done.returncode:
+        tail = "".join(log.read_text().splitlines(keepends=True)[-5:])
+        raise GamutError(f"{name} ended with status {done.returncode}; the end of {log}:\n{tail}")
 
 
 def run_job(job: Job, threads: int) -> dict:
@@ -37,23 +58,19 @@ def run_job(job: Job, threads: int) -> dict:
     if not result.exists():
         job.folder.mkdir(parents=True, exist_ok=True)
         asked.write_text(json.dumps(job.arguments))
-        with (job.folder / "output.log").open("a") as log:
-            done = subprocess.run(
-                [sys.executable, str(HERE / "run.py"), *job.arguments, f"run.threads={threads}"],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                check=False,
-            )
-        if done.returncode or not result.exists():
-            tail = "".join((job.folder / "output.log").read_text().splitlines(keepends=True)[-5:])
-            raise GamutError(f"{job.name} ended with status {done.returncode}; the end of {log.name}:\n{tail}")
+        words = [str(ROOT / "finetune" / "run.py"), *job.arguments, f"run.threads={threads}"]
+        call(job.name, words, job.folder / "output.log", threads)
     return json.loads(result.read_text())
+
+
+def share_of_cores(parallel: int) -> int:
+    """Threads of each of so many processes side by side."""
+    return max(1, (os.cpu_count() or 1) // parallel)
 
 
 def run_all(jobs: list[Job], parallel: int, console: Console) -> list[dict]:
     """Run jobs, `parallel` at a time, each with its share of the cores; results in the order of the jobs."""
-    threads = max(1, (os.cpu_count() or 1) // parallel)
+    threads = share_of_cores(parallel)
     results: list[dict] = []
     with ThreadPoolExecutor(parallel) as pool:
         for number, (job, result) in enumerate(zip(jobs, pool.map(lambda j: run_job(j, threads), jobs), strict=True)):

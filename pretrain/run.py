@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         if world.first:
             print(loaded, flush=True)
     front = FrontEnd(mean, std, recipe.front.mode)
-    encode = Encoder(cast(VisionTransformer, objective.teacher.backbone), front, recipe.precision, world.device)
+    encode = Encoder(
+        cast(VisionTransformer, objective.teacher.backbone), front, recipe.precision, world.device, recipe.probe.rows
+    )
     with (
         session(recipe, world, index, clips) as run,
         Watch(recipe, probed, encode, world, run.folder, run.tracker) as watch,

@@ -113,7 +113,7 @@ def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
 
 def _show(console: Console, scores: list[dict], epochs: int) -> None:
     names = list(dict.fromkeys(name for entry in scores for name in entry["scores"] if name != "probe/clips"))
-    kinds = ["logmel"] + [kind for kind in ("cls", "pool", "mean", "both") if f"probe/knn/{kind}" in names]
+    kinds = ["logmel"] + [kind for kind in ("cls", "pool", "mean", "both", "rows") if f"probe/knn/{kind}" in names]
     table = Table(
         Column(no_wrap=True), "epochs", "step", *(f"{how} {kind}" for how in ("k-NN", "linear") for kind in kinds[1:])
     )

@@ -35,7 +35,7 @@ def score(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vit = VisionTransformer(recipe.model, seed=recipe.seed).to(device)
-    encode = Encoder(vit, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device)
+    encode = Encoder(vit, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device, recipe.probe.rows)
     plan = whole_clips(clips.clips, recipe)
     entries: list[dict] = []
 

@@ -53,6 +53,7 @@ class Encoder:
     front: FrontEnd
     precision: str
     device: torch.device
+    with_rows: bool = False
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -70,8 +71,10 @@ class Encoder:
         """Vectors of the batch's clips, float32 [C, dim] each.
 
         `cls`: the class token, or `pool`: attention pooling, where the model has one of them; `mean`: the mean of the
-        patches' tokens after the final norm; with `with_logmel` also `logmel`: mean and deviation over time of the
-        normalised log-mel [C, 256]. The backbone's mode is as it was afterwards; nothing else of it is touched.
+        patches' tokens after the final norm; where the encoder is made `with_rows` also `rows` [C, 8 * dim]: their mean
+        over time, the rows of frequency side by side (as in MSM-MAE, Niizumi et al. 2022); with `with_logmel` also
+        `logmel`: mean and deviation over time of the normalised log-mel [C, 256]. The backbone's mode is as it was
+        afterwards; nothing else of it is touched.
         """
         batch = batch.to(self.device)
         pixels = self.front(batch)
@@ -79,6 +82,8 @@ class Encoder:
         with self.evaluating():
             tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
             found = {"mean": _mean(tokens, where)}
+            if self.with_rows:
+                found["rows"] = _rows(tokens, where)
             if self.backbone.model.pooling != "mean":
                 name = "cls" if self.backbone.class_token else "pool"
                 found = {name: self.backbone.pool(tokens, where)} | found
@@ -91,6 +96,12 @@ def _mean(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     """Mean over the patches of each segment, class token left out: float32 [S, dim]."""
     own = torch.index_select(tokens, 0, where.patch).float()
     return torch.segment_reduce(own, "mean", lengths=where.columns * ROWS, axis=0, unsafe=True)
+
+
+def _rows(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Mean over time of the patches of each segment, row by row: float32 [S, 8 * dim]."""
+    own = torch.index_select(tokens, 0, where.patch).float().unflatten(0, (-1, ROWS)).flatten(1)  # a column of patches
+    return torch.segment_reduce(own, "mean", lengths=where.columns, axis=0, unsafe=True)
 
 
 def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -34,5 +34,5 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     for clip, frames in enumerate(batch.sizes):
         title = f"{index.key(int(batch.row[clip]))}, attention {when}"
         seconds = float(batch.shift[clip]) / 16_000
-        yield figures.attention(mels[first : first + frames], maps[clip].numpy(), title, seconds)
+        yield figures.attention(mels[first : first + frames], maps[clip].float().numpy(), title, seconds)
         first += frames

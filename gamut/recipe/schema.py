@@ -174,6 +174,7 @@ class Probe:
     clips: int = 5000  # the most to train on, and to score; of more clips so many are chosen by hash
     max_seconds: float = 30.0  # a longer clip is cut there
     neighbours: int = 20  # k
+    rows: bool = False  # also the tokens' mean over time alone: 8 rows of frequency side by side, 8 x dim numbers
 
 
 @dataclass(frozen=True)

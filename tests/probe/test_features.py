@@ -28,14 +28,14 @@ def joined(shares: list[Share]) -> dict[str, np.ndarray]:
 
 
 def test_the_same_bits_at_any_number_of_ranks(recipe: Recipe, labelled_set: Index) -> None:
-    encode, clips = encoder(), labelled_set.table()
+    encode, clips = replace(encoder(), with_rows=True), labelled_set.table()
     before = {name: value.clone() for name, value in encode.backbone.state_dict().items()}
     state = torch.get_rng_state()
     encode.backbone.train()
     plan = whole_clips(clips, recipe)
     whole = joined([extract(encode, labelled_set, plan, workers=1, with_logmel=True)])
     assert {name: value.shape for name, value in whole.items()} == {
-        "cls": (60, 32), "mean": (60, 32), "logmel": (60, 256),
+        "cls": (60, 32), "mean": (60, 32), "rows": (60, 8 * 32), "logmel": (60, 256),
     }  # fmt: skip
     for world, packs in ((3, 16), (20, 20)):
         plan = whole_clips(clips, recipe, packs)
@@ -51,9 +51,9 @@ def test_the_same_bits_at_any_number_of_ranks(recipe: Recipe, labelled_set: Inde
 @pytest.mark.parametrize("pooling", ["cls", "attention", "mean"])
 def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, labelled_set: Index) -> None:
     recipe = replace(recipe, model=replace(recipe.model, pooling=pooling))
-    encode, clips = encoder(pooling), labelled_set.table().select(np.array([7, 30]))
+    encode, clips = replace(encoder(pooling), with_rows=True), labelled_set.table().select(np.array([7, 30]))
     found = joined([extract(encode, labelled_set, whole_clips(clips, recipe), with_logmel=True)])
-    assert set(found) == {"mean", "logmel"} | {"cls": {"cls"}, "attention": {"pool"}, "mean": set()}[pooling]
+    assert set(found) == {"mean", "rows", "logmel"} | {"cls": {"cls"}, "attention": {"pool"}, "mean": set()}[pooling]
     encode.backbone.eval()
     for number in range(2):
         plan = whole_clips(clips.select(np.array([number])), recipe)
@@ -64,6 +64,8 @@ def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, label
         with torch.no_grad():
             tokens = encode.backbone(pixels, where)
             alone = {"mean": tokens[where.patch].mean(0), "cls": tokens[0]}
+            of_row = [tokens[where.patch][where.frequency == row].mean(0) for row in range(8)]
+            alone["rows"] = torch.cat(of_row)
             alone["pool"] = encode.backbone.pool(tokens, where)[0]
         mel = unpatch(pixels)
         alone["logmel"] = torch.cat([mel.mean(0), mel.std(0, correction=0)])

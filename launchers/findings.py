@@ -1,0 +1,130 @@
+"""What a study has found: every number, tables over seeds, and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from gamut.track.figures import new_figure
+
+UNTRAINED, LOGMEL = "untrained", "log-mel"
+Key = tuple[str, int, str]  # recipe, seed, task
+
+
+def collect(
+    probes: Mapping[Key, Sequence[Mapping[str, Any]]], tuned: Mapping[Key, float], tokens: Mapping[str, int]
+) -> dict[str, Any]:
+    """Everything by task and arm. probes: what `gamut.probe` wrote of each run, the untrained network first.
+
+    {task: {arm: {"tokens": [...], "probe": {"linear/cls": [[score a seed] a checkpoint]}, "finetune": [score a seed]}}}
+    with the arms `log-mel` (no network: one number a probe) and `untrained` (the first recipe's network) before the
+    recipes. Tokens are those that a run had processed at each checkpoint, 0 first.
+    """
+    report: dict[str, Any] = {}
+    for task in dict.fromkeys(key[2] for key in probes):
+        recipes = list(dict.fromkeys(recipe for recipe, _, of in probes if of == task))
+        arms: dict[str, Any] = {LOGMEL: {}, UNTRAINED: {}}
+        for recipe in recipes:
+            runs = [found for (arm, _, of), found in probes.items() if (arm, of) == (recipe, task)]
+            last = max(entry["step"] for entry in runs[0])
+            names = [name.removeprefix("probe/") for name in runs[0][1]["scores"] if name != "probe/clips"]
+            arms[recipe] = {
+                "tokens": [round(tokens[recipe] * entry["step"] / last) for entry in runs[0]],
+                "probe": {
+                    name: [[run[at]["scores"][f"probe/{name}"] for run in runs] for at in range(len(runs[0]))]
+                    for name in names
+                },
+            }
+            if recipe == recipes[0]:
+                arms[UNTRAINED] = {"probe": {name: arms[recipe]["probe"][name][:1] for name in names}}
+                first = runs[0][0]["scores"]
+                arms[LOGMEL] = {
+                    "probe": {f"{how}/logmel": [[first[f"probe/{how}/logmel"]]] for how in ("knn", "linear")}
+                }
+        for arm in (UNTRAINED, *recipes):
+            scores = [score for (one, _, of), score in tuned.items() if (one, of) == (arm, task)]
+            arms[arm] |= {"finetune": scores} if scores else {}
+        report[task] = arms
+    return report
+
+
+def spread(scores: Sequence[float]) -> str:
+    """`84.3 ± 0.6`, in percent: mean and standard deviation over seeds (n - 1)."""
+    values = 100 * np.asarray(scores)
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """A table a task: each arm at its end; and by how much each recipe's score exceeds the one before it, by seed."""
+    for task, arms in report.items():
+        names = list(dict.fromkeys(name for arm in arms.values() for name in arm["probe"] if "logmel" not in name))
+        table = Table(title=f"{task}, %", title_justify="left")
+        table.add_column("")
+        tuned = any("finetune" in arm for arm in arms.values())
+        columns = [*names, *(["fine-tuned"] if tuned else [])]
+        for name in columns:
+            table.add_column(name.replace("knn", "k-NN").replace("/", " "), justify="right")
+        for name, arm in arms.items():
+            if name == LOGMEL:
+                known = {how: spread(arm["probe"][f"{how}/logmel"][-1]) for how in ("knn", "linear")}
+                cells = [known[column.partition("/")[0]] for column in names]
+            else:
+                cells = [spread(arm["probe"][column][-1]) if column in arm["probe"] else "" for column in names]
+            table.add_row(name, *cells, *([spread(arm["finetune"]) if "finetune" in arm else ""] if tuned else []))
+        table.add_section()
+        trained = [name for name in arms if name not in (LOGMEL, UNTRAINED)]
+        for before, after in zip([UNTRAINED, *trained], trained):
+            rows = [_values(arms[name], columns) for name in (before, after)]
+            gains = [f"{a - b:+.1f}" if a is not None and b is not None else "" for b, a in zip(*rows)]
+            table.add_row(f"{after} - {before}", *gains)
+        yield table
+
+
+def _values(arm: Mapping[str, Any], columns: Sequence[str]) -> list[float | None]:
+    """An arm's means over seeds, in percent."""
+    found: list[float | None] = []
+    for column in columns:
+        scores = arm.get("finetune") if column == "fine-tuned" else arm["probe"].get(column, [None])[-1]
+        found.append(None if not scores else 100 * float(np.mean(scores)))
+    return found
+
+
+def draw(report: Mapping[str, Any], kind: str) -> Figure:
+    """A row a task: k-NN and linear probe of one kind of vector over tokens of pretraining (means, and the range over
+    seeds), and the scores after fine-tuning by seed."""
+    tuned = any("finetune" in arm for arms in report.values() for arm in arms.values())
+    figure = new_figure(10.5 if tuned else 8, 3.1 * len(report))
+    grid = figure.subplots(len(report), 3 if tuned else 2, squeeze=False)
+    for axes, (task, arms) in zip(grid, report.items()):
+        trained = {name: arm for name, arm in arms.items() if name not in (LOGMEL, UNTRAINED)}
+        for axis, (how, title) in zip(axes, (("knn", "k-NN"), ("linear", "linear probe"))):
+            axis.axhline(
+                100 * arms[LOGMEL]["probe"][f"{how}/logmel"][0][0], color="grey", linestyle="--", label="log-mel"
+            )
+            for number, (name, arm) in enumerate(trained.items()):
+                if f"{how}/{kind}" not in arm["probe"]:
+                    continue
+                across = np.asarray(arm["tokens"]) / 1e6
+                scores = 100 * np.asarray(arm["probe"][f"{how}/{kind}"])
+                axis.plot(across, scores.mean(1), marker=".", color=f"C{number}", label=name)
+                axis.fill_between(across, scores.min(1), scores.max(1), color=f"C{number}", alpha=0.15, linewidth=0)
+            axis.set_title(f"{task}: {title} ({kind})", fontsize=9)
+            axis.set_xlabel("million tokens of pretraining")
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("score, %")
+        axes[0].legend(fontsize=7)
+        bars = {name: arm["finetune"] for name, arm in arms.items() if "finetune" in arm}
+        for place, (name, scores) in enumerate(bars.items()):
+            colour = "grey" if name == UNTRAINED else f"C{list(trained).index(name)}"
+            axes[2].bar(place, 100 * np.mean(scores), color=colour, alpha=0.5)
+            axes[2].scatter([place] * len(scores), 100 * np.asarray(scores), color="black", s=10, zorder=3)
+        if bars:
+            axes[2].set_xticks(range(len(bars)), list(bars), rotation=20, ha="right", fontsize=7)
+            axes[2].set_title(f"{task}: fine-tuned", fontsize=9)
+            lowest = min(min(scores) for scores in bars.values())
+            axes[2].set_ylim(bottom=max(0.0, 100 * lowest - 10))
+    return figure

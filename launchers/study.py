@@ -1,0 +1,203 @@
+"""Pretraining recipes side by side: each trained with several seeds, probed along the way, fine-tuned from at its end.
+
+The probes are those of `python -m gamut.probe`, on each task's labelled clips, beside the untrained network and the
+mean and deviation of the log-mel; fine-tuning is `finetune/run.py`, once more from the untrained network. Printed are
+means and spreads over seeds; `study.json` has every number, `study.png` the curves. What is done already is not done
+again, so the command may be stopped, and repeated with more seeds or tasks.
+
+Examples:
+    python launchers/study.py digits/reconstruction_unmasked digits/reconstruction digits/all --seeds 3 \\
+        --task words=shards/digits,digits_words --task speakers=shards/digits-speakers \\
+        --out runs/table3 data=shards/digits
+    python launchers/study.py asit_tiny --seeds 1 --task sounds=shards/esc10 data=shards/esc10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.console import Console
+
+from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
+from gamut.errors import RecipeError, command
+from gamut.plan import plan_epoch
+from gamut.recipe.cli import require_sets
+from gamut.recipe.load import load_recipe
+from gamut.recipe.policy import training_policy
+from gamut.shards.joined import open_sets
+from gamut.track.metrics import History
+from gamut.track.run import write_whole
+from gamut.train.session import select
+from launchers import findings
+
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled clips to probe on, and the recipe to fine-tune with, if any."""
+
+    name: str
+    data: str
+    finetune: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """`words=shards/digits,digits_words`"""
+        name, equals, rest = text.partition("=")
+        if not name or not equals or not rest:
+            raise RecipeError(f"--task {text!r} is not NAME=SHARDS or NAME=SHARDS,RECIPE, such as words=shards/digits.")
+        data, _, finetune = rest.partition(",")
+        return cls(name, data, finetune)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for, and where it goes."""
+
+    recipes: tuple[str, ...]
+    overrides: tuple[str, ...]  # of pretraining
+    tuning: tuple[str, ...]  # of fine-tuning
+    seeds: int
+    points: int
+    out: Path
+    threads: int
+
+    def folder(self, recipe: str, seed: int) -> Path:
+        """The run folder of a pretraining."""
+        return self.out / f"{recipe.replace('/', '-')}-seed-{seed}"
+
+    def pretraining(self, recipe: str, seed: int) -> list[str]:
+        """The arguments of a pretraining: probed afterwards, so that all tasks are, and not during it."""
+        epochs = load_recipe("pretrain", recipe, self.overrides).epochs
+        every = max(1, -(-epochs // self.points))
+        own = [f"seed={seed}", f"run.folder={self.out}", f"run.name={self.folder(recipe, seed).name}"]
+        own += [f"checkpoint.keep_every={every}", f"checkpoint.every_epochs={every}", "checkpoint.keep=1"]
+        return [recipe, *self.overrides, "probe.every_epochs=0", "track.picture_epochs=0", *own]
+
+    def pretrain(self, recipe: str, seed: int) -> None:
+        """Train one run to its end, if it is not there."""
+        folder = self.folder(recipe, seed)
+        last = History.read(folder / "metrics.jsonl").last_attempt
+        if last is not None and last.status == "finished":
+            return
+        words = [str(ROOT / "pretrain" / "run.py"), *self.pretraining(recipe, seed), f"run.threads={self.threads}"]
+        call(folder.name, words, self.out / "logs" / f"{folder.name}.log", self.threads)
+
+    def probe(self, recipe: str, seed: int, task: Task) -> list[dict[str, Any]]:
+        """Scores of the untrained network and of every kept checkpoint, as `gamut.probe` gives them."""
+        run = self.folder(recipe, seed)
+        out = run / f"probe-{task.name}"
+        if not (out / "scores.json").exists():
+            words = ["-m", "gamut.probe", str(run), "--out", str(out), f"probe.data={task.data}"]
+            words += [word for word in self.overrides if word.startswith("probe.")]
+            call(f"the probe of {run.name} on {task.name}", words, self.out / "logs" / f"{run.name}.log", self.threads)
+        return json.loads((out / "scores.json").read_text())
+
+    def finetune(self, recipe: str, seed: int, task: Task) -> dict[str, Any]:
+        """The summary of fine-tuning from a run, or with the recipe UNTRAINED from nothing."""
+        name = f"{task.name}-from-{self.folder(recipe, seed).name}"
+        init = "" if recipe == UNTRAINED else str(self.folder(recipe, seed))
+        arguments = [task.finetune, *self.tuning, f"data={task.data}", f"init={init}", f"seed={seed}"]
+        arguments += ["finetune.seeds=1", f"run.folder={self.out}", f"run.name={name}"]
+        return run_job(Job(name, tuple(arguments), self.out / name), self.threads)
+
+    def tokens(self, recipe: str) -> int:
+        """Tokens of a whole pretraining: those of its first epoch's plan, class tokens and all views, times epochs."""
+        resolved = load_recipe("pretrain", recipe, self.overrides)
+        index = open_sets(require_sets(resolved), resolved.remote)
+        clips = select(index, resolved.subset, resolved.plan.weights)
+        return int(plan_epoch(clips, 0, 0, training_policy(resolved)).tokens.sum()) * resolved.epochs
+
+
+def side_by_side(what: Sequence[tuple[str, Callable[[], Any]]], jobs: int, console: Console) -> list[Any]:
+    """Results of these calls, `jobs` at a time, in their order; the name of each is printed when it is done."""
+    results = []
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(work) for _, work in what]
+        try:
+            for number, ((name, _), result) in enumerate(zip(what, waiting), 1):
+                results.append(result.result())
+                console.print(f"[{number}/{len(what)}] {name}", highlight=False, markup=False)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="+", help="recipes of pretraining; words with `=` are overrides of all of them")
+    parser.add_argument(
+        "--task", action="append", required=True, metavar="NAME=SHARDS[,RECIPE]", help="RECIPE: to fine-tune with"
+    )
+    parser.add_argument("--tune", action="append", default=[], metavar="a.b=c", help="an override of fine-tuning")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--points", type=int, default=4, help="checkpoints of each run that are probed")
+    parser.add_argument("--kind", default="both", help="what the figure shows: cls, pool, mean or both")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    options = parser.parse_intermixed_args(argv)
+    recipes = tuple(word for word in options.recipe if "=" not in word)
+    overrides = tuple(word for word in options.recipe if "=" in word)
+    if not recipes:
+        raise RecipeError("Name a recipe of pretraining, such as asit_tiny.")
+    study = Study(
+        recipes, overrides, tuple(options.tune), options.seeds, options.points, options.out,
+        share_of_cores(options.jobs),
+    )  # fmt: skip
+    tasks = [Task.parse(text) for text in options.task]
+    seeds = range(study.seeds)
+    console = Console()
+    tokens = {recipe: study.tokens(recipe) for recipe in recipes}
+    for recipe, count in tokens.items():
+        console.print(f"{recipe}: {count / 1e6:.2f} million tokens a run", highlight=False)
+
+    runs = [(recipe, seed) for seed in seeds for recipe in recipes]  # a seed of every arm before the next
+    pretrained = [(f"pretrained {study.folder(*run).name}", partial(study.pretrain, *run)) for run in runs]
+    side_by_side(pretrained, options.jobs, console)
+    probes = [(*run, task) for task in tasks for run in runs]
+    scores = side_by_side(
+        [(f"probed {study.folder(*one[:2]).name} on {one[2].name}", partial(study.probe, *one)) for one in probes],
+        options.jobs,
+        console,
+    )
+    tunings = [
+        (recipe, seed, task) for task in tasks if task.finetune for seed in seeds for recipe in (UNTRAINED, *recipes)
+    ]
+    tuned = side_by_side(
+        [
+            (f"fine-tuned {study.folder(*one[:2]).name} on {one[2].name}", partial(study.finetune, *one))
+            for one in tunings
+        ],
+        options.jobs,
+        console,
+    )
+
+    report = findings.collect(
+        {(recipe, seed, task.name): found for (recipe, seed, task), found in zip(probes, scores)},
+        {(recipe, seed, task.name): found["mean"] for (recipe, seed, task), found in zip(tunings, tuned)},
+        tokens,
+    )
+    write_whole(study.out / "study.json", json.dumps(report, indent=2))
+    for table in findings.tables(report):
+        console.print(table)
+    findings.draw(report, options.kind).savefig(study.out / "study.png", dpi=100)
+    console.print(f"every number: {study.out / 'study.json'}; curves: {study.out / 'study.png'}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

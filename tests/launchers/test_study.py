@@ -1,0 +1,138 @@
+"""Pretraining recipes side by side: each trained, probed and fine-tuned from once, and what it all comes to."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from finetune import jobs
+from gamut.errors import GamutError
+from gamut.probe.__main__ import main as probe
+from gamut.shards.__main__ import main as shards
+from launchers import findings, study
+from launchers.corpus import synthesise
+from pretrain.run import main as pretrain
+from tests.finetune.tuning import tune
+from tests.train.ranks import run
+
+SIZE = ["model.dim=16", "model.depth=1", "model.heads=2", "model.table_frames=96", "step.packs=2", "loader.workers=0"]
+SIZE += ["track.mlflow=off", "run.threads=1"]
+SMALL = [*SIZE, "epochs=4", "step.clips=6", "asit.hidden=16", "asit.bottleneck=8", "asit.prototypes=16"]
+SMALL += ["probe.train={fold: [1,2,3]}", "probe.test={fold: [4,5]}"]
+TUNING = ["epochs=2", "views.frames=96", "folds.train=[1,2,3]", "folds.test=[[4,5]]", "finetune.evaluate_epochs=2"]
+
+
+def pretraining(world: object, line: list[str]) -> int:
+    return pretrain(line)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that were run: each in a forked process that has its imports done."""
+    lines: list[list[str]] = []
+
+    def call(name: str, words: Sequence[str], log: Path, threads: int) -> None:
+        lines.append(list(words))
+        if words[0] == "-m":
+            assert probe(list(words[2:])) == 0, name
+        else:
+            work = pretraining if "pretrain" in Path(words[0]).parts else tune
+            assert run(1, work, list(words[1:])) == [0], name
+
+    monkeypatch.setattr(study, "call", call)
+    monkeypatch.setattr(jobs, "call", call)
+    return lines
+
+
+def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
+    called: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesise(tmp_path / "corpus", 60, seconds=1.0)
+    data = str(tmp_path / "shards")
+    assert shards(["convert", "esc50", str(tmp_path / "corpus"), data]) == 0
+    assert shards(["stats", data]) == 0
+    out = tmp_path / "out"
+    line = ["demo", "table3/global", f"data={data}", "subset={fold: [1,2,3]}", "views.frames=96", *SMALL]
+    line += ["--task", f"sounds={data},demo", *(word for each in [*SIZE, *TUNING] for word in ("--tune", each))]
+    line += ["--seeds", "1", "--points", "2", "--kind", "cls", "--out", str(out)]
+    assert study.main(line) == 0
+    assert len(called) == 2 + 2 + 3
+
+    report = json.loads((out / "study.json").read_text())["sounds"]
+    assert list(report) == ["log-mel", "untrained", "demo", "table3/global"]
+    tokens = 36 * 2 * 49 * 4  # clips, views, a class token and 48 patches, epochs
+    for arm, kept in (("demo", "demo"), ("table3/global", "table3-global")):
+        assert report[arm]["tokens"] == [0, tokens // 2, tokens]
+        scored = json.loads((out / f"{kept}-seed-0" / "probe-sounds" / "scores.json").read_text())
+        by_checkpoint = [[entry["scores"]["probe/linear/cls"]] for entry in scored]
+        assert report[arm]["probe"]["linear/cls"] == by_checkpoint
+        summary = json.loads((out / f"sounds-from-{kept}-seed-0" / "summary.json").read_text())
+        assert report[arm]["finetune"] == [summary["mean"]]
+        assert summary["clips"] == 24
+    assert report["untrained"]["probe"]["knn/mean"] == report["demo"]["probe"]["knn/mean"][:1]
+    assert (out / "study.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert f"demo: {tokens / 1e6:.2f} million tokens a run" in printed
+
+    called.clear()
+    assert study.main(line) == 0
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--task", "shards/digits"], "is not NAME=SHARDS or NAME=SHARDS,RECIPE"),
+        (["epochs=3", "--task", "words=shards/digits"], "Name a recipe of pretraining"),
+        (["demo", "--task", "words=shards/digits", "data=/nowhere"], "There are no shards at /nowhere"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_command_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(GamutError, match=r"one ended with status 3; the end of .*log:\nlast words"):
+        jobs.call("one", ["-c", "import sys; print('last words', flush=True); sys.exit(3)"], tmp_path / "a" / "log", 1)
+
+
+def scored(score: float, step: int, logmel: float | None = None) -> dict:
+    """An entry of scores.json."""
+    scores = {"probe/knn/cls": score, "probe/linear/cls": score + 0.1, "probe/clips": 9.0}
+    if logmel is not None:
+        scores |= {"probe/knn/logmel": logmel, "probe/linear/logmel": logmel}
+    return {"name": "", "step": step, "epochs": 0.0, "scores": scores}
+
+
+def test_means_and_spreads_are_over_seeds() -> None:
+    ends = {"a": (0.5, 0.7), "b": (0.6, 0.9)}
+    probes = {
+        (arm, seed, "words"): [scored(0.2 + 0.1 * seed, 0, 0.4), scored(ends[arm][seed], 8)]
+        for seed in range(2)
+        for arm in ends
+    }
+    tuned = {(arm, seed, "words"): 0.8 + 0.02 * seed for seed in range(2) for arm in ("untrained", "a", "b")}
+    report = findings.collect(probes, tuned, {"a": 1000, "b": 3000})
+    arms = report["words"]
+    assert arms["b"]["tokens"] == [0, 3000]
+    assert arms["a"]["probe"]["knn/cls"] == [[0.2, pytest.approx(0.3)], [0.5, 0.7]]
+    assert arms["untrained"]["probe"]["knn/cls"] == [[0.2, pytest.approx(0.3)]]
+    assert arms["log-mel"]["probe"] == {"knn/logmel": [[0.4]], "linear/logmel": [[0.4]]}
+    assert arms["untrained"]["finetune"] == [0.8, pytest.approx(0.82)]
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    (table,) = findings.tables(report)
+    console.print(table)
+    rows = [line.split() for line in console.export_text().splitlines()]
+    deviation = np.std([50, 70], ddof=1)
+    assert ["│", "a", "│", "60.0", "±", f"{deviation:.1f}"] in [row[:6] for row in rows]
+    assert ["│", "log-mel", "│", "40.0", "│", "40.0", "│", "│"] in rows
+    assert ["│", "b", "-", "a", "│", "+15.0", "│", "+15.0", "│", "+0.0", "│"] in rows
+    assert findings.draw(report, "cls").axes
