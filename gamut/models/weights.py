@@ -30,7 +30,13 @@ OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centr
 MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
 PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
 ANCHOR = KERNEL  # every backbone has it, so it shows where one begins
-POOLING = ("cls_token", "dist_token", "attn_pool")  # parts that come with one kind of pooling
+# Parts that come with one kind of pooling or positions: of these a classifier must have what its file has.
+KINDS = {
+    "cls_token": "model.pooling",
+    "dist_token": "model.distilled",
+    "attn_pool": "model.pooling",
+    "pos_embed_time": "model.positions",
+}
 AVERAGED = {"teacher", "momentum_encoder", "state_dict_ema", "model_ema"}  # of two backbones in a file the better one
 
 
@@ -165,7 +171,7 @@ def _names(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_backbone` did, for the log."""
+    """What `load_backbone` or `load_classifier` did, for the log."""
 
     path: Path
     prefix: str  # of the backbone's tensors in the file
@@ -173,10 +179,11 @@ class Loaded:
     fresh: tuple[str, ...]  # the model's own pooling, which the file has none of
     dropped: tuple[str, ...]  # tensors of the file that the backbone has no use for
     note: str = ""  # what was done to the weights of another kind of model
+    what: str = "backbone"
 
     def __str__(self) -> str:
         groups = Counter(name.removeprefix(self.prefix).split(".")[0] for name in self.dropped)
-        parts = [f"backbone from {self.path} ({self.prefix}*)"]
+        parts = [f"{self.what} from {self.path} ({self.prefix}*)"]
         if self.note:
             parts.append(self.note)
         if self.resized:
@@ -208,7 +215,7 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
 
     Our own (a fine-tuned run's `best.safetensors`), AST's, SSAST's, ElasticAST's, or transformers' AST. The classes are
     taken to be the same, in the same order. Raises CheckpointError where the file has no classifier, or one of another
-    number of classes.
+    number of classes, kind of pooling, kind of positions or stride of patches.
     """
     path = find_weights(init)
     state = our_names(load_weights(path)[0])
@@ -225,18 +232,26 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
                 f"{tuple(head[name].shape)}: it was trained on other classes, or is of another size."
             )
     own = network.backbone.state_dict()
-    for part in POOLING:
+    for part, key in KINDS.items():
         there = any(name.startswith(prefix + part) for name in state)
         if there != any(name.startswith(part) for name in own):
             raise CheckpointError(
-                f"{path} has {'a' if there else 'no'} {part}, unlike this model: set model.pooling and model.distilled "
-                "to what it was trained with."
+                f"{path} has {'a' if there else 'no'} {part}, unlike this model: set {key} to what it was trained with."
             )
+    vit = network.backbone
+    name = f"{prefix}pos_embed" if "pos_embed" in own else f"{prefix}pos_embed_freq"
+    cells = state[name].shape[-2] - (vit.special if "pos_embed" in own else 0) if name in state else vit.rows
+    if cells % vit.rows:
+        raise CheckpointError(
+            f"{name} in {path} is for {cells} patches, which are not {vit.rows} over frequency: set model.stride to "
+            "what it was trained with."
+        )
     loaded = _copy_backbone(network.backbone, state, path, prefix)
     with torch.no_grad():
         for name, full in names.items():
             head[name].copy_(state[full])
-    return replace(loaded, dropped=tuple(name for name in loaded.dropped if name not in names.values()))
+    dropped = tuple(name for name in loaded.dropped if name not in names.values())
+    return replace(loaded, dropped=dropped, what="backbone and classifier")
 
 
 def _copy_backbone(vit: VisionTransformer, state: dict[str, torch.Tensor], path: Path, prefix: str) -> Loaded:

@@ -285,7 +285,8 @@ class Recipe:
     stage: str = "pretrain"
     data: str = ""  # a shard set: a folder, or http(s)://, s3:// or pipe:
     dataset: str = ""  # which converter makes it, for the message when it is missing
-    # Where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, transformers).
+    # Where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, transformers),
+    # public weights of ElasticAST, AST, SSAST or ASiT.
     init: str = ""
     # A cache of features, to train a `head` on in place of sound (python -m gamut.features); with it `init` is a head.
     features: str = ""

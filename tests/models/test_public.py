@@ -61,7 +61,7 @@ def ours(network: ClassifierNetwork, mels: list[torch.Tensor]) -> torch.Tensor:
 
 def loaded(model: schema.Model, path: Path, seed: int = 3) -> ClassifierNetwork:
     network = ClassifierNetwork(model, CLASSES, seed)
-    load_classifier(network, path)
+    assert str(load_classifier(network, path)).startswith(f"backbone and classifier from {path}")
     return network
 
 
@@ -180,8 +180,16 @@ def test_an_ast_without_the_distillation_token_leaves_it_out_and_is_no_whole_cla
     path = saved(filled(AstReference()).state_dict(), tmp_path)
     single = dataclasses.replace(AST, distilled=False)
     assert "module.v.dist_token" in load_backbone(VisionTransformer(single), path).dropped
-    with pytest.raises(CheckpointError, match=r"has a dist_token, unlike this model: set model\.pooling"):
-        load_classifier(ClassifierNetwork(single, CLASSES, 0), path)
+    for model, said in (
+        (single, r"has a dist_token, unlike this model: set model\.distilled"),
+        (
+            dataclasses.replace(AST, positions="factorised", table_like="asit"),
+            r"has no pos_embed_time, .* model\.positions",
+        ),
+        (dataclasses.replace(AST, stride=8), r"pos_embed in .* is for 144 patches, which are not 15 .* model\.stride"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            load_classifier(ClassifierNetwork(model, CLASSES, 0), path)
     with pytest.raises(CheckpointError, match=r"shape \(5, 24\), this classifier's has \(7, 24\)"):
         load_classifier(ClassifierNetwork(AST, 7, 0), path)
 
