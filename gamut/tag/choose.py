@@ -20,6 +20,7 @@ from gamut.recipe import schema
 from gamut.recipe.resolved import read_resolved
 from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Head, Speech
+from gamut.tag.units import UNIT
 
 BEST, RECIPE = "best.safetensors", "recipe.yaml"  # of a round's folder
 
@@ -134,7 +135,9 @@ def _head(
         load_tagger(tagger, file)
     else:
         tagger = open_tagger(file, depth)
-    if (tagger.layers, tagger.dim) != (depth, dim):
+    trained = about.get("encoder", {})
+    blocks = tuple(trained.get("blocks", range(depth)))
+    if (tagger.layers, tagger.dim) != (len(blocks), dim) or max(blocks) >= depth:
         raise CheckpointError(
             f"The head in {file} reads {tagger.layers} layers of {tagger.dim} dimensions, and this Whisper has {depth} "
             f"of {dim}: it belongs to another one."
@@ -143,8 +146,9 @@ def _head(
     if len(names) != tagger.classes:
         told = f"{len(names)} names were given" if names else "it does not say which: give --labels FILE"
         raise CheckpointError(f"The head in {file} has {tagger.classes} classes, and {told}.")
-    seconds = float(about.get("encoder", {}).get("front", {}).get("seconds", 10.0))
-    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds)
+    seconds = float(trained.get("front", {}).get("seconds", 10.0))  # the public heads': 10 s, means of 20 steps
+    unit = int(trained.get("pooling", {}).get("steps", UNIT))
+    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds, unit, blocks)
 
 
 def _tokenizer(place: Path) -> Any:

@@ -16,7 +16,7 @@ from gamut.tag.listen import Listening
 from gamut.tag.mels import LongMel, short
 from gamut.tag.recording import Recording
 from gamut.tag.result import Span, Tagged, Words
-from gamut.tag.units import STEP, UNIT_SECONDS, Units, units_of
+from gamut.tag.units import STEP, UNIT, Units, units_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Head:
     labels: tuple[str, ...]
     exclusive: bool = False  # softmax instead of a sigmoid a class
     seconds: float = 30.0  # of the windows that it was trained on
+    unit: int = UNIT  # steps that its features are means of
+    blocks: tuple[int, ...] = ()  # whose outputs it reads; empty: all
+
+    def of(self, blocks: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Those of the encoder's outputs that it reads."""
+        return [blocks[number] for number in self.blocks] if self.blocks else blocks
 
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> np.ndarray:
@@ -59,14 +65,16 @@ class Speech:
     ) -> Iterator[Tagged]:
         """In order; a batch is as many recordings as are given.
 
-        every: seconds of a span, a multiple of 0.4 (None: as much as the head was trained on, at most). text: options
+        every: seconds of a span, a multiple of the head's unit of 0.4 (None: a window of the head's; then silence
+        behind the end counts, as it does where the features of short clips are extracted). text: options
         of transformers' `generate`, such as language and task; None: no text, and no decoder is run. heard: told how
         many more seconds are encoded. Raises RecipeError for another `every`, AudioError where a file turns out to be
         damaged.
         """
-        seconds = min(self.head.seconds if self.head else 30.0, self.whisper.longest) if every is None else every
-        units = units_of(seconds) if self.head else 1
-        gathered = [_Gathering(one, units, self.head, heard) for one in recordings]
+        seconds = self._window if every is None else every
+        units = units_of(seconds, self.head.unit) if self.head else 1
+        window = self._window if every is None and text is None else STEP / RATE
+        gathered = [_Gathering(one, units, self.head, heard, window) for one in recordings]
         texts = self._encode(gathered) if text is None else self._write(gathered, text)
         for one, (words, said) in zip(gathered, texts):
             labels = self.head.labels if self.head else ()
@@ -75,7 +83,7 @@ class Speech:
 
     def _encode(self, gathered: list[_Gathering]) -> list[tuple[tuple[Words, ...], str | None]]:
         """Windows of all recordings, as many at a time as there are recordings."""
-        window = min(self.head.seconds if self.head else 30.0, self.whisper.longest)
+        window = self._window
         samples = round(window * RATE) // STEP * STEP
         waiting = [(one, _windows(one.recording, samples)) for one in gathered]
         batch: list[tuple[_Gathering, int, np.ndarray]] = []
@@ -90,6 +98,11 @@ class Speech:
         for one in gathered:
             one.finish()
         return [((), None) for _ in gathered]
+
+    @property
+    def _window(self) -> float:
+        """Seconds of a window where there is no text."""
+        return min(self.head.seconds if self.head else 30.0, self.whisper.longest)
 
     def _pass(self, batch: list[tuple[_Gathering, int, np.ndarray]], window: float) -> None:
         mel = short([waveform for *_, waveform in batch], self.whisper.mels, window)
@@ -157,16 +170,26 @@ class _Fitted(LongMel):
 class _Gathering:
     """A recording, and its spans as they become known."""
 
-    def __init__(self, recording: Recording, units: int, head: Head | None, heard: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        units: int,
+        head: Head | None,
+        heard: Callable[[float], None],
+        window: float,
+    ) -> None:
+        """window: seconds, to whole ones of which the recording is rounded up."""
         self.recording, self._units, self._head, self._heard = recording, units, head, heard
-        self._sums = Units(recording.samples)
+        whole = round(window * RATE)
+        self._sums = Units(-(-recording.samples // whole) * whole, head.unit if head else UNIT)
+        self._span = units * (head.unit if head else UNIT) * STEP / RATE  # seconds
         self.spans: list[Span] = []
 
     def add(self, first: int, blocks: list[torch.Tensor]) -> None:
         """Take in a window: the output [steps, D] of every block, from step `first` of the recording on."""
         begin, end = self._sums.room(first, len(blocks[0]))
         self._heard((end - begin) * STEP / RATE)
-        self._sums.add(first, blocks)
+        self._sums.add(first, blocks if self._head is None else self._head.of(blocks))
         if self._head is not None:
             self._judge(rest=False)
 
@@ -183,8 +206,8 @@ class _Gathering:
         for features in ([torch.stack(whole)] if whole else []) + ([] if last is None else [last[None]]):
             assert self._head is not None
             for probabilities in self._head(features):
-                start = len(self.spans) * self._units * UNIT_SECONDS
-                end = min(start + self._units * UNIT_SECONDS, self.recording.seconds)
+                start = len(self.spans) * self._span
+                end = min(start + self._span, self.recording.seconds)
                 self.spans.append(Span(round(start, 2), round(end, 4), probabilities))
 
 

@@ -1,7 +1,9 @@
-"""What tags of times are made of: means of all blocks' outputs over units of 0.4 s of a recording."""
+"""What tags of times are made of: means of all blocks' outputs over units of a recording, of 0.4 s unless the head was
+trained on others."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -11,14 +13,14 @@ from gamut.errors import RecipeError
 
 STEP = 2 * HOP  # samples of an encoder step: 20 ms
 UNIT = 20  # steps: 0.4 s (Gong et al. 2023, section 3)
-UNIT_SECONDS = UNIT * STEP / RATE
 
 
-def units_of(seconds: float) -> int:
-    """How many units a time is. Raises RecipeError where it is not a multiple of 0.4 s."""
-    units = seconds / UNIT_SECONDS
+def units_of(seconds: float, unit: int = UNIT) -> int:
+    """How many units of so many steps a time is. Raises RecipeError where it is no multiple of one."""
+    one = unit * STEP / RATE
+    units = seconds / one
     if not math.isfinite(units) or round(units) < 1 or abs(units - round(units)) > 1e-6:
-        raise RecipeError(f"Tags can be had for every multiple of {UNIT_SECONDS:g} s, which {seconds:g} s is not.")
+        raise RecipeError(f"Tags can be had for every multiple of {one:g} s, which {seconds:g} s is not.")
     return round(units)
 
 
@@ -29,7 +31,8 @@ class Units:
     Only units that are not yet taken are held.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, samples: int, unit: int = UNIT) -> None:
+        self._unit = unit  # steps
         self.steps = -(-samples // STEP)
         self._known = 0  # steps that were seen
         self._taken = 0  # units that were given away
@@ -38,7 +41,7 @@ class Units:
     @property
     def count(self) -> int:
         """Units of the whole recording; the last may be of fewer steps."""
-        return -(-self.steps // UNIT)
+        return -(-self.steps // self._unit)
 
     def room(self, first: int, steps: int) -> tuple[int, int]:
         """Which steps [begin, end) of a window of so many, whose first is step `first` of the recording, are new."""
@@ -50,7 +53,7 @@ class Units:
         begin, end = self.room(first, len(blocks[0]))
         if begin == end:
             return
-        unit = (torch.arange(first + begin, first + end) // UNIT).to(blocks[0].device)
+        unit = (torch.arange(first + begin, first + end) // self._unit).to(blocks[0].device)
         low, high = int(unit[0]), int(unit[-1])
         empty = torch.zeros(high - low + 1, blocks[0].shape[1], device=blocks[0].device)
         sums = torch.stack([empty.index_add(0, unit - low, one[begin:end].float()) for one in blocks])
@@ -67,10 +70,11 @@ class Units:
         """float32 [L, units, D], the next so many units' means, once all their steps are known; with `rest`, at the end
         of the recording, those that are left, if any."""
         last = min(self._taken + units, self.count)
-        whole = last * UNIT <= self._known or self._known == self.steps
+        whole = last * self._unit <= self._known or self._known == self.steps
         if last == self._taken or not whole or (last < self._taken + units and not rest):
             return None
-        counts = [min((number + 1) * UNIT, self.steps) - number * UNIT for number in range(self._taken, last)]
+        bounds = [min(number * self._unit, self.steps) for number in range(self._taken, last + 1)]
+        counts = [end - begin for begin, end in itertools.pairwise(bounds)]
         means = [total / count for total, count in zip(self._sums, counts)]
         del self._sums[: len(means)]
         self._taken = last

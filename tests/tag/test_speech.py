@@ -128,16 +128,23 @@ def test_no_decoder_runs_and_none_is_needed_for_tags_alone(folder: Path, sounds:
     assert windows_of(whisper, Speech(whisper, head()), [Recording(sounds[2])]) == [1, 1, 1]  # 75.5 s
 
 
-def test_tags_of_a_window_are_the_heads_on_its_pooled_blocks(folder: Path, sounds: list[Path]) -> None:
-    """Of 21 s in windows of 10 s, as features are extracted for training; the last one is of a second."""
-    whisper, judge = load_whisper(folder), head(seconds=10.0)
+@pytest.mark.parametrize("every", [None, 10.0])
+@pytest.mark.parametrize("known", [{}, {"unit": 10, "blocks": (1, 0)}], ids=["all", "some"])
+def test_tags_of_a_window_are_the_heads_on_its_pooled_blocks(
+    folder: Path, sounds: list[Path], every: float | None, known: dict[str, Any]
+) -> None:
+    """Of 21 s in windows of 10 s, as features are extracted for training. The last one is of a second, and silence
+    counts unless spans of sound are asked for."""
+    whisper, judge = load_whisper(folder), head(seconds=10.0, **known)
+    unit = judge.unit
     waveform = soundfile.read(sounds[1], dtype="float32")[0]
-    (found,) = Speech(whisper, judge).tag([Recording(sounds[1])])
+    (found,) = Speech(whisper, judge).tag([Recording(sounds[1])], every=every)
     for number, span in enumerate(found.spans):
         part = waveform[number * 160_000 : (number + 1) * 160_000]
         blocks = torch.stack(whisper(short([part], 80, 10.0)).blocks, 1)
-        steps = -(-len(part) // 320)
-        units = [blocks[:, :, at : min(at + 20, steps)].mean(2) for at in range(0, steps, 20)]
+        blocks = blocks[:, list(judge.blocks)] if judge.blocks else blocks
+        steps = -(-len(part) // 320) if every else 500
+        units = [blocks[:, :, at : min(at + unit, steps)].mean(2) for at in range(0, steps, unit)]
         with torch.no_grad():
             expected = judge.tagger(torch.stack(units, 2)).sigmoid()[0]
         np.testing.assert_allclose(span.probabilities, expected.numpy(), atol=1e-5)

@@ -1,0 +1,65 @@
+"""A cache of features, a head on it, and tags of the very files: as a person goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from finetune.frozen import described
+from finetune.heads import TagFeatures
+from gamut.features.__main__ import main as features
+from gamut.features.cache import FeatureCache
+from gamut.models.weights import save_weights
+from gamut.recipe import cli
+from gamut.shards import Index
+from gamut.shards.__main__ import main as shards
+from gamut.tag.__main__ import main as tag
+
+from .whispers import talking_whisper
+
+
+def test_tags_of_files_are_the_heads_on_their_cached_features(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Clips of 5 s, of less and of more, at the 5 s windows and units of 0.2 s of the recipe for ESC-50."""
+    rng = np.random.default_rng(0)
+    lengths = {"a/one": 5.0, "a/two": 2.3, "b/three": 5.0, "b/four": 9.0}
+    for name, seconds in lengths.items():
+        path = tmp_path / "src" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(round(seconds * 16000)) / 16000
+        tone = 0.3 * np.sin(2 * np.pi * rng.integers(200, 2000) * time)
+        soundfile.write(path, tone + rng.normal(0, 0.02, len(time)), 16000, "PCM_16")
+    whisper = talking_whisper(tmp_path / "whisper")
+    assert shards(["convert", "folder", str(tmp_path / "src"), str(tmp_path / "set"), "--workers", "1"]) == 0
+    words = [
+        "whisper_tiny_esc50",
+        f"init={whisper}",
+        f"data={tmp_path / 'set'}",
+        f"extract.folder={tmp_path / 'cache'}",
+    ]
+    assert features(["extract", *words, "extract.dtype=fp32", "loader.workers=0", "run.threads=1"]) == 0
+    cache, index = FeatureCache(tmp_path / "cache" / "whisper_tiny_esc50"), Index.open(tmp_path / "set")
+
+    recipe = cli.parse("finetune", ["whisper_at_tltr512_esc50", "head.dim=16"]).recipe
+    shape = (cache.info.layers, cache.info.steps, cache.info.dim)
+    task = TagFeatures(recipe, len(index.labels), shape, described(cache), 0, torch.device("cpu"))
+    (tmp_path / "head").mkdir()
+    note = {**task.described(), "labels": list(index.labels), "loss": "ce"}
+    save_weights(tmp_path / "head" / "best.safetensors", task.model, note)
+    rows = np.arange(len(index))
+    with torch.no_grad():
+        judged = task.model.eval()(torch.from_numpy(cache.read(rows))).softmax(-1).numpy()
+    expected = {index.key(row): dict(zip(index.labels, judged[row].tolist())) for row in rows}
+
+    capsys.readouterr()
+    files = [str(tmp_path / "src" / f"{name}.wav") for name in lengths]
+    assert tag([str(tmp_path / "head"), "--encoder", str(whisper), *files, "--format", "json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(one["spans"]) for one in found] == [1, 1, 1, 2]  # a cache has the first window of a clip
+    for name, one in zip(lengths, found):
+        tags = {tag["label"]: tag["probability"] for tag in one["spans"][0]["tags"]}
+        assert tags == pytest.approx(expected[name], abs=1e-5)
