@@ -24,9 +24,8 @@ from gamut.shards.arguments import add_conversion, listing_of
 from gamut.shards.convert.run import Conversion, finish, prepare, preview, write_share
 from gamut.shards.outcome import print_converted
 from launchers.cluster import Cluster, load_cluster
-from launchers.executor import Executor, add_resources, executor_in, resources
+from launchers.executor import Executor, add_resources, array_jobs, executor_in, resources
 
-ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
 WORKERS = 8  # processes of a job, unless --cpus-per-task says otherwise
 
 
@@ -140,16 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_conversion(parser)
-    parser.add_argument("--jobs", type=_jobs, default=16, metavar="N", help="jobs of the array (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=array_jobs, default=16, metavar="N", help="jobs of the array (default: %(default)s)"
+    )
     parser.add_argument("--cpus-per-task", type=int, help=f"processes a job (default: {WORKERS})")
     add_resources(parser, dry_run="list the clips, show the sbatch script; submit and write nothing")
     return parser
-
-
-def _jobs(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= ARRAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {ARRAY}")
-    return int(text)
 
 
 def _executor(options: argparse.Namespace, cluster: Cluster) -> Executor:

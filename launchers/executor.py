@@ -11,6 +11,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from launchers.cluster import Cluster, minutes
 
 ROOT = Path(__file__).resolve().parents[1]
+ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
 
 
 class Executor(SlurmExecutor):
@@ -74,3 +75,10 @@ def add_resources(parser: argparse.ArgumentParser, *, dry_run: str) -> None:
 def resources(options: argparse.Namespace) -> dict[str, Any]:
     """What those options change in a cluster; None where they say nothing."""
     return {name: getattr(options, name) for name in ("cpus_per_task", "time", "partition", "account", "qos")}
+
+
+def array_jobs(text: str) -> int:
+    """The number of an array's jobs, as argparse reads it."""
+    if not text.isdigit() or not 1 <= int(text) <= ARRAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {ARRAY}")
+    return int(text)

@@ -25,9 +25,7 @@ from gamut.features.outcome import describe, print_extracted
 from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from launchers.cluster import Cluster, load_cluster
-from launchers.executor import Executor, add_resources, executor_in, resources
-
-ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
+from launchers.executor import Executor, add_resources, array_jobs, executor_in, resources
 
 
 class Share(Checkpointable):
@@ -125,17 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_extraction(parser)
-    parser.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="jobs of the array (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=array_jobs, default=8, metavar="N", help="jobs of the array (default: %(default)s)"
+    )
     parser.add_argument("--cpus-only", action="store_true", help="no GPU for the jobs; else each has one")
     parser.add_argument("--cpus-per-task", type=int, help="processors a job")
     add_resources(parser, dry_run="show what would be made and the sbatch script; submit and write nothing")
     return parser
-
-
-def _jobs(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= ARRAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {ARRAY}")
-    return int(text)
 
 
 def _executor(job: Job, jobs: int, cluster: Cluster) -> Executor:
