@@ -19,7 +19,7 @@ import torch
 from gamut.data.reader import Reader
 from gamut.errors import FeatureError, GamutError, RecipeError
 from gamut.features import FeatureCache
-from gamut.features.extract import pool, prepare, run
+from gamut.features.extract import Job, pool, prepare, run
 from gamut.features.store import Store
 from gamut.models.whisper import load_whisper
 from gamut.recipe.load import list_recipes, load_recipe
@@ -158,6 +158,36 @@ def test_jobs_at_once_share_the_work(recipe: Recipe) -> None:
     assert sorted(log.read_text().split()) == ["0", "1", "2"]  # each made once
     cache = FeatureCache(job.folder)
     np.testing.assert_allclose(cache.read(cache.rows), expected(recipe, cache), atol=2e-5)
+
+
+@pytest.mark.long
+def test_killed_at_random_again_and_again(recipe: Recipe, tmp_path: Path) -> None:
+    """Three jobs at a time, each killed within half a second, until one of them comes to the end."""
+    whole = extracted(changed(recipe, folder=str(tmp_path / "whole"), batch=4))
+    generator, context = np.random.default_rng(0), multiprocessing.get_context("fork")
+    for trial in range(10):
+        job = prepare(changed(recipe, folder=str(tmp_path / f"trial{trial}"), batch=4))
+
+        def work(job: Job = job) -> None:
+            torch.set_num_threads(1)
+            run(job, job.begin())
+
+        kills = 0
+        while not (job.folder / "cache.json").exists():
+            jobs = [context.Process(target=work) for _ in range(3)]
+            for one in jobs:
+                one.start()
+            for one in jobs:
+                one.join(float(generator.uniform(0.0, 0.5)) * (1 + kills / 30))
+                one.kill()
+                one.join()
+                kills += one.exitcode == -signal.SIGKILL
+            if (job.folder / "cache.json").exists():
+                break
+            with pytest.raises(FeatureError):
+                FeatureCache(job.folder)
+        cache = FeatureCache(job.folder)
+        np.testing.assert_array_equal(cache.read(cache.rows), whole.read(whole.rows))
 
 
 def damage(data: Path, row: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchaudio.models
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     HubertConfig,
@@ -85,6 +86,25 @@ def test_the_trunk_of_a_model_with_a_head_and_a_pickle(tmp_path: Path) -> None:
     torch.save({"hubert.encoder": Path("x")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="something other than tensors"):
         load_speech(tmp_path)
+
+
+def test_weight_norm_by_the_names_of_older_files(tmp_path: Path) -> None:
+    theirs = made("wav2vec2", True)
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert set(old) != set(state)
+    waveform = sounds(4000)
+    expected = run(load_speech(tmp_path), waveform)
+    save_file(old, path)
+    for ours, one in zip(run(load_speech(tmp_path), waveform), expected, strict=True):
+        assert torch.equal(ours, one)
 
 
 def small(aux_num_out: int | None = None, mode: str = "layer_norm") -> nn.Module:
