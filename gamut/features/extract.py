@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -153,36 +154,39 @@ def run(job: Job, made: Store, first: int = 0, jobs: int = 1) -> FeatureCache:
     about = made.about
     missing = made.missing() if not made.finished else []
     require_room(made, len(missing))
-    missing.sort(key=lambda number: (number - first) % max(about.shards, 1))
+    waiting = deque(sorted(missing, key=lambda number: (number - first) % max(about.shards, 1)))
     stretch = max(1, min(STRETCH, len(missing) // (4 * jobs)))
     holes: list[Hole] = []
     with Progress("encoding", sum(len(about.clips_of(number)) for number in missing)) as progress:
-        while missing:
+        while waiting:
+            mine: list[int] = []
+            busy: list[int] = []
             with contextlib.ExitStack() as held:
-                mine = list(_claims(made, missing, stretch, held))
+                while waiting and len(mine) < stretch:
+                    number = waiting.popleft()
+                    if _claim(made, number, held):
+                        mine.append(number)
+                    elif made.header(number) is None:
+                        busy.append(number)
+                    else:
+                        progress.add(len(about.clips_of(number)))  # somebody else has made it
                 for number in _make(job, made, sorted(mine), holes):
                     progress.add(len(about.clips_of(number)))
                     refuse_holes(holes, job.recipe.loader.max_holes, about.clips)
-            left = [number for number in missing if number not in mine and made.header(number) is None]
-            progress.add(sum(len(about.clips_of(number)) for number in set(missing) - set(left) - set(mine)))  # others
-            missing = left
-            if missing and not mine:  # others are at all that is left: wait for one of them to end, or to be done
-                with made.claim(missing[0], wait=True):
+            waiting.extend(busy)
+            if busy and not mine:  # others are at all that is left: wait for one of them to be done, or to be gone
+                with made.claim(busy[0], wait=True):
                     pass
     return made.seal(job.recipe.loader.max_holes)
 
 
-def _claims(made: Store, missing: list[int], most: int, held: contextlib.ExitStack) -> Iterator[int]:
-    """Up to `most` of the missing shards that nobody else is making; they are ours while `held` is open."""
-    taken = 0
-    for number in missing:
-        if taken == most:
-            return
-        with contextlib.ExitStack() as claim:
-            if claim.enter_context(made.claim(number)):
-                held.push(claim.pop_all())
-                taken += 1
-                yield number
+def _claim(made: Store, number: int, held: contextlib.ExitStack) -> bool:
+    """Whether a shard is ours to make; it is then, while `held` is open."""
+    with contextlib.ExitStack() as claim:
+        if not claim.enter_context(made.claim(number)):
+            return False
+        held.push(claim.pop_all())
+        return True
 
 
 def _make(job: Job, made: Store, numbers: list[int], holes: list[Hole]) -> Iterator[int]:

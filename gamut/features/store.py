@@ -114,10 +114,15 @@ class Store:
         return made
 
     def _clean(self) -> None:
-        """Remove what a killed process was writing under the folder's lock, which is held."""
-        for name in (ABOUT, CACHE, f"{INDEX}/"):
-            for left in self.folder.glob(f"{name}*{TEMPORARY}"):
-                left.unlink(missing_ok=True)
+        """Remove what killed processes were writing: under the folder's lock, which is held, and shards whose lock is
+        free."""
+        for left in (*self.folder.glob(f"*{TEMPORARY}"), *self.folder.glob(f"{INDEX}/*{TEMPORARY}")):
+            number = left.name.partition(".")[0]
+            with (
+                _held(self._lock(int(number)), wait=False) if number.isdigit() else contextlib.nullcontext(True) as free
+            ):
+                if free:
+                    left.unlink(missing_ok=True)
 
     def _known(self) -> dict[str, np.ndarray]:
         """The columns that do not depend on what comes out."""
@@ -168,11 +173,11 @@ class Store:
 
         Not so if another holds it (`wait`: wait for that one to end), or the shard is there.
         """
-        with _errors(self.folder), _held(self.folder / LOCKS / f"{number:06d}", wait=wait) as held:
-            if held:
-                for left in self.folder.glob(f"{shard_name(number)}.*{TEMPORARY}"):
-                    left.unlink(missing_ok=True)  # of a process that was killed: the lock was free
+        with _errors(self.folder), _held(self._lock(number), wait=wait) as held:
             yield held and self.header(number) is None
+
+    def _lock(self, number: int) -> Path:
+        return self.folder / LOCKS / f"{number:06d}"
 
     def records(self, number: int) -> Records:
         """An empty shard, to be filled and then `put`."""
@@ -236,7 +241,7 @@ class Store:
         with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
             (self.folder / CACHE).unlink(missing_ok=True)
             for number in shards:
-                with _held(self.folder / LOCKS / f"{number:06d}"):
+                with _held(self._lock(number)):
                     self.path(number).unlink(missing_ok=True)
 
 
