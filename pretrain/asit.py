@@ -229,7 +229,10 @@ class Asit(Objective):
     def predictions(self) -> dict[str, float]:
         sum_up(self._gathered())
         values = {name: spread.value for name, spread in self.spreads.items()}
-        return values | {f"teacher/centre_norm{of}": float(one.coming.norm()) for of, one in self._centres().items()}
+        norms = {f"teacher/centre_norm{of}": centre.coming.norm() for of, centre in self._centres().items()}
+        if norms:
+            values |= dict(zip(norms, torch.stack(list(norms.values())).tolist()))  # one wait for the device
+        return values
 
     def collapsed(self, values: dict[str, float]) -> str:
         for of, centre in self._centres().items():

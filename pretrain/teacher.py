@@ -101,7 +101,7 @@ class Spread:
         self.sum[-1] += len(distribution)
 
     def take(self, total: torch.Tensor) -> None:
-        """Compute it from the sums of all ranks."""
+        """Compute it from the sums of all ranks, in CPU memory."""
         square, mean, rows = total[-2], total[:-2], float(total[-1])
         if not rows:
             self.share = 1.0  # nothing was predicted, so nothing alike
@@ -119,6 +119,8 @@ def sum_up(gathered: Sequence[Centre | Spread]) -> None:
     joined = torch.cat([one.sum for one in gathered])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(joined)
-    for one, total in zip(gathered, joined.split([len(one.sum) for one in gathered]), strict=True):
-        one.take(total)
+    sizes = [len(one.sum) for one in gathered]
+    here = joined.cpu()  # one wait for the device, however many spreads are read from it
+    for one, total, copy_here in zip(gathered, joined.split(sizes), here.split(sizes), strict=True):
+        one.take(copy_here if isinstance(one, Spread) else total)
         one.drop()

@@ -85,7 +85,8 @@ def _attend(
 
 def _flash_can(q: torch.Tensor) -> bool:
     half = q.dtype in (torch.float16, torch.bfloat16)
-    return q.device.type == "cuda" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    fits = q.device.type == "cuda" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    return fits and torch.cuda.get_device_capability(q.device) >= (8, 0)  # the kernel is for Ampere and later
 
 
 def _dense(

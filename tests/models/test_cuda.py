@@ -84,3 +84,18 @@ def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu() -> None:
     assert torch.equal(on_cpu[2] == 0.0, on_gpu[2] == 0.0)
     for mine, theirs in zip(on_cpu[1:], on_gpu[1:]):
         assert (mine - theirs).abs().max() <= 0.02
+
+
+def test_a_model_under_autocast_takes_the_kernel_and_agrees_with_itself_in_fp32() -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("the kernel is for Ampere and later")
+    model = schema.Model(dim=96, depth=2, heads=3, table_frames=160, pooling="attention", pooling_heads=3)
+    vit = VisionTransformer(model, seed=1).to(CUDA)
+    where = layout(torch.tensor(SIZES, device=CUDA), SIZES, class_token=False)
+    patches_of_noise = torch.randn(where.tokens, 256, generator=torch.Generator().manual_seed(0)).to(CUDA)
+    slow = vit.pool(vit(patches_of_noise, where), where)
+    with torch.autocast("cuda", torch.bfloat16):
+        fast = vit.pool(vit(patches_of_noise, where), where)
+    assert (fast.float() - slow).abs().max() <= 0.05 * slow.abs().max()
+    fast.float().square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in vit.parameters())
