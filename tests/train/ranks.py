@@ -101,9 +101,10 @@ class Ranks:
 
 
 def run(size: int, work: Callable[..., Any], *arguments: Any, **setup: Any) -> list[Any]:
-    """Answers of all ranks, none of which may have raised or died."""
+    """Answers of all ranks, none of which may have raised or died, within so many seconds (120)."""
+    seconds = setup.pop("seconds", 120.0)
     ranks = Ranks(size, work, *arguments, **setup)
-    answers = ranks.wait()
+    answers = ranks.wait(seconds)
     for rank, answer in enumerate(answers):
         assert answer is not None, f"rank {rank} died\n{ranks.log()}"
         assert not isinstance(answer, BaseException), f"rank {rank}: {answer}\n{ranks.log()}"
