@@ -105,7 +105,8 @@ class FeatureCache:
             pooling=dict(about.pooling),
             error=error,
         )
-        self._files = Files(self.folder, about)
+        records = np.bincount(self._shard[self._slot >= 0], minlength=about.shards)
+        self._files = Files(self.folder, records, about.record_bytes)
 
     def __len__(self) -> int:
         return self.about.clips

@@ -8,10 +8,12 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from gamut.features.about import About
-from gamut.features.shard import read_header, shard_name
+import numpy as np
 
-FILES = 64  # open at a time, a thread
+from gamut.errors import FeatureError
+from gamut.features.shard import ALIGN, shard_name
+
+FILES = 128  # open at a time, a thread
 TRIES, PAUSE = 5, 0.1  # of a read that fails; seconds before the second try, doubling
 
 
@@ -24,18 +26,24 @@ class _Open(OrderedDict[int, tuple[int, int]]):
 
 
 class Files(threading.local):
-    """What a thread has open. A forked process goes on with copies of its own."""
+    """What a thread has open. A forked process goes on with copies of its own.
 
-    def __init__(self, folder: Path, about: About) -> None:
+    records int64 [shards]: how many each shard has, of `record_bytes` each. Where they begin follows from the file's
+    size: opening one costs no read, which counts on a file system that is far away. What they hold is for the reader's
+    checksum to say.
+    """
+
+    def __init__(self, folder: Path, records: np.ndarray, record_bytes: int) -> None:
         self._folder = folder
-        self._about = about
+        self._records = records
+        self._record_bytes = record_bytes
         self._open = _Open()
 
     def read(self, view: memoryview, shard: int, slot: int) -> int:
         """Fill `view` with the record in `slot` of a shard; the bytes read, fewer where the file ends.
 
         Raises OSError where the file cannot be read (it is tried again, unless the file is missing), FeatureError
-        where it is not a whole shard of the cache.
+        where it has not the size of its records.
         """
         for attempt in range(TRIES):
             try:
@@ -55,9 +63,13 @@ class Files(threading.local):
             return found
         while len(self._open) >= FILES:
             self.close(next(iter(self._open)))
-        path = self._folder / shard_name(shard)
-        header = read_header(path, self._about, shard)
-        self._open[shard] = (os.open(path, os.O_RDONLY | os.O_CLOEXEC), header.size)
+        descriptor = os.open(self._folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
+        size = os.fstat(descriptor).st_size
+        header = size - int(self._records[shard]) * self._record_bytes
+        if header < ALIGN or header % ALIGN:
+            os.close(descriptor)
+            raise FeatureError(f"it has {size} bytes, which its {self._records[shard]} records do not make")
+        self._open[shard] = (descriptor, header)
         return self._open[shard]
 
     def close(self, shard: int) -> None:
