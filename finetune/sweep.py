@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-native", action="store_true", help="not on clips as each model takes them itself")
     parser.add_argument("--names", default="", help="of the lines, separated by commas; the folders' by default")
     parser.add_argument("--out", type=Path, default=None, help="default: `sweep` beside the first run")
-    parser.add_argument("overrides", nargs="*", help="a.b=c, such as data=FOLDER or loader.workers=4")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="such as data=FOLDER or loader.workers=4")
     options = parser.parse_intermixed_args(argv)
     words = [*options.runs, *options.overrides]
     runs = [Path(word) for word in words if "=" not in word]
