@@ -30,6 +30,7 @@ FLOOR = {
     "gamut.features": 6,
     "gamut.probe": 6,
     "gamut.tag": 6,
+    "gamut.analyse": 7,
     "pretrain": 7,
     "finetune": 7,
     "launchers": 8,

@@ -1,0 +1,91 @@
+"""A linear probe on every layer of a frozen encoder (Whisper-AT, Figure 1, below, and Figure 3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from gamut.evaluate.probe import exclusive, linear_probe, score
+from gamut.features import FeatureCache
+
+AT_A_TIME = 64  # records
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the probes of one encoder came to; every score is a mean over folds."""
+
+    name: str
+    metric: str  # accuracy, where clips have one class each; else mAP
+    blocks: list[int]  # which block's output each layer is, from 0
+    scores: list[float]  # [layers]
+    f1: list[list[float]]  # [layers, classes], F1 of each class
+    labels: list[str]
+
+    @property
+    def best(self) -> np.ndarray:
+        """int64 [classes]: the layer with the highest F1, of equal ones the first."""
+        return np.asarray(self.f1).argmax(axis=0)
+
+    def content(self) -> dict:
+        """As JSON holds it."""
+        return asdict(self) | {"best": [self.blocks[layer] for layer in self.best.tolist()]}
+
+
+def mean_vectors(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
+    """float32 [n, layers, dim]: the features of clips by rows of their index, as means over time.
+
+    Raises FeatureError where the cache lacks one of them.
+    """
+    parts = [
+        cache.read(rows[first : first + AT_A_TIME]).mean(axis=2, dtype=np.float32)
+        for first in range(0, len(rows), AT_A_TIME)
+    ]
+    return np.concatenate(parts)
+
+
+def probe_layers(
+    name: str,
+    vectors: np.ndarray,
+    target: np.ndarray,
+    part: np.ndarray,
+    labels: tuple[str, ...],
+    blocks: tuple[int, ...],
+    told: Callable[[int, float], None] = lambda layer, score: None,
+) -> Layers:
+    """Probe each layer, a fold at a time: features scaled to mean 0 and deviation 1, then softmax regression.
+
+    vectors: float [n, layers, dim]; target: bool [n, classes]; part: int [n], the fold in which a clip is scored, -1
+    for one that is only trained on. `told(layer, score)` is called as each layer is done.
+    """
+    folds = [fold for fold in np.unique(part) if fold >= 0]
+    one_class = exclusive(target)
+    scores, f1 = [], []
+    for layer in range(vectors.shape[1]):
+        values, by_class = [], []
+        for fold in folds:
+            scored = part == fold
+            x = vectors[:, layer]
+            logits = linear_probe(x[~scored], target[~scored], x[scored])
+            values.append(score(target[scored], logits, one_class))
+            by_class.append(class_f1(target[scored], logits, one_class))
+        scores.append(float(np.mean(values)))
+        f1.append(np.mean(by_class, axis=0).tolist())
+        told(layer, scores[-1])
+    return Layers(name, "accuracy" if one_class else "mAP", list(blocks), scores, f1, list(labels))
+
+
+def class_f1(target: np.ndarray, logits: np.ndarray, one_class: bool) -> np.ndarray:
+    """float64 [classes]: F1 of each class, of the best-scored class a clip or of every one above even odds."""
+    predicted = np.zeros(logits.shape, bool)
+    if one_class:
+        predicted[np.arange(len(logits)), logits.argmax(1)] = True
+    else:
+        predicted = logits > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class that this fold has no clip of: 0
+        return np.asarray(f1_score(target.astype(bool), predicted, average=None, zero_division=0.0))

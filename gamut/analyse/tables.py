@@ -1,0 +1,40 @@
+"""Tables as Markdown, and files that appear whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from gamut.errors import RunError
+from gamut.track.run import write_whole
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    >>> print(markdown(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(out: Path, name: str, table: str, content: dict[str, Any], pictures: dict[str, Figure]) -> None:
+    """NAME.md, NAME.json and the pictures into the folder `out`. Raises RunError where it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / f"{name}.md", table + "\n")
+        write_whole(out / f"{name}.json", json.dumps(content, indent=1))
+        for file, figure in pictures.items():
+            figure.savefig(out / f"{file}.png", dpi=110)
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written: {error.strerror or error}. Give another folder with --out."
+        ) from error
+    print(f"{table}\n\nwritten to {out}: {', '.join([f'{name}.md', f'{name}.json', *(f'{p}.png' for p in pictures)])}")

@@ -1,0 +1,91 @@
+"""Recognisers on this machine as one function: sounds in, texts out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gamut.analyse.noise import LONGEST, RATE, Transcriber
+from gamut.errors import CheckpointError
+from gamut.models.folder import CONFIG, read_json
+from gamut.models.whisper import PRECISIONS, load_whisper
+
+CTC = ("hubert", "wav2vec2")
+TOKENIZERS = ("tokenizer.json", "vocab.json")
+
+
+def transcriber(
+    path: str | Path, *, tokens: str | Path | None = None, language: str = "en", precision: str = "fp32"
+) -> Transcriber:
+    """What a Whisper (a folder of transformers or an OpenAI .pt) or a HuBERT or wav2vec2 with a CTC head hears.
+
+    tokens: a folder of transformers with the tokenizer (and generation_config.json), where the model is a .pt.
+    language: of a multilingual Whisper. Text is decoded greedily. Raises CheckpointError where the model or its
+    tokenizer is not there.
+    """
+    path = Path(path).expanduser()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = read_json(path / CONFIG).get("model_type") if path.is_dir() else "whisper"
+    return (
+        _ctc(path, kind, precision, device)
+        if kind in CTC
+        else _whisper(path, Path(tokens or path), language, precision, device)
+    )
+
+
+def _whisper(path: Path, tokens: Path, language: str, precision: str, device: torch.device) -> Transcriber:
+    from transformers import GenerationConfig, WhisperTokenizer
+
+    # Looked for by name: transformers makes an empty tokenizer of nothing.
+    if not any((tokens / name).is_file() for name in TOKENIZERS):
+        raise CheckpointError(
+            f"{tokens} has no tokenizer: give --tokens FOLDER with that of the same Whisper, as transformers keeps it."
+        )
+    model = load_whisper(path, decoder=True, precision=precision, device=device)
+    tokenizer = _from(WhisperTokenizer, tokens)
+    if tokens != path and (tokens / "generation_config.json").is_file():
+        model.generator.generation_config = GenerationConfig.from_dict(read_json(tokens / "generation_config.json"))
+    settings = model.generator.generation_config
+    spoken: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+    if getattr(settings, "lang_to_id", None):
+        spoken |= {"language": language, "task": "transcribe"}
+
+    @torch.inference_mode()
+    def hear(sounds: list[np.ndarray]) -> list[str]:
+        window = torch.zeros(len(sounds), round(min(LONGEST, model.longest) * RATE))
+        for row, sound in zip(window, sounds):
+            row[: len(sound)] = torch.from_numpy(np.ascontiguousarray(sound))[: len(row)]
+        mel = model.log_mel(window.to(device)).to(PRECISIONS[precision])
+        return tokenizer.batch_decode(model.generator.generate(mel, **spoken), skip_special_tokens=True)
+
+    return hear
+
+
+def _ctc(path: Path, kind: str, precision: str, device: torch.device) -> Transcriber:
+    from transformers import HubertForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    made = HubertForCTC if kind == "hubert" else Wav2Vec2ForCTC
+    tokenizer, extractor = _from(Wav2Vec2CTCTokenizer, path), _from(Wav2Vec2FeatureExtractor, path)
+    model = _from(made, path).to(device, PRECISIONS[precision]).eval()
+
+    @torch.inference_mode()
+    def hear(sounds: list[np.ndarray]) -> list[str]:
+        texts = []
+        for sound in sounds:  # one by one: padding would change what the models without a mask hear
+            values = extractor(sound, sampling_rate=RATE, return_tensors="pt").input_values
+            best = model(values.to(device, PRECISIONS[precision])).logits.argmax(-1)
+            texts += tokenizer.batch_decode(best)
+        return texts
+
+    return hear
+
+
+def _from(kind: Any, path: Path) -> Any:
+    try:
+        return kind.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} has no {kind.__name__} that can be read: {first}") from error
