@@ -41,16 +41,21 @@ def mix(batch: PackedBatch) -> torch.Tensor:
     return torch.lerp(torch.index_select(own, 0, partner), own, batch.partner_weight[:, None, None, None])
 
 
-def mask_time(features: torch.Tensor, keys: tuple[int | torch.Tensor, ...], maximum: int) -> torch.Tensor:
-    """Zeros in a run of U[0, maximum) of the steps, the same for all layers of a clip; where it lies is uniform.
+def hidden_steps(
+    clips: int, steps: int, keys: tuple[int | torch.Tensor, ...], maximum: int, device: torch.device
+) -> torch.Tensor:
+    """bool [C, steps]: a run of U[0, maximum) of the steps of each clip; where it lies is uniform.
 
     keys: (seed, epoch, clip id, draw, view), integers or int64 [C].
     """
-    clips, _, steps, _ = features.shape
-    size = torch.full((clips,), steps, dtype=torch.int64, device=features.device)
+    size = torch.full((clips,), steps, dtype=torch.int64, device=device)
     begin, end = mask_span(keys, Purpose.SPEC_TIME, maximum, size)
-    step = torch.arange(steps, device=features.device)
-    hidden = (step >= begin[:, None]) & (step < end[:, None])
+    step = torch.arange(steps, device=device)
+    return (step >= begin[:, None]) & (step < end[:, None])
+
+
+def mask_time(features: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Features [C, layers, steps, dim] with zeros in the hidden steps (bool [C, steps]) of all layers."""
     return features.masked_fill(hidden[:, None, :, None], 0.0)
 
 
@@ -94,5 +99,7 @@ class TagFeatures(Classify):
         features = mix(batch).float()
         if self.recipe.augment.time_mask:
             keys = (self.seed, batch.epoch, *batch.segment_key())
-            features = mask_time(features, keys, self.recipe.augment.time_mask)
+            clips, _, steps, _ = features.shape
+            hidden = hidden_steps(clips, steps, keys, self.recipe.augment.time_mask, self.device)
+            features = mask_time(features, hidden)
         return Features(features, targets, len(batch.partner_holes))

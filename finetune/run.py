@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}, recipe.plan.weights)
         preview(first, clips, size, index=index, nodes=nodes)
         return 0
-    mean, std = statistics(recipe, index) if cache is None else (0.0, 1.0)
+    mean, std = (0.0, 1.0) if cache is not None or recipe.encoder else statistics(recipe, index)
     world = ranks.start(recipe.run)
     if world.first:
         origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
@@ -88,7 +88,12 @@ def run_round(
     from finetune.scoring import Scoring
 
     classes = len(index.labels)
-    if cache is None:
+    objective: Classify
+    if recipe.encoder:
+        from finetune.end_to_end import EndToEnd
+
+        objective = EndToEnd(recipe, classes, list(index.labels), recipe.seed, world.device)
+    elif cache is None:
         objective = Classify(recipe, classes, mean, std, recipe.seed, world.device)
     else:
         shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), described(cache)

@@ -12,10 +12,18 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 
 from gamut.data.batch import PackedBatch
 
 ALIGN = 16  # bytes
+
+
+def _memory(size: int) -> torch.Tensor:
+    """uint8 [size]; in a worker shared from the start, since torch would copy it into shared memory to send it."""
+    if get_worker_info() is None:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,11 @@ class Parcel:
         for name, tensor in tensors.items():
             places[name] = (end, tensor.dtype, tuple(tensor.shape))
             end += -(-tensor.nbytes // ALIGN) * ALIGN
-        memory = torch.zeros(end, dtype=torch.uint8)
+        memory = _memory(end)
         for name, tensor in tensors.items():
             at = places[name][0]
             memory[at : at + tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
+            memory[at + tensor.nbytes : at + -(-tensor.nbytes // ALIGN) * ALIGN] = 0
         return cls(memory, places, {name: value for name, value in values.items() if name not in tensors})
 
     def open(self) -> PackedBatch:

@@ -92,14 +92,14 @@ class Whisper(nn.Module):
         scale = 32768.0 if waveform.dtype == torch.int16 else 1.0
         return whisper_log_mel(waveform / scale, self.mels)
 
-    @torch.no_grad()
     def forward(
         self, mel: torch.Tensor, each: Callable[[int, torch.Tensor], torch.Tensor | None] | None = None
     ) -> Encoded:
         """Encode log-mels [B, mels, frames], an even number of frames and no more than the positions reach.
 
         `each(block, output [B, steps, dim])` is called as the blocks come, and what it returns is kept in its place
-        (None: nothing is), so that whoever pools need not hold all outputs of a large model.
+        (None: nothing is), so that whoever pools need not hold all outputs of a large model. Where the encoder's
+        parameters are made to require gradients, as in fine-tuning, there are some; as it is loaded there are none.
         """
         own = self.encoder
         weight = own.conv1.weight

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from gamut.recipe.policy import RATE, UNIT_HOP
 from gamut.recipe.schema import Recipe
 from gamut.recipe.views import Problem
 
@@ -21,6 +24,8 @@ def finetuning_that_cannot_be(recipe: Recipe) -> list[Problem]:
                 )
     if recipe.features:
         found += _on_features(recipe)
+    if recipe.encoder:
+        found += _with_encoder(recipe)
     first = recipe.finetune.average_from
     if first is not None and first > recipe.epochs:
         found.append(
@@ -57,4 +62,25 @@ def _on_features(recipe: Recipe) -> list[Problem]:
         )
     if recipe.views.roll:
         found.append((("views.roll", "features"), "views.roll is for sound: cached features have none of it"))
+    return found
+
+
+def _with_encoder(recipe: Recipe) -> list[Problem]:
+    """What makes no sense where an encoder is fine-tuned with its head."""
+    found: list[Problem] = []
+    augment, views = recipe.augment, recipe.views
+    if recipe.features:
+        found.append((("features", "encoder"), "features are of a frozen encoder: with encoder set features to ''"))
+    covers = math.ceil(((recipe.head.seconds * RATE - 400) / UNIT_HOP + 1) / 16) * 16
+    if views.frames != covers or not views.pad or list(views.resolutions) != [1.0] or list(views.poolings) != [1]:
+        found.append(
+            (
+                ("views.frames", "head.seconds"),
+                f"a window of head.seconds = {recipe.head.seconds:g} is covered by views.frames = {covers} at 10 ms, "
+                f"padded; it is {views.frames}",
+            )
+        )
+    for key in ("frequency_mask", "noise", "drop_tokens"):
+        if getattr(augment, key):
+            found.append(((f"augment.{key}", "encoder"), f"augment.{key} is not for an encoder with a head"))
     return found

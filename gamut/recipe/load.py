@@ -29,7 +29,7 @@ STAGES = ("pretrain", "finetune", "features")
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
 _ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
-_ONLY |= {"head": "finetune", "features": "finetune", "extract": "features"}
+_ONLY |= {"head": "finetune", "features": "finetune", "encoder": "finetune", "extract": "features"}
 
 
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:

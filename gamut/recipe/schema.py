@@ -46,12 +46,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Head:
-    """A head on all layers of a frozen encoder (Whisper-AT), trained on cached features: for runs with `features`."""
+    """A head on all layers of an encoder (Whisper-AT): for runs with `features` or an `encoder`."""
 
     kind: str = "tl_tr"  # last_mlp | wa_mlp | wa_tr | tl_tr
     dim: int | None = None  # the features are mapped to so many dimensions first (512: TL-Tr-512); None: their own
     time_heads: int = 1  # attention heads of the block over time
     layer_heads: int = 8  # and of the block over layers
+    # Of an `encoder` that is fine-tuned; cached features have been cut and averaged when they were made.
+    seconds: float = 10.0  # the window: views.frames must just cover it
+    pool: int = 20  # steps of the encoder averaged into one
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Optim:
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4  # cosine from weight_decay; none on biases and 1-D parameters
     layer_decay: float = 1.0
+    head_scale: float = 1.0  # of an `encoder` with a head: the head learns so many times as fast
     clip: float = 3.0  # global gradient norm; 0: no clipping
     clip_each: bool = False  # the norm of each tensor by itself (the published ASiT code); for engine: oss
 
@@ -290,6 +294,8 @@ class Recipe:
     init: str = ""
     # A cache of features, to train a `head` on in place of sound (python -m gamut.features); with it `init` is a head.
     features: str = ""
+    # A Whisper (a folder of transformers, or an OpenAI .pt) to be fine-tuned with a `head`; `init` is a head here too.
+    encoder: str = ""
     mixture: dict[str, float] = field(default_factory=dict)  # folder of a set, inside `data` -> proportion of the draws
     # Which clips: {fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}; any other name is a
     # column of the index, with the values (or names of values) to keep; with a `?` at its end: where there is one.

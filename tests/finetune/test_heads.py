@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.heads import TagFeatures, mask_time, mix
+from finetune.heads import TagFeatures, hidden_steps, mask_time, mix
 from gamut.data.batch import PackedBatch
 from gamut.recipe import schema
 from gamut.train.objective import Moment
@@ -65,7 +65,8 @@ def test_time_masks_hide_a_run_of_steps_in_all_layers() -> None:
     """U[0, 10) of 25 steps: widths 0 to 9 alike often, zeros, any place, the same whatever else is in the batch."""
     clips = 2000
     ids, draw, view = torch.arange(clips) * 7919, torch.zeros(clips, dtype=torch.int64), torch.zeros(clips).long()
-    masked = mask_time(torch.ones(clips, 2, 25, 3), (5, 1, ids, draw, view), 10) == 0
+    spans = hidden_steps(clips, 25, (5, 1, ids, draw, view), 10, torch.device("cpu"))
+    masked = mask_time(torch.ones(clips, 2, 25, 3), spans) == 0
     assert torch.equal(masked.all((1, 3)), masked.any(3).any(1))
     hidden = masked[:, 0, :, 0]
     widths = hidden.sum(1)
@@ -74,8 +75,8 @@ def test_time_masks_hide_a_run_of_steps_in_all_layers() -> None:
     assert (hidden.long().diff(dim=1) == 1).sum(1).max() <= 1
     assert hidden.float().mean(0).min() > 0.02
     some = torch.tensor([11, 500])
-    again = mask_time(torch.ones(2, 2, 25, 3), (5, 1, ids[some], draw[some], view[some]), 10) == 0
-    assert torch.equal(again, masked[some])
+    again = hidden_steps(2, 25, (5, 1, ids[some], draw[some], view[some]), 10, torch.device("cpu"))
+    assert torch.equal(again, spans[some])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -119,7 +120,7 @@ def test_an_empty_pack_gives_zero_loss_and_reaches_every_parameter(kind: str) ->
 def test_what_is_kept_beside_the_weights_says_what_they_are_of() -> None:
     said = task().described()
     assert said == {
-        "head": {"kind": "tl_tr", "dim": 8, "time_heads": 1, "layer_heads": 8},
+        "head": asdict(schema.Head("tl_tr", 8)),
         "shape": [3, 25, 16],
         "encoder": {"name": "toy"},
     }
