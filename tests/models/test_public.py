@@ -241,6 +241,26 @@ def test_transformers_ast_equals_itself(tmp_path: Path) -> None:
         load_classifier(ClassifierNetwork(AST, CLASSES, 0), backbone)
 
 
+@pytest.mark.long
+def test_transformers_ast_equals_itself_at_full_size(tmp_path: Path) -> None:
+    """ViT-B, 10 s at a stride of 10, 527 classes: 1,214 tokens."""
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    config = ASTConfig(num_labels=527)
+    model = ASTForAudioClassification(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.03, generator=generator)
+    model.save_pretrained(tmp_path)
+    sizes = schema.Model(table_frames=1024, stride=10, distilled=True, table_like="ast", head_eps=config.layer_norm_eps)
+    network = ClassifierNetwork(sizes, 527, seed=0)
+    load_classifier(network, tmp_path)
+    mels = sounds(1024)
+    with torch.no_grad():
+        expected = model(torch.stack(mels)).logits
+        assert (ours(network, mels) - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max().item())
+
+
 # Starts -------------------------------------------------------------------------------------------------------------
 
 
