@@ -31,7 +31,7 @@ def markdown(rows: Sequence[Row]) -> str:
             spread = " ".join(f"{100 * score:.1f}" for score in row.scores)
             line += [f"{100 * row.mean:.1f}", spread, row.rate or "recipe's"]
         cost = row.cost
-        line += [f"{cost.parameters / 1e6:.2f} M", amount(cost.multiply_adds), amount(cost.flops)]
+        line += [amount(cost.parameters), amount(cost.multiply_adds), amount(cost.flops)]
         lines.append([*line, faster(cost.speed_up)])
     note = (
         "\nA multiply-add is two FLOPs; both are of the head alone, on one clip, as torch counts them (fvcore's five a "
@@ -42,8 +42,10 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def amount(count: float) -> str:
-    """`3.17 G`, `0.68 M`"""
-    return f"{count / 1e9:.2f} G" if count >= 1e7 else f"{count / 1e6:.2f} M"
+    """`3.17 G`, `0.68 M`, `2.9 k`"""
+    if count >= 1e8:
+        return f"{count / 1e9:.2f} G"
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
 
 
 def faster(times: float) -> str:
