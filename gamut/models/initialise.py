@@ -21,11 +21,11 @@ def unfilled() -> Iterator[None]:
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, seed: int) -> None:
+def initialise(module: nn.Module, seed: int, std: float = STD) -> None:
     """Give every parameter of a module made under `unfilled` its value, on the CPU.
 
-    LayerNorm: 1 and 0. Biases: 0. Gains: 1. All else: a normal of standard deviation 0.02 (ViT, ASiT), cut at 2 as
-    everywhere.
+    LayerNorm: 1 and 0. Biases: 0. Gains: 1. All else: a normal of standard deviation `std`, 0.02 as in ViT and ASiT,
+    cut at 2 as everywhere.
     Parameters are NaN first, so that one which a later rule forgets shows at once.
     """
     module.to_empty(device="cpu")
@@ -41,4 +41,4 @@ def initialise(module: nn.Module, seed: int) -> None:
             elif name == "gain":
                 parameter.fill_(1.0)
             else:
-                nn.init.trunc_normal_(parameter, std=STD, generator=generator)
+                nn.init.trunc_normal_(parameter, std=std, generator=generator)

@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
             self.norm = nn.LayerNorm(model.dim, eps=EPS)
             if model.pooling == "attention":
                 self.attn_pool = AttentionPool(model.dim, model.pooling_heads, model.attention_scale)
-        initialise(self, seed)
+        initialise(self, seed, model.init_std)
 
     def layout(self, frames: torch.Tensor, sizes: tuple[int, ...], kept: Kept | None = None) -> Layout:
         """Where the tokens of segments of `frames` (int64 [S]; `sizes` as Python numbers) frames are in this model."""

@@ -61,6 +61,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.pooling_heads": (1, _ANY),
     "model.stride": (1, 16),
     "model.drop_path": (0, 0.999),
+    "model.init_std": (1e-6, 1),
     "head.dim": (1, _ANY),
     "head.time_heads": (1, _ANY),
     "head.layer_heads": (1, _ANY),

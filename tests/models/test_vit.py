@@ -253,3 +253,13 @@ def test_impossible_models_are_named(change: dict, message: str) -> None:
         VisionTransformer(dataclasses.replace(SMALL, **change))
     with pytest.raises(RecipeError, match="'huge'"):
         sized("huge")
+
+
+def test_the_deviation_of_the_beginning_is_a_key() -> None:
+    """Weights of one seed at another deviation are the same numbers on another scale; norms and biases are not drawn."""
+    narrow = VisionTransformer(SMALL, seed=3).state_dict()
+    wide = VisionTransformer(dataclasses.replace(SMALL, init_std=0.1), seed=3).state_dict()
+    for name, value in narrow.items():
+        drawn = value.ndim > 1
+        torch.testing.assert_close(wide[name], 5.0 * value if drawn else value, msg=name)
+        assert not drawn or 0.015 < float(value.std()) < 0.025, name
