@@ -40,8 +40,8 @@ class Model:
     distilled: bool = False  # DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)
     stride: int = 16  # of the 16x16 patches, frames and mel bins: 16, or less where they overlap (AST: 10)
     drop_path: float = 0.1
-    # Deviation of the weights before training. ViT's 0.02 is half of 1 / sqrt(768); a narrow model whose weights begin so
-    # small passes hardly anything on at first, and a short run ends before it does: take about 1 / sqrt(dim).
+    # Deviation of the weights before training. ViT's 0.02 is half of 1 / sqrt(768); a narrow classifier from scratch
+    # learns sooner from about 1 / sqrt(dim).
     init_std: float = 0.02
     attention_scale: float | None = None  # of the blocks and of attention pooling; None: 1 / sqrt(head dim)
     head_eps: float = 1e-6  # of the classifier's LayerNorm (AST's own weights: 1e-5, in transformers 1e-12)

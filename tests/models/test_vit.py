@@ -256,7 +256,7 @@ def test_impossible_models_are_named(change: dict, message: str) -> None:
 
 
 def test_the_deviation_of_the_beginning_is_a_key() -> None:
-    """Weights of one seed at another deviation are the same numbers on another scale; norms and biases are not drawn."""
+    """Weights of one seed at another deviation are the same numbers on another scale; norms and biases are not."""
     narrow = VisionTransformer(SMALL, seed=3).state_dict()
     wide = VisionTransformer(dataclasses.replace(SMALL, init_std=0.1), seed=3).state_dict()
     for name, value in narrow.items():
