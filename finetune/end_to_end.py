@@ -108,8 +108,8 @@ class EndToEnd(TagFeatures):
             {"params": list(self._made.tagger.parameters()), "lr_scale": self.recipe.optim.head_scale},
         ]
 
-    def blocks(self) -> list[nn.Module]:
-        return list(self._made.whisper.encoder.layers)
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        return list(self._made.whisper.encoder.layers) if module is self.model else []
 
     def _inputs(self, batch: PackedBatch, training: bool) -> Sounds:  # type: ignore[override]
         batch = batch.to(self.device)

@@ -31,6 +31,8 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
+    """What stands before attention and after it; the block calls it."""
+
     def __init__(self, dim: int, heads: int, scale: float | None) -> None:
         super().__init__()
         self.heads = heads
@@ -38,9 +40,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor, where: Layout) -> torch.Tensor:
+    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [T, heads, d] each, of [T, dim]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        return self.proj(attention(q, k, v, where, self.scale).flatten(1))
+        return q, k, v
+
+    def join(self, heads: torch.Tensor) -> torch.Tensor:
+        """[T, dim] of [T, heads, d]."""
+        return self.proj(heads.flatten(1))
 
 
 class Mlp(nn.Module):
@@ -54,7 +61,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block. Each of its two branches may be dropped for whole segments (stochastic depth)."""
+    """Pre-norm block. Each of its two branches may be dropped for whole segments (stochastic depth).
+
+    All but attention is in `before` and `after`, which see tensors alone: they can be compiled for any layout.
+    """
 
     def __init__(self, model: schema.Model) -> None:
         super().__init__()
@@ -65,7 +75,15 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, where: Layout, keep: torch.Tensor | None) -> torch.Tensor:
         """x: [T, dim]. keep: float32 [2, T, 1], what each branch is multiplied with; None: 1."""
-        branch = self.attn(self.norm1(x), where)
+        return self.after(x, attention(*self.before(x), where, self.attn.scale), keep)
+
+    def before(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [T, heads, d] each."""
+        return self.attn.split(self.norm1(x))
+
+    def after(self, x: torch.Tensor, heads: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """The block's output, of its input and what attention gave, [T, heads, d]."""
+        branch = self.attn.join(heads)
         x = x + (branch if keep is None else (branch * keep[0]).to(x.dtype))
         branch = self.mlp(self.norm2(x))
         return x + (branch if keep is None else (branch * keep[1]).to(x.dtype))

@@ -135,9 +135,10 @@ class Optim:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the blocks are computed: memory for time, not what comes out."""
+    """How the blocks are computed: memory and time, not what comes out."""
 
     activations: str = "keep"  # keep | recompute (in the backward, from each block's input) | offload (that input too)
+    compile: bool = False  # by torch.compile; rounds in other places
 
 
 @dataclass(frozen=True)

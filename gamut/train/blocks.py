@@ -1,19 +1,122 @@
-"""The repeated blocks of a model computed twice, so that their activations need not be kept.
+"""The repeated blocks of a model compiled, and computed twice so that their activations need not be kept.
 
 No module and no name is added: weights and checkpoints stay what they are.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import nn
 
+from gamut.errors import RecipeError
+from gamut.models.vit import Block
+from gamut.recipe import schema
+
 Forward = Callable[..., Any]
+
+BACKEND = "inductor"
+ZEROS = 8  # tokens
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's name for where it keeps what it has compiled
+
+
+def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Compute, device: torch.device) -> None:
+    """Change the forward of a model's blocks, and of those of its frozen copies, as the recipe's `compute` says.
+
+    To be called before an engine takes the model. Raises RecipeError where that cannot be done.
+    """
+    if compute == schema.Compute():
+        return
+    if not blocks or (compute.compile and not all(isinstance(block, Block) for block in blocks + copies)):
+        raise RecipeError(
+            "The model of this recipe has no transformer blocks of ours to compile or to compute twice: take "
+            f"{'compute.compile' if compute.compile else 'compute.activations'} out."
+        )
+    if compute.compile:
+        compile_blocks(blocks + copies, device)
+    if compute.activations != "keep":
+        compute_twice(blocks, compute.activations, device)
+
+
+def compile_blocks(blocks: list[nn.Module], device: torch.device) -> None:
+    """Have each block's forward compiled at its first call, once for all of them and for any number of tokens.
+
+    Raises RecipeError where there is no compiler.
+    """
+    _require_compiler(device)
+    os.environ.setdefault(CACHE, str(_cache()))
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    # DDP's own splitting of graphs is for whole models; the gradients of a block are ready together anyway.
+    dynamo.optimize_ddp = False
+    inductor.compile_threads = 1  # a few small graphs: no processes beside the rank that could outlive it
+    for block in blocks:
+        kind: Any = type(block)
+        block.__class__ = _compiled(kind, BACKEND)
+        block._z3_leaf = True  # type: ignore[assignment]  # ZeRO-3 gathers a block whole, and hooks nothing inside it
+
+
+@functools.cache
+def _compiled(kind: type, backend: str) -> type:
+    """The class of blocks `kind` that is compiled but for attention; one for all blocks, as what is compiled holds for
+    a class. Attention goes by the clips' lengths, and would be compiled anew for every pack of others."""
+    parts = {name: _part(getattr(kind, name), backend) for name in ("before", "after")}
+    return type(kind.__name__, (kind,), parts | {"__module__": kind.__module__})
+
+
+def _part(plain: Forward, backend: str) -> Forward:
+    """A part of a block, compiled. With hooks inside it runs as it is written: what was compiled without them does not
+    see them.
+
+    An empty pack runs as a few tokens of zeros, of which nothing is kept: for no tokens torch would compile anew.
+    """
+    fast: Forward = torch.compile(plain, dynamic=True, fullgraph=True, backend=backend)
+
+    def forward(self: nn.Module, x: torch.Tensor, *more: torch.Tensor | None) -> Any:
+        if any(part._forward_hooks or part._forward_pre_hooks for part in list(self.modules())[1:]):
+            return plain(self, x, *more)
+        given = fast(self, *(None if tensor is None else _as_compiled_for(tensor) for tensor in (x, *more)))
+        if len(x):
+            return given
+        return given[:0] if isinstance(given, torch.Tensor) else tuple(tensor[:0] for tensor in given)
+
+    return forward
+
+
+def _as_compiled_for(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, no view of another (for another's shape torch would compile anew), with zeros where it is empty."""
+    if tensor.numel():
+        return tensor.clone(memory_format=torch.contiguous_format) if tensor._is_view() else tensor
+    zeros = tensor.new_zeros([size or ZEROS for size in tensor.shape])
+    return torch.cat([tensor, zeros], dim=list(tensor.shape).index(0))
+
+
+def _require_compiler(device: torch.device) -> None:
+    """torch writes C++ for a CPU, and for a GPU a little C around its kernels."""
+    variable, names = ("CXX", "g++, clang++") if device.type == "cpu" else ("CC", "gcc, clang")
+    chosen = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ([chosen] if chosen else names.split(", "))):
+        raise RecipeError(
+            f"compute.compile needs a compiler ({names}, or what {variable} names), and "
+            f"{chosen + ' is not' if chosen else 'none is'} to be found on this machine: install one, or set "
+            "compute.compile=false."
+        )
+
+
+def _cache() -> Path:
+    """Where compiled code is kept from one run to the next: for us alone, as torch executes what it finds there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gamut" / "compiled"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return cache
 
 
 def compute_twice(blocks: list[nn.Module], activations: str, device: torch.device) -> None:
@@ -27,9 +130,17 @@ def compute_twice(blocks: list[nn.Module], activations: str, device: torch.devic
         _compute_twice(block, device.type, activations == "offload")
 
 
-def _replace_forward(block: nn.Module, forward: Forward) -> None:
-    kind = type(block)
-    block.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+@functools.cache
+def _under_autocast(kind: type, device: str) -> type:
+    """The class of blocks `kind` with a forward that is told the autocast to run under."""
+    plain: Forward = kind.forward  # type: ignore[attr-defined]
+
+    def forward(self: nn.Module, *arguments: Any, autocast: tuple[bool, torch.dtype]) -> Any:
+        enabled, dtype = autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            return plain(self, *arguments)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 def _compute_twice(block: nn.Module, device: str, offload: bool) -> None:
@@ -38,14 +149,8 @@ def _compute_twice(block: nn.Module, device: str, offload: bool) -> None:
     By itself it restores none on a CPU and float16 on CUDA, whatever the first forward's was: the gradients would be
     those of another computation.
     """
-    plain = type(block).forward
-
-    def under(self: nn.Module, *arguments: Any, autocast: tuple[bool, torch.dtype]) -> Any:
-        enabled, kind = autocast
-        with torch.autocast(device, dtype=kind, enabled=enabled):
-            return plain(self, *arguments)
-
-    _replace_forward(block, under)
+    kind: Any = type(block)
+    block.__class__ = _under_autocast(kind, device)
     checkpoint_wrapper(block, offload_to_cpu=offload)
     twice: Forward = block.forward
 

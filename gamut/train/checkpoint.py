@@ -130,7 +130,7 @@ class Keeper:
             "plan": self.fingerprint,
             "recipe": decisive(self.recipe),
             "engine": self.engine.layout(),
-            "machine": machine(world.threads, world.device),
+            "machine": machine(world.threads, world.device) | {"compiled": self.recipe.compute.compile},
         }
         writer.bytes("state.json", json.dumps(record, indent=1, sort_keys=True).encode())
 
@@ -211,7 +211,8 @@ class Keeper:
         torch.set_rng_state(randomness["cpu"])
         if "cuda" in randomness and self.world.device.type == "cuda":
             torch.cuda.set_rng_state(randomness["cuda"], self.world.device)
-        here = machine(self.world.threads, self.world.device) | {"ranks": self.world.size}
+        here = machine(self.world.threads, self.world.device)
+        here |= {"ranks": self.world.size, "compiled": self.recipe.compute.compile}
         for key, value in (record["machine"] | {"ranks": record["engine"]["world"]}).items():
             if here[key] != value and self.world.first:
                 print(

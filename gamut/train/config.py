@@ -35,6 +35,7 @@ ELSEWHERE = {
     "checkpoint": "our own checkpoints (the recipe's section `checkpoint`)",
     "managed_gradient_accumulation": "the training loop",
     "activation_checkpointing": "the recipe's key `compute.activations`",
+    "compile": "the recipe's key `compute.compile`",
     "elasticity": "the plan, which is the same for every number of ranks",
 }
 

@@ -106,10 +106,11 @@ def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accum
 
     Raises RecipeError where the engine cannot do what the recipe says.
     """
-    if recipe.compute.activations != "keep":
-        from gamut.train.blocks import compute_twice
+    if recipe.compute != schema.Compute():
+        from gamut.train.blocks import prepare
 
-        compute_twice(objective.blocks(), recipe.compute.activations, world.device)
+        copies = [block for module in objective.copies() for block in objective.blocks(module)]
+        prepare(objective.blocks(objective.model), copies, recipe.compute, world.device)
     # Imported here: each takes seconds, and a run needs one of them.
     if recipe.engine == "oss":
         from gamut.train.oss import Oss

@@ -56,9 +56,9 @@ class Objective(ABC):
         empty batch the loss is 0 x the model's outputs, so that every rank runs the same collectives.
         """
 
-    def blocks(self) -> list[nn.Module]:
-        """The repeated parts of the model, which the recipe's `compute.activations` may have computed twice."""
-        return [part for part in self.model.modules() if isinstance(part, Block)]
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """The repeated parts of the model, or of a copy, which the recipe's `compute` may compile or compute twice."""
+        return [part for part in module.modules() if isinstance(part, Block)]
 
     def copies(self) -> tuple[nn.Module, ...]:
         """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts

@@ -49,6 +49,8 @@ class Zero(Engine):
                 config=config,
                 dist_init_required=False,
             )
+        if self.stage == 2 and recipe.compute.compile:
+            reduce_in_order(self.optimizer)
         self.module._copy_recovery_script = lambda save_path: None  # it would put Python scripts into checkpoints
 
     @contextlib.contextmanager
@@ -140,3 +142,26 @@ class Zero(Engine):
 
     def layout(self) -> dict[str, Any]:
         return self._layout("deepspeed", self.stage, shapes(self.model))
+
+
+def reduce_in_order(optimizer: Any) -> None:
+    """Have ZeRO-2 reduce gradients in the parameters' order, once a backward has ended.
+
+    By itself it puts them into its bucket as they come and adds up the buckets of all ranks. Those of a compiled block
+    come all at once, in an order that torch leaves to a heap: another one on a rank with an empty pack.
+    """
+    reduce = optimizer.reduce_ready_partitions_and_remove_grads
+    end = optimizer.overlapping_partition_gradients_reduce_epilogue
+    ready: dict[int, tuple[Any, int]] = {}
+
+    def note(parameter: Any, group: int) -> None:
+        ready[optimizer.get_param_id(parameter)] = (parameter, group)
+
+    def reduce_all() -> None:
+        for number in sorted(ready):
+            reduce(*ready[number])
+        ready.clear()
+        end()
+
+    optimizer.reduce_ready_partitions_and_remove_grads = note
+    optimizer.overlapping_partition_gradients_reduce_epilogue = reduce_all

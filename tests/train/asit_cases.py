@@ -12,6 +12,7 @@ import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from gamut.recipe import schema
+from gamut.train import blocks
 from gamut.train.engine import Engine, make_engine
 from gamut.train.objective import Moment
 from gamut.train.parts import is_cut, whole_state
@@ -131,6 +132,18 @@ def engines(world: World, folder: Path) -> dict[str, dict]:
         "3": asit_run(world, 3),
         "oss": asit_run(world, "oss"),
         "3-bf16": asit_run(world, 3, "bf16"),
+    }
+
+
+def compiled(
+    world: World, engine_of: int | str, backend: str, precision: str = "fp32", activations: str = "keep"
+) -> dict[str, dict]:
+    """The run as it is, and compiled by that back end of torch.compile."""
+    blocks.BACKEND = backend
+    plain = schema.Compute(activations=activations)
+    return {
+        "plain": asit_run(world, engine_of, precision, plain),
+        "compiled": asit_run(world, engine_of, precision, replace(plain, compile=True)),
     }
 
 
