@@ -15,7 +15,7 @@ from gamut.models.classifier import ClassifierNetwork
 from gamut.models.folder import CONFIG
 from gamut.models.tagger import Tagger, find_head, load_tagger, open_tagger
 from gamut.models.weights import load_weights
-from gamut.models.whisper import is_whisper, load_whisper
+from gamut.models.whisper import Whisper, is_whisper, load_whisper
 from gamut.recipe import schema
 from gamut.recipe.resolved import read_resolved
 from gamut.tag.spectrogram import Spectrograms
@@ -23,6 +23,7 @@ from gamut.tag.speech import Head, Speech
 from gamut.tag.units import UNIT
 
 BEST, RECIPE = "best.safetensors", "recipe.yaml"  # of a round's folder
+ENCODER = "whisper.encoder."  # names of the tensors of a run that trained its encoder too
 
 
 def load(
@@ -39,9 +40,10 @@ def load(
 
     model: a fine-tuning run or one of its rounds, of sound or of a head on Whisper's features; or a Whisper (a folder
     of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file, ours or of the public whisper-at
-    package. encoder: the Whisper that a run's head reads. labels: class names, for a head that does not know them (a
-    name a line, or AudioSet's class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None:
-    the one of the features that the head was trained on, else fp32). device: None for a GPU where there is one.
+    package. encoder: the Whisper that a run's head reads, or, where the run trained that too, began with (None: where
+    the run found it). labels: class names, for a head that does not know them (a name a line, or AudioSet's
+    class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None: the one of the features
+    that the head was trained on, else fp32). device: None for a GPU where there is one.
 
     Raises CheckpointError or RecipeError where these do not belong together.
 
@@ -54,6 +56,7 @@ def load(
     found = _round(place)
     about = load_weights(found)[1]
     if "head" in about:
+        encoder = encoder or (about["encoder"]["name"] if _end_to_end(about) else None)
         if encoder is None:
             raise RecipeError(
                 f"The run {place} is of a head on the features of an encoder: say where that is, with --encoder "
@@ -118,10 +121,19 @@ def _speech(
     file = None if head is None else _round(Path(head).expanduser()) if Path(head).is_dir() else find_head(head)
     about: dict[str, Any] = {} if file is None else load_weights(file)[1]
     trained = about.get("encoder", {})
+    own = _end_to_end(about)
+    if own and text:
+        raise RecipeError(
+            f"The run of {file} trained its encoder, which no decoder knows: it has tags and no text. For both take a "
+            "head on a frozen encoder."
+        )
     kind = precision or trained.get("model", {}).get("precision", "fp32")
-    if trained and trained.get("model", {}).get("kind") != "whisper":
+    if trained and not own and trained.get("model", {}).get("kind") != "whisper":
         raise RecipeError(f"The head in {file} reads another encoder than Whisper, and tags can only be had of that.")
     whisper = load_whisper(place, decoder=text, precision=kind, device=device)
+    if own:
+        assert file is not None
+        _take_encoder(whisper, file)
     made = None if file is None else _head(file, about, labels, whisper.depth, whisper.dim, device)
     return Speech(whisper, made, _tokenizer(place) if text else None)
 
@@ -146,9 +158,26 @@ def _head(
     if len(names) != tagger.classes:
         told = f"{len(names)} names were given" if names else "it does not say which: give --labels FILE"
         raise CheckpointError(f"The head in {file} has {tagger.classes} classes, and {told}.")
-    seconds = float(trained.get("front", {}).get("seconds", 10.0))  # the public heads': 10 s, means of 20 steps
-    unit = int(trained.get("pooling", {}).get("steps", UNIT))
+    front, pooling = trained.get("front", trained), trained.get("pooling", {"steps": trained.get("pool", UNIT)})
+    seconds, unit = float(front.get("seconds", 10.0)), int(pooling["steps"])  # the public heads': 10 s, of 20 steps
     return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds, unit, blocks)
+
+
+def _end_to_end(about: dict[str, Any]) -> bool:
+    """Whether a run trained its encoder with the head: its file then has both."""
+    return "pool" in about.get("encoder", {})
+
+
+def _take_encoder(whisper: Whisper, file: Path) -> None:
+    """Give a Whisper the weights that a run trained. Raises CheckpointError where they are of another one."""
+    state = load_weights(file)[0]
+    own = whisper.encoder.state_dict()
+    for name, mine in own.items():
+        if (saved := state.get(ENCODER + name)) is None or saved.shape != mine.shape:
+            raise CheckpointError(
+                f"{file} has no {ENCODER}{name} of shape {tuple(mine.shape)}: its run began with another Whisper."
+            )
+    whisper.encoder.load_state_dict({name: state[ENCODER + name] for name in own})
 
 
 def _tokenizer(place: Path) -> Any:

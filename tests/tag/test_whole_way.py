@@ -10,12 +10,14 @@ import pytest
 import soundfile
 import torch
 
+from finetune.end_to_end import EndToEnd
 from finetune.frozen import described
 from finetune.heads import TagFeatures
 from gamut.features.__main__ import main as features
 from gamut.features.cache import FeatureCache
 from gamut.models.weights import save_weights
 from gamut.recipe import cli
+from gamut.recipe.load import load_recipe
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.tag.__main__ import main as tag
@@ -63,3 +65,40 @@ def test_tags_of_files_are_the_heads_on_their_cached_features(tmp_path: Path, ca
     for name, one in zip(lengths, found):
         tags = {tag["label"]: tag["probability"] for tag in one["spans"][0]["tags"]}
         assert tags == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_tags_of_an_encoder_that_learnt_with_its_head(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The Whisper that the run began with gives the shape, the run's file all weights."""
+    whisper = talking_whisper(tmp_path / "whisper")
+    words = [
+        f"encoder={whisper}",
+        "head.seconds=2",
+        "views.frames=208",
+        "head.pool=10",
+        "head.dim=16",
+        "precision=fp32",
+    ]
+    recipe = load_recipe("finetune", "whisper_at_end_to_end", words)
+    names = ["dog", "rain", "siren"]
+    task = EndToEnd(recipe, len(names), names, 0, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    (tmp_path / "run").mkdir()
+    note = {**task.described(), "labels": names, "loss": "bce"}
+    save_weights(tmp_path / "run" / "best.safetensors", task.model, note)
+    sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", sound, 16000, "FLOAT")
+    with torch.no_grad():
+        mel = task.model.whisper.log_mel(torch.from_numpy(sound)[None])
+        (judged,) = task.model.eval()(mel, None).sigmoid().tolist()
+    assert tag([str(tmp_path / "run"), str(tmp_path / "x.wav"), "--format", "json"]) == 0
+    (span,) = json.loads(capsys.readouterr().out)["spans"]
+    assert {one["label"]: one["probability"] for one in span["tags"]} == pytest.approx(
+        dict(zip(names, judged)), abs=1e-5
+    )
+    assert tag([str(tmp_path / "run"), str(tmp_path / "x.wav"), "--transcribe"]) == 2
+    assert "trained its encoder" in capsys.readouterr().err
+    other = talking_whisper(tmp_path / "other", dim=16)
+    assert tag([str(tmp_path / "run"), str(tmp_path / "x.wav"), "--encoder", str(other)]) == 2
+    assert "its run began with another Whisper" in capsys.readouterr().err

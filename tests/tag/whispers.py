@@ -14,7 +14,7 @@ SPECIAL = (
 LAYERS, DIM = 2, 32
 
 
-def talking_whisper(folder: Path, seed: int = 0, longest: int = 40) -> Path:
+def talking_whisper(folder: Path, seed: int = 0, longest: int = 40, dim: int = DIM) -> Path:
     """A multilingual Whisper of two languages; a window's text is at most `longest` tokens."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
@@ -28,7 +28,7 @@ def talking_whisper(folder: Path, seed: int = 0, longest: int = 40) -> Path:
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 256)
     start = numbers["<|startoftranscript|>"]
     config = WhisperConfig(
-        vocab_size=TEXT + len(SPECIAL) + 1501, d_model=DIM, encoder_layers=LAYERS, decoder_layers=2,
+        vocab_size=TEXT + len(SPECIAL) + 1501, d_model=dim, encoder_layers=LAYERS, decoder_layers=2,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
         max_target_positions=2 * longest, decoder_start_token_id=start, suppress_tokens=None,
         begin_suppress_tokens=None, **ends,
