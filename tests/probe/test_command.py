@@ -62,6 +62,9 @@ def test_a_run_is_scored_checkpoint_by_checkpoint(run: Path, capsys: pytest.Capt
         assert (run / "probe" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+OF_OTHER_STAGES = ("augment", "folds", "finetune", "head", "features", "encoder", "extract")
+
+
 def test_a_checkpoint_and_weights_alone(run: Path, recipe: Recipe, tmp_path: Path) -> None:
     where = ["probe.train={fold: [1,2]}", "probe.test={fold: [3]}", "--out", str(tmp_path / "out")]
     assert main([str(run / "checkpoints" / "step-00000020"), *where]) == 0
@@ -73,7 +76,7 @@ def test_a_checkpoint_and_weights_alone(run: Path, recipe: Recipe, tmp_path: Pat
     file = tmp_path / "own.yaml"
     keep = replace(recipe, probe=replace(recipe.probe, data=recipe.data), data="/nowhere")
     sections = yaml.safe_load(resolved_yaml(keep))
-    file.write_text(yaml.safe_dump({k: v for k, v in sections.items() if k not in ("augment", "folds", "finetune")}))
+    file.write_text(yaml.safe_dump({k: v for k, v in sections.items() if k not in OF_OTHER_STAGES}))
     assert main([str(weights), "--recipe", str(file), *where]) == 0
     same = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [entry["step"] for entry in same] == [0, -1]
