@@ -10,6 +10,7 @@ from __future__ import annotations
 from gamut.plan.ahead import Ahead, ensure_epoch
 from gamut.plan.balance import deal, rounds
 from gamut.plan.clips import Clips
+from gamut.plan.crops import frames_within
 from gamut.plan.epoch import Epoch
 from gamut.plan.planner import plan_epoch, plan_evaluation, plan_fingerprint
 from gamut.plan.policy import PLANNER_VERSION, Policy, differing, digest
@@ -24,6 +25,7 @@ __all__ = [
     "differing",
     "digest",
     "ensure_epoch",
+    "frames_within",
     "plan_epoch",
     "plan_evaluation",
     "plan_fingerprint",

@@ -46,6 +46,19 @@ def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
     return kept_patches(frames, policy) + int(policy.class_token) + int(policy.distillation_token)
 
 
+def frames_within(tokens: int, policy: Policy) -> int:
+    """Frames of the longest view of no more than so many tokens, none of its patches dropped: a multiple of 16, or 0.
+
+    >>> frames_within(1 + 64 * 8, Policy(packs=1, clips=1))
+    1024
+    >>> frames_within(1 + 101 * 12, Policy(packs=1, clips=1, stride=10))
+    1024
+    """
+    special = int(policy.class_token) + int(policy.distillation_token)
+    most = (tokens - special) // rows(policy.stride)
+    return max((frames_of(most + 1, policy.stride) - 1) // PATCH * PATCH, 0)  # one frame more is a column more
+
+
 def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray | int = 0) -> Sizes:
     """Hop, pooling, frames and tokens of every clip in this epoch (`draw`: which copy of it, int [n]).
 
@@ -128,9 +141,7 @@ def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: P
     if policy.local_views:
         views += f" and {policy.local_views} x {frames[at, -1]}"
         local = int(view_tokens(frames[at, policy.views :], policy).sum())
-    special = int(policy.class_token) + int(policy.distillation_token)
-    most = ((policy.tokens - local) // policy.views - special) // rows(policy.stride)
-    fits = (frames_of(most + 1, policy.stride) - 1) // PATCH * PATCH  # one frame more is a column more
+    fits = frames_within((policy.tokens - local) // policy.views, policy)
     shorter = f", or shorten the views to {fits} frames (`crop_frames` or `max_frames`)" if fits >= PATCH else ""
     raise PlanError(
         f"The clip in row {clips.row[at]} of the index makes {tokens[at]} tokens "

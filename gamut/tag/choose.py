@@ -12,7 +12,7 @@ import torch
 
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.folder import CONFIG
+from gamut.models.folder import CONFIG, load_strictly
 from gamut.models.tagger import Tagger, find_head, load_tagger, open_tagger
 from gamut.models.weights import load_weights
 from gamut.models.whisper import Whisper, is_whisper, load_whisper
@@ -54,7 +54,7 @@ def load(
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
     found = _round(place)
-    about = load_weights(found)[1]
+    state, about = load_weights(found)
     if "head" in about:
         encoder = encoder or (about["encoder"]["name"] if _end_to_end(about) else None)
         if encoder is None:
@@ -65,7 +65,7 @@ def load(
         return _speech(Path(encoder).expanduser(), found, labels, text, precision, on)
     if text or head or encoder:
         raise RecipeError(f"{place} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
-    return _spectrograms(found, about, on)
+    return _spectrograms(found, state, about, on)
 
 
 def _round(place: Path) -> Path:
@@ -84,7 +84,9 @@ def _round(place: Path) -> Path:
     return rounds[0]
 
 
-def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
+def _spectrograms(
+    weights: Path, state: dict[str, torch.Tensor], about: dict[str, Any], device: torch.device
+) -> Spectrograms:
     recipe = read_resolved(weights.parent / RECIPE)
     try:
         names, mean, std = about["labels"], float(about["normalise"]["mean"]), float(about["normalise"]["std"])
@@ -94,12 +96,7 @@ def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) ->
             "an earlier version. Score the run again."
         ) from None
     network = ClassifierNetwork(recipe.model, len(names), recipe.seed)
-    state, _ = load_weights(weights)
-    own = network.state_dict()
-    for name, mine in own.items():
-        if name not in state or state[name].shape != mine.shape:
-            raise CheckpointError(f"{weights} has no tensor {name} of shape {tuple(mine.shape)}.")
-    network.load_state_dict({name: state[name] for name in own})
+    load_strictly(network, state, weights, f"the {RECIPE} beside it is of another model")
     return Spectrograms(network, recipe, mean, std, names, device)
 
 
@@ -119,7 +116,7 @@ def _speech(
     if not place.exists():
         raise CheckpointError(f"There is no Whisper at {place}: no such folder or file.")
     file = None if head is None else _round(Path(head).expanduser()) if Path(head).is_dir() else find_head(head)
-    about: dict[str, Any] = {} if file is None else load_weights(file)[1]
+    state, about = ({}, {}) if file is None else load_weights(file)
     trained = about.get("encoder", {})
     own = _end_to_end(about)
     if own and text:
@@ -133,7 +130,7 @@ def _speech(
     whisper = load_whisper(place, decoder=text, precision=kind, device=device)
     if own:
         assert file is not None
-        _take_encoder(whisper, file)
+        _take_encoder(whisper, state, file)
     made = None if file is None else _head(file, about, labels, whisper.depth, whisper.dim, device)
     return Speech(whisper, made, _tokenizer(place) if text else None)
 
@@ -168,16 +165,12 @@ def _end_to_end(about: dict[str, Any]) -> bool:
     return "pool" in about.get("encoder", {})
 
 
-def _take_encoder(whisper: Whisper, file: Path) -> None:
+def _take_encoder(whisper: Whisper, state: dict[str, torch.Tensor], file: Path) -> None:
     """Give a Whisper the weights that a run trained. Raises CheckpointError where they are of another one."""
-    state = load_weights(file)[0]
-    own = whisper.encoder.state_dict()
-    for name, mine in own.items():
-        if (saved := state.get(ENCODER + name)) is None or saved.shape != mine.shape:
-            raise CheckpointError(
-                f"{file} has no {ENCODER}{name} of shape {tuple(mine.shape)}: its run began with another Whisper."
-            )
-    whisper.encoder.load_state_dict({name: state[ENCODER + name] for name in own})
+    like = next(whisper.encoder.parameters())
+    own = {name.removeprefix(ENCODER): tensor for name, tensor in state.items() if name.startswith(ENCODER)}
+    load_strictly(whisper.encoder, own, file, "its run began with another Whisper")
+    whisper.encoder.to(like)
 
 
 def _tokenizer(place: Path) -> Any:

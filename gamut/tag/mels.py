@@ -32,10 +32,12 @@ class LongMel:
     recording, for which the file is read once more.
     """
 
-    def __init__(self, recording: Recording, mels: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, recording: Recording, mels: int, like: torch.Tensor | None = None) -> None:
+        """like: a tensor whose type and device the slices have (None: float32 on the CPU)."""
         self._recording, self._filters = recording, mel_filters(mels)
         self.shape = torch.Size([1, mels, recording.samples // HOP])
-        self.device = torch.device(device)
+        like = torch.zeros(0) if like is None else like
+        self.device, self.dtype = like.device, like.dtype
         self._begin()
         frames = self.shape[2]
         blocks = (self._log(first, min(first + A_BLOCK, frames)) for first in range(0, frames, A_BLOCK))
@@ -43,11 +45,11 @@ class LongMel:
         self._begin()
 
     def __getitem__(self, key: tuple[Any, Any, slice]) -> torch.Tensor:
-        """float32 [1, mels, n]: `mel[:, :, first:last]`; what is behind the end is left out."""
+        """[1, mels, n]: `mel[:, :, first:last]`; what is behind the end is left out."""
         _, _, frames = key
         first, last = int(frames.start or 0), min(int(frames.stop), self.shape[2])
         log = torch.clamp(self._log(first, last), min=self._loudest - FLOOR)
-        return ((log + 4.0) / 4.0)[None].to(self.device)
+        return ((log + 4.0) / 4.0)[None].to(self.device, self.dtype)
 
     def _begin(self) -> None:
         self._blocks: Iterator[np.ndarray] = self._recording.blocks()

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from gamut.audio.decode import RATE
-from gamut.audio.logmel import PATCH, normalise, patches
+from gamut.audio.logmel import normalise
+from gamut.audio.overlap import cut
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.layout import layout
-from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.patches import PATCH
+from gamut.plan import Clips, Policy, frames_within, plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag.recording import Recording
@@ -45,11 +46,10 @@ class Spectrograms:
         """The longest span that the model reads whole."""
         policy = evaluation_policy(self.recipe)
         frames = policy.crop_frames or policy.pad_to or policy.max_frames
-        longest = [((frames * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE] if frames else []
+        limits = [frames] if frames else []
+        limits += [frames_within(policy.tokens, policy)] if policy.tokens is not None else []
+        longest = [((limit * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE for limit in limits]
         longest += [policy.max_samples / RATE] if policy.max_samples else []
-        if policy.tokens is not None:
-            columns = (policy.tokens - int(policy.class_token)) // 8
-            longest.append(((columns * 16 * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE)
         return min(longest, default=30.0)
 
     def tag(
@@ -92,7 +92,7 @@ class Spectrograms:
         policy = evaluation_policy(self.recipe)
         least = (PATCH * policy.pools[0] - 1) * policy.shifts[0] + FRAME
         for number, recording in enumerate(recordings):
-            yield from ((number, waveform) for waveform in _cut(recording, samples, least))
+            yield from ((number, waveform) for waveform in _spans(recording, samples, least))
 
     def _tagged(self, recording: Recording, spans: list[Span]) -> Tagged:
         return Tagged(recording.path, recording.seconds, self.labels, tuple(spans))
@@ -118,8 +118,8 @@ class Spectrograms:
         epoch = plan_evaluation(table.clips, self._policy(len(waveforms)))
         batch = assemble(table, epoch, range(epoch.packs * epoch.steps)).to(self._device)  # type: ignore[arg-type]
         mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
-        pixels = patches(normalise(mel, self._mean, self._std))
-        where = layout(batch.frames, batch.sizes, self.recipe.model.pooling == "cls")
+        pixels = cut(normalise(mel, self._mean, self._std), batch.frames, batch.sizes, self.recipe.model.stride)
+        where = self.network.backbone.layout(batch.frames, batch.sizes)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.network(pixels, where, None).float()
         exclusive = self.recipe.finetune.loss == "ce"
@@ -153,7 +153,7 @@ class _Waveforms:
         return f"span {row}"
 
 
-def _cut(recording: Recording, samples: int, least: int) -> Iterator[np.ndarray]:
+def _spans(recording: Recording, samples: int, least: int) -> Iterator[np.ndarray]:
     """int16 spans of a recording, one behind the other. The last one is shorter; where it would have fewer samples than
     `least`, too few for a patch, it is one with the span before it."""
     held = np.zeros(0, np.int16)

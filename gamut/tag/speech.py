@@ -119,16 +119,12 @@ class Speech:
         if brief:
             waveforms = [np.concatenate(list(one.recording.blocks())) for one in brief]
             mel = short(waveforms, self.whisper.mels, longest)
-            for one, result in zip(brief, self._generate(brief, self._fitted(mel), options)):
+            for one, result in zip(brief, self._generate(brief, mel.to(self._like), options)):
                 done[id(one)] = result
         for one in gathered:
             if id(one) not in done:
-                mels = _Fitted(one.recording, self.whisper.mels, self._like.device, self._like.dtype)
-                (done[id(one)],) = self._generate([one], mels, options)
+                (done[id(one)],) = self._generate([one], LongMel(one.recording, self.whisper.mels, self._like), options)
         return [done[id(one)] for one in gathered]
-
-    def _fitted(self, mel: torch.Tensor) -> torch.Tensor:
-        return mel.to(self._like.device, self._like.dtype)
 
     @property
     def _like(self) -> torch.Tensor:
@@ -156,17 +152,6 @@ class Speech:
         return Words(round(float(segment["start"]), 2), round(float(segment["end"]), 2), text)
 
 
-class _Fitted(LongMel):
-    """In the precision of the encoder."""
-
-    def __init__(self, recording: Recording, mels: int, device: torch.device, kind: torch.dtype) -> None:
-        super().__init__(recording, mels, device)
-        self._kind = kind
-
-    def __getitem__(self, key: Any) -> torch.Tensor:
-        return super().__getitem__(key).to(self._kind)
-
-
 class _Gathering:
     """A recording, and its spans as they become known."""
 
@@ -189,9 +174,11 @@ class _Gathering:
         """Take in a window: the output [steps, D] of every block, from step `first` of the recording on."""
         begin, end = self._sums.room(first, len(blocks[0]))
         self._heard((end - begin) * STEP / RATE)
-        self._sums.add(first, blocks if self._head is None else self._head.of(blocks))
-        if self._head is not None:
-            self._judge(rest=False)
+        if self._head is None:
+            self._sums.pass_over(first, len(blocks[0]))
+            return
+        self._sums.add(first, self._head.of(blocks))
+        self._judge(rest=False)
 
     def finish(self) -> None:
         """All windows were taken in."""

@@ -8,10 +8,10 @@ import math
 
 import torch
 
-from gamut.audio.whisper_mel import HOP, RATE
+from gamut.audio.whisper_mel import RATE
 from gamut.errors import RecipeError
+from gamut.models.whisper import STEP
 
-STEP = 2 * HOP  # samples of an encoder step: 20 ms
 UNIT = 20  # steps: 0.4 s (Gong et al. 2023, section 3)
 
 
@@ -47,6 +47,10 @@ class Units:
         """Which steps [begin, end) of a window of so many, whose first is step `first` of the recording, are new."""
         begin = max(self._known - first, 0)
         return begin, max(min(first + steps, self.steps) - first, begin)
+
+    def pass_over(self, first: int, steps: int) -> None:
+        """A window whose output nobody wants: it is known, and nothing of it is held."""
+        self._known = first + self.room(first, steps)[1]
 
     def add(self, first: int, blocks: list[torch.Tensor]) -> None:
         """Take in a window: the output [steps, D] of every block."""

@@ -19,6 +19,7 @@ from gamut.models.layout import layout
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import load_backbone
 from gamut.recipe import schema
+from tests.models.old_names import OLD
 
 MODEL = schema.Model(dim=24, depth=2, heads=2, table_frames=128, drop_path=0.0)  # 8 columns of 8 patches: a square
 HALF = dataclasses.replace(MODEL, table_frames=80)
@@ -88,18 +89,6 @@ def hugging_face(folder: Path, **more: object) -> torch.nn.Module:
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
     return model
-
-
-# As of transformers 5, and as the checkpoints that there are were written.
-OLD = {
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-    "layers.": "encoder.layer.",
-}
 
 
 def renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:

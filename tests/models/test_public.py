@@ -18,6 +18,7 @@ from gamut.models.vit import VisionTransformer
 from gamut.models.weights import load_backbone, load_classifier
 from gamut.recipe import schema
 from tests.models.elastic_reference import ElasticReference
+from tests.models.old_names import OLD
 
 CLASSES = 5
 ELASTIC = schema.Model(
@@ -192,17 +193,6 @@ def test_an_ast_without_the_distillation_token_leaves_it_out_and_is_no_whole_cla
             load_classifier(ClassifierNetwork(model, CLASSES, 0), path)
     with pytest.raises(CheckpointError, match=r"shape \(5, 24\), this classifier's has \(7, 24\)"):
         load_classifier(ClassifierNetwork(AST, 7, 0), path)
-
-
-OLD = {  # transformers' names of before version 5, with which the public checkpoints were written
-    "layers.": "encoder.layer.",
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
 
 
 def test_transformers_ast_equals_itself(tmp_path: Path) -> None:

@@ -72,11 +72,12 @@ def tags(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict[st
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_tags_are_what_evaluation_gives(sounds: Path, run: tuple[Path, Classify], tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("words", [(), ("model.stride=10", "model.distilled=true")], ids=["plain", "overlapping"])
+def test_tags_are_what_evaluation_gives(sounds: Path, words: tuple[str, ...], tmp_path: Path, capsys) -> None:
     """Clips converted to shards, planned and scored as fine-tuning does it, beside the files themselves."""
     import shutil
 
-    folder, task = run
+    folder, task = a_run(tmp_path / "run", *words)
     for name in ("a.wav", "b.flac"):
         place = tmp_path / "src" / "some" / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +111,20 @@ def test_spans_cover_a_long_file_whatever_is_tagged_beside_it(sounds: Path, run:
             assert mine.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(RecipeError, match=r"reads spans of 0\.1 to 5\.\d* s, not of 60 s"):
         list(model.tag([Recording(sounds / "a.wav")], every=60.0))
+
+
+@pytest.mark.parametrize("words", [(), ("model.stride=10", "model.distilled=true")], ids=["plain", "overlapping"])
+def test_the_longest_span_is_what_fits_a_pack(sounds: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+    """1,206 tokens: 2.4 s at least where patches overlap, 12 s where they do not; a frame more does not fit."""
+    own = ("views.frames=null", "views.pad=false", "step.clips=null", "step.tokens=1206")
+    folder, task = a_run(tmp_path / "run", *own, *words)
+    model = load(folder)
+    frames = 1008 if words else 2400
+    assert model.seconds == pytest.approx((frames - 1) * 0.01 + 0.025)
+    where = task.model.backbone.layout(torch.tensor([frames, frames + 16]), (frames, frames + 16))
+    assert where.lengths[0] <= 1206 < where.lengths[1]
+    (found,) = model.tag([Recording(sounds / "c.wav")])
+    assert found.spans[0].end == pytest.approx(min(model.seconds, 12.5), abs=1e-3)
 
 
 def test_a_folder_with_a_bad_file_gives_the_others_and_exit_1(sounds: Path, run, tmp_path: Path, capsys) -> None:

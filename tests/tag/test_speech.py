@@ -17,6 +17,7 @@ from gamut.recipe import schema
 from gamut.tag.mels import short
 from gamut.tag.recording import Recording
 from gamut.tag.speech import Head, Speech
+from gamut.tag.units import Units
 
 from .whispers import DIM, LAYERS, talking_whisper
 
@@ -180,7 +181,9 @@ def test_a_time_between_units_is_refused(folder: Path, sounds: list[Path]) -> No
         list(Speech(load_whisper(folder), head()).tag([Recording(sounds[0])], every=0.5))
 
 
-def test_what_is_heard_adds_up_to_the_files(folder: Path, sounds: list[Path]) -> None:
+def test_what_is_heard_adds_up_to_the_files(folder: Path, sounds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And text alone gathers no features, of which a long file has many."""
+    monkeypatch.setattr(Units, "add", lambda *window: pytest.fail("features were gathered"))
     heard: list[float] = []
     speech = Speech(load_whisper(folder, decoder=True), None, tokenizer(folder))
     (found,) = speech.tag([Recording(sounds[2])], text={"language": "en"}, heard=heard.append)

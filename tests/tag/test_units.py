@@ -55,3 +55,13 @@ def test_a_step_counts_once_from_the_first_window_that_had_it() -> None:
     sums.add(0, [torch.zeros(40, 1)])
     sums.add(20, [torch.ones(40, 1)])
     assert sums.take(3).flatten().tolist() == [0.0, 0.0, 1.0]
+
+
+def test_windows_that_nobody_wants_are_known_and_hold_nothing() -> None:
+    sums = Units(90 * STEP)
+    for first in (0, 20, 40):
+        sums.pass_over(first, 40)
+    assert sums.room(70, 40) == (10, 20)
+    sums.pass_over(70, 40)
+    assert sums.room(80, 40) == (10, 10)
+    assert sums._sums == []
