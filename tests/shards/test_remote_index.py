@@ -99,6 +99,7 @@ def test_a_tar_that_is_indexed_is_not_fetched_again(theirs: Path, local: Index, 
         assert main(words) == 0
         # Whose tars are they? The first one tells. Is it the one that was indexed? Its ETag tells.
         assert [part for name, part in server.requests if "00" in name] == ["", "bytes=0-0"]
+        assert [part for name, part in server.requests if "01" in name] == ["bytes=0-0", ""]
         same(Index.open(tmp_path), local)
 
 
