@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +82,25 @@ def test_tars_on_a_web_server(theirs: Path, local: Index, tmp_path: Path, capsys
         server.fault = lambda name, number: "503"
         assert main(["verify", str(out), "--workers", "1"]) == 2  # which is no damage of the tar
         assert "noise%2000.tar could not be fetched in 6 tries" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", ["mkdtemp", "rename", "fsync", "replace"])
+def test_a_full_disk_under_the_copy_of_an_index_is_a_sentence(
+    pristine: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.copytree(pristine, cache.parent / "set")
+    (cache.parent / "set" / "index" / "statistics.json").write_text("{}")
+    monkeypatch.setattr(tempfile if call == "mkdtemp" else os, call, full)
+    with http_server(cache.parent) as server:
+        said = rf"The index of {server.url}/set cannot be copied to {cache}/index: No space left on device\. Free"
+        with pytest.raises(ShardError, match=said):
+            mirror(f"{server.url}/set", Remote())
+        assert not list((cache / "index").glob("partial-*"))
+        monkeypatch.undo()
+        assert (mirror(f"{server.url}/set", Remote(cache=str(cache))) / "index" / "statistics.json").exists()
 
 
 def test_a_clip_of_a_remote_set_is_drawn(theirs: Path, local: Index, tmp_path: Path, capsys) -> None:
