@@ -283,6 +283,16 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         SOURCES["folder"].list(tmp_path)
 
 
+def test_unusable_files_whose_names_are_not_utf8_are_told(tmp_path: Path, capsys) -> None:
+    write_sounds(tmp_path / "src", clips=2)
+    for name in (b"bad\xff.wav", b"odd.\xfe"):
+        (tmp_path / "src" / "dog" / os.fsdecode(name)).write_bytes(b"no sound")
+    assert convert("folder", tmp_path / "src", tmp_path / "set") == 0
+    out = capsys.readouterr().out
+    assert r"/dog/bad\udcff.wav" in out
+    assert r"passed over: 1 .\udcfe files" in out
+
+
 def test_awkward_names_make_keys_that_webdataset_reads(tmp_path: Path) -> None:
     wav = encode(np.full(800, 0.1), 16000)
     names = [

@@ -288,4 +288,14 @@ def test_what_is_wrong_with_epic_sounds_is_a_sentence(tmp_path: Path, capsys) ->
     assert "the annotation a is there twice" in capsys.readouterr().err
     table(src / "EPIC_Sounds_train.csv", *rows, ("b", "P01", "P01_01", "0", "1", 0, 24000, "x", "two", 0))
     assert convert("epic-sounds", src, tmp_path / "set") == 2
-    assert "class_id 0 is both one and two" in capsys.readouterr().err
+    assert "class_id 0 is both 'one' and 'two'" in capsys.readouterr().err
+    table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], -1))
+    assert convert("epic-sounds", src, tmp_path / "set") == 2
+    assert "class_id is -1, and may not be below 0" in capsys.readouterr().err
+    table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], "1.0"))
+    table(src / "EPIC_Sounds_validation.csv", *((*row[:-2], row[-1]) for row in (HEADER, ("b", *rows[1][1:-1], "1"))))
+    assert convert("epic-sounds", src, tmp_path / "set") == 2
+    assert "class_id 1 is both 'one' and ''" in capsys.readouterr().err
+    (src / "EPIC_Sounds_validation.csv").unlink()
+    assert convert("epic-sounds", src, tmp_path / "set") == 0
+    assert clips(tmp_path / "set")["a"].labels == ("one",)
