@@ -4,9 +4,16 @@
 # where CI is set.
 set -euo pipefail
 
+there() { # whether all of these programs are: command -v alone is content with any
+    local program
+    for program; do
+        command -v "$program" >/dev/null 2>&1 || return 1
+    done
+}
+
 packages=()
-command -v slurmctld slurmd srun munged >/dev/null 2>&1 || packages+=(slurm-wlm munge)
-command -v ffmpeg >/dev/null 2>&1 || packages+=(ffmpeg)
+there slurmctld slurmd srun munged || packages+=(slurm-wlm munge)
+there ffmpeg || packages+=(ffmpeg)
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0
 fi

@@ -55,6 +55,7 @@ def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
         audio, rate = _read_array(path, segment)
     elif needs_ffmpeg(path):
         audio, rate = decode_with_ffmpeg(path, segment.start, segment.end)
+        segment.frames(rate, round(segment.start * rate) + audio.shape[1])  # its recording ends where ffmpeg's does
     else:
         audio, rate = _read_stretch(path, segment)
     if not np.isfinite(audio).all():

@@ -47,7 +47,7 @@ class Cache:
 
         Where it is not there, `fill` writes it into the file that it is given, and checks it: what `fill` returns from
         is published, what it raises leaves nothing behind and goes on to the caller. Raises ShardError where the
-        disk fails, or `size` does not fit.
+        disk fails, or `size` does not fit; ValueError where `fill` does not leave the file at byte `size`.
         """
         if size > self.limit:
             raise ShardError(
@@ -113,8 +113,9 @@ class Cache:
                     time.sleep(0.05)
                 with os.fdopen(descriptor, "r+b", closefd=False) as file:
                     fill(file)
-                if os.fstat(descriptor).st_size != size:
-                    raise ValueError(f"a piece of {size} bytes was filled with {os.fstat(descriptor).st_size}")
+                    filled = file.tell()  # the file has its size already
+                if filled != size:
+                    raise ValueError(f"a piece of {size} bytes was filled with {filled}")
                 os.fsync(descriptor)
                 os.rename(partial, final)
                 sync_folder(self.folder)

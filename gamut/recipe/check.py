@@ -338,7 +338,7 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
     return found
 
 
-_VALUES = "a list of whole numbers or names"
+_VALUES = "a list of whole numbers (of 64 bits) or names"
 _SUBSET = {
     "keys": "the name of a file with a key a line",
     "per_class": "a whole number above 0",
@@ -355,6 +355,10 @@ def _subset_fits(name: str, value: Any) -> bool:
     if name == "share":
         return number and 0 < value <= 1
     if name in ("per_class", "seed"):
-        return number and isinstance(value, int) and value >= (name == "per_class")
+        return number and isinstance(value, int) and (name == "per_class") <= value < 1 << 63
     values = value if isinstance(value, (list, tuple)) else [value]
-    return all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in values)
+    return all(isinstance(one, str) or _is_int64(one) for one in values)
+
+
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -1 << 63 <= value < 1 << 63

@@ -228,7 +228,7 @@ def _assign(config: DictConfig, name: str, value: Any, hint: Any, key: str, wher
         if typing.get_origin(base) is dict and isinstance(value, dict) and value:
             value = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(config[name])), value)  # {} clears
         OmegaConf.update(config, name, value, merge=False)
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, TypeError):  # TypeError: a mapping merged into a list
         raise wrong from None
 
 

@@ -31,7 +31,8 @@ def mirror(where: str, settings: Remote) -> Path:
     """The folder on this node that holds the index of the set at `where`; its tars stay there.
 
     Its index.json is asked for every time, its arrays only if they are not here yet; processes of a node do it one
-    after the other. Raises ShardError where there is no index, it does not have its checksums, or it names a command.
+    after the other. Raises ShardError where there is no index, it does not have its checksums, it names a command, or
+    this node has no room for it.
     """
     base, names = parse(where)
     if names is not None:
@@ -41,6 +42,16 @@ def mirror(where: str, settings: Remote) -> Path:
         )
     store = open_store(base, settings)
     folder = settings.folder() / "index"
+    try:
+        return _mirror(store, base, settings, folder)
+    except OSError as error:
+        raise ShardError(
+            f"The index of {where} cannot be copied to {folder}: {error.strerror or error}. Free its disk, or name "
+            "another folder with remote.cache=FOLDER or the environment variable GAMUT_CACHE."
+        ) from error
+
+
+def _mirror(store: Store, base: str, settings: Remote, folder: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     with open(folder / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

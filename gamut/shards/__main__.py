@@ -10,7 +10,7 @@ from pathlib import Path
 from gamut.errors import ShardError, command
 from gamut.remote import Remote, is_remote
 from gamut.remote.mirror import mirror
-from gamut.shards.arguments import listing_of, parser
+from gamut.shards.arguments import THEIRS, listing_of, parser
 from gamut.shards.convert.run import convert
 
 
@@ -50,6 +50,12 @@ def _index(arguments: argparse.Namespace) -> int:
         raise ShardError(f"The index of {arguments.where} needs a folder on this machine: --out FOLDER.")
     folder = arguments.out or Path(arguments.where)
     if ours(tars):
+        given = [f"--{name.replace('_', '-')}" for name, usual in THEIRS.items() if getattr(arguments, name) != usual]
+        if given:
+            raise ShardError(
+                f"The tars in {arguments.where} were made by convert and say themselves what {', '.join(given)} would "
+                "say: leave it out. That is for tars that others made."
+            )
         clips, absent = rebuild(tars, folder, arguments.workers)
         print(f"{clips:,} clips are indexed in {folder / 'index'}")
         if absent:

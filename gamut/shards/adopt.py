@@ -54,8 +54,9 @@ def adopt(
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
     `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
-    labels have no place among `classes`, or where no clip at all can be used.
+    labels have no place among `classes`, where no clip at all can be used, or where `folder` holds other tars.
     """
+    place = tars.seen_from(folder)
     with only_writer(folder):
         with Progress(f"indexing {taking.name}", len(tars.names), "shards") as progress:
             scans = Scans.begin(folder / "index", taking)
@@ -78,7 +79,6 @@ def adopt(
         table, ids = class_table((label for one in found for labels in one.labels for label in labels), classes)
         for one in found:
             one.part.labels = [[ids[label] for label in labels] for labels in one.labels]
-        place = None if tars.inside(folder) else tars.place
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)
         scans.end()
@@ -86,15 +86,21 @@ def adopt(
 
 
 def ours(tars: Tars) -> bool:
-    """Whether `convert` wrote these tars: what the first KEY.json that can be read looks like."""
+    """Whether `convert` wrote these tars: what the first KEY.json that can be read looks like.
+
+    One tar with members decides, as every clip of ours has a KEY.json: remote tars are fetched whole to be looked at.
+    """
     for name in tars.names:
         try:
             with tars.open(name) as file:
+                member = None
                 for member in members(file, tars.full(name)):
                     if member.name.endswith(".json") and member.size < 1 << 20:
                         file.seek(member.offset)
                         content = json.loads(file.read(member.size))
                         return isinstance(content, dict) and content.keys() >= OURS
+                if member is not None:
+                    return False
         except (ShardError, ValueError, RecursionError):
             continue
     return False

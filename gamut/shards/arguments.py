@@ -9,6 +9,9 @@ from gamut.errors import ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.pool import cores
 
+# Options of `index` for tars that others made, and what they are where they are not given.
+THEIRS = {"name": None, "labels": "auto", "classes": None, "fast": False, "largest_mb": 256, "on_error": "skip"}
+
 EXAMPLE = """examples:
   python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
   python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
@@ -61,7 +64,6 @@ def parser() -> argparse.ArgumentParser:
     theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
     theirs.add_argument(
         "--labels",
-        default="auto",
         metavar="FROM",
         help="json (the field labels, label, target or tags), json:FIELD, cls, txt (a label a line), none, "
         "or auto: the first of json, cls, txt that is there (default)",
@@ -72,15 +74,13 @@ def parser() -> argparse.ArgumentParser:
     theirs.add_argument(
         "--fast", action="store_true", help="trust headers for the lengths, instead of decoding every clip once"
     )
-    theirs.add_argument(
-        "--largest-mb", type=_positive, default=256, metavar="N", help="largest clip to take (default: %(default)s)"
-    )
+    theirs.add_argument("--largest-mb", type=_positive, metavar="N", help="largest clip to take (default: %(default)s)")
     theirs.add_argument(
         "--on-error",
         choices=("skip", "stop"),
-        default="skip",
         help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
     )
+    renew.set_defaults(**THEIRS)
     check = add(
         "verify",
         "compare every byte with the index, and decode every clip; exit status 1 and a list if anything is damaged",

@@ -12,7 +12,7 @@ from gamut.audio.decode import RATE
 from gamut.audio.logmel import LOW, MELS
 from gamut.plan.spending import ROW
 from gamut.shards.statistics import HOP, Statistics
-from gamut.track.figures import new_figure
+from gamut.track.figures import new_figure, plain
 
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000)  # marked on the axis of frequencies
 NAMED = 30  # classes whose names fit beside their bars
@@ -43,7 +43,7 @@ def clip_picture(waveform: np.ndarray, log_mel: np.ndarray, title: str) -> Figur
     below.set_xlabel("time (s)")
     below.set_xlim(0, max(seconds, 0.025))
     figure.colorbar(image, ax=below, label="log energy", pad=0.01)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     return figure
 
 
@@ -66,7 +66,8 @@ def set_picture(statistics: Statistics, name: str) -> Figure:
     _batching(places["batching"], statistics)
     _classes(places["classes"], statistics.labels, named)
     figure.suptitle(
-        f"{name}: {statistics.clips:,} clips, {statistics.hours:.2f} h, median {statistics.median:.2f} s", fontsize=13
+        f"{plain(name)}: {statistics.clips:,} clips, {statistics.hours:.2f} h, median {statistics.median:.2f} s",
+        fontsize=13,
     )
     return figure
 
@@ -120,4 +121,4 @@ def _classes(axis: Axes, labels: dict[str, int], named: bool) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
+    return plain(name if len(name) <= 28 else f"{name[:27]}…")

@@ -156,7 +156,7 @@ class Index:
 
         A value is an integer, or a name that the column has for one or more (`split: [train]`). A column that is named
         with a `?` is asked only where the set has it. Raises ShardError for a column or a name that the set does not
-        have.
+        have, and for an integer that is also the name of another value.
         """
         chosen = np.ones(len(self), bool)
         for name, values in subset.items():
@@ -176,6 +176,11 @@ class Index:
             if isinstance(one, str) and one not in names:
                 there = f"its values are named {', '.join(names)}" if names else "its values are integers without names"
                 raise ShardError(f"The column {column} of the shards in {self.folder} has no value {one!r}; {there}.")
+            if not isinstance(one, str) and list(names.get(str(one), (one,))) != [one]:
+                raise ShardError(
+                    f"In the column {column} of the shards in {self.folder}, {one} is a value, but also the name of "
+                    f"another; write the name in quotes: {column}: ['{one}']."
+                )
             values.extend(names[one] if isinstance(one, str) else (one,))
         return np.asarray(values, np.int64)
 

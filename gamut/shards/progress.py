@@ -28,7 +28,7 @@ class Progress:
         self._begin = self._last = time.monotonic()
         console = Console(file=sys.stderr)
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit + ", {task.fields[rate]}"),

@@ -22,8 +22,9 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
 
     Reads every byte: a tar that is cut off, or holds a clip whose audio is not what its KEY.json says, is refused
     rather than indexed as a shorter one. The class table is the conversion's, or, where that record is gone, what the
-    clips' own labels show. Raises ShardError.
+    clips' own labels show. Raises ShardError, also where `folder` holds other tars.
     """
+    place = tars.seen_from(folder)
     with only_writer(folder):
         with Progress("indexing", len(tars.names), "shards") as progress:
             parts = spread(functools.partial(_scan, tars), tars.names, workers, progress.add)
@@ -31,7 +32,6 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
         if not names:
             raise ShardError(f"There is no clip in the tars in {tars.place}.")
         conversion = _conversion(folder)
-        place = None if tars.inside(folder) else tars.place
         classes, columns = _class_table(folder, parts, conversion), _names(conversion)
         build(folder, min(names), classes, parts, {"source": "index"}, place, columns)
         return sum(len(part.key) for part in parts), _absent(conversion, len(tars.names))

@@ -14,9 +14,9 @@ MOST = 20  # classes listed whole; of more, the most frequent ones and the rares
 WIDEST = 30  # characters of a bar
 
 
-def print_statistics(statistics: Statistics, console: Console | None = None) -> None:
+def print_statistics(statistics: Statistics) -> None:
     """Everything that `stats` knows, as tables."""
-    console = console or Console()
+    console = Console(markup=False, emoji=False)  # names of classes are text, brackets and all
     console.print(
         f"{statistics.clips:,} clips, {statistics.hours:.2f} h; "
         f"{statistics.shortest:.2f} to {statistics.longest:.2f} s, median {statistics.median:.2f} s",

@@ -76,6 +76,11 @@ def _with_label(index: Index, wanted: Iterable[int | str]) -> np.ndarray:
                 + (nearest(str(label), index.labels) or f"; there are {len(index.labels)} classes")
                 + "."
             )
+        if not isinstance(label, str) and ids.get(str(label), label) != label:
+            raise ShardError(
+                f"The label {label} is class number {label}, but also the name of class number {ids[str(label)]} of "
+                f"{index.folder}; write the name in quotes: ['{label}']."
+            )
         numbers.append(number)
     hit = np.concatenate([[0], np.cumsum(np.isin(index.label, numbers))])
     return np.diff(hit[np.asarray(index.label_offset)]) > 0

@@ -57,6 +57,20 @@ class Tars:
         """Whether they lie in this folder."""
         return not self.is_remote and Path(self.place).resolve() == folder.resolve()
 
+    def seen_from(self, folder: Path) -> str | None:
+        """Where the index in `folder` says that they lie: None where that is beside it.
+
+        Raises ShardError where other tars lie there, whose index it would replace.
+        """
+        if self.inside(folder):
+            return None
+        if any(folder.glob("*.tar")):
+            raise ShardError(
+                f"{folder} holds tars of its own, which would lose their index to that of the tars in {self.place}. "
+                "Give another folder as --out."
+            )
+        return self.place if self.is_remote else os.path.abspath(self.place)
+
     @property
     def set_name(self) -> str:
         """A name for the set, if nobody gives one: its folder's."""

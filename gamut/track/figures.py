@@ -20,6 +20,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def plain(text: str) -> str:
+    """A name as it stands: between two `$` matplotlib would read a formula, and refuse most.
+
+    >>> print(plain("A$AP, $1"))
+    A\\$AP, \\$1
+    """
+    return text.replace("$", r"\$")
+
+
 def reconstruction(
     spectrogram: np.ndarray,
     mask: np.ndarray,
@@ -51,7 +60,7 @@ def reconstruction(
         axis.set_ylabel(f"{name}\nmel bin")
         figure.colorbar(image, ax=axis)
     axes[-1].set_xlabel("seconds")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -77,7 +86,7 @@ def masks(
     for axis, (title, values) in zip(axes, panels.items()):
         axis.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **style)
         axis.set_facecolor("lightgrey")
-        axis.set_title(title, fontsize=9)
+        axis.set_title(plain(title), fontsize=9)
         axis.set_ylabel("mel bin")
     axes[-1].set_xlabel("seconds")
     return figure
@@ -94,15 +103,16 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "")
     axis = figure.subplots()
     image = axis.imshow(shares, vmin=0.0, vmax=1.0, cmap="Blues", interpolation="nearest")
     figure.colorbar(image, ax=axis, label="share of the class")
-    axis.set_xticks(range(classes), labels, rotation=90, fontsize=7)
-    axis.set_yticks(range(classes), labels, fontsize=7)
+    names = [plain(label) for label in labels]
+    axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(classes), names, fontsize=7)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if classes <= 20:
         for row, column in zip(*(places.tolist() for places in np.nonzero(counts))):
             ink = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=ink)
-    axis.set_title(title)
+    axis.set_title(plain(title))
     return figure
 
 
@@ -119,11 +129,12 @@ def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: S
         left.scatter(np.full(len(values), place), 100 * values, color="black", s=12, zorder=3)
         left.text(place, 2, f"{100 * values.mean():.1f}", ha="center")
         at = np.arange(len(labels)) + (place - (len(classes) - 1) / 2) * width
-        right.bar(at, 100 * classes[arm], width, label=arm, color=f"C{place}", alpha=0.8)
-    left.set_xticks(range(len(seeds)), list(seeds), rotation=30, ha="right")
+        right.bar(at, 100 * classes[arm], width, label=plain(arm), color=f"C{place}", alpha=0.8)
+    left.set_xticks(range(len(seeds)), [plain(arm) for arm in seeds], rotation=30, ha="right")
     left.set_ylabel("accuracy, %")
     left.set_title("mean and seeds")
-    right.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 12 else 30, ha="right")
+    names = [plain(label) for label in labels]
+    right.set_xticks(range(len(labels)), names, rotation=90 if len(labels) > 12 else 30, ha="right")
     right.set_title("by class")
     right.legend(loc="lower right")
     for axis in (left, right):
@@ -139,12 +150,12 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], title: st
     axes = figure.subplots(rows, 2, squeeze=False).ravel()
     for axis, (name, (steps, values)) in zip(axes, series.items()):
         axis.plot(np.asarray(steps, float), np.asarray(values, float), linewidth=1)
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel(across)
+        axis.set_title(plain(name), fontsize=9)
+        axis.set_xlabel(plain(across))
         axis.grid(alpha=0.3)
     for axis in axes[len(series) :]:
         axis.set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -163,7 +174,7 @@ def probe_curves(
         for number, name in enumerate(sorted(names)):
             steps, values = logged.get(name, ([], []))
             rings = [(step, value) for step, value in now.get(name, []) if step >= 0]
-            colour, label = f"C{number}", name.rpartition("/")[2]
+            colour, label = f"C{number}", plain(name.rpartition("/")[2])
             if label == "logmel":
                 level = [*values, *(value for _, value in rings)][-1]
                 axis.axhline(100 * level, color="grey", linestyle="--", label="mean and deviation of the log-mel")
@@ -177,7 +188,7 @@ def probe_curves(
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.axes[0].set_ylabel("accuracy (mAP where clips have several classes), %")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -199,7 +210,7 @@ def sweep(
     for number, (name, (places, means, deviations)) in enumerate(lines.items()):
         x, mean, deviation = (np.asarray(values, float) for values in (places, means, deviations))
         colour = f"C{number % 10}"
-        axis.plot(x, 100 * mean, color=colour, marker=marks[number % len(marks)], markersize=4, label=name)
+        axis.plot(x, 100 * mean, color=colour, marker=marks[number % len(marks)], markersize=4, label=plain(name))
         if deviation.any():
             axis.fill_between(x, 100 * (mean - deviation), 100 * (mean + deviation), color=colour, alpha=0.15, lw=0)
         if native and name in native:
@@ -209,9 +220,9 @@ def sweep(
         axis.scatter(
             [], [], marker="*", s=140, color="white", edgecolors="black", label="clips as it takes them itself"
         )
-    axis.set_xlabel(across)
-    axis.set_ylabel(f"{metric}, %")
-    axis.set_title(title)
+    axis.set_xlabel(plain(across))
+    axis.set_ylabel(plain(f"{metric}, %"))
+    axis.set_title(plain(title))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return figure
@@ -225,12 +236,12 @@ def embedding(points: np.ndarray, classes: np.ndarray, labels: Sequence[str], ti
     for number, label in enumerate(labels):
         here = classes == number
         colour = colours(number) if len(labels) <= 20 else colours(number / len(labels))
-        axis.scatter(points[here, 0], points[here, 1], s=14, color=colour, label=label, alpha=0.8, linewidths=0)
+        axis.scatter(points[here, 0], points[here, 1], s=14, color=colour, label=plain(label), alpha=0.8, linewidths=0)
     if len(labels) <= 20:
         figure.legend(loc="outside right center", fontsize=8, markerscale=1.5)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title(title)
+    axis.set_title(plain(title))
     return figure
 
 
@@ -262,5 +273,5 @@ def attention(
         axis.xaxis.set_tick_params(labelbottom=True)
     for axis in axes[::columns][: -(-(1 + heads) // columns)]:
         axis.set_ylabel("mel bin")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure

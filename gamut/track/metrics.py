@@ -71,26 +71,42 @@ class MetricsFile:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
             with self._turn:
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
+                self._write(data)
         except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
-                "the run again: it goes on from its newest checkpoint."
-            ) from error
+            raise self._refused(error) from error
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
 
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._descriptor).st_size
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            os.ftruncate(self._descriptor, size)  # the half of a line that fitted: the next one would be glued to it
+            raise
+
     def sync(self) -> None:
-        """Make all lines so far durable."""
-        os.fsync(self._descriptor)
+        """Make all lines so far durable. Raises RunError where the disk refuses."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._refused(error) from error
         self._synced = time.monotonic()
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                self.sync()
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def _refused(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
+            "the run again: it goes on from its newest checkpoint."
+        )
 
 
 def _word(value: Any) -> Any:

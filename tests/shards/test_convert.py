@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import webdataset
 import xxhash
 
 from gamut.audio.decode import decode_flac
+from gamut.errors import ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main
+from gamut.shards.convert import SOURCES
 
 from .conftest import encode, write_sounds
 
@@ -250,6 +254,43 @@ def test_a_failed_read_stops_and_quarantines_nothing(sounds: Path, tmp_path: Pat
     monkeypatch.undo()
     assert convert("folder", sounds, tmp_path / "set") == 0
     assert len(Index.open(tmp_path / "set")) == 24
+
+
+def test_linked_folders_are_read_once_and_the_rest_of_them_counted(sounds: Path, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    write_sounds(src, clips=2, classes=("bell", "dog"))
+    (src / "rain").symlink_to(sounds / "rain")
+    (src / "dog" / "more").symlink_to(sounds / "dog")
+    (src / "dog" / "round").symlink_to(src)
+    (src / "wet").symlink_to(sounds / "rain")
+    listing = SOURCES["folder"].list(src)
+    assert listing.labels == ("bell", "dog", "rain")
+    assert len(list(listing.records)) == 2 + 8 + 8
+    assert dict(listing.ignored) == {"links to a folder that is read already": 2}
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sounds(tmp_path, clips=3)
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if os.path.basename(path) == "dog":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ShardError, match=r"dog cannot be listed: Permission denied\."):
+        SOURCES["folder"].list(tmp_path)
+
+
+def test_unusable_files_whose_names_are_not_utf8_are_told(tmp_path: Path, capsys) -> None:
+    write_sounds(tmp_path / "src", clips=2)
+    for name in (b"bad\xff.wav", b"odd.\xfe"):
+        (tmp_path / "src" / "dog" / os.fsdecode(name)).write_bytes(b"no sound")
+    assert convert("folder", tmp_path / "src", tmp_path / "set") == 0
+    out = capsys.readouterr().out
+    assert r"/dog/bad\udcff.wav" in out
+    assert r"passed over: 1 .\udcfe files" in out
 
 
 def test_awkward_names_make_keys_that_webdataset_reads(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import soundfile
 from gamut.audio.decode import to_int16_16k
 from gamut.shards import Index
 from gamut.shards.__main__ import main
+from gamut.shards.convert import SOURCES
 from gamut.shards.convert.ast_json import entries
 
 from .layouts import clips, convert, missing, passed_over, sound
@@ -75,6 +76,31 @@ def test_csv_of_paths_alone_is_unlabelled(tmp_path: Path) -> None:
     assert (index.name, len(index), index.labels, index.columns) == ("list", 1, (), {})
 
 
+@pytest.mark.parametrize(
+    ("splits", "values"),
+    [
+        (("2", "10", "1"), (2, 10, 1)),
+        (("1", "-1", "1"), (1, -1, 1)),
+        (("1", "01", "2"), (1, 0, 2)),  # two names of one number: in alphabetical order
+        (("2", "train", "1"), (1, 2, 0)),
+    ],
+)
+def test_splits_that_are_numbers_keep_them(tmp_path: Path, splits: tuple[str, ...], values: tuple[int, ...]) -> None:
+    rows = [(f"{number}.wav", split) for number, split in enumerate(splits)]
+    table(tmp_path / "list.csv", ("path", "split"), *rows)
+    listing = SOURCES["csv"].list(tmp_path / "list.csv")
+    assert [one.split for one in listing.records] == list(values)  # type: ignore[union-attr]
+    assert listing.names["split"] == {split: (value,) for split, value in zip(splits, values)}
+
+
+def test_a_row_that_is_there_twice_changes_no_key(tmp_path: Path) -> None:
+    sound(tmp_path / "c0.wav")
+    sound(tmp_path / "c1.wav")
+    table(tmp_path / "list.csv", ("path", "labels"), ("c0.wav", "a"), ("c1.wav", "b"), ("c0.wav", "a"))
+    records = SOURCES["csv"].list(tmp_path / "list.csv").records
+    assert [one.key for one in records] == ["c0", "c1"]  # type: ignore[union-attr]
+
+
 def test_what_is_wrong_with_a_csv_is_a_sentence(tmp_path: Path, capsys) -> None:
     src = tmp_path / "src"
     sound(src / "x.wav")
@@ -84,6 +110,8 @@ def test_what_is_wrong_with_a_csv_is_a_sentence(tmp_path: Path, capsys) -> None:
         ([("path", "labels"), ("", "a")], "line 2 has no path"),
         ([("path", "start"), ("x.wav", "soon")], "line 2: start is 'soon'"),
         ([("path", "key"), ("x.wav", "a"), ("./x.wav", "a")], "would both be the clip a"),
+        ([("path", "label"), ("x.wav", "a")], "list.csv cannot be called label: `subset` of a recipe"),
+        ([("path", "share", "seed"), ("x.wav", "1", "2")], "called share, seed: `subset` of a recipe means something"),
         ([], "no column path; it is empty"),
     ):
         table(src / "list.csv", *rows)
@@ -260,4 +288,14 @@ def test_what_is_wrong_with_epic_sounds_is_a_sentence(tmp_path: Path, capsys) ->
     assert "the annotation a is there twice" in capsys.readouterr().err
     table(src / "EPIC_Sounds_train.csv", *rows, ("b", "P01", "P01_01", "0", "1", 0, 24000, "x", "two", 0))
     assert convert("epic-sounds", src, tmp_path / "set") == 2
-    assert "class_id 0 is both one and two" in capsys.readouterr().err
+    assert "class_id 0 is both 'one' and 'two'" in capsys.readouterr().err
+    table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], -1))
+    assert convert("epic-sounds", src, tmp_path / "set") == 2
+    assert "class_id is -1, and may not be below 0" in capsys.readouterr().err
+    table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], "1.0"))
+    table(src / "EPIC_Sounds_validation.csv", *((*row[:-2], row[-1]) for row in (HEADER, ("b", *rows[1][1:-1], "1"))))
+    assert convert("epic-sounds", src, tmp_path / "set") == 2
+    assert "class_id 1 is both 'one' and ''" in capsys.readouterr().err
+    (src / "EPIC_Sounds_validation.csv").unlink()
+    assert convert("epic-sounds", src, tmp_path / "set") == 0
+    assert clips(tmp_path / "set")["a"].labels == ("one",)

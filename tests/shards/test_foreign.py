@@ -110,6 +110,39 @@ def test_in_place_out_of_place_and_fast_are_one_set(theirs: Path, tmp_path: Path
     assert apart.shard_path(1) == theirs / "00001.tar"
 
 
+def test_tars_of_a_relative_folder_are_found_from_anywhere(theirs: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(theirs.parent)
+    index(Path(theirs.name), tmp_path / "index", "--fast")
+    monkeypatch.chdir(tmp_path)
+    assert Index.open("index").shard_path(1) == theirs / "00001.tar"
+
+
+def test_a_set_with_tars_of_its_own_keeps_its_index(theirs: Path, shards: Path, pristine: Path, capsys) -> None:
+    before = Index.open(shards).fingerprint
+    for where in (theirs, pristine):
+        assert main(["index", str(where), "--out", str(shards), "--workers", "1"]) == 2
+        assert f"{shards} holds tars of its own" in capsys.readouterr().err
+    assert Index.open(shards).fingerprint == before
+    assert not (shards / "index" / "scans").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--name", "x"],
+        ["--labels", "cls"],
+        ["--classes", "x"],
+        ["--fast"],
+        ["--largest-mb", "3"],
+        ["--on-error", "stop"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_for_tars_of_others_is_refused_for_ours(shards: Path, words: list[str], capsys) -> None:
+    assert main(["index", str(shards), "--workers", "1", *words]) == 2
+    assert f"say themselves what {words[0]} would say" in capsys.readouterr().err
+
+
 def test_headers_tell_the_length_that_decoding_gives() -> None:
     for number, ending in enumerate(FORMS):
         payload = sound(number, ending)

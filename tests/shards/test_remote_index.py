@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +84,25 @@ def test_tars_on_a_web_server(theirs: Path, local: Index, tmp_path: Path, capsys
         assert "noise%2000.tar could not be fetched in 6 tries" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("call", ["mkdtemp", "rename", "fsync", "replace"])
+def test_a_full_disk_under_the_copy_of_an_index_is_a_sentence(
+    pristine: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.copytree(pristine, cache.parent / "set")
+    (cache.parent / "set" / "index" / "statistics.json").write_text("{}")
+    monkeypatch.setattr(tempfile if call == "mkdtemp" else os, call, full)
+    with http_server(cache.parent) as server:
+        said = rf"The index of {server.url}/set cannot be copied to {cache}/index: No space left on device\. Free"
+        with pytest.raises(ShardError, match=said):
+            mirror(f"{server.url}/set", Remote())
+        assert not list((cache / "index").glob("partial-*"))
+        monkeypatch.undo()
+        assert (mirror(f"{server.url}/set", Remote(cache=str(cache))) / "index" / "statistics.json").exists()
+
+
 def test_a_clip_of_a_remote_set_is_drawn(theirs: Path, local: Index, tmp_path: Path, capsys) -> None:
     with http_server(theirs.parent) as server:
         where = f"{server.url}/noises/noise%20{{00..01}}.tar"
@@ -99,6 +122,7 @@ def test_a_tar_that_is_indexed_is_not_fetched_again(theirs: Path, local: Index, 
         assert main(words) == 0
         # Whose tars are they? The first one tells. Is it the one that was indexed? Its ETag tells.
         assert [part for name, part in server.requests if "00" in name] == ["", "bytes=0-0"]
+        assert [part for name, part in server.requests if "01" in name] == ["bytes=0-0", ""]
         same(Index.open(tmp_path), local)
 
 

@@ -112,8 +112,9 @@ def test_video_goes_through_ffmpeg(tmp_path: Path, fake: Path, capsys: pytest.Ca
 
 def test_a_segment_of_a_video_is_cut_by_ffmpeg(tmp_path: Path, fake: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"video")
+    sound(fake.parent / "answer.wav", 9.5, 8000)  # half a second less than asked for
     audio, rate = load(tmp_path / "x.mp4", Segment(12.5, 22.5, gain=0.5))
-    assert (rate, audio.shape) == (44100, (1, 8820))
+    assert (rate, audio.shape) == (8000, (1, 76000))
     asked = Path(f"{fake}.arguments").read_text().splitlines()
     at = asked.index("-i")
     before, behind = asked[:at], asked[at:]
@@ -151,6 +152,11 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
     audio, found = decode_with_ffmpeg(tmp_path / name)
     assert found == rate
     assert abs(audio.shape[1] - 2 * rate) <= 2048
+    assert load(tmp_path / name, Segment(1.5, 2.5))[0].shape[1] == pytest.approx(rate // 2, abs=2048)
+    for segment, reason in ((Segment(1.0, 5.0), "truncated"), (Segment(4.0, 5.0), "empty")):
+        with pytest.raises(AudioError) as caught:
+            load(tmp_path / name, segment)
+        assert caught.value.reason == reason
     part, _ = decode_with_ffmpeg(tmp_path / name, 1.25, 1.75)
     assert abs(part.shape[1] - rate // 2) <= 1
     spectrum = np.abs(np.fft.rfft(part[0] * np.hanning(part.shape[1])))

@@ -73,4 +73,4 @@ def test_clips_of_any_length_and_silence_can_be_drawn(samples: int) -> None:
     from gamut.shards.statistics import clip_log_mel
 
     waveform = np.zeros(samples, np.int16)
-    clip_picture(waveform, clip_log_mel(waveform).numpy(), "silence").savefig(io.BytesIO(), format="png")
+    clip_picture(waveform, clip_log_mel(waveform).numpy(), r"$\silence$").savefig(io.BytesIO(), format="png")

@@ -21,7 +21,9 @@ from gamut.shards.weights import clip_weights
 CLASSES = ["bell", "dog", "rain", "wind"]
 
 
-def made(folder: Path, labels: list[list[int]], name: str = "set", classes: list[str] = CLASSES, **columns) -> Index:
+def made(
+    folder: Path, labels: list[list[int]], name: str = "set", classes: list[str] = CLASSES, names=None, **columns
+) -> Index:
     """An index without tars of clips k0, k1, ... with these labels, four a shard."""
     parts = []
     for shard, first in enumerate(range(0, len(labels), 4)):
@@ -33,7 +35,7 @@ def made(folder: Path, labels: list[list[int]], name: str = "set", classes: list
             Part(f"shard-{shard:06d}.tar", 0, 0, name, {}, keys, list(range(len(own))), ones, ones, ones, own, cut)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    build(folder, name, classes, parts)
+    build(folder, name, classes, parts, names=names)
     return Index.open(folder, tars=False)
 
 
@@ -88,6 +90,22 @@ def test_by_label_by_column_and_by_key(index: Index, tmp_path: Path) -> None:
 def test_what_is_not_there_is_said(index: Index, subset: dict, said: str) -> None:
     with pytest.raises(ShardError, match=said):
         rows(index, subset)
+
+
+def test_a_number_that_is_also_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    digits = made(tmp_path / "digits", [[0], [1], [2]], classes=["1", "2", "two"])
+    assert rows(digits, {"label": ["1"]}).tolist() == [0]
+    assert rows(digits, {"label": [0, "two"]}).tolist() == [0, 2]
+    with pytest.raises(
+        ShardError, match=r"The label 1 is class number 1, but also the name of class number 0 of .*'1'"
+    ):
+        rows(digits, {"label": [1]})
+    names = {"split": {"1": [0], "2": [1], "3": [3], "both": [0, 1]}}
+    splits = made(tmp_path / "splits", [[0]] * 3, names=names, split=[0, 1, 3])
+    assert rows(splits, {"split": ["1"]}).tolist() == rows(splits, {"split": [0]}).tolist() == [0]
+    assert rows(splits, {"split": [3]}).tolist() == rows(splits, {"split": "3"}).tolist() == [2]
+    with pytest.raises(ShardError, match=r"In the column split of .*splits, 1 is a value, but also the name .*\['1'\]"):
+        rows(splits, {"split": [1]})
 
 
 def test_unknown_keys_are_counted_and_the_nearest_is_named(index: Index, tmp_path: Path) -> None:

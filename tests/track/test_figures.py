@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gamut.track.figures import (
+    arms,
     attention,
     confusion_matrix,
     curves,
@@ -15,6 +16,7 @@ from gamut.track.figures import (
     masks,
     probe_curves,
     reconstruction,
+    sweep,
 )
 
 
@@ -110,3 +112,17 @@ def test_probe_curves_have_their_reference_line() -> None:
     np.testing.assert_allclose(left.collections[0].get_offsets(), [[20, 50.0]])
     assert list(left.lines[1].get_ydata()) == [30.0, 30.0]
     assert list(right.lines[0].get_ydata()) == [60.0, 60.0]
+
+
+def test_names_are_never_read_as_formulas() -> None:
+    odd = [r"A$\x$AP", "$^$", "one $"]
+    shares, scores = np.array([0.5, 0.6, 0.7]), ([1.0, 2.0], [0.1, 0.2], [0.0, 0.1])
+    for figure in (
+        confusion_matrix(np.eye(3), odd, odd[0]),
+        arms(dict.fromkeys(odd, shares), dict.fromkeys(odd, shares), odd),
+        curves({name: ([1], [1.0]) for name in odd}, odd[0], odd[1]),
+        probe_curves({f"probe/{how}/{name}": ([1], [1.0]) for name in odd for how in ("knn", "linear")}, {}, odd[0]),
+        sweep(dict.fromkeys(odd, scores), odd[0], odd[1], odd[0]),
+        embedding(np.zeros((3, 2)), np.arange(3), odd, odd[0]),
+    ):
+        assert saved(figure).startswith(b"\x89PNG")

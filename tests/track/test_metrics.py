@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,39 @@ def test_a_torn_last_line_is_no_line_and_is_cut_off(tmp_path: Path) -> None:
         assert History.read(path).series("loss")[0] == [1, 2]
         attempt(path, 2, [3])
         assert History.read(path).series("loss") == ([1, 2, 3], [1.0, 1.0, 2.0])
+
+
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file, room, write = MetricsFile(path, 1), 100, os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        left = room - path.stat().st_size
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:left])
+
+    file.append({"loss": 1.0}, step=1)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written \(No space left on device\)\. Make room"):
+        file.append({"loss": 2.0}, step=2)
+    monkeypatch.undo()
+    file.append({"status": "failed"}, event="end")  # what a run that stops still says
+    file.close()
+    attempt(path, 2, [2])
+    assert History.read(path).series("loss") == ([1, 2], [1.0, 2.0])
+
+
+def test_a_disk_that_fails_to_sync_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    file = MetricsFile(tmp_path / "metrics.jsonl", 1)
+    monkeypatch.setattr(os, "fsync", fails)
+    for act in (file.sync, file.close):
+        with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written \(Input/output error\)"):
+            act()
+    file.close()  # it is closed
 
 
 def test_a_torn_only_line(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from gamut.audio.segment import Segment
 from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
 from gamut.shards.convert.stems import Stems, hash_of
-from gamut.shards.convert.table import number, records
+from gamut.shards.convert.table import header, number, records
 from gamut.shards.convert.tree import Folders
+from gamut.shards.subset import RESERVED
 
 PATH, LABELS = "path", "labels"
 KNOWN = (PATH, LABELS, SPLIT, "key", "text", "start", "end")
@@ -27,7 +28,7 @@ class Csv:
     `;`; none: unlabelled), `split`, `key`, `text`, `start` and `end` (seconds, of a longer file).
 
     Any other column goes into the index where all its fields are whole numbers, and into KEY.json otherwise. SRC is the
-    CSV, or a folder with no other. Classes and splits are in alphabetical order.
+    CSV, or a folder with no other. Classes and splits are in alphabetical order; splits that are numbers keep them.
     """
 
     name = "csv"
@@ -68,6 +69,12 @@ class _Look:
 def _look(table: Path) -> _Look:
     seen = _Look()
     labels, splits, whole = set[str](), set[str](), dict[str, bool]()
+    rows = set[int]()
+    if taken := [name for name in header(table) if name in RESERVED]:
+        raise ShardError(
+            f"The columns of {table} cannot be called {', '.join(taken)}: `subset` of a recipe means something else by "
+            f"that. Rename them; for classes the column is `{LABELS}`."
+        )
     for line, row in records(table, (PATH,)):
         if not row[PATH]:
             raise ShardError(f"{table}, line {line} has no path.")
@@ -77,13 +84,27 @@ def _look(table: Path) -> _Look:
         for name, value in row.items():
             if name not in KNOWN:
                 whole[name] = whole.get(name, True) and WHOLE.fullmatch(value) is not None
-        if not row.get("key"):
+        if not row.get("key") and (again := _hash(row)) not in rows:
+            rows.add(again)
             seen.stems.add(_source(row))
     seen.stems.close()
     seen.labels = {name: at for at, name in enumerate(sorted(labels))}
-    seen.splits = {name: at for at, name in enumerate(sorted(splits))}
+    seen.splits = _numbers(splits)
     seen.whole = [name for name, all_whole in whole.items() if all_whole and re.fullmatch(r"[\w-]+", name)]
     return seen
+
+
+def _numbers(splits: set[str]) -> dict[str, int]:
+    """The value of each split. Ones that are numbers keep them, so that `split: [1]` means what the table says."""
+    own = {name: int(name) for name in sorted(splits) if WHOLE.fullmatch(name)}
+    if len(own) == len(set(own.values())) == len(splits):
+        return own
+    return {name: at for at, name in enumerate(sorted(splits))}
+
+
+def _hash(row: dict[str, str]) -> int:
+    """The same for rows that repeat each other."""
+    return hash_of("\n".join(row.values()))
 
 
 def _labels(row: dict[str, str]) -> list[str]:
@@ -101,8 +122,7 @@ def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Reco
     present, counts = Folders(), Counter[str]()
     rows: dict[int, int] = {}
     for line, row in records(table, (PATH,)):
-        again = hash_of("\n".join(row.values()))
-        if rows.setdefault(again, line) != line:
+        if rows.setdefault(_hash(row), line) != line:
             counts["rows that repeat another"] += 1
             continue
         key = key_of(row["key"]) if row.get("key") else seen.stems.key(_source(row))

@@ -80,8 +80,11 @@ def _classes(tables: dict[str, Path]) -> tuple[str, ...]:
             if not row.get("class_id"):
                 continue
             label = integer(table, line, "class_id", row["class_id"])
-            if names.setdefault(label, row.get("class", "")) != row.get("class", "") or label < 0:
-                raise ShardError(f"{table}, line {line}: class_id {label} is both {names[label]} and {row['class']}.")
+            if label < 0:
+                raise ShardError(f"{table}, line {line}: class_id is {label}, and may not be below 0.")
+            name = row.get("class", "")
+            if names.setdefault(label, name) != name:
+                raise ShardError(f"{table}, line {line}: class_id {label} is both {names[label]!r} and {name!r}.")
     return tuple(names.get(label, f"(class {label}, without clips)") for label in range(max(names, default=-1) + 1))
 
 
@@ -110,7 +113,7 @@ def _records(
             yield Record(
                 key=key,
                 path=str(folder / file),
-                labels=(int(row["class_id"]),) if row.get("class_id") else (),
+                labels=(integer(table, line, "class_id", row["class_id"]),) if row.get("class_id") else (),
                 columns={SPLIT: split, "participant": integer(table, line, "participant_id", participant)},
                 provenance={"file": file, "video": video, "description": row.get("description", "")},
                 segment=Segment(start, end, member, RATE if member else 0),

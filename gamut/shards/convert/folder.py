@@ -6,30 +6,23 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import soundfile
-
-from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
 from gamut.errors import ShardError
 from gamut.shards.convert.source import Listing, Record, unique_keys
-
-# RAW has no header; the others are what libsndfile reads, by the endings that people give them.
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
-    ".aif", ".aifc", ".snd", ".oga", ".opus", ".mp2", ".wave", ".sph", ".8svx", ".iff"
-}  # fmt: skip
+from gamut.shards.convert.tree import SOUND, walk
 
 
 class Folder:
     """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile or ffmpeg reads.
 
     Video and other files that need ffmpeg are taken too. Files of other endings, hidden ones and ones outside a class
-    are passed over, and counted by reason.
+    are passed over, and counted by reason. Links to folders are followed, each folder once.
     """
 
     name = "folder"
     layout = "one folder a class, with sound files anywhere in it"
 
     def list(self, folder: Path) -> Listing:
-        """One record a sound file. Raises ShardError where there is none."""
+        """One record a sound file. Raises ShardError where there is none, and where a folder cannot be listed."""
         paths, ignored = _sound_files(folder)
         if not paths:
             found = ", ".join(f"{count} {why}" for why, count in sorted(ignored.items())) or "nothing"
@@ -49,25 +42,14 @@ class Folder:
 def _sound_files(folder: Path) -> tuple[list[str], dict[str, int]]:
     """Relative paths of the sound files, sorted, and how many others were passed over and why."""
     paths, ignored = [], Counter[str]()
-    try:
-        top = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ShardError(f"{folder} cannot be listed: {error.strerror}.") from error
-    for entry in top:
-        if entry.name.startswith("."):
-            ignored["hidden"] += 1
-        elif not entry.is_dir():
-            ignored["outside a class folder"] += 1
-        else:
-            for place, folders, files in os.walk(entry.path):
-                ignored["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(files):
-                    suffix = os.path.splitext(name)[1].lower()
-                    if name.startswith("."):
-                        continue
-                    if suffix in SUFFIXES or suffix in FFMPEG:
-                        paths.append(os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/"))
-                    else:
-                        ignored[f"{suffix} files" if suffix else "files without an ending"] += 1
+    for place, files in walk(folder, ignored):
+        if not place:
+            ignored["outside a class folder"] += len(files)
+            continue
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SOUND:
+                paths.append(f"{place}/{name}")
+            else:
+                ignored[f"{suffix} files" if suffix else "files without an ending"] += 1
     return sorted(paths), {why: count for why, count in ignored.items() if count}

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import soundfile
+
 from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
 from gamut.errors import ShardError
-from gamut.shards.convert.folder import SUFFIXES as SOUNDFILE
 
+# RAW has no header; the others are what libsndfile reads, by the endings that people give them.
+SOUNDFILE = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+    ".aif", ".aifc", ".snd", ".oga", ".opus", ".mp2", ".wave", ".sph", ".8svx", ".iff"
+}  # fmt: skip
 SOUND = SOUNDFILE | FFMPEG
 # Of several files of one clip the first of these is taken, so what was never compressed comes first.
 PREFERRED = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm", ".mp4", ".mkv")
 
 
-def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def walk(folder: Path, ignored: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """(relative folder, names of its files) for all folders below, both in order; links to folders are followed once.
 
-    The first is `""`. Hidden names are passed over. Raises ShardError where a folder cannot be listed.
+    The first is `""`. Hidden names are passed over; these and the links not followed again are counted in `ignored`.
+    Raises ShardError where a folder cannot be listed.
     """
 
     def refuse(error: OSError) -> None:
         raise ShardError(f"{error.filename} cannot be listed: {error.strerror}.") from error
 
     linked: set[str] = set()
+    ignored = Counter() if ignored is None else ignored
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _first_time(place, name, linked))
+        ignored["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
+        seen = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in seen if _first_time(place, name, linked)]
+        ignored["links to a folder that is read already"] += len(seen) - len(folders)
         relative = os.path.relpath(place, folder).replace(os.sep, "/")
         yield ("" if relative == "." else relative), sorted(name for name in files if not name.startswith("."))
 
