@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from gamut.errors import RunError
 from gamut.track.figures import new_figure
 
 UNTRAINED, LOGMEL = "untrained", "log-mel"
@@ -23,6 +24,8 @@ def collect(
     {task: {arm: {"tokens": [...], "probe": {"linear/cls": [[score a seed] a checkpoint]}, "finetune": [score a seed]}}}
     with the arms `log-mel` (no network: one number a probe) and `untrained` (the first recipe's network) before the
     recipes. Tokens are those that a run had processed at each checkpoint, 0 first.
+
+    Raises RunError where a recipe's seeds were not probed after the same epochs: there is no mean over them then.
     """
     report: dict[str, Any] = {}
     for task in dict.fromkeys(key[2] for key in probes):
@@ -30,6 +33,15 @@ def collect(
         arms: dict[str, Any] = {LOGMEL: {}, UNTRAINED: {}}
         for recipe in recipes:
             runs = [found for (arm, _, of), found in probes.items() if (arm, of) == (recipe, task)]
+            # Steps may differ with the seed: packs are filled with clips of other lengths.
+            epochs = [[round(entry["epochs"]) for entry in run] for run in runs]
+            for other in epochs:
+                if other != epochs[0]:
+                    raise RunError(
+                        f"The runs of {recipe} were probed on {task} after {_listed(epochs[0])} epochs, and with "
+                        f"another seed after {_listed(other)}: give another --out, or remove the runs that are not "
+                        "like the others."
+                    )
             last = max(entry["step"] for entry in runs[0])
             names = [name.removeprefix("probe/") for name in runs[0][1]["scores"] if name != "probe/clips"]
             arms[recipe] = {
@@ -50,6 +62,10 @@ def collect(
             arms[arm] |= {"finetune": scores} if scores else {}
         report[task] = arms
     return report
+
+
+def _listed(epochs: Sequence[int]) -> str:
+    return ", ".join(map(str, epochs))
 
 
 def spread(scores: Sequence[float]) -> str:

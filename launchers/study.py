@@ -3,10 +3,10 @@
 The probes are those of `python -m gamut.probe`, on each task's labelled clips, beside the untrained network and the
 mean and deviation of the log-mel; fine-tuning is `finetune/run.py`, once more from the untrained network. Printed are
 means and spreads over seeds; `study.json` has every number, `study.png` the curves. What is done already is not done
-again, so the command may be stopped, and repeated with more seeds or tasks.
+again, so the command may be stopped, and repeated with more seeds or tasks; with other arguments it is refused.
 
 Examples:
-    python launchers/study.py digits/reconstruction_unmasked digits/reconstruction digits/all --seeds 3 \\
+    python launchers/study.py digits/reconstruction_unmasked digits/reconstruction digits --seeds 3 \\
         --task words=shards/digits,digits_words --task speakers=shards/digits-speakers \\
         --out runs/table3 data=shards/digits
     python launchers/study.py asit_tiny --seeds 1 --task sounds=shards/esc10 data=shards/esc10
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
-from gamut.errors import RecipeError, command
+from gamut.errors import GamutError, RecipeError, command
 from gamut.plan import plan_epoch
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
@@ -42,6 +42,7 @@ from gamut.train.session import select
 from launchers import findings
 
 UNTRAINED = "untrained"
+KINDS = ("cls", "pool", "mean", "both", "rows")
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,30 @@ class Study:
         every = max(1, -(-epochs // self.points))
         own = [f"seed={seed}", f"run.folder={self.out}", f"run.name={self.folder(recipe, seed).name}"]
         own += [f"checkpoint.keep_every={every}", f"checkpoint.every_epochs={every}", "checkpoint.keep=1"]
-        return [recipe, *self.overrides, "probe.every_epochs=0", "track.picture_epochs=0", *own]
+        trained = [word for word in self.overrides if not word.startswith("probe.")]
+        return [recipe, *trained, "probe.every_epochs=0", "track.picture_epochs=0", *own]
 
     def pretrain(self, recipe: str, seed: int) -> None:
-        """Train one run to its end, if it is not there."""
-        folder = self.folder(recipe, seed)
+        """Train one run to its end, if it is not there. Raises GamutError where it is there with other arguments."""
+        folder, arguments = self.folder(recipe, seed), self.pretraining(recipe, seed)
         last = History.read(folder / "metrics.jsonl").last_attempt
-        if last is not None and last.status == "finished":
+        decide = [word for word in arguments if not word.startswith("run.folder=")]  # a study may be moved
+        done = last is not None and last.status == "finished"
+        if there(done, folder, self.out / "logs" / f"{folder.name}.json", decide):
             return
-        words = [str(ROOT / "pretrain" / "run.py"), *self.pretraining(recipe, seed), f"run.threads={self.threads}"]
+        words = [str(ROOT / "pretrain" / "run.py"), *arguments, f"run.threads={self.threads}"]
         call(folder.name, words, self.out / "logs" / f"{folder.name}.log", self.threads)
 
     def probe(self, recipe: str, seed: int, task: Task) -> list[dict[str, Any]]:
-        """Scores of the untrained network and of every kept checkpoint, as `gamut.probe` gives them."""
+        """Scores of the untrained network and of every kept checkpoint, as `gamut.probe` gives them.
+
+        Raises GamutError where they are there already, of other clips or probes.
+        """
         run = self.folder(recipe, seed)
         out = run / f"probe-{task.name}"
-        if not (out / "scores.json").exists():
-            words = ["-m", "gamut.probe", str(run), "--out", str(out), f"probe.data={task.data}"]
-            words += [word for word in self.overrides if word.startswith("probe.")]
+        asked = [f"probe.data={task.data}", *(word for word in self.overrides if word.startswith("probe."))]
+        if not there((out / "scores.json").exists(), out, out / "arguments.json", asked):
+            words = ["-m", "gamut.probe", str(run), "--out", str(out), *asked]
             call(f"the probe of {run.name} on {task.name}", words, self.out / "logs" / f"{run.name}.log", self.threads)
         return json.loads((out / "scores.json").read_text())
 
@@ -119,6 +126,27 @@ class Study:
         index = open_sets(require_sets(resolved), resolved.remote)
         clips = select(index, resolved.subset, resolved.plan.weights)
         return int(plan_epoch(clips, 0, 0, training_policy(resolved)).tokens.sum()) * resolved.epochs
+
+
+def there(done: bool, what: Path, asked: Path, arguments: Sequence[str]) -> bool:
+    """Whether a result is `done`; what it was asked for with is kept in the file `asked`.
+
+    One without that file, of a study that an earlier version began, is taken as it is. Raises GamutError where a
+    result was asked for with other arguments.
+    """
+    if done and asked.exists() and json.loads(asked.read_text()) != list(arguments):
+        raise GamutError(f"{what} holds a result of other arguments ({asked}): give another --out, or remove it.")
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(asked, json.dumps(list(arguments)))
+    return done
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 def side_by_side(what: Sequence[tuple[str, Callable[[], Any]]], jobs: int, console: Console) -> list[Any]:
@@ -144,10 +172,10 @@ def main(argv: list[str] | None = None) -> int:
         "--task", action="append", required=True, metavar="NAME=SHARDS[,RECIPE]", help="RECIPE: to fine-tune with"
     )
     parser.add_argument("--tune", action="append", default=[], metavar="a.b=c", help="an override of fine-tuning")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--points", type=int, default=4, help="checkpoints of each run that are probed")
-    parser.add_argument("--kind", default="both", help="what the figure shows: cls, pool, mean or both")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--points", type=positive, default=4, help="checkpoints of each run that are probed")
+    parser.add_argument("--kind", default="both", choices=KINDS, help="which vectors of a clip the figure shows")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     options = parser.parse_intermixed_args(argv)
     recipes = tuple(word for word in options.recipe if "=" not in word)
@@ -159,6 +187,10 @@ def main(argv: list[str] | None = None) -> int:
         share_of_cores(options.jobs),
     )  # fmt: skip
     tasks = [Task.parse(text) for text in options.task]
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"Two tasks are called {name}: give each --task a name of its own.")
     seeds = range(study.seeds)
     console = Console()
     tokens = {recipe: study.tokens(recipe) for recipe in recipes}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-# Of the largest entropy, log K; of what the spread could be; of the largest mean of cosines, sqrt(K). Healthy runs are
-# at 0.6 to 0.95, 0.3 to 1 and 0.02 to 0.1.
+# Of the largest entropy, log K; of what the spread could be; of the largest mean of cosines, sqrt(K). Healthy runs were
+# seen at 0.02 to 0.95 (below 0.6 with a teacher_temperature of 0.04), 0.3 to 1 and 0.02 to 0.1.
 EVEN, ONE_CLASS, SAME, AWAY = 0.9999, 0.001, 0.001, 1.0
 
 

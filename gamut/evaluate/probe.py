@@ -69,7 +69,8 @@ def linear_probe(
             scores[:, classes] = 0.0
         else:
             model = LogisticRegression(C=strength, max_iter=iterations).fit(x, known)
-            scores[:, classes] = model.predict_log_proba(tested)
+            with np.errstate(divide="ignore"):  # far from all training clips a probability is 0
+                scores[:, classes] = np.maximum(model.predict_log_proba(tested), ABSENT / 2)
         return scores
     for column in np.flatnonzero(target.any(axis=0)):
         if target[:, column].all():

@@ -98,8 +98,9 @@ def _statistics(recipe: Recipe) -> tuple[float, float]:
 def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
     """(step, epochs, what to load) in order of steps; -1 where they are not known."""
     folder = what / "checkpoints"
-    places = sorted(folder.glob("step-*")) if folder.is_dir() else [what]
-    places = [place for place in places if not folder.is_dir() or re.fullmatch(r"step-\d{8,}", place.name)]
+    is_run = folder.is_dir() or (what / RECIPE).is_file()
+    places = sorted(folder.glob("step-*")) if is_run else [what]
+    places = [place for place in places if not is_run or re.fullmatch(r"step-\d{8,}", place.name)]
     if not places:
         raise CheckpointError(f"The run {what} has published no checkpoint yet.")
     for place in places:

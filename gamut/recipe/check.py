@@ -108,8 +108,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "asit.mask_target_least": (0, 1),
     "asit.mask_copied": (0, 1),
     "asit.mask_copied_share": (0, 1),
-    "asit.mask_time_share": (0, 1),
-    "asit.mask_frequency_share": (0, 1),
+    "asit.mask_time_share": (0.01, 1),
+    "asit.mask_frequency_share": (0.01, 1),
     "asit.hidden": (1, _ANY),
     "asit.bottleneck": (1, _ANY),
     "asit.prototypes": (2, _ANY),
@@ -307,13 +307,25 @@ def _contradictions(recipe: Recipe) -> list[Problem]:
         ("probe.train", "probe.test"),
         "probe.train and probe.test belong together: give both, or neither for cross-validation over probe.folds",
     )
-    zero = recipe.deepspeed.get("zero_optimization", {})
+    for name, instead in (
+        ("zero_optimization", "such as deepspeed.zero_optimization.stage=2"),
+        ("bf16", "which precision=bf16 fills in"),
+        ("data_types", "such as deepspeed.data_types.grad_accum_dtype=fp32"),
+    ):
+        section = recipe.deepspeed.get(name, {})
+        refuse(
+            not isinstance(section, dict), ("deepspeed",), f"deepspeed.{name} is a section, {instead}, not {section!r}"
+        )
+    zero = recipe.deepspeed.get("zero_optimization")
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
     refuse(
-        trains
-        and recipe.engine == "deepspeed"
-        and recipe.precision == "bf16"
-        and isinstance(zero, dict)
-        and zero.get("stage", 0) == 0,
+        type(stage) is not int or stage not in range(4),
+        ("deepspeed",),
+        "deepspeed.zero_optimization.stage must be 0, 1, 2 (cuts gradients over the ranks too) or 3 (and the weights), "
+        f"not {stage!r}",
+    )
+    refuse(
+        trains and recipe.engine == "deepspeed" and recipe.precision == "bf16" and stage == 0,
         ("deepspeed", "precision"),
         "ZeRO stage 0 is for precision: fp32 only; use deepspeed.zero_optimization.stage=1 with bf16",
     )

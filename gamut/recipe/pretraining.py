@@ -8,7 +8,7 @@ from gamut.recipe.views import Problem
 
 def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
     """Losses, masks and heads that contradict each other, the views or the model."""
-    asit, views, model = recipe.asit, recipe.views, recipe.model
+    asit, views, model, optim = recipe.asit, recipe.views, recipe.model, recipe.optim
     pooling = model.pooling
     least = asit.mask_target_least
     wrong: list[tuple[bool, tuple[str, ...], str]] = [
@@ -59,6 +59,14 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
             asit.teacher_temperature_start is not None and not asit.teacher_temperature_epochs,
             ("asit.teacher_temperature_start", "asit.teacher_temperature_epochs"),
             "asit.teacher_temperature_start needs asit.teacher_temperature_epochs above 0",
+        ),
+        (
+            bool(asit.freeze_output_epochs)
+            and optim.name == "adam"
+            and bool(optim.weight_decay or optim.weight_decay_end),
+            ("asit.freeze_output_epochs", "optim.name"),
+            "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay, as part of the gradient, moves the "
+            "output layer that should rest",
         ),
     ]
     return [(keys, problem) for is_wrong, keys, problem in wrong if is_wrong]

@@ -87,18 +87,22 @@ class Alarm:
     def allows(self, values: dict[str, float]) -> bool:
         """Whether the step with these metrics may be applied. Fills `trouble`."""
         self.trouble = ""
+        flags = self.guard.policy == "flag"
         loss = values.get("loss")
-        if loss is not None and leaps(loss, self.recent, self.guard.leap):
+        leapt = loss is not None and leaps(loss, self.recent, self.guard.leap)
+        if leapt:
             middle = statistics.median(self.recent)
             self.trouble, self.steps = f"the loss leapt to {loss:.4g} from a median of {middle:.4g}", 1
             self.leaps += 1
-        elif loss is not None:
+        if loss is not None and (flags or not leapt):  # a rise that is trained on and lasts is no leap for ever
             self.recent = [*self.recent, loss][-WINDOW:]
         said = self.collapsed(values)
         self.in_a_row = self.in_a_row + 1 if said else 0
-        if self.guard.collapse_steps and self.in_a_row == self.guard.collapse_steps:
+        most = self.guard.collapse_steps
+        # A warning comes once; the other policies may have been chosen, or `most` lowered, after more steps than that.
+        if most and (self.in_a_row == most if flags else self.in_a_row >= most):
             self.trouble, self.steps = f"for {self.in_a_row} steps {said}", self.in_a_row
-        return not self.trouble or self.guard.policy == "flag"
+        return not self.trouble or flags
 
     def act(self, step: int, keeper: Checkpoints) -> bool:
         """After a step (from 0) that was judged: whether the attempt is to end, to go back behind the trouble's first.

@@ -27,7 +27,7 @@ from gamut.recipe import schema
 from gamut.train import files, milestones
 from gamut.train.engine import FOLDER, MODEL, Engine, named
 from gamut.train.objective import Objective
-from gamut.train.state import State, decisive, machine
+from gamut.train.state import State, decides, decisive, machine
 from gamut.train.storage import Writer
 from gamut.train.world import World
 
@@ -158,6 +158,7 @@ class Keeper:
         for path in newer:
             if path != left[0]:
                 discard(path)
+        self.newest = left[0] if left else None
         return int(left[0].name[5:]) if left else 0
 
     def oldest(self) -> int:
@@ -232,9 +233,11 @@ class Keeper:
                     "on with the data and the recipe that it was made with, or start a run of another name."
                 )
         now = json.loads(json.dumps(decisive(self.recipe)))
+        # An earlier version may have recorded what is free now.
+        recorded = {key: value for key, value in record["recipe"].items() if decides(key)}
         # What a recipe did not know then was done as its default says now.
-        then = json.loads(json.dumps(decisive(schema.Recipe()))) | record["recipe"]
-        for key in sorted(now.keys() | record["recipe"].keys()):
+        then = json.loads(json.dumps(decisive(schema.Recipe()))) | recorded
+        for key in sorted(now.keys() | recorded.keys()):
             if now.get(key) != then.get(key):
                 raise CheckpointError(
                     f"{path} was written with {key} = {then.get(key)!r} in its recipe, which now says "

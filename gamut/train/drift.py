@@ -37,11 +37,13 @@ def compare(world: World, tensors: dict[str, torch.Tensor], step: int) -> None:
     place = list(tensors).index(apart[0])
     values = [rank[place] for rank in everyone]
     odd = [rank for rank, value in enumerate(values) if values.count(value) <= world.size // 2]
+    if len(odd) == world.size:  # two ranks, or no majority: none can be told from the others
+        odd = []
     more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
+    machines = "leave the machine of the odd rank out" if odd else "try other machines"
     whom = f"ranks {', '.join(map(str, odd))} against the others" if odd else "the ranks"
     raise RunError(
         f"After step {step} the ranks no longer have the same {', '.join(apart[:SHOWN])}{more} ({whom}): a memory, a "
         "network or a program has failed, and what was computed since the last comparison cannot be trusted. Start "
-        "the run again: it goes on from its newest checkpoint; leave the machine of the odd rank out if it happens "
-        "again."
+        f"the run again: it goes on from its newest checkpoint; {machines} if it happens again."
     )

@@ -129,6 +129,7 @@ def train(
                 pin=world.device.type == "cuda",
                 nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
             )
+            asked = False  # whether a checkpoint was due by the clock at the epoch's last step
             since = time.perf_counter()
             for step_in_epoch, batches in steps:
                 waited = time.perf_counter() - since
@@ -178,7 +179,8 @@ def train(
                     save(state)
                     return Result("preempted", state, keeper.newest, schedule)
                 mid_epoch = state.step_in_epoch < epoch.steps
-                if mid_epoch and (outcome.asks.save or due(state, epoch, every)):
+                asked = outcome.asks.save
+                if mid_epoch and (asked or due(state, epoch, every)):
                     save(state)
                 since = time.perf_counter()
 
@@ -193,7 +195,7 @@ def train(
                     tracker.log(state.step, values)
                 watchdog.beat()
             last = state.epoch + 1 == recipe.epochs
-            save_now = last or due(state, epoch, every)
+            save_now = last or asked or due(state, epoch, every)
             state = state.next_epoch()
             holes.new_epoch()
             keep = milestones.due(state.epoch, recipe.epochs, recipe.checkpoint.keep_every)

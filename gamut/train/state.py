@@ -14,7 +14,7 @@ from gamut.recipe import schema
 
 # Sections of a recipe that may change between two attempts of a run: they do not decide what is computed.
 FREE = (
-    *("run", "track", "checkpoint", "probe", "loader", "data", "dataset", "init"),
+    *("run", "track", "checkpoint", "probe", "loader", "remote", "data", "dataset", "init"),
     *("engine", "deepspeed", "compute", "guard"),
 )
 
@@ -47,7 +47,12 @@ class State:
 
 def decisive(recipe: schema.Recipe) -> dict[str, Any]:
     """The part of a recipe that decides what is computed, flat: {"optim.lr": 0.0005, ...}."""
-    return {key: value for key, value in flatten(asdict(recipe)).items() if key.split(".")[0] not in FREE}
+    return {key: value for key, value in flatten(asdict(recipe)).items() if decides(key)}
+
+
+def decides(key: str) -> bool:
+    """Whether a key of a recipe (`optim.lr`) decides what is computed."""
+    return key.split(".")[0] not in FREE
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

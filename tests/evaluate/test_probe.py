@@ -62,6 +62,14 @@ def test_linear_probe_scores_a_class_that_training_lacks_last_and_survives_const
     assert (linear_probe(x[one], with_gap[one], test_x).argmax(1) == 0).all()
 
 
+def test_a_clip_far_from_all_others_does_not_end_the_probe() -> None:
+    (x, _, target), (test_x, _, test_target) = _clusters(), _clusters(1)
+    test_x[0] *= 1e6  # its less likely classes have probabilities that are 0 in float64
+    scores = linear_probe(x, target, test_x)
+    assert np.isfinite(scores).all()
+    assert 0.5 < score(test_target, scores, one_class=True) <= 1
+
+
 def test_clips_of_several_classes_get_a_regression_a_class() -> None:
     (x, y, _), (test_x, test_y, _) = _clusters(spread=2.0), _clusters(1, spread=2.0)
     several = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 1, 1, 1]])  # the last: every clip's

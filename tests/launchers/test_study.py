@@ -6,15 +6,18 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from finetune import jobs
-from gamut.errors import GamutError
+from gamut.errors import GamutError, RunError
 from gamut.probe.__main__ import main as probe
+from gamut.recipe.load import list_recipes
 from gamut.shards.__main__ import main as shards
+from gamut.track.metrics import MetricsFile
 from launchers import findings, study
 from launchers.corpus import synthesise
 from pretrain.run import main as pretrain
@@ -85,12 +88,49 @@ def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
     assert called == []
 
 
+def test_results_of_other_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run, called = tmp_path / "demo-seed-0", []
+
+    def call(name: str, words: Sequence[str], log: Path, threads: int) -> None:
+        called.append(name)
+        if words[0] == "-m":
+            (run / "probe-a" / "scores.json").write_text("[]")
+            return
+        run.mkdir()
+        file = MetricsFile(run / "metrics.jsonl", 1)
+        file.append({"status": "finished"}, event="end")
+        file.close()
+
+    def ask(*overrides: str, points: int = 2, data: str = "shards/a") -> None:
+        one = study.Study(("demo",), overrides, (), 1, points, tmp_path, 1)
+        one.pretrain("demo", 0)
+        assert one.probe("demo", 0, study.Task("a", data)) == []
+
+    def refused(what: str, *overrides: str, **other: Any) -> None:
+        with pytest.raises(GamutError, match=f"{what} holds a result of other arguments"):
+            ask(*overrides, **other)
+
+    monkeypatch.setattr(study, "call", call)
+    for earlier in (False, True):
+        if earlier:  # as a version left it that kept no arguments
+            (tmp_path / "logs" / "demo-seed-0.json").unlink()
+            (run / "probe-a" / "arguments.json").unlink()
+        ask("epochs=4", "probe.neighbours=5")
+        ask("epochs=4", "probe.neighbours=5")
+        assert called == ["demo-seed-0", "the probe of demo-seed-0 on a"]
+        refused("demo-seed-0", "epochs=5", "probe.neighbours=5")
+        refused("demo-seed-0", "epochs=4", "probe.neighbours=5", points=4)
+        refused("probe-a", "epochs=4", "probe.neighbours=6")
+        refused("probe-a", "epochs=4", "probe.neighbours=5", data="shards/b")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["demo", "--task", "shards/digits"], "is not NAME=SHARDS or NAME=SHARDS,RECIPE"),
         (["epochs=3", "--task", "words=shards/digits"], "Name a recipe of pretraining"),
         (["demo", "--task", "words=shards/digits", "data=/nowhere"], "There are no shards at /nowhere"),
+        (["demo", "--task", "words=shards/digits", "--task", "words=shards/esc10"], "Two tasks are called words"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,17 +138,35 @@ def test_what_cannot_be_is_said_in_a_sentence(words: list[str], said: str, capsy
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--jobs", "0"], ["--points", "0"], ["--seeds", "-1"], ["--kind", "row"]])
+def test_numbers_and_choices_that_cannot_be_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["demo", "--task", "words=shards/digits", *words])
+    assert f"argument {words[0]}" in capsys.readouterr().err
+
+
+def test_the_recipes_of_the_examples_are_there() -> None:
+    assert {word for word in str(study.__doc__).split() if word.startswith("digits")} <= {*list_recipes("pretrain")}
+
+
+def test_seeds_that_were_probed_after_other_epochs_have_no_mean() -> None:
+    run = [scored(0.2, 0, 0.4), scored(0.5, 8, epochs=2.0), scored(0.6, 16, epochs=4.0)]
+    for other in (run[:2], [run[0], run[1], scored(0.6, 16, epochs=3.0)]):
+        with pytest.raises(RunError, match="a were probed on words after 0, 2, 4 epochs, and with another seed after"):
+            findings.collect({("a", 0, "words"): run, ("a", 1, "words"): other}, {}, {"a": 1000})
+
+
 def test_a_command_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(GamutError, match=r"one ended with status 3; the end of .*log:\nlast words"):
         jobs.call("one", ["-c", "import sys; print('last words', flush=True); sys.exit(3)"], tmp_path / "a" / "log", 1)
 
 
-def scored(score: float, step: int, logmel: float | None = None) -> dict:
+def scored(score: float, step: int, logmel: float | None = None, epochs: float = 0.0) -> dict:
     """An entry of scores.json."""
     scores = {"probe/knn/cls": score, "probe/linear/cls": score + 0.1, "probe/clips": 9.0}
     if logmel is not None:
         scores |= {"probe/knn/logmel": logmel, "probe/linear/logmel": logmel}
-    return {"name": "", "step": step, "epochs": 0.0, "scores": scores}
+    return {"name": "", "step": step, "epochs": epochs, "scores": scores}
 
 
 def test_means_and_spreads_are_over_seeds() -> None:

@@ -88,6 +88,7 @@ def test_a_checkpoint_and_weights_alone(run: Path, recipe: Recipe, tmp_path: Pat
     [
         (["/nowhere"], "There is no /nowhere"),
         (["{tmp}"], "lies in no run folder"),
+        (["{begun}"], "has published no checkpoint yet"),
         (["{run}", "probe.clipps=3"], "probe.clips"),
         (["{run}", "subset.fold=[1]"], "nothing to probe"),
         (["{run}", "model.depth=3"], "no tensor"),
@@ -97,7 +98,10 @@ def test_a_mistake_is_a_sentence(
     words: list[str], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert main([word.format(run=run, tmp=tmp_path / "empty") for word in words]) == 2
+    (tmp_path / "begun").mkdir()
+    shutil.copy(run / "recipe.yaml", tmp_path / "begun")
+    places = {"run": run, "tmp": tmp_path / "empty", "begun": tmp_path / "begun"}
+    assert main([word.format(**places) for word in words]) == 2
     assert said in capsys.readouterr().err
 
 

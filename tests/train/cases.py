@@ -320,6 +320,11 @@ def wanting(world: World, folder: Path) -> str:
         return str(error)
 
 
+def teach_short(world: World, folder: Path, recipe: schema.Recipe) -> list[int]:
+    """The toy run in epochs of one step: after which steps it was saved."""
+    return teach(world, folder, recipe, plans=ToyPlans(steps=1))["saved"]
+
+
 def stopped(world: World, folder: Path, recipe: schema.Recipe, steps: int | None) -> dict:
     """The toy run up to a step."""
     return teach(world, folder, recipe, stop_after=steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import Ranks, run
 
+from gamut.errors import RunError
 from gamut.recipe import schema
-from gamut.train.alarm import LEAST, leaps
-from gamut.train.drift import fingerprint
+from gamut.train.alarm import LEAST, WINDOW, Alarm, leaps
+from gamut.train.checkpoint import Keeper
+from gamut.train.drift import compare, fingerprint
+from gamut.train.state import State
 
 LONG = {"epochs": 6, "checkpoint": schema.Checkpoint(every_epochs=0.4, every_minutes=1e9)}
 
@@ -99,6 +103,50 @@ def test_going_back_does_not_go_on_for_ever(tmp_path: Path) -> None:
     ends = run(1, leaping, tmp_path, recipe, list(range(20, 30)), 6)[0]
     assert [end["status"] for end in ends[:5]] == ["preempted"] * 5
     assert "gone back 5 times already" in ends[5]
+
+
+def alarm(folder: Path, guard: schema.Guard, state: State, said: str = "") -> Alarm:
+    """On one rank, of a run whose every step is `said` to have collapsed."""
+    world = SimpleNamespace(first=True, agree=lambda problem, what: None, broadcast=lambda value: value)
+    return Alarm(guard, state, folder, world, lambda values: said)
+
+
+@pytest.mark.parametrize("policy", ["stop", "back", "flag"])
+def test_a_collapse_that_is_older_than_the_policy_is_still_acted_on(tmp_path: Path, policy: str) -> None:
+    guard = schema.Guard(policy=policy, collapse_steps=10)
+    judge = alarm(tmp_path, guard, State(collapsed_in_a_row=25), "all was the same")
+    assert judge.allows({"loss": 1.0}) == (policy == "flag")
+    assert judge.trouble == ("" if policy == "flag" else "for 26 steps all was the same")
+
+
+def test_a_rise_that_lasts_is_flagged_until_it_is_what_the_loss_is(tmp_path: Path) -> None:
+    judge = alarm(tmp_path, schema.Guard(policy="flag", leap=10.0), State(recent_losses=[1.0] * WINDOW))
+    flagged = [bool(judge.allows({"loss": 2.0}) and judge.trouble) for _ in range(WINDOW)]
+    assert flagged[0]
+    assert not any(flagged[WINDOW // 2 + 1 :])
+    stopping = alarm(tmp_path, schema.Guard(policy="back", leap=10.0), State(recent_losses=[1.0] * WINDOW))
+    assert not any(stopping.allows({"loss": 2.0}) for _ in range(WINDOW))  # none of them was applied
+
+
+def test_going_back_says_which_checkpoint_is_the_newest_now(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, schema.Recipe(), None, {}, None, None)
+    for step in (10, 20, 30):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    keeper.newest = tmp_path / "step-00000030"
+    assert keeper.back(25) == 20
+    assert keeper.newest == tmp_path / "step-00000020"
+    assert (tmp_path / "latest").read_text() == "step-00000020\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "whom"), [([1, 2], "the ranks"), ([1, 1, 2, 2], "the ranks"), ([1, 1, 2], "ranks 2 against the others")]
+)
+def test_only_ranks_that_most_contradict_are_named(values: list[int], whom: str) -> None:
+    world = SimpleNamespace(size=len(values), device="cpu", gather=lambda mine: [[value] for value in values])
+    with pytest.raises(RunError) as caught:
+        compare(world, {"weight": torch.zeros(1)}, 8)
+    assert f"({whom})" in str(caught.value)
+    assert ("odd rank" in str(caught.value)) == (whom != "the ranks")
 
 
 @pytest.mark.parametrize(("part", "engine"), [("model", 0), ("teacher", "oss"), ("teacher", 1)])

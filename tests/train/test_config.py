@@ -66,7 +66,6 @@ def test_the_recipes_own_section_is_not_touched() -> None:
         ({"activation_checkpointing": {}}, "compute.activations"),
         ({"compile": {}}, "compute.compile"),
         ({"optimizer": {"type": "AdamW"}}, "optim"),
-        ({"zero_optimization": {"stage": 4}}, "stages 0 to 3"),
         ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer"),
     ],

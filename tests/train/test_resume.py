@@ -6,15 +6,18 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import attempts, killed, partly, refused, staged, stopped
+from cases import attempts, killed, partly, refused, staged, stopped, teach_short
 from ranks import Ranks, run
 from toy import ToyPlans, teach, toy_recipe
 
+from gamut.errors import CheckpointError
 from gamut.recipe import schema
-from gamut.train.checkpoint import saved, verify
+from gamut.train.checkpoint import VERSION, Keeper, saved, verify
+from gamut.train.state import decisive
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -125,6 +128,22 @@ def test_another_recipe_is_refused(begun: Path, tmp_path: Path, changes: dict, k
     assert answer[0] == kind
     assert words in answer[1]
     assert before == {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+def test_where_a_remote_set_is_kept_may_change_also_in_checkpoints_that_recorded_it(tmp_path: Path) -> None:
+    recipe = toy_recipe(remote=schema.Remote(cache_gb=2.0, tries=9))
+    layout = {"parameters": {}, "engine": "oss"}
+    keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(layout=lambda: layout), None)
+    decided = decisive(toy_recipe()) | {"remote.cache_gb": 50.0, "remote.tries": 5}
+    record = {"version": VERSION, "plan": {}, "engine": layout}
+    keeper._compare(tmp_path, record | {"recipe": decided})
+    with pytest.raises(CheckpointError, match=r"optim\.lr = 1\.0"):
+        keeper._compare(tmp_path, record | {"recipe": decided | {"optim.lr": 1.0}})
+
+
+def test_epochs_of_one_step_are_saved_by_the_clock(tmp_path: Path) -> None:
+    recipe = toy_recipe(checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=0.0))
+    assert run(1, teach_short, tmp_path, recipe)[0] == [1, 2, 3, 4]
 
 
 def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_path: Path) -> None:
