@@ -27,7 +27,7 @@ from rich.table import Table
 
 from finetune.jobs import Job, run_all
 from finetune.rounds import Fold
-from gamut.errors import command
+from gamut.errors import RecipeError, command
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.recipe.load import load_recipe
 from gamut.track import figures
@@ -36,6 +36,17 @@ from gamut.track import figures
 def folds(text: str) -> list[Fold]:
     """`1,2` -> [1, 2]; `train,validation` -> their names"""
     return [int(part) if part.isdigit() else part for part in text.split(",") if part]
+
+
+def arms_of(words: list[str]) -> dict[str, str]:
+    """`name=init` -> what each arm starts from. Raises RecipeError."""
+    arms: dict[str, str] = {}
+    for word in words:
+        name, equals, init = word.partition("=")
+        if not equals or not name or name in arms:
+            raise RecipeError(f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}.")
+        arms[name] = init
+    return arms
 
 
 def right(result: dict) -> np.ndarray:
@@ -80,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="a.b=c, passed on to every run")
     options = parser.parse_intermixed_args(argv)  # overrides may follow the options
     console = Console()
-    arms = dict(arm.split("=", 1) for arm in options.arm)
+    arms = arms_of(options.arm)
     rates = [rate for rate in options.grid.split(",") if rate]
     held_out = options.choose_test or options.train[-1:]
 

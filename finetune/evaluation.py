@@ -35,11 +35,6 @@ class Scores:
     logits: np.ndarray  # float32 [n, classes]
     seconds: float = 0.0  # that this process's log-mels and forwards took
 
-    @property
-    def right(self) -> np.ndarray:
-        """bool [n]: the class with the highest score is one of the clip's."""
-        return np.take_along_axis(self.target, self.logits.argmax(1)[:, None], 1)[:, 0] > 0
-
     def metrics(self, metric: str) -> dict[str, float]:
         """`accuracy`, for classes that exclude each other; or for `mAP` the macro mAP, AUC and d', over the classes
         that some clip has. float64, computed once."""

@@ -28,9 +28,9 @@ def open_features(recipe: schema.Recipe, index: Index) -> FeatureCache | None:
     return cache
 
 
-def require_features(cache: FeatureCache | None, index: Index, clips: Clips | None) -> None:
-    """Raises FeatureError where the cache was not made of all these clips; those that were unusable then are holes,
-    which training counts and a score does not allow."""
+def require_features(cache: FeatureCache | None, index: Index, clips: Clips | None, *, scored: bool = False) -> None:
+    """Raises FeatureError where the cache was not made of all these clips, or, of clips that are `scored`, one was
+    unusable then: such a hole is counted in training, and a score does not allow it."""
     if cache is None or clips is None:
         return
     rows = np.asarray(clips.row)
@@ -39,6 +39,13 @@ def require_features(cache: FeatureCache | None, index: Index, clips: Clips | No
         raise FeatureError(
             f"The cache {cache.folder} lacks {len(absent)} of {len(rows)} clips of this round, such as "
             f"{index.key(int(absent[0]))}: extract features of the whole set, or name the subset that it was made of."
+        )
+    holes = rows[~cache.has(rows)] if scored else rows[:0]
+    if len(holes):
+        raise FeatureError(
+            f"The cache {cache.folder} has no features of {len(holes)} of {len(rows)} clips to be scored, such as "
+            f"{index.key(int(holes[0]))}: they were unusable when they were to be encoded. Mend the shard set and "
+            "extract with --mend, or leave these clips out of the set."
         )
 
 

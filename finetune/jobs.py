@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gamut.errors import GamutError
+from gamut.errors import GamutError, RecipeError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,7 +69,10 @@ def share_of_cores(parallel: int) -> int:
 
 
 def run_all(jobs: list[Job], parallel: int, console: Console) -> list[dict]:
-    """Run jobs, `parallel` at a time, each with its share of the cores; results in the order of the jobs."""
+    """Run jobs, `parallel` at a time, each with its share of the cores; results in the order of the jobs. Raises
+    RecipeError for fewer than one at a time, GamutError where a job fails."""
+    if parallel < 1:
+        raise RecipeError(f"--jobs is {parallel}; it must be 1 or more.")
     threads = share_of_cores(parallel)
     results: list[dict] = []
     with ThreadPoolExecutor(parallel) as pool:

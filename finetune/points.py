@@ -57,6 +57,7 @@ def at(recipe: schema.Recipe, point: Point) -> schema.Recipe:
     views, model = recipe.views, recipe.model
     standard = is_standard(views)
     views = replace(views, random=False, resolutions=views.resolutions[:1], poolings=views.poolings[:1], roll=0.0)
+    views = replace(views, too_long="cut")  # at a point every clip has the point's length, whatever training allowed
     if point.axis == "length":
         frames = int(point.value)
         if frames != point.value or frames < PATCH or frames % PATCH:

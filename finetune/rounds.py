@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gamut.errors import RecipeError
+from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.shards import Index
 
+RESULT = "result.json"  # of a round's folder, once it is scored
 Fold = int | str  # a value of the column, or one of the names that the index has for them
 
 
@@ -70,6 +72,21 @@ def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
         for repeat in range(recipe.finetune.seeds):
             result.append(Round(tuple(train), tuple(test), recipe.seed + repeat, tuple(validation)))
     return result
+
+
+def require_labels(index: Index, clips: Clips | None, folds: Iterable[Fold]) -> None:
+    """Raises RecipeError where clips of these folds have no label: accuracy would count them as some class."""
+    if clips is None:
+        return
+    rows = np.asarray(clips.row)
+    bare = rows[np.diff(np.asarray(index.label_offset))[rows] == 0]
+    if len(bare):
+        raise RecipeError(
+            f"{len(bare)} of {len(rows)} clips of the folds {list(folds)} have no label, such as "
+            f"{index.key(int(bare[0]))}, and a model that is judged by accuracy needs one of each. Name other folds "
+            "with folds.train, folds.validation and folds.test, or leave these clips out with subset.label or "
+            "subset.keys."
+        )
 
 
 def _values(index: Index, column: str, present: list[int], folds: Iterable[Fold]) -> set[int]:

@@ -16,9 +16,9 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from finetune.frozen import described, loader_of, open_features, require_features
-from finetune.rounds import Round, rounds
-from finetune.seen import seen_in_pretraining
-from gamut.errors import command
+from finetune.rounds import RESULT, Round, require_labels, rounds
+from finetune.seen import Seen, seen_in_pretraining
+from gamut.errors import GamutError, RunError, command
 from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
 from gamut.shards import Index
@@ -75,14 +75,16 @@ def run_round(
     std: float,
     world: World,
 ) -> dict | None:
-    """Train and score one round; None if it was preempted. A round that has its result is not run again.
+    """Train and score one round; None if it was preempted. A round that has its result is not run again, and is refused
+    where that is of another recipe or shard set.
 
     cache: the features to train a head on; mean and std: of the log-mel, where there is none.
     """
     folder = RunFolder.place(recipe)
-    if world.broadcast((folder / "result.json").exists()):
-        return json.loads((folder / "result.json").read_text())
+    if world.broadcast((folder / RESULT).exists()):
+        return _finished(folder, recipe, index, world)
 
+    from finetune.evaluation import metric_of
     from finetune.heads import TagFeatures  # after the ranks have started: these imports read the environment
     from finetune.objective import Classify
     from finetune.scoring import Scoring
@@ -108,16 +110,14 @@ def run_round(
     scored = for_scoring(recipe.subset)
     test = select(index, scored | {column: list(each.test)})
     validation = select(index, scored | {column: list(each.validation)}) if each.validation else None
-    for some in (clips, test, validation):
-        require_features(cache, index, some)
+    for some, folds in ((clips, each.train), (test, each.test), (validation, each.validation)):
+        require_features(cache, index, some, scored=some is not clips)
+        if metric_of(recipe.finetune) == "accuracy":
+            require_labels(index, some, folds)
     with session(recipe, world, index, clips) as run:
-        seen = seen_in_pretraining(recipe.init, index, test) if world.first else 0
-        if seen:
-            print(
-                f"{recipe.run.name}: the pretraining saw {seen} of the {len(test)} clips that are scored, without "
-                f"their labels; for a score on unheard clips pretrain with subset.{column}={list(each.train)}",
-                flush=True,
-            )
+        seen = seen_in_pretraining(recipe.init, index, test) if world.first else Seen()
+        if seen.clips:
+            print(f"{recipe.run.name}: {seen.told(len(test), column, each.train)}", flush=True)
         scoring = Scoring(objective, recipe, each, index, test, validation, run, world, loader_of(cache))
         result = train(
             objective=objective,
@@ -135,7 +135,27 @@ def run_round(
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None
-        return world.broadcast(scoring.finish(result.state.step, seen) if world.first else None)
+        return world.broadcast(scoring.finish(result.state.step, seen.clips) if world.first else None)
+
+
+def _finished(folder: Path, recipe: schema.Recipe, index: Index, world: World) -> dict:
+    """The result that a round has. Raises RunError where it was trained by another recipe or on another shard set; one
+    of an earlier version does not name its set and is taken."""
+    found: dict = {}
+    problem: Exception | None = None
+    if world.first:
+        try:
+            RunFolder.keep_recipe(folder, recipe)
+            found = json.loads((folder / RESULT).read_text())
+            if found.get("index", index.fingerprint) != index.fingerprint:
+                raise RunError(
+                    f"The round at {folder} was trained on the shard set {found['index']}, and {index.folder} is "
+                    f"{index.fingerprint}. Give the new run a name of its own with run.name=..., or remove the folder."
+                )
+        except (GamutError, OSError, ValueError) as error:
+            problem = error if isinstance(error, GamutError) else RunError(f"{folder / RESULT} is damaged: {error}.")
+    world.agree(problem, "take the round's result")
+    return world.broadcast(found)
 
 
 if __name__ == "__main__":

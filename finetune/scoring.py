@@ -13,7 +13,7 @@ from rich.table import Table
 
 from finetune.evaluation import Scores, evaluate, metric_of
 from finetune.objective import Classify
-from finetune.rounds import Fold, Round
+from finetune.rounds import RESULT, Fold, Round
 from gamut.data.loader import Loader
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
@@ -123,7 +123,7 @@ class Scoring:
     def finish(self, step: int, seen: int) -> dict:
         """Rank 0, once the round is trained: confusion matrix and result.json from the scores that it is judged by.
 
-        seen: how many of the scored clips the pretraining had, without their labels.
+        seen: how many of the scored clips the run behind `init` was trained on.
         """
         scores = Scores.load(self.run.folder / "scores.npz")
         values = scores.metrics(self.metric)
@@ -138,17 +138,18 @@ class Scoring:
             "by_class": scores.by_class(self.metric),
             "judged": judged,
             "clips": len(scores.target),
+            "index": self.index.fingerprint,
             "seen_in_pretraining": seen,
             "best": self.best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),
         }
-        if self.metric == "accuracy":
-            counts = scores.confusion()
+        counts = scores.confusion() if self.metric == "accuracy" else None
+        if counts is not None:
             result["confusion"] = counts.tolist()
+        write_whole(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
+        if counts is not None and len(counts) <= DRAWN:
             title = f"{self.recipe.run.name}: accuracy {result['score']:.1%}, {judged}"
-            if len(counts) <= DRAWN:
-                self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
-        write_whole(self.run.folder / "result.json", json.dumps(result))
+            self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
 
 

@@ -11,6 +11,7 @@ import torch
 from finetune.average import COUNT, PREFIX
 from finetune.objective import Classify
 from finetune.points import Point, at
+from finetune.rounds import RESULT
 from finetune.scoring import BEST
 from gamut.errors import CheckpointError, RunError
 from gamut.models.weights import MODEL, OBJECTIVE, load_weights
@@ -18,7 +19,7 @@ from gamut.recipe import schema
 from gamut.recipe.load import override
 from gamut.recipe.resolved import read_resolved
 
-RECIPE, RESULT = "recipe.yaml", "result.json"  # of a round's folder
+RECIPE = "recipe.yaml"  # of a round's folder
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def trained(run: Path, overrides: tuple[str, ...] = ()) -> list[Trained]:
     found = []
     for folder in folders:
         recipe = read_resolved(folder / RECIPE)
-        if recipe.stage != "finetune" or recipe.features:
-            kind = "pretraining" if recipe.stage == "pretrain" else "of a head on cached features"
+        if recipe.stage != "finetune" or recipe.features or recipe.encoder:
+            kind = "of a head on an encoder" if recipe.encoder else "of a head on cached features"
+            kind = "pretraining" if recipe.stage == "pretrain" else kind
             raise RunError(f"The run {folder} is {kind}; a sweep is over models that are fine-tuned on sound.")
         if not (folder / RESULT).is_file():
             raise RunError(

@@ -82,9 +82,10 @@ def probe(options: argparse.Namespace) -> int:
     if clips is None:
         raise RunError(f"There is nothing to probe: {why}.")
     names, found = named(options.caches, options.names), []
-    for name, folder in zip(names, options.caches):
-        cache = FeatureCache(folder)
+    caches = [FeatureCache(folder) for folder in options.caches]
+    for cache in caches:
         cache.check_index(clips.index.fingerprint)
+    for name, cache in zip(names, caches):
         vectors = mean_vectors(cache, np.asarray(clips.clips.row))
 
         def told(layer: int, score: float, name: str = name) -> None:
@@ -114,6 +115,9 @@ def recognise(options: argparse.Namespace) -> int:
     from gamut.analyse.noise import material, measure
     from gamut.analyse.transcribe import transcriber
 
+    for name in ("utterances", "per_class", "batch"):
+        if getattr(options, name) < 1:
+            raise RunError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be 1 or more.")
     ratios, names = numbers(options.snr, "--snr"), named(options.models, options.names)
     low, high = numbers(options.increase, "--increase", 2)
     f1 = classes_of(options.layers) if options.layers else None
@@ -122,13 +126,16 @@ def recognise(options: argparse.Namespace) -> int:
     parts = material(Index.open(options.speech), Index.open(options.sounds), options.utterances, options.per_class)
     said = f"{len(parts.speech)} utterances, {len(parts.labels)} classes of sound, {len(ratios)} ratios"
     print(said, flush=True)
+    heard_by = {
+        name: transcriber(path, tokens=options.tokens, language=options.language, precision=options.precision)
+        for name, path in zip(names, options.models)
+    }
     found = {}
-    for name, path in zip(names, options.models):
+    for name, hear in heard_by.items():
 
         def told(ratio: float, rate: float, name: str = name) -> None:
             print(f"{name}  {ratio:g} dB: WER {rate:.1%}", flush=True)
 
-        hear = transcriber(path, tokens=options.tokens, language=options.language, precision=options.precision)
         found[name] = measure(parts, ratios, hear, options.batch, told)
     silent = next(iter(found.values())).silent
     clean = {name: one.clean[0] / max(one.clean[1], 1) for name, one in found.items()}

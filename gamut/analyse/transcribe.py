@@ -24,7 +24,7 @@ def transcriber(
 
     tokens: a folder of transformers with the tokenizer (and generation_config.json), where the model is a .pt.
     language: of a multilingual Whisper. Text is decoded greedily. Raises CheckpointError where the model or its
-    tokenizer is not there.
+    tokenizer is not there, RecipeError for a language that it does not know.
     """
     path = Path(path).expanduser()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,6 +51,7 @@ def _whisper(path: Path, tokens: Path, language: str, precision: str, device: to
     settings = model.generator.generation_config
     spoken: dict[str, Any] = {"num_beams": 1, "do_sample": False}
     if getattr(settings, "lang_to_id", None):
+        model.require_language(language)
         spoken |= {"language": language, "task": "transcribe"}
 
     @torch.inference_mode()

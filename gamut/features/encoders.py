@@ -11,11 +11,11 @@ import torch
 import xxhash
 from torch import nn
 
-from gamut.audio.logmel import PATCH, normalise, patches
+from gamut.audio.logmel import PATCH, normalise
+from gamut.audio.overlap import cut
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
-from gamut.models.layout import ROWS, layout
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import find_weights, load_backbone
@@ -101,7 +101,8 @@ class OfSpeech(_OfWaveforms):
 
 
 class OfSpectrograms:
-    """Our own backbones, such as ASiT's teacher: a step is a column of patches (16 frames), the mean of its 8."""
+    """Our own backbones, such as ASiT's teacher: a step is a column of patches (16 frames, or `model.stride` of them
+    where they overlap), the mean of its 8 (12 at a stride of 10)."""
 
     def __init__(
         self, vit: VisionTransformer, front: FrontEnd, shift: int, seconds: float, precision: str, device: torch.device
@@ -116,6 +117,7 @@ class OfSpectrograms:
         self.model = {"kind": "spectrogram transformer", "weights": digest(vit), "precision": precision}
         self.front = {"kind": "log-mel", "mean": front.mean, "std": front.std, "mode": front.mode}
         self.front |= {"shift": shift, "frames": self._frames}
+        self.front |= {"stride": vit.model.stride} if vit.model.stride != PATCH else {}
 
     def policy(self, clips: int) -> Policy:
         return _policy(clips, self._frames, self._shift)
@@ -123,13 +125,14 @@ class OfSpectrograms:
     @torch.no_grad()
     def __call__(self, batch: PackedBatch, each: Each) -> None:
         batch = batch.to(self._device)
-        pixels = patches(normalise(spectrogram(batch, self._mode), self._mean, self._std))
-        where = layout(batch.frames, batch.sizes, self._vit.class_token)
+        mel = normalise(spectrogram(batch, self._mode), self._mean, self._std)
+        pixels = cut(mel, batch.frames, batch.sizes, self._vit.model.stride)
+        where = self._vit.layout(batch.frames, batch.sizes)
 
         def hook(number: int) -> Callable[..., None]:
             def take(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> None:
                 own = torch.index_select(tokens, 0, where.patch)  # time-major, class tokens left out
-                each(number, own.view(batch.clips, -1, ROWS, self.dim).mean(2))
+                each(number, own.view(batch.clips, -1, where.rows, self.dim).mean(2))
 
             return take
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gamut.audio.whisper_mel import HOP, RATE, whisper_log_mel
-from gamut.errors import CheckpointError
+from gamut.errors import CheckpointError, RecipeError
 from gamut.models.folder import CONFIG, load_strictly, read_json, read_state
 from gamut.models.whisper_openai import openai_whisper
 
@@ -116,6 +116,22 @@ class Whisper(nn.Module):
             if kept is not None:
                 blocks.append(kept)
         return Encoded(tuple(blocks), own.layer_norm(hidden))
+
+    def require_language(self, language: str | None, task: str | None = None) -> None:
+        """Raises RecipeError where `generator` cannot be asked for text in this language (`en`, `english`), or for this
+        task."""
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        settings = self.generator.generation_config
+        known = getattr(settings, "lang_to_id", None) or {}
+        if language is None and task is None:
+            return
+        if not known or not getattr(settings, "is_multilingual", True):
+            raise RecipeError("This Whisper has one language: give neither a language nor a task.")
+        code = (language or "").lower()
+        if language is not None and not {code, f"<|{TO_LANGUAGE_CODE.get(code, code)}|>"} & set(known):
+            codes = ", ".join(sorted(name.strip("<|>") for name in known))
+            raise RecipeError(f"This Whisper does not know the language {language!r}; it knows {codes}.")
 
 
 def load_whisper(

@@ -22,6 +22,13 @@ def finetuning_that_cannot_be(recipe: Recipe) -> list[Problem]:
                 found.append(
                     ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
                 )
+    if folds.column in recipe.subset:
+        found.append(
+            (
+                ("subset",),
+                f"subset.{folds.column} is what folds says: set folds.train, folds.validation and folds.test instead",
+            )
+        )
     if recipe.features:
         found += _on_features(recipe)
     if recipe.encoder:

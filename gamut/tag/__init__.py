@@ -2,7 +2,7 @@
 
 from gamut.tag import Recording, load
 
-model = load("runs/esc50")                                            # a fine-tuning run
+model = load("runs/esc50/test-1-seed-0")                              # a fine-tuning run
 model = load("models/whisper-tiny", head="runs/whisper_at", text=True)    # a Whisper and a head
 with Recording("clip.wav") as recording:
     for tagged in model.tag([recording], every=2.0):

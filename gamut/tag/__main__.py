@@ -12,7 +12,7 @@ from typing import IO, Any
 import soundfile
 
 from gamut.audio.ffmpeg import SUFFIXES
-from gamut.errors import AudioError, GamutError, RecipeError, command
+from gamut.errors import AudioError, GamutError, RecipeError, ShardError, command
 from gamut.shards.progress import Progress
 from gamut.tag import report
 from gamut.tag.choose import classes_among, load
@@ -21,7 +21,7 @@ from gamut.tag.result import Tagged
 
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"} | SUFFIXES
 EXAMPLE = """examples:
-  python -m gamut.tag runs/esc50 clip.wav
+  python -m gamut.tag runs/esc50/test-1-seed-0 clip.wav
   python -m gamut.tag runs/as20k recordings/ --every 10 --top 3 --format csv --out tags.csv
   python -m gamut.tag models/whisper-large --head runs/whisper_at_tltr512 talk.mp3 --every 2 --transcribe
   python -m gamut.tag models/whisper-tiny --head tiny.pt --labels class_labels_indices.csv clip.wav --classes Dog,Rain
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Tag every file; 0, or 1 where some of several could not be read."""
     arguments = _parser().parse_args(argv)
     files = list(_files(arguments.sounds))
+    for name in ("language", "task"):
+        if getattr(arguments, name) is not None and not arguments.transcribe:
+            raise RecipeError(f"--{name} is of text, and none is asked for: add --transcribe, or leave it out.")
     model = load(
         arguments.model, head=arguments.head, encoder=arguments.encoder, labels=arguments.labels,
         text=arguments.transcribe, precision=arguments.precision, device=arguments.device,
@@ -42,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["text"] = {
             name: value for name in ("language", "task") if (value := getattr(arguments, name)) is not None
         }
-    wanted = [name for one in arguments.classes for name in one.split(",") if name]
     chosen: report.Choice | None = None
     failed = 0
     total = max(round(_seconds(files)), 1)
@@ -55,12 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for file in batch:
                     try:
                         recordings.append(held.enter_context(Recording(file)))
-                    except AudioError as error:
+                    except (AudioError, ShardError) as error:  # a ShardError: the file needs ffmpeg
                         print(f"error: {error}", file=sys.stderr)
                         failed += 1
                 for tagged in model.tag(recordings, heard=progress.add, **options) if recordings else ():
-                    chosen = chosen or _choice(arguments, wanted, tagged)
-                    print(_shown(arguments.format, tagged, chosen), file=out, flush=True)
+                    chosen = chosen or _choice(arguments, tagged)
+                    shown = _shown(arguments.format, tagged, chosen)
+                    if shown:  # a CSV of a file without a tag has no line
+                        print(shown, file=out, flush=True)
     if failed == len(files):
         raise AudioError("None of the files could be read.")
     return 1 if failed else 0
@@ -81,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="tags at a time (default: %(default)s)")
     parser.add_argument("--least", type=float, default=0.0, metavar="P", help="only tags of this probability or more")
     parser.add_argument(
-        "--classes", nargs="+", default=[], metavar="NAME,NAME", help="only these classes, of which the best are shown"
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME,NAME",
+        help="only these classes, of which the best are shown",
     )
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="json: a line a file")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to the terminal")
@@ -116,8 +124,8 @@ def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
         yield files[first : first + size]
 
 
-def _choice(arguments: argparse.Namespace, wanted: list[str], tagged: Tagged) -> report.Choice:
-    among = classes_among(wanted, tagged.labels) if tagged.labels else None
+def _choice(arguments: argparse.Namespace, tagged: Tagged) -> report.Choice:
+    among = classes_among(arguments.classes, tagged.labels) if tagged.labels else None
     return report.Choice(arguments.top, among, arguments.least)
 
 

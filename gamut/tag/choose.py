@@ -47,10 +47,10 @@ def load(
 
     Raises CheckpointError or RecipeError where these do not belong together.
 
-    >>> load("runs/esc50").tag([Recording("clip.wav")])      # doctest: +SKIP
+    >>> load("runs/esc50/test-1-seed-0").tag([Recording("clip.wav")])      # doctest: +SKIP
     """
     place = Path(model).expanduser()
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
     found = _round(place)
@@ -66,6 +66,14 @@ def load(
     if text or head or encoder:
         raise RecipeError(f"{place} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
     return _spectrograms(found, state, about, on)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either where it is built without CUDA
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RecipeError(f"--device {name} is not to be had here ({first}): write cpu, cuda or cuda:1.") from None
 
 
 def _round(place: Path) -> Path:
@@ -200,14 +208,20 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def classes_among(wanted: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:
-    """Ids of the named classes, int64; None: all. Upper and lower case are alike. Raises RecipeError for a name that is
-    no class."""
-    if not wanted:
-        return None
+    """Ids of the named classes, int64; None: all. Upper and lower case are alike; a word that is no class may be
+    several, with commas between them. Raises RecipeError for a name that is no class.
+
+    >>> classes_among(["Male speech, man speaking", "dog, rain"], ["Rain", "Dog", "Male speech, man speaking"])
+    array([0, 1, 2])
+    """
     known = {name.lower(): number for number, name in enumerate(labels)}
-    for name in wanted:
+    split = [[word] if word.strip().lower() in known else word.split(",") for word in wanted]
+    named = [name.strip() for names in split for name in names if name.strip()]
+    if not named:
+        return None
+    for name in named:
         if name.lower() not in known:
             near = [one for one in labels if name.lower() in one.lower()][:3]
             hint = f"Near it: {', '.join(near)}." if near else f"There are {len(labels)}, such as {labels[0]}."
             raise RecipeError(f"There is no class {name!r}. {hint}")
-    return np.array(sorted({known[name.lower()] for name in wanted}), np.int64)
+    return np.array(sorted({known[name.lower()] for name in named}), np.int64)

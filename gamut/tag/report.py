@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gamut.tag.result import Span, Tagged
 
@@ -62,21 +63,17 @@ def as_csv(tagged: Tagged, choice: Choice) -> str:
 
 def as_table(tagged: Tagged, choice: Choice, width: int | None = None) -> str:
     """For people."""
-    table = Table(title=f"{tagged.path}, {tagged.seconds:.1f} s", title_justify="left")
+    table = Table(title=Text(f"{tagged.path}, {tagged.seconds:.1f} s"), title_justify="left")
     table.add_column("seconds", justify="right")
     table.add_column("tags" if tagged.labels else "text")
-    rows: list[tuple[float, int, str, str]] = []
+    rows: list[tuple[float, int, str, Text]] = []  # names and text may have brackets, which are no markup
     for span in tagged.spans:
         tags = ", ".join(f"{name} {p:.0%}" for name, p in choice.of(tagged, span)) or "-"
-        rows.append((span.start, 1, f"{span.start:.1f} - {span.end:.1f}", tags))
+        rows.append((span.start, 1, f"{span.start:.1f} - {span.end:.1f}", Text(tags)))
     for one in tagged.words:
-        rows.append((one.start, 0, f"{one.start:.1f} - {one.end:.1f}", f"[italic]{_plain(one.text.strip())}[/]"))
+        rows.append((one.start, 0, f"{one.start:.1f} - {one.end:.1f}", Text(one.text.strip(), "italic")))
     for _, _, when, what in sorted(rows, key=lambda row: row[:2]):
         table.add_row(when, what)
     out = io.StringIO()
     Console(file=out, width=width or 110).print(table)
     return out.getvalue().rstrip("\n")
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

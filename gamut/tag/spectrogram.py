@@ -126,7 +126,7 @@ class Spectrograms:
         return (logits.softmax(-1) if exclusive else logits.sigmoid()).cpu().numpy()
 
     def _policy(self, clips: int) -> Policy:
-        return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips)
+        return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips, too_long="cut")
 
 
 class _Waveforms:

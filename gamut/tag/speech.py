@@ -65,25 +65,30 @@ class Speech:
     ) -> Iterator[Tagged]:
         """In order; a batch is as many recordings as are given.
 
-        every: seconds of a span, a multiple of the head's unit of 0.4 (None: a window of the head's; then silence
-        behind the end counts, as it does where the features of short clips are extracted). text: options
+        every: seconds of a span, a multiple of the head's unit of 0.4 (None: a window of the head's, in whole units;
+        then silence behind the end counts, as it does where the features of short clips are extracted). text: options
         of transformers' `generate`, such as language and task; None: no text, and no decoder is run. heard: told how
-        many more seconds are encoded. Raises RecipeError for another `every`, AudioError where a file turns out to be
-        damaged.
+        many more seconds are encoded. Raises RecipeError for another `every` and a language that the Whisper does not
+        know, AudioError where a file turns out to be damaged.
         """
-        seconds = self._window if every is None else every
-        units = units_of(seconds, self.head.unit) if self.head else 1
-        window = self._window if every is None and text is None else STEP / RATE
-        gathered = [_Gathering(one, units, self.head, heard, window) for one in recordings]
-        texts = self._encode(gathered) if text is None else self._write(gathered, text)
+        if text is not None:
+            self.whisper.require_language(text.get("language"), text.get("task"))
+        window, unit = self._window, self.head.unit if self.head else UNIT
+        if every is None:  # as many whole units as a window has
+            units = max(int(window * RATE / (unit * STEP) + 1e-6), 1)
+            window = min(window, units * unit * STEP / RATE)
+        else:
+            units = units_of(every, unit) if self.head else 1
+        whole = window if every is None and text is None else STEP / RATE
+        gathered = [_Gathering(one, units, self.head, heard, whole) for one in recordings]
+        texts = self._encode(gathered, window) if text is None else self._write(gathered, text)
         for one, (words, said) in zip(gathered, texts):
             labels = self.head.labels if self.head else ()
             spans = tuple(one.spans)
             yield Tagged(one.recording.path, one.recording.seconds, labels, spans, said, words)
 
-    def _encode(self, gathered: list[_Gathering]) -> list[tuple[tuple[Words, ...], str | None]]:
-        """Windows of all recordings, as many at a time as there are recordings."""
-        window = self._window
+    def _encode(self, gathered: list[_Gathering], window: float) -> list[tuple[tuple[Words, ...], str | None]]:
+        """Windows of so many seconds of all recordings, as many at a time as there are recordings."""
         samples = round(window * RATE) // STEP * STEP
         waiting = [(one, _windows(one.recording, samples)) for one in gathered]
         batch: list[tuple[_Gathering, int, np.ndarray]] = []

@@ -45,7 +45,7 @@ class RunFolder:
             raise RunError(f"The run folder {path} belongs to user {owner}; choose another run.name or run.folder.")
         for folder in [path, *path.parents][: len(Path(recipe.run.name).parts)]:  # a run may lie inside another
             folder.chmod(0o700)
-        cls._keep_recipe(path, recipe)
+        cls.keep_recipe(path, recipe)
         for name in ("figures", "logs"):
             (path / name).mkdir(mode=0o700, exist_ok=True)
         record = read_record(path)
@@ -62,8 +62,8 @@ class RunFolder:
         return cls(path, int(record["attempt"]), str(record["identity"]))
 
     @staticmethod
-    def _keep_recipe(path: Path, recipe: Recipe) -> None:
-        """The first attempt writes the resolved recipe; later ones must want the same."""
+    def keep_recipe(path: Path, recipe: Recipe) -> None:
+        """The first attempt writes the resolved recipe; later ones must want the same. Raises RunError."""
         file = path / "recipe.yaml"
         if not file.exists():
             write_whole(file, resolved_yaml(recipe))

@@ -82,6 +82,8 @@ def test_what_cannot_be_probed_is_said(index: Index, tmp_path: Path, capsys) -> 
     assert main(["layers", str(index.folder), str(tmp_path / "other")]) == 2
     assert "index another" in capsys.readouterr().err
     write_cache(tmp_path / "one", x, index.clip_id, keys=index.keys(), index=index.fingerprint)
+    assert main(["layers", str(index.folder), str(tmp_path / "one"), str(tmp_path / "other")]) == 2
+    assert "layer 1" not in capsys.readouterr().out  # before the first of them is measured
     assert main(["layers", str(index.folder), str(tmp_path / "one"), "--folds", "absent"]) == 2
     assert "no column absent" in capsys.readouterr().err
     assert main(["layers", str(index.folder), str(tmp_path / "one"), "--names", "a,b"]) == 2

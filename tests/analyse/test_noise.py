@@ -12,7 +12,7 @@ import soundfile
 from gamut.analyse import transcribe
 from gamut.analyse.__main__ import main
 from gamut.analyse.noise import Material, material, measure, mixed, plain, word_errors
-from gamut.errors import RunError, ShardError
+from gamut.errors import CheckpointError, RunError, ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.shards.text import texts
@@ -35,7 +35,8 @@ def test_a_mixture_has_the_ratio_that_was_asked_for(ratio: float) -> None:
 
 
 def test_text_is_compared_in_upper_case_without_punctuation() -> None:
-    assert plain(" Mr. Quilter's  manner -- 'tis, well: done_!") == "MR QUILTER'S MANNER 'TIS WELL DONE"
+    assert plain(" Mr. Quilter's  manner -- 'tis, well: done_!") == "MR QUILTER'S MANNER TIS WELL DONE"
+    assert plain("'Hello,' she said: don\N{RIGHT SINGLE QUOTATION MARK}t ''!") == "HELLO SHE SAID DON'T"
     wrong, words = word_errors(["One two three.", "four"], ["one, too three", ""])
     assert (wrong, words) == (2, 4)  # pooled over words
 
@@ -154,5 +155,17 @@ def test_the_command_writes_tables_and_pictures(
     capsys.readouterr()
     assert main([*line, "--increase=-5,20"]) == 2
     assert "both be in --snr" in capsys.readouterr().err
+    for option in ("--per-class", "--batch", "--utterances"):
+        assert main([*line, option, "0"]) == 2
+        assert f"{option} is 0; it must be 1 or more" in capsys.readouterr().err
+
+    def second_is_gone(path: Path, **options: object) -> transcribe.Transcriber:
+        if Path(path).name == "9.0":
+            raise CheckpointError("There is no model at 9.0.")
+        return deaf(path)
+
+    monkeypatch.setattr(transcribe, "transcriber", second_is_gone)
+    assert main(line) == 2
+    assert " dB: WER" not in capsys.readouterr().out  # before the first of them is measured
     assert main([*line, "--snr=a"]) == 2
     assert "numbers separated by commas" in capsys.readouterr().err

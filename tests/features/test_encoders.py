@@ -11,17 +11,22 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from gamut.audio.logmel import log_mel, normalise, patches
+from gamut.audio.overlap import cut
+from gamut.data.assemble import assemble
+from gamut.data.front import spectrogram
 from gamut.data.reader import Reader
 from gamut.errors import GamutError
-from gamut.features.encoders import digest
+from gamut.features.encoders import OfSpectrograms, digest
 from gamut.features.extract import prepare, run
 from gamut.models.layout import layout
 from gamut.models.speech import load_speech
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import save_weights
+from gamut.plan import plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import Recipe
+from gamut.shards import Index
 from tests.features.conftest import changed, opened
 from tests.models.test_speech import SIZES, STABLE
 
@@ -64,6 +69,26 @@ def test_a_pretrained_asit_by_its_run_folder(recipe: Recipe, asit_run: Path) -> 
                 x = block(x, where, None)
                 columns = x[where.patch].view(12, 8, 32).mean(1)
                 np.testing.assert_allclose(features[layer], columns.view(3, 4, 32).mean(1), atol=1e-5)
+
+
+def test_overlapping_patches_are_columns_of_as_many_rows_as_they_have(esc10: Path) -> None:
+    model = replace(MODEL, stride=10, distilled=True)
+    vit = VisionTransformer(model, seed=3)
+    encoder = OfSpectrograms(vit, schema.FrontEnd(mean=-5.0, std=4.0), 160, 2.0, "fp32", torch.device("cpu"))
+    index = Index.open(esc10)
+    epoch = plan_evaluation(index.table(), encoder.policy(2))
+    batch = assemble(index, epoch, [0])
+    found: list[torch.Tensor] = []
+    encoder(batch, lambda number, x: found.append(x))
+    mel = normalise(spectrogram(batch, "fast"), -5.0, 4.0)
+    where = vit.layout(batch.frames, batch.sizes)
+    with torch.no_grad():
+        x = vit._embed(cut(mel, batch.frames, batch.sizes, 10), where)
+        for block, got in zip(vit.blocks, found, strict=True):
+            x = block(x, where, None)
+            assert got.shape == (2, 18, 32)  # of 192 frames, 12 rows each
+            torch.testing.assert_close(got, x[where.patch].view(2, 18, 12, 32).mean(2), atol=1e-5, rtol=0)
+    assert encoder.front["stride"] == 10
 
 
 def test_the_same_weights_without_their_run(recipe: Recipe, asit_run: Path, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_the_standard_ast_differs_in_length_model_and_epochs_alone(name: str) ->
     assert policy.packs * (policy.clips or 0) == 12
     assert ast.epochs == STANDARD_EPOCHS[name]
     assert (ast.optim, ast.folds, ast.plan) == (elastic.optim, elastic.folds, elastic.plan)
+    assert ast.augment == elastic.augment
     assert (ast.finetune.loss, ast.finetune.metric) == (elastic.finetune.loss, elastic.finetune.metric)
     other = ["views.frames=null", "views.pad_to=1024", "views.resolutions=[2.0]", "model.table_frames=512"]
     at_2 = training_policy(load_recipe("finetune", f"ast_{name}", other))
@@ -103,6 +104,7 @@ def test_the_small_ones_are_alike_too() -> None:
     for elastic, ast in (("elastic_tiny", "ast_tiny"), ("elastic_esc10", "ast_esc10")):
         one, other = load_recipe("finetune", elastic), load_recipe("finetune", ast)
         assert (one.optim, one.step, one.folds, one.data) == (other.optim, other.step, other.folds, other.data)
+        assert one.augment == other.augment
         assert (one.model.dim, one.model.depth, one.model.heads) == (
             other.model.dim,
             other.model.depth,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.frozen import require_features
 from finetune.run import main
 from gamut.data.batch import Hole
-from gamut.errors import RecipeError
-from gamut.features import write_cache
+from gamut.errors import FeatureError, RecipeError
+from gamut.features import FeatureCache, write_cache
 from gamut.models.tagger import Tagger, open_tagger
 from gamut.models.weights import load_weights, save_weights
 from gamut.recipe import schema
@@ -155,5 +156,9 @@ def test_clips_that_the_cache_lacks_stop_the_run_and_holes_are_counted(
                 holes=[hole])  # fmt: skip
     line = [*words(made, tmp_path, "run.name=hole"), f"features={tmp_path / 'hole'}", "loader.max_holes=0.1"]
     assert run(1, tune, line) == [0]
+    cache = FeatureCache(tmp_path / "hole")
+    require_features(cache, index, index.table())
+    with pytest.raises(FeatureError, match=f"no features of 1 of 60 clips to be scored, such as {keys[gone]}"):
+        require_features(cache, index, index.table(), scored=True)
     records = [json.loads(text) for text in (tmp_path / "hole/test-1-seed-0/metrics.jsonl").read_text().splitlines()]
     assert max(record.get("holes", 0) for record in records) == 5  # one an epoch

@@ -92,6 +92,13 @@ def test_points_that_cannot_be(point: Point, said: str) -> None:
         at(load_recipe("finetune", "elastic_voxceleb"), point)
 
 
+def test_at_a_point_longer_clips_are_cut() -> None:
+    assert (
+        at(load_recipe("finetune", "elastic_voxceleb", ["views.too_long=error"]), Point("length", 256)).views.too_long
+        == "cut"
+    )
+
+
 def test_crops_that_are_not_padded_are_no_standard_ast() -> None:
     assert is_standard(load_recipe("finetune", "ast_epic").views)
     assert not is_standard(load_recipe("finetune", "ast_epic", ["views.pad=false", "views.pad_with=silence"]).views)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from finetune import compare, jobs
+from finetune.evaluation import Scores
 from finetune.rounds import rounds
-from finetune.seen import seen_in_pretraining
-from gamut.errors import GamutError, RecipeError
+from finetune.run import run_round
+from finetune.scoring import Scoring
+from finetune.seen import Seen, seen_in_pretraining
+from gamut.errors import GamutError, RecipeError, RunError
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.recipe.load import load_recipe
+from gamut.recipe.resolved import resolved_yaml
 from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
+from gamut.track.run import RunFolder
+from gamut.train.world import World
 from launchers.corpus import CLASSES, synthesise
+
+TINY = ["model.dim=16", "model.depth=1", "model.heads=2"]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +62,7 @@ def test_five_folds_by_default_each_trained_on_the_other_four(index: Index) -> N
         (["folds.test=[[4]]", "folds.train=[3,4]"], "fold 4 is in folds.train"),
         (["folds.test=[[6]]"], r"names the folds \[6\]"),
         (["folds.column=speaker"], "folds.column is 'speaker'"),
+        (["subset.fold=[1,2]"], "subset.fold is what folds says: set folds.train"),
     ],
 )
 def test_rounds_that_cannot_be(index: Index, words: list[str], said: str) -> None:
@@ -61,14 +75,80 @@ def test_clips_of_the_pretraining_are_counted(index: Index, tmp_path: Path) -> N
     weights = tmp_path / "run" / "checkpoints" / "step-1" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"")
-    assert seen_in_pretraining("", index, test) == 0
-    assert seen_in_pretraining(str(weights), index, test) == 0  # no run around it
+    assert seen_in_pretraining("", index, test) == Seen()
+    assert seen_in_pretraining(str(weights), index, test) == Seen()  # no run around it
     note = tmp_path / "run" / "recipe.yaml"
     for subset, seen in (("{fold: [1, 2, 3]}", 6), ("{fold: [1, 2]}", 0), ("{}", 12)):
         note.write_text(f"data: {index.folder}\nsubset: {subset}\n")
-        assert seen_in_pretraining(str(weights), index, test) == seen
+        assert seen_in_pretraining(str(weights), index, test) == Seen(seen)
     note.write_text("data: /elsewhere\nsubset: {}\n")
-    assert seen_in_pretraining(str(weights), index, test) == 0
+    assert seen_in_pretraining(str(weights), index, test) == Seen()
+
+
+def test_clips_of_a_fine_tuning_are_counted_by_its_folds(index: Index, tmp_path: Path) -> None:
+    """Of a run's folder alone, as a head's is; with their labels."""
+    test = index.table().select(index.where({"fold": [3, 4]}))
+    for train, seen in (("[1, 2, 3]", 6), ("[1, 2, 5]", 0)):
+        folds = f"folds: {{column: fold, train: {train}}}"
+        (tmp_path / "recipe.yaml").write_text(f"stage: finetune\ndata: {index.folder}\nsubset: {{}}\n{folds}\n")
+        assert seen_in_pretraining(str(tmp_path), index, test) == Seen(seen, labelled=True)
+    assert "with their labels" in Seen(6, True).told(12, "fold", (1, 2))
+    assert "without their labels" in Seen(6).told(12, "fold", (1, 2))
+
+
+def test_a_picture_that_fails_loses_no_result(index: Index, tmp_path: Path) -> None:
+    words = ["run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]"]
+    (each,) = rounds(recipe(*words), index)
+    target = np.eye(len(index.labels), dtype=np.float32)
+    Scores(np.arange(len(target)), target, target).save(tmp_path / "scores.npz", index)
+
+    def broken(*_: object) -> None:
+        raise ValueError("no picture")
+
+    run: Any = SimpleNamespace(folder=tmp_path, tracker=SimpleNamespace(figure=broken))
+    one: Any = None
+    scoring = Scoring(one, each.recipe(recipe(*words)), each, index, one, None, run, ALONE)
+    with pytest.raises(ValueError, match="no picture"):
+        scoring.finish(3, 0)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["score"], result["index"]) == (1.0, index.fingerprint)
+
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"), 1)
+
+
+def test_a_finished_round_is_of_its_recipe_and_its_clips(index: Index, tmp_path: Path) -> None:
+    mine = recipe("run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]")
+    (each,) = rounds(mine, index)
+    folder = RunFolder.place(each.recipe(mine))
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(resolved_yaml(each.recipe(mine)))
+
+    def again(*words: str) -> dict | None:
+        other = recipe("run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]", *words)
+        return run_round(each, each.recipe(other), index, None, 0.0, 1.0, ALONE)
+
+    for result in ({"score": 0.5}, {"score": 0.5, "index": index.fingerprint}):  # of an earlier version, and of now
+        (folder / "result.json").write_text(json.dumps(result))
+        assert again("finetune.seeds=3", "folds.test=[[5],[4]]", "run.threads=2") == result
+    with pytest.raises(RunError, match=r"another recipe \(optim\.lr: "):
+        again("optim.lr=0.5")
+    (folder / "result.json").write_text('{"score": 0.5, "index": "another"}')
+    with pytest.raises(RunError, match="trained on the shard set another"):
+        again()
+
+
+@pytest.mark.parametrize("fold", [1, 4, 5])
+def test_clips_without_a_label_are_refused_where_accuracy_judges(index: Index, tmp_path: Path, fold: int) -> None:
+    words = ["run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]", "folds.validation=[4]", *TINY]
+    bare = copy.copy(index)
+    gone = int(index.where({"fold": [fold]})[0])
+    counts = np.diff(index.label_offset)
+    counts[gone] = 0
+    bare.label_offset = np.concatenate([[0], np.cumsum(counts)])
+    (each,) = rounds(recipe(*words), bare)
+    with pytest.raises(RecipeError, match=rf"1 of \d+ clips of the folds \[.*{fold}.*\] have no label, such as"):
+        run_round(each, each.recipe(recipe(*words)), bare, None, 0.0, 1.0, ALONE)
 
 
 def scores(folder: Path, seed: int, right: np.ndarray) -> dict:
@@ -131,6 +211,15 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "paired bootstrap 95 % interval" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"]])
+def test_arms_are_named_once(arms: list[str], capsys) -> None:
+    line = [word for arm in arms for word in ("--arm", arm)]
+    assert compare.main(["esc10", *line, "--train", "1", "--test", "5"]) == 2
+    assert f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {arms[-1]!r}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_a_finished_job_is_not_run_again_and_another_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -145,5 +234,7 @@ def test_a_finished_job_is_not_run_again_and_another_is_refused(
     assert jobs.run_job(job, 1) == {"mean": 0.5}
     monkeypatch.setattr(jobs.subprocess, "run", None)
     assert jobs.run_job(job, 1) == {"mean": 0.5}
+    with pytest.raises(RecipeError, match="--jobs is 0"):
+        jobs.run_all([job], 0, Console())
     with pytest.raises(GamutError, match="holds a run with other arguments"):
         jobs.run_job(jobs.Job("one", ("esc10", "optim.lr=2"), job.folder), 1)

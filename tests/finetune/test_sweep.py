@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from finetune import sweep, sweep_score
 from gamut.models.weights import load_weights, save_weights
+from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import read_resolved, resolved_yaml
 from launchers.corpus import synthesise
 from tests.shards.layouts import convert
@@ -129,6 +130,9 @@ def test_what_cannot_be_swept_is_one_sentence(runs: Path, tmp_path: Path, capsys
     ast = runs / "ast_esc10"
     (begun := tmp_path / "begun" / "test-5-seed-0").mkdir(parents=True)
     (begun / "recipe.yaml").write_bytes(next(ast.glob("test-*/recipe.yaml")).read_bytes())
+    (whole := tmp_path / "whole").mkdir()
+    end_to_end = load_recipe("finetune", "whisper_at_end_to_end", ["encoder=models/whisper"])
+    (whole / "recipe.yaml").write_text(resolved_yaml(end_to_end))
     elsewhere = tmp_path / "elsewhere"  # the same model, scored on another fold
     elsewhere.mkdir()
     for path in ast.glob("test-*/re*"):
@@ -139,6 +143,7 @@ def test_what_cannot_be_swept_is_one_sentence(runs: Path, tmp_path: Path, capsys
     for words, said in (
         ([tmp_path / "none"], "no fine-tuning run"),
         ([tmp_path / "begun"], "is not finished"),
+        ([tmp_path / "whole"], "of a head on an encoder"),
         ([ast, ast], "different names"),
         ([ast, "--lengths", "33"], "multiple of 16"),
         ([ast, "--lengths", "long"], "must be numbers"),

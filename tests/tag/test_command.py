@@ -27,7 +27,8 @@ from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
 from gamut.tag.__main__ import main
 from gamut.tag.choose import classes_among, read_labels
-from gamut.tag.result import Span
+from gamut.tag.report import Choice, as_table
+from gamut.tag.result import Span, Tagged, Words
 
 from .whispers import DIM, LAYERS, talking_whisper
 
@@ -163,6 +164,33 @@ def test_the_best_of_a_span() -> None:
     assert span.top(1, np.array([0, 3])) == [3]
     assert classes_among([], CLASSES) is None
     assert classes_among(["speech", "dog"], CLASSES).tolist() == [0, 3]
+    assert classes_among(["Dog, rain", ","], CLASSES).tolist() == [0, 1]
+    assert classes_among(["male speech, man speaking", "Dog"], ["Dog", "Male speech, man speaking"]).tolist() == [0, 1]
+
+
+def test_brackets_in_names_are_no_markup() -> None:
+    span, words = Span(0.0, 1.0, np.array([0.9, 0.1], np.float32)), Words(0.0, 1.0, "so [/] it [b]goes\\")
+    tagged = Tagged(Path("a[red].wav"), 1.0, ("Dog [/b]", "Rain"), (span,), words.text, (words,))
+    shown = as_table(tagged, Choice())
+    for text in ("a[red].wav", "Dog [/b] 90%", "so [/] it [b]goes\\"):
+        assert text in shown
+
+
+def test_a_file_without_ffmpeg_and_one_without_a_tag(sounds: Path, run, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "x.m4a").write_bytes(b"some sound")
+    monkeypatch.setenv("PATH", "")
+    line = [str(run[0]), str(tmp_path / "x.m4a"), str(sounds / "a.wav"), "--format", "csv", "--least", "1.1"]
+    assert main(line) == 1
+    said = capsys.readouterr()
+    assert "x.m4a can only be read through ffmpeg" in said.err
+    assert said.out.splitlines() == ["file,start,end,label,probability"]
+
+
+def test_a_span_of_a_model_that_refuses_long_clips_is_as_long_as_it_reads(sounds: Path, tmp_path: Path) -> None:
+    own = ("views.frames=null", "views.pad=false", "step.clips=null", "step.tokens=1206")
+    folder, _ = a_run(tmp_path / "run", *own, "views.max_seconds=1.6", "views.too_long=error")
+    (found,) = load(folder).tag([Recording(sounds / "a.wav")], every=1.7)
+    assert len(found.spans) == 3
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +252,9 @@ def test_a_public_head_takes_its_names_from_a_file(sounds: Path, whisper: Path, 
         ("text of a vit", "has no text"),
         ("two rounds", "has 2 rounds. Name one of them"),
         ("old", "does not say which classes"),
+        ("no device", "--device gpu is not to be had here"),
+        ("language alone", "--language is of text"),
+        ("klingon", "does not know the language 'klingon'; it knows de, en."),
     ],
 )
 def test_what_does_not_go_together_is_said(
@@ -237,13 +268,19 @@ def test_what_does_not_go_together_is_said(
         words = [head] if what == "head alone" else [head, "--encoder", whisper]
     elif what == "text of a vit":
         words = [run[0], "--transcribe"]
+    elif what == "no device":
+        words = [run[0], "--device", "gpu"]
+    elif what == "language alone":
+        words = [run[0], "--language", "en"]
+    elif what == "klingon":
+        words = [whisper, "--transcribe", "--language", "klingon"]
     elif what == "two rounds":
         words = [a_run(tmp_path / "x" / name)[0].parent for name in ("one", "two")][:1]
     elif what == "old":
         folder, task = a_run(tmp_path / "x")
         save_weights(folder / "best.safetensors", task.model, {"model": {}})
         words = [folder]
-    assert main([*map(str, words), str(sounds / "a.wav")]) == 2
+    assert main([str(words[0]), str(sounds / "a.wav"), *map(str, words[1:])]) == 2
     error = capsys.readouterr().err
     assert sentence in error.replace("\n", " ")
     assert "Traceback" not in error
@@ -252,7 +289,7 @@ def test_what_does_not_go_together_is_said(
 def test_help_has_an_example(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "python -m gamut.tag runs/esc50 clip.wav" in capsys.readouterr().out
+    assert "python -m gamut.tag runs/esc50/test-1-seed-0 clip.wav" in capsys.readouterr().out
 
 
 def test_python_reads_like_the_command(sounds: Path, run: tuple[Path, Classify]) -> None:

@@ -176,6 +176,13 @@ def test_files_at_once_are_the_files_one_by_one(folder: Path, sounds: list[Path]
             np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-5)
 
 
+def test_a_window_of_no_whole_units_is_cut_to_them(folder: Path, sounds: list[Path]) -> None:
+    (found,) = Speech(load_whisper(folder), head(seconds=5.0)).tag([Recording(sounds[0])])
+    assert [(span.start, span.end) for span in found.spans] == [(0.0, 4.8), (4.8, 7.3)]
+    (short,) = Speech(load_whisper(folder), head(seconds=5.0, unit=300)).tag([Recording(sounds[0])])
+    assert [(span.start, span.end) for span in short.spans] == [(0.0, 6.0), (6.0, 7.3)]
+
+
 def test_a_time_between_units_is_refused(folder: Path, sounds: list[Path]) -> None:
     with pytest.raises(RecipeError, match=r"multiple of 0\.4 s, which 0\.5 s is not"):
         list(Speech(load_whisper(folder), head()).tag([Recording(sounds[0])], every=0.5))
