@@ -143,4 +143,6 @@ def draw(report: Mapping[str, Any], kind: str) -> Figure:
             axes[2].set_title(f"{task}: fine-tuned", fontsize=9)
             lowest = min(min(scores) for scores in bars.values())
             axes[2].set_ylim(bottom=max(0.0, 100 * lowest - 10))
+        elif tuned:
+            axes[2].set_axis_off()
     return figure

@@ -193,4 +193,7 @@ def test_means_and_spreads_are_over_seeds() -> None:
     assert ["│", "a", "│", "60.0", "±", f"{deviation:.1f}"] in [row[:6] for row in rows]
     assert ["│", "log-mel", "│", "40.0", "│", "40.0", "│", "│"] in rows
     assert ["│", "b", "-", "a", "│", "+15.0", "│", "+15.0", "│", "+0.0", "│"] in rows
-    assert findings.draw(report, "cls").axes
+    assert [axis.axison for axis in findings.draw(report, "cls").axes] == [True] * 3
+    probed = {name: {"probe": arm["probe"], "tokens": arm.get("tokens", [])} for name, arm in arms.items()}
+    figure = findings.draw({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
+    assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
