@@ -86,7 +86,7 @@ class Cache:
         with _locked(descriptor, fcntl.LOCK_SH):
             about = os.fstat(descriptor)
             if about.st_nlink and about.st_size == size:
-                os.utime(descriptor)  # read last: removed last
+                _was_read(descriptor)
                 return read_at(descriptor, length, at)
         if about.st_nlink:  # of another size: the disk has lost some of it
             self._remove(name)
@@ -116,8 +116,10 @@ class Cache:
                     filled = file.tell()  # the file has its size already
                 if filled != size:
                     raise ValueError(f"a piece of {size} bytes was filled with {filled}")
+                _was_read(descriptor)
                 os.fsync(descriptor)
-                os.rename(partial, final)
+                with self._space():  # a name that changes under whoever adds up the folder may be seen nowhere
+                    os.rename(partial, final)
                 sync_folder(self.folder)
                 return read_at(descriptor, length, at)
             finally:
@@ -171,6 +173,12 @@ class Cache:
                 return True
         except BlockingIOError:
             return False
+
+
+def _was_read(descriptor: int) -> None:
+    """What was read last is removed last. By the exact time: a kernel's own is the same for some milliseconds."""
+    now = time.time_ns()
+    os.utime(descriptor, ns=(now, now))
 
 
 @contextmanager
