@@ -19,6 +19,7 @@ mixture: {big: 3, /elsewhere/small: 0.5}
 subset: {fold: [1, 2], label: [dog, 3], split: train, keys: keys.txt, per_class: 10, seed: 4}
 plan: {weights: balanced, draws: 5000}
 step: {packs: 4, clips: 2}
+folds: {column: place} # so that the fold may be chosen
 """
 
 
