@@ -45,8 +45,8 @@ class Seen(NamedTuple):
 def seen_in_pretraining(init: str, index: Index, test: Clips) -> Seen:
     """How many of the clips `test` of `index` the run behind `init` was trained on, a pretraining or a fine-tuning.
 
-    None where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips cannot be
-    told from here.
+    No clips where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips
+    cannot be told from here.
     """
     if not init:
         return Seen()

@@ -12,6 +12,7 @@ class against the errors that it adds, f1_against_wer.png.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -126,17 +127,18 @@ def recognise(options: argparse.Namespace) -> int:
     parts = material(Index.open(options.speech), Index.open(options.sounds), options.utterances, options.per_class)
     said = f"{len(parts.speech)} utterances, {len(parts.labels)} classes of sound, {len(ratios)} ratios"
     print(said, flush=True)
-    heard_by = {
-        name: transcriber(path, tokens=options.tokens, language=options.language, precision=options.precision)
-        for name, path in zip(names, options.models)
-    }
+    opened = functools.partial(
+        transcriber, tokens=options.tokens, language=options.language, precision=options.precision
+    )
+    for path in options.models:
+        opened(path)  # and let go: what is wrong with one is said before hours of another, and one is held at a time
     found = {}
-    for name, hear in heard_by.items():
+    for name, path in zip(names, options.models):
 
         def told(ratio: float, rate: float, name: str = name) -> None:
             print(f"{name}  {ratio:g} dB: WER {rate:.1%}", flush=True)
 
-        found[name] = measure(parts, ratios, hear, options.batch, told)
+        found[name] = measure(parts, ratios, opened(path), options.batch, told)
     silent = next(iter(found.values())).silent
     clean = {name: one.clean[0] / max(one.clean[1], 1) for name, one in found.items()}
     rows = [["without noise", *(f"{rate:.1%}" for rate in clean.values())]]
