@@ -43,6 +43,7 @@ class Views:
     local: torch.Tensor  # int64: the teacher's patches of the local loss
     rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
     counted: torch.Tensor  # bool [len(rebuild), 256]: pixels of the reconstruction loss
+    beside: torch.Tensor  # int64 [S]: the student's segments of one number are neighbours for KoLeo
     clips: int
     crops: int  # local crops a clip
 
@@ -59,10 +60,23 @@ def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> t
     return ahead + torch.arange(total, device=frames.device)
 
 
+def neighbourhoods(batch: PackedBatch) -> torch.Tensor:
+    """int64 [S]: a number for each pack and view; a local crop has one of its own, so no neighbours.
+
+    Neighbours are of one pack, since a pack is the same at any number of ranks and micro-batches.
+    """
+    device, views, whole = batch.frames.device, batch.views, batch.views - batch.local_views
+    packs = torch.arange(len(batch.pack_sizes)).repeat_interleave(torch.tensor(batch.pack_sizes, dtype=torch.int64))
+    number = packs[:, None] * views + torch.arange(views)
+    alone = -1 - torch.arange(number.numel()).view(number.shape)
+    number = torch.where(torch.arange(views) < whole, number, alone)
+    return number.view(-1).to(device, non_blocking=True)
+
+
 class Asit(Objective):
     """Teacher and student on packed views. `model` is the student; the teacher is ours to move."""
 
-    count_names = ("masked_pixels", "local_tokens", "class_pairs", "pixels")
+    count_names = ("masked_pixels", "local_tokens", "class_pairs", "pixels", "neighbours")
 
     def __init__(self, recipe: schema.Recipe, mean: float, std: float, device: torch.device) -> None:
         self.options = recipe.asit
@@ -133,15 +147,18 @@ class Asit(Objective):
             local=local,
             rebuild=rebuild if options.weight_reconstruction else None,
             counted=counted,
+            beside=neighbourhoods(batch),
             clips=batch.clips,
             crops=crops,
         )
+        neighbours = sum(clips for clips in batch.pack_sizes if clips > 1) * (batch.views - crops)
         counts = torch.stack(
             [
                 counted.sum(dtype=torch.float64),
                 torch.tensor(float(len(local)), dtype=torch.float64, device=self.device),
                 torch.tensor(2.0 * (1 + crops) * batch.clips, dtype=torch.float64, device=self.device),
                 torch.tensor(float(clean.numel()), dtype=torch.float64, device=self.device),
+                torch.tensor(float(neighbours), dtype=torch.float64, device=self.device),
             ]
         )
         return Prepared(inputs, counts)
@@ -163,6 +180,7 @@ class Asit(Objective):
                 views.number[views.local],
                 None if views.rebuild is None else views.number[views.rebuild],
                 frozen=at.epoch < options.freeze_output_epochs,
+                spread=True,
             )
         sums: dict[str, torch.Tensor] = {}
         metrics: dict[str, torch.Tensor] = {}
@@ -193,15 +211,19 @@ class Asit(Objective):
             )
             pairs = max(totals["class_pairs"], 1.0)
             metrics["teacher/entropy"] = losses.entropy(target) * (1 + views.crops) / pairs
+        if student.vectors is not None:
+            sums["koleo"] = losses.koleo(student.vectors, views.beside)
         counts = {
             "reconstruction": totals["masked_pixels"],
             "local": totals["local_tokens"],
             "global": totals["class_pairs"],
+            "koleo": totals["neighbours"],
         }
         weights = {
             "reconstruction": options.weight_reconstruction,
             "local": options.weight_local,
             "global": options.weight_global,
+            "koleo": options.weight_koleo,
         }
         terms = {name: sums[name] / max(counts[name], 1.0) for name in sums}
         loss = sum((weights[name] * terms[name] for name in terms), torch.zeros((), device=self.device))

@@ -1,9 +1,11 @@
-"""The three losses of ASiT as sums, so that their denominators can be counted over the whole global step."""
+"""The three losses of ASiT, and KoLeo, as sums, so that their denominators can be counted over the whole global step."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
+NEAREST = 1e-3  # the least distance that KoLeo tells from 0
 
 
 def reconstruction(predicted: torch.Tensor, pixels: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -39,3 +41,23 @@ def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) ->
 def entropy(distribution: torch.Tensor) -> torch.Tensor:
     """Sum over rows of the entropy in nats. distribution: [n, K]."""
     return -(distribution * distribution.clamp_min(1e-12).log()).sum()
+
+
+def koleo(vectors: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Sum of -log of the distance to the nearest neighbour on the unit sphere (KoLeo, Sablayrolles et al. 2019, Eq. 4).
+
+    vectors: float32 [n, D]; group: int64 [n], ascending or not: only rows of one group are neighbours. A row that is
+    alone in its group adds nothing. float32 scalar. Distances are floored at NEAREST, smoothly: two clips of the same
+    silence would push each other apart without bound.
+    """
+    if not len(vectors):
+        return vectors.sum()
+    unit = F.normalize(vectors, dim=-1)
+    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    beside = (group[:, None] == group) & ~itself
+    with torch.no_grad():
+        nearest = (unit @ unit.T).masked_fill(~beside, -torch.inf).argmax(dim=1)
+    # A product with zeros and ones: an index's backward would add up in no fixed order on a GPU.
+    neighbour = F.one_hot(nearest, len(unit)).to(unit.dtype) @ unit
+    squares = (unit - neighbour).square().sum(dim=1) + NEAREST**2
+    return -(squares.log() / 2).masked_fill(~beside.any(dim=1), 0.0).sum()

@@ -9,6 +9,7 @@ from torch import nn
 
 from gamut.models.heads import ProjectionHead, ReconstructionHead, UnitLinear
 from gamut.models.layout import Layout
+from gamut.models.pooling import row_means
 from gamut.models.vit import VisionTransformer
 from gamut.recipe import schema
 
@@ -19,6 +20,7 @@ class Outputs(NamedTuple):
     classes: torch.Tensor | None  # [S, K]: logits of each segment's CLS token, or of its pooled tokens
     data: torch.Tensor | None  # [n, C]: logits of data tokens
     pixels: torch.Tensor | None  # [m, 256]
+    vectors: torch.Tensor | None = None  # float32 [S, D]: what KoLeo spreads, of each segment
 
 
 class AsitNetwork(nn.Module):
@@ -32,6 +34,7 @@ class AsitNetwork(nn.Module):
         super().__init__()
         self.backbone = VisionTransformer(model, seed=seed)
         self.has_classes, self.has_data = asit.weight_global > 0, asit.weight_local > 0
+        self.koleo_on = asit.koleo_on if asit.weight_koleo > 0 else ""
         outputs_data = asit.prototypes_data or asit.prototypes
         trained_gain = asit.gain == "trained"
         self.heads = asit.heads if self.has_classes and self.has_data else "shared"
@@ -63,11 +66,12 @@ class AsitNetwork(nn.Module):
         data: torch.Tensor | None = None,
         rebuild: torch.Tensor | None = None,
         frozen: bool = False,
+        spread: bool = False,
     ) -> Outputs:
         """Logits of segments and of the patches `data`, and pixels of the patches `rebuild`, in one pass.
 
         patches: [N, 256]; data, rebuild: int64 patch numbers. data None: no logits, of segments neither; rebuild None:
-        no pixels. frozen: the output layers get gradients of zero.
+        no pixels. frozen: the output layers get gradients of zero. spread: with the segments' vectors, if KoLeo is on.
         """
         tokens = self.backbone(patches, where, drop_keys)
         classes = some = pixels = None
@@ -77,7 +81,14 @@ class AsitNetwork(nn.Module):
             some = torch.index_select(tokens, 0, where.patch[data])
         if rebuild is not None:
             pixels = self.reconstruction(torch.index_select(tokens, 0, where.patch[rebuild]))
-        return Outputs(*self._project(classes, some, frozen), pixels)
+        return Outputs(*self._project(classes, some, frozen), pixels, self._vectors(tokens, where) if spread else None)
+
+    def _vectors(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor | None:
+        """A vector of each segment for KoLeo, float32."""
+        if not self.koleo_on:
+            return None
+        vectors = row_means(tokens, where) if self.koleo_on == "rows" else self.backbone.pool(tokens, where)
+        return vectors.float()
 
     def _project(
         self, classes: torch.Tensor | None, data: torch.Tensor | None, frozen: bool

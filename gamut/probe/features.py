@@ -17,6 +17,7 @@ from gamut.data.loader import Loader
 from gamut.data.readers import open_reader
 from gamut.errors import GamutError
 from gamut.models.layout import ROWS, Layout
+from gamut.models.pooling import row_means
 from gamut.models.vit import VisionTransformer
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
 from gamut.recipe.policy import RATE, hop
@@ -83,7 +84,7 @@ class Encoder:
             tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
             found = {"mean": _mean(tokens, where)}
             if self.with_rows:
-                found["rows"] = _rows(tokens, where)
+                found["rows"] = row_means(tokens, where)
             if self.backbone.model.pooling != "mean":
                 name = "cls" if self.backbone.class_token else "pool"
                 found = {name: self.backbone.pool(tokens, where)} | found
@@ -96,12 +97,6 @@ def _mean(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     """Mean over the patches of each segment, class token left out: float32 [S, dim]."""
     own = torch.index_select(tokens, 0, where.patch).float()
     return torch.segment_reduce(own, "mean", lengths=where.columns * ROWS, axis=0, unsafe=True)
-
-
-def _rows(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
-    """Mean over time of the patches of each segment, row by row: float32 [S, 8 * dim]."""
-    own = torch.index_select(tokens, 0, where.patch).float().unflatten(0, (-1, ROWS)).flatten(1)  # a column of patches
-    return torch.segment_reduce(own, "mean", lengths=where.columns, axis=0, unsafe=True)
 
 
 def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -121,6 +121,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "asit.weight_reconstruction": (0, _ANY),
     "asit.weight_local": (0, _ANY),
     "asit.weight_global": (0, _ANY),
+    "asit.weight_koleo": (0, _ANY),
     "asit.centre_momentum": (0, 1),
     "asit.teacher_momentum": (0, 1),
     "augment.time_mask": (0, _ANY),

@@ -15,7 +15,12 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
         (
             not (asit.weight_reconstruction or asit.weight_local or asit.weight_global),
             ("asit.weight_reconstruction",),
-            "one of the three weights asit.weight_* must be above 0",
+            "one of asit.weight_reconstruction, asit.weight_local and asit.weight_global must be above 0",
+        ),
+        (
+            bool(asit.weight_koleo) and recipe.step.clips == 1,
+            ("asit.weight_koleo", "step.clips"),
+            "KoLeo spreads the clips of a pack: step.clips must be above 1 or asit.weight_koleo 0",
         ),
         (
             bool(asit.weight_global) and views.count != 2,

@@ -222,6 +222,8 @@ class Asit:
     weight_reconstruction: float = 1.0
     weight_local: float = 1.0
     weight_global: float = 1.0
+    weight_koleo: float = 0.0  # beyond the paper: spreads the clips of a pack apart (Sablayrolles et al. 2019, DINOv2)
+    koleo_on: str = "rows"  # rows (each clip's mean over time of every row of patches) | pooled (CLS or pooled token)
     local_on: str = "masked"  # masked (wholly or in part) | all
     teacher_temperature: float = 0.07
     teacher_temperature_start: float | None = None  # from here to teacher_temperature, linearly, over
