@@ -53,8 +53,8 @@ def test_losses_are_means_over_what_they_count() -> None:
     with torch.no_grad():
         hidden = views.clean.masked_fill(views.own.masks.patches, 0.0)
         everything = torch.arange(len(views.clean))
-        cls, data, pixels = task.model(hidden, views.student, None, everything, everything)
-        teacher_cls, teacher_data, _ = task.teacher(views.clean, views.teacher, None, everything)
+        cls, data, pixels, _ = task.model(hidden, views.student, None, everything, everything)
+        teacher_cls, teacher_data, *_ = task.teacher(views.clean, views.teacher, None, everything)
     error = (pixels - views.clean).abs()[views.own.masks.patches].mean()
     assert metrics["loss/reconstruction"].item() == pytest.approx(error.item(), rel=1e-5)
     target = torch.softmax(teacher_data / 0.07, -1)
@@ -109,7 +109,7 @@ def test_data_centre_is_a_mean_over_all_data_tokens() -> None:
     with torch.no_grad():
         where = layout(batch.frames, batch.sizes, class_token=True)
         clean = task.front_end(batch)
-        _, data, _ = task.teacher(clean, where, None, torch.arange(len(clean)))
+        _, data, *_ = task.teacher(clean, where, None, torch.arange(len(clean)))
     whole_step(task, [batch])
     task.after_step(NOW)
     assert torch.allclose(task.centre_data.value, 0.1 * data.mean(0), atol=1e-6)

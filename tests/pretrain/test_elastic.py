@@ -40,7 +40,7 @@ def mixed() -> PackedBatch:
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_clips_losses_do_not_depend_on_its_neighbours(pooling: str) -> None:
     task, batch = elastic(pooling), mixed()
-    totals = {"masked_pixels": 5e4, "local_tokens": 500.0, "class_pairs": 10.0, "pixels": 1e5}
+    totals = {"masked_pixels": 5e4, "local_tokens": 500.0, "class_pairs": 10.0, "pixels": 1e5, "neighbours": 10.0}
     together = task.loss(task.model, task.prepare(batch, NOW), totals, NOW)[1]
     alone = [task.loss(task.model, task.prepare(part(batch, clip, clip + 1), NOW), totals, NOW)[1] for clip in range(5)]
     for name, value in together.items():
