@@ -8,6 +8,7 @@ watched. A process is its pid and its start time, since pids are used again.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -44,24 +45,37 @@ def _stat(pid: int) -> tuple[int, str, int, int] | None:
     return int(words[1]), words[0], int(words[19]), int(words[2])
 
 
+def _ignores_hangup(pid: int) -> bool:
+    """Whether a process ignores SIGHUP: nohup says so to what it starts, and that to what it starts in turn."""
+    try:
+        words = Path(f"/proc/{pid}/status").read_text().split()
+    except OSError:
+        return False
+    return bool(int(words[words.index("SigIgn:") + 1], 16) >> (signal.SIGHUP - 1) & 1)
+
+
 def ancestors(top: int | None = None) -> list[Process]:
     """The living line above this process, parent first, up to the process `top`.
 
     Without `top` the line goes up as far as it stays in this process's group, and has at least the parent: what a
-    shell starts as one job is one group, so the launcher is in it and the login shell is not. A job may thus outlive
-    the shell (nohup) but not its launcher. The first process of the machine or container is never in the line.
+    shell starts as one job is one group, so the launcher is in it and the login shell is not. A shell without job
+    control (a script, `ssh node 'nohup ... &'`) has all in its own group: there the line ends below the first that
+    does not ignore SIGHUP, as what nohup started does. A job may thus outlive the shell but not its launcher. The first
+    process of the machine or container is never in the line.
     """
     line: list[Process] = []
     here = _stat(os.getpid())
-    pid = os.getppid()
+    pid, below = os.getppid(), os.getpid()
     while here is not None and pid > 1:
         found = _stat(pid)
-        if found is None or (top is None and line and found[3] != here[3]):
+        if found is None:
+            break
+        if top is None and line and (found[3] != here[3] or (_ignores_hangup(below) and not _ignores_hangup(pid))):
             break
         line.append(Process(pid, found[2]))
         if pid == top:
             break
-        pid = found[0]
+        pid, below = found[0], pid
     return line
 
 

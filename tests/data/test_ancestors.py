@@ -69,6 +69,17 @@ def test_a_job_outlives_the_shell_it_was_started_from(gone) -> None:
     assert gone(leaf, 10)
 
 
+def test_under_nohup_a_job_outlives_a_script_too(gone) -> None:
+    """A shell without job control starts everything in its own process group."""
+    under_nohup = STAGE.format(session=False).replace("args = sys.argv[1:]", "args = ['nohup', *sys.argv[1:]]")
+    outer, pids, leaf = _start(under_nohup, STAGE.format(session=False))
+    os.kill(pids[0], signal.SIGKILL)
+    outer.wait()
+    assert not gone(leaf, 1.5)
+    os.kill(pids[1], signal.SIGKILL)
+    assert gone(leaf, 10)
+
+
 def test_the_line_can_be_given_its_top() -> None:
     parent = os.getppid()
     assert [process.pid for process in ancestors(parent)] == [parent]
