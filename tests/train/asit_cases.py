@@ -72,7 +72,8 @@ def asit_run(
     """Four steps: losses, gradient norms, weights, teacher and centres, and how far the teacher is from an average of
     whole students."""
     recipe = recipe_of(engine_of, precision, compute or schema.Compute())
-    task = Asit(replace(RECIPE, precision=precision), -4.0, 4.0, world.device)
+    options = replace(RECIPE.asit, weight_koleo=0.1)
+    task = Asit(replace(RECIPE, precision=precision, asit=options), -4.0, 4.0, world.device)
     before = {name: value.clone() for name, value in task.teacher.state_dict().items()}
     dense = {name: value.clone() for name, value in before.items()}
     engine = make_engine(task, recipe, world, 4 // world.size)

@@ -14,7 +14,7 @@ def assert_alike(mine: dict, theirs: dict, rtol: float = 1e-5, parts: float = 0.
     """Losses alike; weights and teacher within `parts` of a learning rate, but for the key biases: their true gradient
     is zero, and Adam makes steps of its rounding."""
     for here, there in zip(mine["lines"], theirs["lines"], strict=True):
-        for name in ("loss", "loss/local", "loss/global", "loss/reconstruction", "gradient_norm"):
+        for name in ("loss", "loss/local", "loss/global", "loss/reconstruction", "loss/koleo", "gradient_norm"):
             assert here[name] == pytest.approx(there[name], rel=rtol), name
     for part in ("weights", "extra"):
         assert mine[part].keys() == theirs[part].keys()
