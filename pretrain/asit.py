@@ -43,7 +43,7 @@ class Views:
     local: torch.Tensor  # int64: the teacher's patches of the local loss
     rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
     counted: torch.Tensor  # bool [len(rebuild), 256]: pixels of the reconstruction loss
-    beside: torch.Tensor  # int64 [S]: the student's segments of one number are neighbours for KoLeo
+    beside: torch.Tensor | None  # int64 [S]: the student's segments of one number are neighbours for KoLeo, if it is on
     clips: int
     crops: int  # local crops a clip
 
@@ -147,7 +147,7 @@ class Asit(Objective):
             local=local,
             rebuild=rebuild if options.weight_reconstruction else None,
             counted=counted,
-            beside=neighbourhoods(batch),
+            beside=neighbourhoods(batch) if options.weight_koleo else None,
             clips=batch.clips,
             crops=crops,
         )

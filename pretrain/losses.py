@@ -1,4 +1,4 @@
-"""The three losses of ASiT, and KoLeo, as sums, so that their denominators can be counted over the whole global step."""
+"""ASiT's three losses, and KoLeo, as sums, so that their denominators can be counted over the whole global step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KoLeo: against a loop over pairs, and that it looks at the clips of a pack, view by view, wherever they are computed."""
+"""KoLeo: against a loop over pairs, and that it looks at the clips of a pack, view by view, on whatever rank."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_local_crops_have_no_neighbours() -> None:
     batch = replace(packed([96, 96, 32] * 3, views=3, packs=(2, 1)), local_views=1)
     group = neighbourhoods(batch).tolist()
     assert group[0] == group[3] != group[1] == group[4]
-    assert group[6] not in group[:6] and group[7] not in group[:6]
+    assert group[6] not in group[:6]
+    assert group[7] not in group[:6]
     crops = group[2::3]
     assert all(group.count(number) == 1 for number in crops)
 
