@@ -211,7 +211,7 @@ class Asit(Objective):
             )
             pairs = max(totals["class_pairs"], 1.0)
             metrics["teacher/entropy"] = losses.entropy(target) * (1 + views.crops) / pairs
-        if student.vectors is not None:
+        if student.vectors is not None and views.beside is not None:
             sums["koleo"] = losses.koleo(student.vectors, views.beside)
         counts = {
             "reconstruction": totals["masked_pixels"],
