@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"probe: {clips}", highlight=False, soft_wrap=True)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     scores = score(recipe, clips, found, mean, std, out, console)
-    _show(console, scores, recipe.epochs)
+    _show(console, scores)
     history = History.read(run / "metrics.jsonl") if run is not None else History()
     _keep(out, scores, history, f"{recipe.run.name}: {clips.index.name}")
     console.print(f"scores, curves and pictures: {out}", highlight=False, soft_wrap=True)
@@ -112,17 +112,18 @@ def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
             yield -1, -1.0, place  # weights alone
 
 
-def _show(console: Console, scores: list[dict], epochs: int) -> None:
-    names = list(dict.fromkeys(name for entry in scores for name in entry["scores"] if name != "probe/clips"))
-    kinds = ["logmel"] + [kind for kind in ("cls", "pool", "mean", "both", "rows") if f"probe/knn/{kind}" in names]
-    table = Table(
-        Column(no_wrap=True), "epochs", "step", *(f"{how} {kind}" for how in ("k-NN", "linear") for kind in kinds[1:])
-    )
+def _show(console: Console, scores: list[dict]) -> None:
+    """A row for each network, k-NN and linear probe side by side: numbers that an 80-column terminal shows whole."""
+    kinds = [kind for kind in ("cls", "pool", "mean", "both", "rows") if f"probe/knn/{kind}" in scores[0]["scores"]]
+    table = Table(Column(no_wrap=True), Column("epoch", justify="right"), title="k-NN / linear probe, %")
+    for kind in kinds:
+        table.add_column(kind, justify="right", no_wrap=True)
     baseline = scores[0]["scores"]
     for entry in scores:
-        cells = [f"{entry['scores'][f'probe/{how}/{kind}']:.1%}" for how in ("knn", "linear") for kind in kinds[1:]]
-        epoch = "" if entry["epochs"] < 0 else f"{entry['epochs']:g} of {epochs}"
-        table.add_row(entry["name"], epoch, "" if entry["step"] < 0 else str(entry["step"]), *cells)
+        both = [[100 * entry["scores"][f"probe/{how}/{kind}"] for how in ("knn", "linear")] for kind in kinds]
+        name = f"step {entry['step']}" if entry["step"] > 0 else entry["name"]
+        epoch = "" if entry["epochs"] < 0 else f"{entry['epochs']:.4g}"
+        table.add_row(name, epoch, *(f"{knn:.1f} / {linear:.1f}" for knn, linear in both))
     console.print(table)
     console.print(
         f"mean and deviation of the log-mel: k-NN {baseline['probe/knn/logmel']:.1%}, linear "
