@@ -31,7 +31,13 @@ def _start(*stages: str) -> tuple[subprocess.Popen, list[int], Process]:
     command: list[str] = [sys.executable, "-c", LEAF]
     for stage in reversed(stages):
         command = [sys.executable, "-c", stage, *command]
-    outer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    outer = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may themselves run under nohup
+    )
     assert outer.stdout is not None
     pids = []
     for line in outer.stdout:
