@@ -121,7 +121,7 @@ def _show(console: Console, scores: list[dict]) -> None:
     baseline = scores[0]["scores"]
     for entry in scores:
         both = [[100 * entry["scores"][f"probe/{how}/{kind}"] for how in ("knn", "linear")] for kind in kinds]
-        name = f"step {entry['step']}" if entry["step"] > 0 else entry["name"]
+        name = {0: "untrained", -1: entry["name"]}.get(entry["step"], f"step {entry['step']}")
         epoch = "" if entry["epochs"] < 0 else f"{entry['epochs']:.4g}"
         table.add_row(name, epoch, *(f"{knn:.1f} / {linear:.1f}" for knn, linear in both))
     console.print(table)

@@ -57,6 +57,7 @@ def test_a_run_is_scored_checkpoint_by_checkpoint(run: Path, capsys: pytest.Capt
     assert {name for name in first if name.endswith("logmel")} == {"probe/knn/logmel", "probe/linear/logmel"}
     assert same == {name: value for name, value in first.items() if not name.endswith("logmel")}
     assert other != same
+    assert "epoch" in printed
     for kind in ("cls", "mean", "both"):  # whole, in the 80 columns of a pipe
         assert f"{100 * other[f'probe/knn/{kind}']:.1f} / {100 * other[f'probe/linear/{kind}']:.1f} │" in printed
     for name in ("curves", "embedding", "attention-0", "attention-1"):
