@@ -180,7 +180,7 @@ class Asit(Objective):
                 views.number[views.local],
                 None if views.rebuild is None else views.number[views.rebuild],
                 frozen=at.epoch < options.freeze_output_epochs,
-                spread=True,
+                with_vectors=True,
             )
         sums: dict[str, torch.Tensor] = {}
         metrics: dict[str, torch.Tensor] = {}

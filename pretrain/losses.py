@@ -46,7 +46,7 @@ def entropy(distribution: torch.Tensor) -> torch.Tensor:
 def koleo(vectors: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     """Sum of -log of the distance to the nearest neighbour on the unit sphere (KoLeo, Sablayrolles et al. 2019, Eq. 4).
 
-    vectors: float32 [n, D]; group: int64 [n], ascending or not: only rows of one group are neighbours. A row that is
+    vectors: float32 [n, D]; group: int64 [n]; only rows of one group are neighbours. A row that is
     alone in its group adds nothing. float32 scalar. Distances are floored at NEAREST, smoothly: two clips of the same
     silence would push each other apart without bound.
     """

@@ -66,12 +66,12 @@ class AsitNetwork(nn.Module):
         data: torch.Tensor | None = None,
         rebuild: torch.Tensor | None = None,
         frozen: bool = False,
-        spread: bool = False,
+        with_vectors: bool = False,
     ) -> Outputs:
         """Logits of segments and of the patches `data`, and pixels of the patches `rebuild`, in one pass.
 
         patches: [N, 256]; data, rebuild: int64 patch numbers. data None: no logits, of segments neither; rebuild None:
-        no pixels. frozen: the output layers get gradients of zero. spread: with the segments' vectors, if KoLeo is on.
+        no pixels. frozen: the output layers get gradients of zero. with_vectors: KoLeo's too, if it is on.
         """
         tokens = self.backbone(patches, where, drop_keys)
         classes = some = pixels = None
@@ -81,7 +81,8 @@ class AsitNetwork(nn.Module):
             some = torch.index_select(tokens, 0, where.patch[data])
         if rebuild is not None:
             pixels = self.reconstruction(torch.index_select(tokens, 0, where.patch[rebuild]))
-        return Outputs(*self._project(classes, some, frozen), pixels, self._vectors(tokens, where) if spread else None)
+        vectors = self._vectors(tokens, where) if with_vectors else None
+        return Outputs(*self._project(classes, some, frozen), pixels, vectors)
 
     def _vectors(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor | None:
         """A vector of each segment for KoLeo, float32."""

@@ -46,11 +46,14 @@ def _stat(pid: int) -> tuple[int, str, int, int] | None:
 
 
 def _ignores_hangup(pid: int) -> bool:
-    """Whether a process ignores SIGHUP: nohup says so to what it starts, and that to what it starts in turn."""
+    """Whether a process ignores SIGHUP: nohup says so to what it starts, and that to what it starts in turn.
+
+    True where it has just ended: it stays in the line, and is found to be gone.
+    """
     try:
         words = Path(f"/proc/{pid}/status").read_text().split()
     except OSError:
-        return False
+        return True
     return bool(int(words[words.index("SigIgn:") + 1], 16) >> (signal.SIGHUP - 1) & 1)
 
 

@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "plan.packer": ("exact", "next_fit"),
     "plan.locality": ("none", "node"),
     "asit.local_on": ("masked", "all"),
+    "asit.koleo_on": ("rows", "pooled"),
     "asit.mask_shape": ("blocks", "time", "frequency"),
     "asit.mask_fill": ("zeros", "noise", "clip"),
     "asit.heads": ("shared", "partly", "separate"),

@@ -171,6 +171,7 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("model.stride=10", ["ASiT", "model.stride must be 16"]),
         ("model.distilled=true", ["ASiT", "model.distilled false"]),
         ("asit.local_on=some", ["asit.local_on", "masked", "all"]),
+        ("asit.koleo_on=row", ["asit.koleo_on", "rows", "pooled"]),
         ("finetune.loss=ce", ["finetune", "pretrain"]),
         ("step.tokens=4096", ["step.clips", "step.tokens", "both"]),
         ("step.clips=null", ["step.clips", "step.tokens", "neither"]),
@@ -221,6 +222,7 @@ def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
         (["views.pad_to=1024", "views.frames=null", "views.pad=false"], "views.pad_to"),
         (["views.local_count=4", "asit.weight_global=0"], "views.local_count"),
         (["asit.freeze_output_epochs=1", "optim.name=adam"], "asit.freeze_output_epochs needs optim.name adamw"),
+        (["asit.weight_koleo=0.1", "step.clips=1"], "step.clips must be above 1"),
         (["step.clips=null", "step.tokens=400", "views.local_count=4"], "2 x 64 and 4 x 192 frames"),
     ):
         assert said in refused(configs, *words)
