@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from gamut.errors import RunError
 from gamut.track.figures import new_figure
 
 UNTRAINED, LOGMEL = "untrained", "log-mel"
+HOW = (("knn", "k-NN"), ("linear", "linear probe"))
 Key = tuple[str, int, str]  # recipe, seed, task
 
 
@@ -54,9 +57,7 @@ def collect(
             if recipe == recipes[0]:
                 arms[UNTRAINED] = {"probe": {name: arms[recipe]["probe"][name][:1] for name in names}}
                 first = runs[0][0]["scores"]
-                arms[LOGMEL] = {
-                    "probe": {f"{how}/logmel": [[first[f"probe/{how}/logmel"]]] for how in ("knn", "linear")}
-                }
+                arms[LOGMEL] = {"probe": {f"{how}/logmel": [[first[f"probe/{how}/logmel"]]] for how, _ in HOW}}
         for arm in (UNTRAINED, *recipes):
             scores = [score for (one, _, of), score in tuned.items() if (one, of) == (arm, task)]
             arms[arm] |= {"finetune": scores} if scores else {}
@@ -75,38 +76,36 @@ def spread(scores: Sequence[float]) -> str:
 
 
 def tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """A table a task: each arm at its end; and by how much each recipe's score exceeds the one before it, by seed."""
+    """Two tables a task, a row for each score: the arms at their ends; by how much each recipe exceeds the arm before.
+
+    80 columns hold those of three recipes: names are broken at `/` and `_`.
+    """
     for task, arms in report.items():
         names = list(dict.fromkeys(name for arm in arms.values() for name in arm["probe"] if "logmel" not in name))
-        table = Table(title=f"{task}, %", title_justify="left")
-        table.add_column("")
-        tuned = any("finetune" in arm for arm in arms.values())
-        columns = [*names, *(["fine-tuned"] if tuned else [])]
-        for name in columns:
-            table.add_column(name.replace("knn", "k-NN").replace("/", " "), justify="right")
-        for name, arm in arms.items():
-            if name == LOGMEL:
-                known = {how: spread(arm["probe"][f"{how}/logmel"][-1]) for how in ("knn", "linear")}
-                cells = [known[column.partition("/")[0]] for column in names]
-            else:
-                cells = [spread(arm["probe"][column][-1]) if column in arm["probe"] else "" for column in names]
-            table.add_row(name, *cells, *([spread(arm["finetune"]) if "finetune" in arm else ""] if tuned else []))
-        table.add_section()
-        trained = [name for name in arms if name not in (LOGMEL, UNTRAINED)]
-        for before, after in zip([UNTRAINED, *trained], trained):
-            rows = [_values(arms[name], columns) for name in (before, after)]
-            gains = [f"{a - b:+.1f}" if a is not None and b is not None else "" for b, a in zip(*rows)]
-            table.add_row(f"{after} - {before}", *gains)
-        yield table
+        rows = [*names, *(["fine-tuned"] if any("finetune" in arm for arm in arms.values()) else [])]
+        recipes = [name for name in arms if name not in (LOGMEL, UNTRAINED)]
+        known = [f"{title} {spread(arms[LOGMEL]['probe'][f'{how}/logmel'][-1])}" for how, title in HOW]
+        ends = _table(f"{task}, %", f"log-mel: {', '.join(known)}", [UNTRAINED, *recipes])
+        gains = _table(f"{task}: points above {'the arm before' if recipes[1:] else UNTRAINED}", "", recipes)
+        for row in rows:
+            scores = [_scores(arms[name], row) for name in (UNTRAINED, *recipes)]
+            title = row.replace("knn", "k-NN").replace("/", " ")
+            ends.add_row(title, *(spread(found) if found else "" for found in scores))
+            steps = pairwise(scores)
+            gains.add_row(title, *(f"{100 * (np.mean(b) - np.mean(a)):+.1f}" if a and b else "" for a, b in steps))
+        yield from (ends, gains)
 
 
-def _values(arm: Mapping[str, Any], columns: Sequence[str]) -> list[float | None]:
-    """An arm's means over seeds, in percent."""
-    found: list[float | None] = []
-    for column in columns:
-        scores = arm.get("finetune") if column == "fine-tuned" else arm["probe"].get(column, [None])[-1]
-        found.append(None if not scores else 100 * float(np.mean(scores)))
-    return found
+def _table(title: str, caption: str, arms: Sequence[str]) -> Table:
+    table = Table("", title=title, title_justify="left", caption=caption, caption_justify="left")
+    for arm in arms:
+        table.add_column(re.sub(r"([/_])", r"\1\n", arm), justify="right")
+    return table
+
+
+def _scores(arm: Mapping[str, Any], row: str) -> list[float]:
+    """An arm's scores at its end, one a seed; none where it has none of this row."""
+    return arm.get("finetune", []) if row == "fine-tuned" else arm["probe"].get(row, [[]])[-1]
 
 
 def draw(report: Mapping[str, Any], kind: str) -> Figure:
@@ -117,7 +116,7 @@ def draw(report: Mapping[str, Any], kind: str) -> Figure:
     grid = figure.subplots(len(report), 3 if tuned else 2, squeeze=False)
     for axes, (task, arms) in zip(grid, report.items()):
         trained = {name: arm for name, arm in arms.items() if name not in (LOGMEL, UNTRAINED)}
-        for axis, (how, title) in zip(axes, (("knn", "k-NN"), ("linear", "linear probe"))):
+        for axis, (how, title) in zip(axes, HOW):
             axis.axhline(
                 100 * arms[LOGMEL]["probe"][f"{how}/logmel"][0][0], color="grey", linestyle="--", label="log-mel"
             )

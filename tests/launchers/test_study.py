@@ -169,6 +169,29 @@ def scored(score: float, step: int, logmel: float | None = None, epochs: float =
     return {"name": "", "step": step, "epochs": epochs, "scores": scores}
 
 
+def printed(report: dict) -> list[list[str]]:
+    """The words of every line of the tables, in a terminal of 80 columns."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in findings.tables(report):
+        console.print(table)
+    return [line.split() for line in console.export_text().splitlines()]
+
+
+def test_the_tables_of_three_recipes_are_whole_in_80_columns() -> None:
+    names = ("digits/reconstruction_unmasked", "digits/reconstruction", "digits")
+    kinds = [f"{how}/{kind}" for how in ("knn", "linear") for kind in ("both", "rows")]
+    seeds = [0.5, 0.6, 0.704]
+    arms = {name: {"probe": {kind: [seeds] for kind in kinds}, "finetune": seeds} for name in ("untrained", *names)}
+    arms["log-mel"] = {"probe": {"knn/logmel": [[0.4]], "linear/logmel": [[0.4]]}}
+    rows = printed({"words": arms})
+    whole = ["│", "60.1", "±", "10.2"]
+    assert ["│", "linear", "rows", *whole * 4, "│"] in rows
+    assert ["│", "fine-tuned", *whole * 4, "│"] in rows
+    words = [word for row in rows for word in row]
+    assert {"reconstruction_", "reconstruction", "unmasked"} <= set(words)
+    assert not any("…" in word for word in words)
+
+
 def test_means_and_spreads_are_over_seeds() -> None:
     ends = {"a": (0.5, 0.7), "b": (0.6, 0.9)}
     probes = {
@@ -185,14 +208,12 @@ def test_means_and_spreads_are_over_seeds() -> None:
     assert arms["log-mel"]["probe"] == {"knn/logmel": [[0.4]], "linear/logmel": [[0.4]]}
     assert arms["untrained"]["finetune"] == [0.8, pytest.approx(0.82)]
 
-    console = Console(width=120, record=True, file=io.StringIO())
-    (table,) = findings.tables(report)
-    console.print(table)
-    rows = [line.split() for line in console.export_text().splitlines()]
+    rows = printed(report)
     deviation = np.std([50, 70], ddof=1)
-    assert ["│", "a", "│", "60.0", "±", f"{deviation:.1f}"] in [row[:6] for row in rows]
-    assert ["│", "log-mel", "│", "40.0", "│", "40.0", "│", "│"] in rows
-    assert ["│", "b", "-", "a", "│", "+15.0", "│", "+15.0", "│", "+0.0", "│"] in rows
+    assert ["k-NN", "cls", "│", "25.0", "±", "7.1", "│", "60.0", "±", f"{deviation:.1f}"] in [row[1:11] for row in rows]
+    assert ["log-mel:", "k-NN", "40.0,", "linear", "probe", "40.0"] in rows
+    assert ["│", "k-NN", "cls", "│", "+35.0", "│", "+15.0", "│"] in rows
+    assert ["│", "fine-tuned", "│", "+0.0", "│", "+0.0", "│"] in rows
     assert [axis.axison for axis in findings.draw(report, "cls").axes] == [True] * 3
     probed = {name: {"probe": arm["probe"], "tokens": arm.get("tokens", [])} for name, arm in arms.items()}
     figure = findings.draw({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
