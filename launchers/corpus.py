@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from gamut.track.run import write_whole
 
 RATE = 22_050
 CLASSES = ("rising_chirp", "falling_chirp", "trill", "vibrato", "clicks", "noise_bursts")
@@ -51,19 +58,21 @@ def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
 
 
 def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
-    """Write `clips` clips (spread over the kinds and over folds 1-5) and meta/esc50.csv below `folder`."""
+    """Write `clips` clips (spread over the kinds and over folds 1-5) below `folder`, then meta/esc50.csv: the whole
+    corpus is there where that file is."""
     random = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "meta").mkdir(exist_ok=True)
-    with (folder / "meta" / "esc50.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
-        for number in range(clips):
-            target = number % len(CLASSES)
-            fold = number // len(CLASSES) % 5 + 1
-            name = f"{fold}-{100_000 + number}-A-{target}.wav"
-            soundfile.write(folder / "audio" / name, sound(CLASSES[target], seconds, random), RATE, subtype="PCM_16")
-            table.writerow([name, fold, target, CLASSES[target], False, 100_000 + number, "A"])
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
+    for number in range(clips):
+        target = number % len(CLASSES)
+        fold = number // len(CLASSES) % 5 + 1
+        name = f"{fold}-{100_000 + number}-A-{target}.wav"
+        soundfile.write(folder / "audio" / name, sound(CLASSES[target], seconds, random), RATE, subtype="PCM_16")
+        table.writerow([name, fold, target, CLASSES[target], False, 100_000 + number, "A"])
+    write_whole(folder / "meta" / "esc50.csv", text.getvalue())
     return folder
 
 

@@ -50,7 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     folder = options.folder.resolve()
     corpus, shards = folder / "corpus", folder / "shards"
-    if not (corpus / "meta" / "esc50.csv").exists():
+    listed = corpus / "meta" / "esc50.csv"
+    if listed.exists():
+        there = len(listed.read_text().splitlines()) - 1
+        if there != options.clips:
+            raise RunError(
+                f"{corpus} holds {there} clips, not {options.clips}: give another --folder, or remove {folder}."
+            )
+    else:
         console.print(f"Synthesising {options.clips} clips of {len(CLASSES)} kinds into {corpus} ...")
         synthesise(corpus, options.clips)
     run(

@@ -1,0 +1,43 @@
+"""The demo's corpus: whole or not there, and of as many clips as were asked for."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from launchers import corpus, demo
+
+
+def test_a_corpus_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = corpus.soundfile.write, []
+
+    def interrupted(path: Path, *rest: object, **more: object) -> None:
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *rest, **more)
+
+    monkeypatch.setattr(corpus.soundfile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.synthesise(tmp_path, 12)
+    assert len(list((tmp_path / "audio").iterdir())) == 5
+    assert not (tmp_path / "meta" / "esc50.csv").exists()
+    monkeypatch.undo()
+
+    corpus.synthesise(tmp_path, 12)
+    with (tmp_path / "meta" / "esc50.csv").open(newline="") as file:
+        names = {row["filename"] for row in csv.DictReader(file)}
+    assert names == {path.name for path in (tmp_path / "audio").iterdir()}
+    assert len(names) == 12
+
+
+def test_the_demo_does_not_go_on_with_a_corpus_of_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.synthesise(tmp_path / "corpus", 12)
+    assert demo.main(["--folder", str(tmp_path), "--clips", "18"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "holds 12 clips, not 18: give another --folder" in error
+    assert not (tmp_path / "shards").exists()
