@@ -57,8 +57,8 @@ def no_gather(parameters: list[Any]) -> Iterator[None]:
 
 
 def batches(world: World, step: int) -> list[Any]:
-    """A step's four micro-batches, dealt to the ranks; the last is empty."""
-    made = [packed([64, 96] if number < 3 else [], views=2, seed=10 * step + number) for number in range(4)]
+    """A step's four micro-batches of three clips, dealt to the ranks; the last is empty."""
+    made = [packed([64, 96] * 3 if number < 3 else [], views=2, seed=10 * step + number) for number in range(4)]
     return made[world.rank :: world.size]
 
 

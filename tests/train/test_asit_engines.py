@@ -31,6 +31,7 @@ def test_engines_train_asit_alike_and_the_cut_teacher_is_the_whole_average(tmp_p
             # bf16 students move by steps that their rounding may swallow; the teacher follows what they are.
             assert mine["from dense"] == 0.0, name
             assert mine["moved"] > 0.0, name
+            assert all(line["loss/koleo"] for line in mine["lines"]), name  # its clips have neighbours
         assert_alike(answer["3"], answer["1"])
         assert_alike(answer["oss"], answer["1"])
         assert answer["3-bf16"]["lines"][0]["loss"] == pytest.approx(answer["1"]["lines"][0]["loss"], rel=0.02)
