@@ -9,8 +9,11 @@ segment's time (`frequency`). All blocks of all segments are drawn and laid at o
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
@@ -29,13 +32,6 @@ class Blocks:
     time_share: float = 0.3  # blocks are up to so much of the segment's frames high
     frequency_share: float = 0.3  # and up to so much of the bins wide
     aligned: bool = False  # start and size rounded to the patch grid
-
-    @property
-    def mean(self) -> float:
-        """About the share of a segment that a block covers, borders included."""
-        high = 1.0 if self.shape == "frequency" else 0.4 * self.time_share
-        wide = 1.0 if self.shape == "time" else 0.4 * self.frequency_share
-        return high * wide
 
 
 @dataclass(frozen=True)
@@ -108,15 +104,15 @@ def block_masks(
         target = torch.full((len(sizes),), target, dtype=torch.float64, device=device)
     if not sizes or most <= 0.0:
         return _cut(torch.zeros(sum(sizes), BINS, dtype=torch.bool, device=device))
-    count = CHUNK * math.ceil(1.6 * math.log(1.0 / max(1.0 - most, 1e-3)) / blocks.mean / CHUNK)
     wanted = (frames.double() * BINS * target).ceil().long()
     if len(set(sizes)) == 1:
-        return _cut(_lay(keys, frames, wanted, sizes[0], count, blocks).view(-1, BINS))
+        return _cut(_lay(keys, frames, wanted, sizes[0], enough_blocks(sizes[0], most, blocks), blocks).view(-1, BINS))
     # Together with those of about its length only, so that a long segment does not make room for many short ones.
     laid, begin, rows = [], [0] * len(sizes), 0
     for numbers in _of_a_length(sizes):
         at = torch.tensor(numbers).to(device, non_blocking=True)
-        longest = max(sizes[number] for number in numbers)
+        lengths = {sizes[number] for number in numbers}
+        longest, count = max(lengths), max(enough_blocks(length, most, blocks) for length in lengths)
         laid.append(_lay(keys[at], frames[at], wanted[at], longest, count, blocks).view(-1, BINS))
         for number in numbers:
             begin[number] = rows
@@ -124,6 +120,35 @@ def block_masks(
     owner, time = frame_table(frames, sizes)
     first = torch.tensor(begin).to(device, non_blocking=True)
     return _cut(torch.index_select(torch.cat(laid), 0, first[owner] + time))
+
+
+@lru_cache(4096)
+def enough_blocks(frames: int, target: float, blocks: Blocks) -> int:
+    """How many blocks hide a share `target` (below 1) of all segments but one in about a million; a multiple of CHUNK.
+
+    As many as hide it in expectation, and a margin. A corner of 1 - target of the segment, at the first frame and bin,
+    where the fewest blocks lie, is missed by a block with a chance of target: large blocks vary by 1 / (1 - target) in
+    number. Many small ones vary by the root of it.
+    """
+    time = frequency = np.ones(1)
+    if blocks.shape != "frequency":
+        time = _chances(frames, blocks.time_share, blocks.aligned)
+    if blocks.shape != "time":
+        frequency = _chances(BINS, blocks.frequency_share, blocks.aligned)
+    apart = max(1, len(time) // 64)
+    missed = 1.0 - np.outer(time[apart // 2 :: apart], frequency)  # a chance a pixel, of some of the frames
+    count = bisect_left(range(1 << 24), True, key=lambda number: bool((missed**number).mean() <= 1.0 - target))
+    return CHUNK * math.ceil((count + max(7.0 * math.sqrt(count), 24.0 / (1.0 - target))) / CHUNK)
+
+
+def _chances(extent: int, share: float, aligned: bool) -> np.ndarray:
+    """float64 [extent]: the chance of each place along an axis to lie in a block of `draw_blocks`."""
+    size, place = np.arange(1, max(2, int(extent * share))), np.arange(extent)
+    if aligned:
+        size, place = ((size + PATCH // 2) // PATCH * PATCH).clip(PATCH), place // PATCH * PATCH + PATCH - 1
+    shorter = np.searchsorted(size, place + 1)  # from `size` starts a block reaches a place, from fewer the first ones
+    starts = np.concatenate([[0], size.cumsum()])[shorter] + (len(size) - shorter) * (place + 1)
+    return starts / len(size) / extent
 
 
 def _of_a_length(sizes: tuple[int, ...]) -> list[list[int]]:

@@ -105,10 +105,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.layer_decay": (0, 1),
     "optim.head_scale": (0, _ANY),
     "optim.clip": (0, _ANY),
-    "asit.mask_target": (0, 1),
-    "asit.mask_target_least": (0, 1),
+    "asit.mask_target": (0, 0.99),  # more takes many thousands of blocks
+    "asit.mask_target_least": (0, 0.99),
     "asit.mask_copied": (0, 1),
-    "asit.mask_copied_share": (0, 1),
+    "asit.mask_copied_share": (0, 0.99),
     "asit.mask_time_share": (0.01, 1),
     "asit.mask_frequency_share": (0.01, 1),
     "asit.hidden": (1, _ANY),

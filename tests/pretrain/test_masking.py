@@ -48,6 +48,26 @@ def test_equals_laying_blocks_one_by_one(target: float, shape: Blocks) -> None:
         start += frames
 
 
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [
+        (Blocks(), 0.95),
+        (Blocks(time_share=1.0, frequency_share=1.0), 0.9),
+        (Blocks(time_share=1.0, frequency_share=1.0), 0.99),
+        (Blocks(time_share=0.3, frequency_share=1.0), 0.9),
+        (Blocks(time_share=0.05, frequency_share=0.05), 0.3),
+        (Blocks(time_share=1.0, aligned=True), 0.9),
+        (Blocks("time"), 0.9),
+        (Blocks("frequency"), 0.95),
+    ],
+    ids=str,
+)
+def test_every_segment_reaches_its_target(target: float, shape: Blocks) -> None:
+    sizes = (32, 64) * 500
+    found = block_masks(keys(1000), torch.tensor(sizes), sizes, target, shape).pixels.split(sizes)
+    assert min(mask.double().mean().item() for mask in found) >= target
+
+
 def test_a_target_a_segment() -> None:
     sizes = (96, 96, 320, 96, 96)
     key = keys(5, salt=4)

@@ -158,6 +158,8 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("asit.mask_copied=1.5", ["asit.mask_copied", "between 0 and 1"]),
         ("asit.mask_time_share=0", ["asit.mask_time_share", "between 0.01 and 1"]),
         ("asit.mask_frequency_share=0", ["asit.mask_frequency_share", "between 0.01 and 1"]),
+        ("asit.mask_target=1", ["asit.mask_target", "between 0 and 0.99"]),
+        ("asit.mask_copied_share=1", ["asit.mask_copied_share", "between 0 and 0.99"]),
         ("asit.prototypes_data=100", ["asit.prototypes_data (100)", "asit.heads", "partly", "separate"]),
         ("asit.heads=own", ["asit.heads", "shared", "partly", "separate"]),
         ("asit.gain=free", ["asit.gain", "fixed", "trained"]),
