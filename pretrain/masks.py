@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         said = f"{share:.1%} of the pixels, {touched:.1%} of the tokens touched, {whole:.1%} hidden wholly"
         print(f"{name}: {said}")
         rows[f"{name}: {said}"] = (unpatch(hidden.patches).numpy(), masks.pixels.numpy())
-    figure = figures.masks(unpatch(clean).numpy(), rows, zeros=recipe.asit.mask_fill == "zeros")
+    figure = figures.masks(unpatch(clean).numpy(), rows)
     try:
         figure.savefig(typed.out, format="png", dpi=110)
     except OSError as error:

@@ -67,13 +67,12 @@ def reconstruction(
 def masks(
     spectrogram: np.ndarray,
     rows: dict[str, tuple[np.ndarray, np.ndarray]],
-    zeros: bool = True,
     frame_seconds: float = FRAME_SECONDS,
 ) -> Figure:
     """A log-mel, and below it for each title what is left of it: ASiT's Figure 4.
 
     spectrogram: float [frames, mel]; rows: title -> (what is seen, float, and what is hidden, bool, of that shape).
-    zeros: what is hidden is left blank; else it is drawn as it was filled.
+    Zeros that hide something are left blank; what else was put there is drawn.
     """
     low, high = np.percentile(spectrogram, [1, 99])
     style: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": "magma"}
@@ -81,7 +80,7 @@ def masks(
     axes = figure.subplots(1 + len(rows), 1, sharex=True)
     extent = (0.0, spectrogram.shape[0] * frame_seconds, 0.0, float(spectrogram.shape[1]))
     panels = {"clip": spectrogram} | {
-        title: np.where(hidden & zeros, np.nan, seen) for title, (seen, hidden) in rows.items()
+        title: np.where(hidden & (seen == 0), np.nan, seen) for title, (seen, hidden) in rows.items()
     }
     for axis, (title, values) in zip(axes, panels.items()):
         axis.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **style)
