@@ -76,7 +76,7 @@ class Views:
     resolutions: list[float] = field(default_factory=lambda: [1.0])  # C: a hop of 10 ms * C, drawn a clip and epoch
     poolings: list[int] = field(default_factory=lambda: [1])  # frames averaged into one, drawn a clip and epoch
     local_count: int = 0  # further, shorter crops a clip (ASiT's multi-crop: 4)
-    local_frames: int = 192  # their length in frames
+    local_frames: int = 192  # their length in frames, less than `frames`
     roll: float = 0.0  # probability that a waveform is rolled, end to beginning, before it is cropped (ASiT: 0.5)
 
 

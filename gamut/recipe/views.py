@@ -45,6 +45,15 @@ def views_that_cannot_be(recipe: Recipe) -> list[Problem]:
                 "and views.pad",
             )
         )
+    if views.local_count and views.frames is not None and views.local_frames >= views.frames:
+        found.append(
+            (
+                ("views.local_frames", "views.frames", "views.local_count"),
+                f"local crops are shorter than the views: views.local_frames ({views.local_frames}) must be below "
+                f"views.frames ({views.frames}), such as {max(views.frames // 3 // 16, 1) * 16}, or "
+                "views.local_count 0",
+            )
+        )
     longest = views.frames or views.pad_to or views.max_frames
     if step.tokens is not None and longest and not found:
         if views.pad_to:

@@ -222,10 +222,11 @@ def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
         (["views.pad_with=zero", "views.pad=false"], "views.pad_with"),
         (["views.pad_with=zero", "views.frames=null"], "views.pad_with"),
         (["views.pad_to=1024", "views.frames=null", "views.pad=false"], "views.pad_to"),
-        (["views.local_count=4", "asit.weight_global=0"], "views.local_count"),
+        (["views.local_count=4", "views.local_frames=32", "asit.weight_global=0"], "set views.local_count to 0"),
+        (["views.local_count=1"], "views.local_frames (192) must be below views.frames (64), such as 16,"),
+        (["views.local_count=1", "views.local_frames=64"], "views.local_frames (64) must be below views.frames (64)"),
         (["asit.freeze_output_epochs=1", "optim.name=adam"], "asit.freeze_output_epochs needs optim.name adamw"),
-        (["asit.weight_koleo=0.1", "step.clips=1"], "step.clips must be above 1"),
-        (["step.clips=null", "step.tokens=400", "views.local_count=4"], "2 x 64 and 4 x 192 frames"),
+        (["step.clips=null", "step.tokens=150", "views.local_count=4", "views.local_frames=48"], "2 x 64 and 4 x 48"),
     ):
         assert said in refused(configs, *words)
     for words, said in (
