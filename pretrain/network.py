@@ -74,22 +74,19 @@ class AsitNetwork(nn.Module):
         no pixels. frozen: the output layers get gradients of zero. with_vectors: KoLeo's too, if it is on.
         """
         tokens = self.backbone(patches, where, drop_keys)
-        classes = some = pixels = None
-        if data is not None and self.has_classes:
-            classes = self.backbone.pool(tokens, where)
+        classes = some = pixels = vectors = None
+        koleo_on = self.koleo_on if with_vectors else ""
+        if (data is not None and self.has_classes) or koleo_on == "pooled":
+            pooled = self.backbone.pool(tokens, where)
+            classes = pooled if data is not None and self.has_classes else None
+            vectors = pooled.float() if koleo_on == "pooled" else None
+        if koleo_on == "rows":
+            vectors = row_means(tokens, where).float()
         if data is not None and self.has_data:
             some = torch.index_select(tokens, 0, where.patch[data])
         if rebuild is not None:
             pixels = self.reconstruction(torch.index_select(tokens, 0, where.patch[rebuild]))
-        vectors = self._vectors(tokens, where) if with_vectors else None
         return Outputs(*self._project(classes, some, frozen), pixels, vectors)
-
-    def _vectors(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor | None:
-        """A vector of each segment for KoLeo, float32."""
-        if not self.koleo_on:
-            return None
-        vectors = row_means(tokens, where) if self.koleo_on == "rows" else self.backbone.pool(tokens, where)
-        return vectors.float()
 
     def _project(
         self, classes: torch.Tensor | None, data: torch.Tensor | None, frozen: bool

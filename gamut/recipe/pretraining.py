@@ -8,8 +8,7 @@ from gamut.recipe.views import Problem
 
 def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
     """Losses, masks and heads that contradict each other, the views or the model."""
-    asit, views, model, optim = recipe.asit, recipe.views, recipe.model, recipe.optim
-    pooling = model.pooling
+    asit, views, step, model, optim = recipe.asit, recipe.views, recipe.step, recipe.model, recipe.optim
     least = asit.mask_target_least
     wrong: list[tuple[bool, tuple[str, ...], str]] = [
         (
@@ -28,10 +27,12 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
             f"the global loss compares two views: views.count must be 2 (it is {views.count}) or asit.weight_global 0",
         ),
         (
-            pooling == "attention" and not asit.weight_global,
+            model.pooling == "attention"
+            and not asit.weight_global
+            and not (asit.weight_koleo and asit.koleo_on == "pooled"),
             ("asit.weight_global", "model.pooling"),
-            "only the global loss trains attention pooling: asit.weight_global must be above 0, or model.pooling "
-            "cls or mean",
+            "attention pooling is trained by the global loss, and by KoLeo where asit.koleo_on is pooled: "
+            "asit.weight_global must be above 0, or model.pooling cls or mean",
         ),
         (
             model.distilled or model.stride != 16,

@@ -77,11 +77,20 @@ def test_rows_are_means_over_time_of_every_row_of_patches() -> None:
             assert torch.allclose(got[segment, row * 32 : (row + 1) * 32], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("koleo_on", ["rows", "pooled"])
-def test_a_step_is_the_same_however_its_packs_are_dealt(koleo_on: str) -> None:
+def pooling_by(pooling: str, **changes: object) -> Asit:
+    model = replace(RECIPE.model, pooling=pooling, pooling_heads=2)
+    recipe = replace(RECIPE, model=model, asit=replace(RECIPE.asit, **changes))  # type: ignore[arg-type]
+    return Asit(recipe, -4.0, 4.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("koleo_on", "pooling"), [("rows", "cls"), ("pooled", "cls"), ("pooled", "attention"), ("pooled", "mean")]
+)
+def test_a_step_is_the_same_however_its_packs_are_dealt(koleo_on: str, pooling: str) -> None:
     batch = packed([96] * 4 + [48] * 6, views=2, packs=(3, 2))
-    together = whole_step(objective(**ALONE, koleo_on=koleo_on), [batch])
-    one_by_one = whole_step(objective(**ALONE, koleo_on=koleo_on), [part(batch, 0, 3), part(batch, 3, 5)])
+    together = whole_step(pooling_by(pooling, **ALONE, koleo_on=koleo_on), [batch])
+    parts = [part(batch, 0, 3), part(batch, 3, 5)]
+    one_by_one = whole_step(pooling_by(pooling, **ALONE, koleo_on=koleo_on), parts)
     assert one_by_one[0] == pytest.approx(together[0], rel=1e-5)
     assert one_by_one[1]["loss/koleo"] == pytest.approx(together[1]["loss/koleo"], rel=1e-5)
     for name, gradient in together[2].items():
@@ -115,6 +124,17 @@ def test_packs_without_clips_add_nothing() -> None:
     empty, batch = packed([], views=2), packed([96] * 4, views=2)
     with_it = whole_step(objective(**ALONE), [empty, batch, empty])
     assert with_it[0] == pytest.approx(whole_step(objective(**ALONE), [batch])[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("weight_global", [0.0, 1.0])
+def test_attention_pooling_runs_once_and_learns_from_it(weight_global: float) -> None:
+    """A module that runs twice in a forward is what ZeRO-2 has been wrong about."""
+    task = pooling_by("attention", **(ALONE | {"weight_global": weight_global}), koleo_on="pooled")
+    runs = []
+    task.model.backbone.attn_pool.register_forward_hook(lambda *_: runs.append(1))
+    _, _, gradients = whole_step(task, [packed([96] * 4, views=2)])
+    assert len(runs) == 1
+    assert all(gradient.any() for name, gradient in gradients.items() if "attn_pool" in name and "bias" not in name)
 
 
 def test_off_it_costs_and_changes_nothing() -> None:

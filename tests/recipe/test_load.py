@@ -93,10 +93,13 @@ def test_recipes_in_a_folder_are_named_with_it_and_see_their_siblings(configs: P
     assert "table/one" in refused(configs, name="table/on")
 
 
-def test_attention_pooling_is_trained_by_the_global_loss_alone(configs: Path) -> None:
-    message = refused(configs, "model.pooling=attention", "asit.weight_global=0")
-    assert "model.pooling" in message
-    assert "asit.weight_global" in message
+def test_attention_pooling_is_trained_by_the_global_loss_and_koleo_on_what_it_pools(configs: Path) -> None:
+    without = ["model.pooling=attention", "asit.weight_global=0"]
+    for rows in ([], ["asit.weight_koleo=0.1"]):
+        message = refused(configs, *without, *rows)
+        assert "model.pooling" in message
+        assert "asit.weight_global" in message
+    load_recipe("pretrain", "base", [*without, "asit.weight_koleo=0.1", "asit.koleo_on=pooled"], configs)
     for pooling in ("attention", "mean"):
         assert load_recipe("pretrain", "base", [f"model.pooling={pooling}"], configs).model.pooling == pooling
 
