@@ -10,6 +10,13 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
     """Losses, masks and heads that contradict each other, the views or the model."""
     asit, views, step, model, optim = recipe.asit, recipe.views, recipe.step, recipe.model, recipe.optim
     least = asit.mask_target_least
+    bound = "step.max_clips" if step.clips is None else "step.clips"
+    of_others = {
+        "asit.weight_koleo": asit.weight_koleo > 0,
+        "asit.mask_fill": asit.mask_fill == "clip",
+        "asit.mask_copied": asit.mask_copied > 0,
+    }
+    others = [key for key, on in of_others.items() if on]
     wrong: list[tuple[bool, tuple[str, ...], str]] = [
         (
             not (asit.weight_reconstruction or asit.weight_local or asit.weight_global),
@@ -17,9 +24,9 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
             "one of asit.weight_reconstruction, asit.weight_local and asit.weight_global must be above 0",
         ),
         (
-            bool(asit.weight_koleo) and recipe.step.clips == 1,
-            ("asit.weight_koleo", "step.clips"),
-            "KoLeo spreads the clips of a pack: step.clips must be above 1 or asit.weight_koleo 0",
+            bool(others) and (step.clips or step.max_clips) == 1,
+            (*others, bound),
+            f"a clip alone in its pack has no other for {' and '.join(others)}: {bound} must be above 1",
         ),
         (
             bool(asit.weight_global) and views.count != 2,

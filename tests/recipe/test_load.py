@@ -158,11 +158,11 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("asit.mask_fill=ones", ["asit.mask_fill", "zeros", "noise", "clip"]),
         ("asit.mask_shape=disks", ["asit.mask_shape", "blocks", "time", "frequency"]),
         ("asit.mask_target_least=0.8", ["asit.mask_target_least (0.8)", "asit.mask_target (0.7)"]),
+        ("asit.mask_target=1", ["asit.mask_target", "between 0 and 0.99"]),
+        ("asit.mask_copied_share=1", ["asit.mask_copied_share", "between 0 and 0.99"]),
         ("asit.mask_copied=1.5", ["asit.mask_copied", "between 0 and 1"]),
         ("asit.mask_time_share=0", ["asit.mask_time_share", "between 0.01 and 1"]),
         ("asit.mask_frequency_share=0", ["asit.mask_frequency_share", "between 0.01 and 1"]),
-        ("asit.mask_target=1", ["asit.mask_target", "between 0 and 0.99"]),
-        ("asit.mask_copied_share=1", ["asit.mask_copied_share", "between 0 and 0.99"]),
         ("asit.prototypes_data=100", ["asit.prototypes_data (100)", "asit.heads", "partly", "separate"]),
         ("asit.heads=own", ["asit.heads", "shared", "partly", "separate"]),
         ("asit.gain=free", ["asit.gain", "fixed", "trained"]),
@@ -244,6 +244,17 @@ def test_views_that_contradict_each_other_are_named(configs: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=said):
             load_recipe("finetune", "esc50", words)
+
+
+@pytest.mark.parametrize("key", ["asit.weight_koleo=0.1", "asit.mask_fill=clip", "asit.mask_copied=0.5"])
+def test_what_looks_at_other_clips_needs_packs_of_several(configs: Path, key: str) -> None:
+    tokens = ["step.clips=null", "step.tokens=400", "views.pad=false"]
+    for step, bound in ((["step.clips=1"], "step.clips"), ([*tokens, "step.max_clips=1"], "step.max_clips")):
+        message = refused(configs, key, *step)
+        assert key.partition("=")[0] in message
+        assert f"{bound} must be above 1" in message
+    load_recipe("pretrain", "base", [key, "step.clips=2", "step.max_clips=1"], configs)  # which bounds tokens alone
+    load_recipe("pretrain", "base", [key, *tokens, "step.max_clips=2"], configs)
 
 
 def test_a_recipe_becomes_a_policy() -> None:
