@@ -74,12 +74,29 @@ def pretraining_that_cannot_be(recipe: Recipe) -> list[Problem]:
             "asit.teacher_temperature_start needs asit.teacher_temperature_epochs above 0",
         ),
         (
+            asit.teacher_temperature_start is None and asit.teacher_temperature_epochs > 0,
+            ("asit.teacher_temperature_epochs", "asit.teacher_temperature_start"),
+            "asit.teacher_temperature_epochs is how long the way from asit.teacher_temperature_start is: set that too, "
+            "or leave the epochs at 0",
+        ),
+        (
+            asit.koleo_on != "rows" and not asit.weight_koleo,
+            ("asit.koleo_on", "asit.weight_koleo"),
+            "asit.koleo_on has no use without KoLeo: asit.weight_koleo must be above 0",
+        ),
+        (
             bool(asit.freeze_output_epochs)
             and optim.name == "adam"
             and bool(optim.weight_decay or optim.weight_decay_end),
             ("asit.freeze_output_epochs", "optim.name"),
             "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay, as part of the gradient, moves the "
             "output layer that should rest",
+        ),
+        (
+            optim.layer_decay != 1 or optim.head_scale != 1,
+            ("optim.layer_decay", "optim.head_scale"),
+            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining all learns at one rate, leave "
+            "them at 1",
         ),
     ]
     return [(keys, problem) for is_wrong, keys, problem in wrong if is_wrong]
