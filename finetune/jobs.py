@@ -13,7 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from finetune.start import require_start, start_of
 from gamut.errors import GamutError, RecipeError
+from gamut.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,16 +52,21 @@ def call(name: str, words: Sequence[str], log: Path, threads: int) -> None:
 def run_job(job: Job, threads: int) -> dict:
     """Run a job in a process of its own unless its result is there already; returns its summary.
 
-    Raises GamutError where the process fails, or the folder holds another job.
+    Raises GamutError where the process fails, or the folder holds another job, or one from other weights than `init`
+    means now.
     """
     result, asked = job.folder / "summary.json", job.folder / "arguments.json"
     if asked.exists() and json.loads(asked.read_text()) != list(job.arguments):
         raise GamutError(f"{job.folder} holds a run with other arguments ({asked}): give another --out, or remove it.")
-    if not result.exists():
-        job.folder.mkdir(parents=True, exist_ok=True)
-        asked.write_text(json.dumps(job.arguments))
-        words = [str(ROOT / "finetune" / "run.py"), *job.arguments, f"run.threads={threads}"]
-        call(job.name, words, job.folder / "output.log", threads)
+    if result.exists():
+        found = json.loads(result.read_text())
+        recipe = load_recipe("finetune", job.arguments[0], job.arguments[1:])
+        require_start(found.get("rounds", []), start_of(recipe), recipe.init, job.folder)
+        return found
+    job.folder.mkdir(parents=True, exist_ok=True)
+    asked.write_text(json.dumps(job.arguments))
+    words = [str(ROOT / "finetune" / "run.py"), *job.arguments, f"run.threads={threads}"]
+    call(job.name, words, job.folder / "output.log", threads)
     return json.loads(result.read_text())
 
 

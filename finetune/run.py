@@ -18,6 +18,7 @@ if __name__ == "__main__":
 from finetune.frozen import described, loader_of, open_features, require_features
 from finetune.rounds import RESULT, Round, require_labels, rounds
 from finetune.seen import Seen, seen_in_pretraining
+from finetune.start import Start, keep_start, kept_start, require_start, start_of
 from gamut.errors import GamutError, RunError, command
 from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
@@ -28,7 +29,7 @@ from gamut.track.run import RunFolder
 from gamut.train import world as ranks
 from gamut.train.loop import train
 from gamut.train.preview import preview
-from gamut.train.session import EXIT_PREEMPTED, select, session, statistics
+from gamut.train.session import EXIT_PREEMPTED, begins, select, session, statistics
 from gamut.train.world import World
 
 
@@ -51,9 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     if world.first:
         origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
         print(f"{len(todo)} rounds from {origin}, {len(index.labels)} classes", flush=True)
-    results = []
+    start = world.broadcast(start_of(recipe) if world.first else {})  # of all rounds, though a pretraining may go on
+    results: list[dict] = []
     for each in todo:
-        result = run_round(each, each.recipe(recipe), index, cache, mean, std, world)
+        require_start(results, start, recipe.init, RunFolder.place(recipe))  # of a round that went on just now
+        result = run_round(each, each.recipe(recipe), index, cache, mean, std, start, world)
         if result is None:
             ranks.stop()
             return EXIT_PREEMPTED
@@ -73,16 +76,17 @@ def run_round(
     cache: FeatureCache | None,
     mean: float,
     std: float,
+    start: Start,
     world: World,
 ) -> dict | None:
     """Train and score one round; None if it was preempted. A round that has its result is not run again, and is refused
-    where that is of another recipe or shard set.
+    where that is of another recipe or shard set, or of other weights of `init`.
 
-    cache: the features to train a head on; mean and std: of the log-mel, where there is none.
+    cache: the features to train a head on; mean and std: of the log-mel, where there is none; start: what `init` means.
     """
     folder = RunFolder.place(recipe)
     if world.broadcast((folder / RESULT).exists()):
-        return _finished(folder, recipe, index, world)
+        return _finished(folder, recipe, index, start, world)
 
     from finetune.evaluation import metric_of
     from finetune.heads import TagFeatures  # after the ranks have started: these imports read the environment
@@ -101,8 +105,9 @@ def run_round(
         shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), described(cache)
         encoder |= {"labels": list(index.labels)}
         objective = TagFeatures(recipe, classes, shape, encoder, recipe.seed, world.device)
+    fresh = begins(recipe, world)
     if recipe.init:
-        loaded = objective.start_from(recipe.init)
+        loaded = objective.start_from(start.get("path", recipe.init))
         if world.first:
             print(loaded, flush=True)
     column = recipe.folds.column
@@ -115,6 +120,8 @@ def run_round(
         if metric_of(recipe.finetune) == "accuracy":
             require_labels(index, some, folds)
     with session(recipe, world, index, clips) as run:
+        if world.first and fresh:
+            keep_start(folder, start)
         seen = seen_in_pretraining(recipe.init, index, test) if world.first else Seen()
         if seen.clips:
             print(f"{recipe.run.name}: {seen.told(len(test), column, each.train)}", flush=True)
@@ -135,12 +142,14 @@ def run_round(
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None
-        return world.broadcast(scoring.finish(result.state.step, seen.clips) if world.first else None)
+        return world.broadcast(
+            scoring.finish(result.state.step, seen.clips, kept_start(folder)) if world.first else None
+        )
 
 
-def _finished(folder: Path, recipe: schema.Recipe, index: Index, world: World) -> dict:
-    """The result that a round has. Raises RunError where it was trained by another recipe or on another shard set; one
-    of an earlier version does not name its set and is taken."""
+def _finished(folder: Path, recipe: schema.Recipe, index: Index, start: Start, world: World) -> dict:
+    """The result that a round has. Raises RunError where it was trained by another recipe, on another shard set or from
+    other weights; one of an earlier version does not name its set and its weights, and is taken."""
     found: dict = {}
     problem: Exception | None = None
     if world.first:
@@ -152,6 +161,7 @@ def _finished(folder: Path, recipe: schema.Recipe, index: Index, world: World) -
                     f"The round at {folder} was trained on the shard set {found['index']}, and {index.folder} is "
                     f"{index.fingerprint}. Give the new run a name of its own with run.name=..., or remove the folder."
                 )
+            require_start([found], start, recipe.init, folder.parent)
         except (GamutError, OSError, ValueError) as error:
             problem = error if isinstance(error, GamutError) else RunError(f"{folder / RESULT} is damaged: {error}.")
     world.agree(problem, "take the round's result")

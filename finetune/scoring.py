@@ -14,6 +14,7 @@ from rich.table import Table
 from finetune.evaluation import Scores, evaluate, metric_of
 from finetune.objective import Classify
 from finetune.rounds import RESULT, Fold, Round
+from finetune.start import Start
 from gamut.data.loader import Loader
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
@@ -120,10 +121,10 @@ class Scoring:
             return f"test folds {', '.join(map(str, self.each.test))}"
         return f"validation folds {', '.join(map(str, self.each.validation))}"
 
-    def finish(self, step: int, seen: int) -> dict:
+    def finish(self, step: int, seen: int, start: Start) -> dict:
         """Rank 0, once the round is trained: confusion matrix and result.json from the scores that it is judged by.
 
-        seen: how many of the scored clips the run behind `init` was trained on.
+        seen: how many of the scored clips the run behind `init` was trained on; start: the weights it began with.
         """
         scores = Scores.load(self.run.folder / "scores.npz")
         values = scores.metrics(self.metric)
@@ -139,6 +140,7 @@ class Scoring:
             "judged": judged,
             "clips": len(scores.target),
             "index": self.index.fingerprint,
+            "init": start,
             "seen_in_pretraining": seen,
             "best": self.best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),

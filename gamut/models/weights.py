@@ -108,6 +108,17 @@ def _read_json(value: str) -> Any:
         return value  # a foreign file's plain string
 
 
+def file_sha256(path: Path) -> str:
+    """sha256 of a file of weights: of a checkpoint as its manifest says, else of its bytes. Raises CheckpointError."""
+    if known := _manifest(path.parent).get(path.name):
+        return known
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"The weights {path} cannot be read: {error.strerror}.") from error
+
+
 def _manifest(folder: Path) -> dict[str, str]:
     """sha256 of each file that a checkpoint folder's manifest lists; empty where there is no manifest."""
     try:

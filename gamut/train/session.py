@@ -21,6 +21,7 @@ from gamut.shards.weights import clip_weights
 from gamut.track.progress import NullProgress, Progress
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
+from gamut.train.checkpoint import saved
 from gamut.train.lease import lease
 from gamut.train.preempt import Preemption
 from gamut.train.world import World
@@ -71,6 +72,12 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
             plans.begin()
             yield Session(folder, plans, tracker, progress, preemption)
+
+
+def begins(recipe: Recipe, world: World) -> bool:
+    """Whether the run has no checkpoint to go on from, so that it starts with the weights of `init`: alike on every
+    rank."""
+    return world.broadcast(not saved(RunFolder.place(recipe) / "checkpoints"))
 
 
 def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:

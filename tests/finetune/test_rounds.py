@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,9 @@ from finetune.scoring import Scoring
 from finetune.seen import Seen, seen_in_pretraining
 from gamut.errors import GamutError, RecipeError, RunError
 from gamut.evaluate.metrics import paired_bootstrap
+from gamut.models.vit import VisionTransformer
+from gamut.models.weights import save_weights
+from gamut.recipe import schema
 from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import resolved_yaml
 from gamut.shards import Index
@@ -31,6 +36,9 @@ from gamut.shards.convert.run import convert
 from gamut.track.run import RunFolder
 from gamut.train.world import World
 from launchers.corpus import CLASSES, synthesise
+from tests.train import ranks
+
+from .tuning import tune
 
 TINY = ["model.dim=16", "model.depth=1", "model.heads=2"]
 
@@ -109,9 +117,10 @@ def test_a_picture_that_fails_loses_no_result(index: Index, tmp_path: Path) -> N
     one: Any = None
     scoring = Scoring(one, each.recipe(recipe(*words)), each, index, one, None, run, ALONE)
     with pytest.raises(ValueError, match="no picture"):
-        scoring.finish(3, 0)
+        scoring.finish(3, 0, {"path": "weights", "sha256": "12"})
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["score"], result["index"]) == (1.0, index.fingerprint)
+    assert result["init"] == {"path": "weights", "sha256": "12"}
 
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"), 1)
@@ -126,7 +135,7 @@ def test_a_finished_round_is_of_its_recipe_and_its_clips(index: Index, tmp_path:
 
     def again(*words: str) -> dict | None:
         other = recipe("run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]", *words)
-        return run_round(each, each.recipe(other), index, None, 0.0, 1.0, ALONE)
+        return run_round(each, each.recipe(other), index, None, 0.0, 1.0, {}, ALONE)
 
     for result in ({"score": 0.5}, {"score": 0.5, "index": index.fingerprint}):  # of an earlier version, and of now
         (folder / "result.json").write_text(json.dumps(result))
@@ -148,7 +157,7 @@ def test_clips_without_a_label_are_refused_where_accuracy_judges(index: Index, t
     bare.label_offset = np.concatenate([[0], np.cumsum(counts)])
     (each,) = rounds(recipe(*words), bare)
     with pytest.raises(RecipeError, match=rf"1 of \d+ clips of the folds \[.*{fold}.*\] have no label, such as"):
-        run_round(each, each.recipe(recipe(*words)), bare, None, 0.0, 1.0, ALONE)
+        run_round(each, each.recipe(recipe(*words)), bare, None, 0.0, 1.0, {}, ALONE)
 
 
 def scores(folder: Path, seed: int, right: np.ndarray) -> dict:
@@ -238,3 +247,58 @@ def test_a_finished_job_is_not_run_again_and_another_is_refused(
         jobs.run_all([job], 0, Console())
     with pytest.raises(GamutError, match="holds a run with other arguments"):
         jobs.run_job(jobs.Job("one", ("esc10", "optim.lr=2"), job.folder), 1)
+
+
+def pretrained(run: Path, step: int, seed: int, depth: int = 1) -> None:
+    """Publish a checkpoint of a pretraining: a teacher and its manifest."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    teacher = VisionTransformer(schema.Model(dim=16, depth=depth, heads=2), seed=seed).state_dict()
+    file = folder / "objective.safetensors"
+    save_weights(file, {f"teacher.backbone.{name}": tensor for name, tensor in teacher.items()}, {})
+    entry = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps({"files": {file.name: entry}}))
+    (run / "checkpoints" / "latest").write_text(folder.name)
+
+
+def test_a_result_of_weights_that_init_does_not_mean_any_more_is_refused(
+    index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Through finetune/run.py, and through the jobs of studies and comparisons."""
+    source, folder = tmp_path / "source", tmp_path / "x"
+    words = [f"data={index.folder}", f"init={source}", f"run.folder={tmp_path}", "run.name=x", *TINY, "epochs=1"]
+    words += ["folds.train=[1]", "folds.test=[[4],[5]]", "step.packs=1", "loader.workers=0", "track.mlflow=off"]
+    words += ["front.mean=0", "front.std=1", "run.threads=1"]
+
+    def status() -> int:
+        (answer,) = ranks.run(1, tune, ["esc10", *words])
+        return answer
+
+    monkeypatch.setattr(jobs, "call", lambda *_: pytest.fail("it is done already"))
+    job = jobs.Job("one", ("esc10", *words), folder)
+    pretrained(source, 3, seed=0)
+    assert status() == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    file = source / "checkpoints" / "step-00000003" / "objective.safetensors"
+    kept = {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert [each["init"] for each in summary["rounds"]] == [kept, kept]
+    assert status() == 0
+    assert jobs.run_job(job, 1) == summary
+
+    pretrained(source, 4, seed=1)  # it goes on
+    moved = rf"{folder} was trained from {file} .*, and init={source} is now .*step-00000004.*emove or rename {folder}"
+    assert status() == 2
+    with pytest.raises(RunError, match=moved):
+        jobs.run_job(job, 1)
+    shutil.rmtree(source)
+    assert status() == 0  # nothing says that they are others
+    assert jobs.run_job(job, 1) == summary
+    pretrained(source, 3, seed=2)  # once more from the beginning
+    assert status() == 2
+    with pytest.raises(RunError, match=f"trained from {file} .*, and that file has changed"):
+        jobs.run_job(job, 1)
+    shutil.rmtree(folder / "test-5-seed-0")
+    (folder / "test-4-seed-0" / "result.json").unlink()
+    assert status() == 2  # one that had begun ends with what it began with; the next is not to begin with another
+    assert json.loads((folder / "test-4-seed-0" / "result.json").read_text())["init"] == kept
+    assert not (folder / "test-5-seed-0").exists()

@@ -1,0 +1,57 @@
+"""Which weights a round began with, kept beside it: `init` may mean others by the time that it is asked for again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gamut.errors import CheckpointError, RunError
+from gamut.models.tagger import find_head
+from gamut.models.weights import file_sha256, find_weights
+from gamut.recipe import schema
+from gamut.track.run import write_whole
+
+START = "init.json"  # of a round's folder
+
+Start = dict[str, str]  # path and sha256 of a file of weights; empty: from scratch, or not known
+
+
+def start_of(recipe: schema.Recipe) -> Start:
+    """The file that `init` means now; empty where it means none, or one that is not there (any more)."""
+    if not recipe.init:
+        return {}
+    try:
+        path = find_head(recipe.init) if recipe.features or recipe.encoder else find_weights(recipe.init)
+        return {"path": str(path), "sha256": file_sha256(path)}
+    except CheckpointError:
+        return {}
+
+
+def keep_start(folder: Path, start: Start) -> None:
+    """Note in a round's folder what it begins with."""
+    write_whole(folder / START, json.dumps(start))
+
+
+def kept_start(folder: Path) -> Start:
+    """What a round began with; empty for one of an earlier version, which did not note it."""
+    path = folder / START
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def require_start(results: Sequence[dict[str, Any]], now: Start, init: str, folder: Path) -> None:
+    """Raises RunError where a round with a result began with other weights than those that `init` means now.
+
+    Results that do not say what they began with (of an earlier version) are taken, and all are where it is not there
+    any more. folder: of the run, for the message.
+    """
+    for result in results:
+        then = result.get("init") or {}
+        if then and now and then["sha256"] != now["sha256"]:
+            change = "that file has changed" if then["path"] == now["path"] else f"init={init} is now {now['path']}"
+            raise RunError(
+                f"The run at {folder} was trained from {then['path']} (sha256 {then['sha256'][:12]}), and {change} "
+                f"(sha256 {now['sha256'][:12]}): a pretraining has gone on or was done again. Remove or rename "
+                f"{folder} to train from these weights. A checkpoint's own folder as init does not move on."
+            )
