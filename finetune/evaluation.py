@@ -81,15 +81,17 @@ def evaluate(
     clips: Clips,
     policy: Policy,
     *,
-    per_forward: int,
     workers: int,
     make_loader: Callable[..., Iterable] = Loader,
 ) -> Scores:
     """Scores of every clip, alike on every rank. Raises RunError where a clip cannot be read: a score over fewer
-    clips than it claims is a wrong score."""
+    clips than it claims is a wrong score.
+
+    Each pack is a forward of its own: which clips share one is then the plan's, and no matter of how many ranks.
+    """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     epoch = plan_evaluation(clips, policy)
-    loader = make_loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers)
+    loader = make_loader(index, epoch, rank=rank, world=world, per_forward=1, workers=workers)
     rows, targets, logits, holes = [], [], [], []
     seconds = 0.0
     for _, batches in loader:

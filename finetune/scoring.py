@@ -90,7 +90,6 @@ class Scoring:
             self.index,
             clips,
             evaluation_policy(self.recipe),
-            per_forward=self.recipe.loader.packs_per_forward,
             workers=self.recipe.loader.workers,
             make_loader=self.make_loader,
         )

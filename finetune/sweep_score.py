@@ -65,7 +65,7 @@ class Scorer:
     def _score(self, subject: Subject, index: Index, clips: Clips, policy: Policy, point: Point) -> dict[str, Any]:
         task = subject.at(point)
         recipe = task.recipe
-        scores = evaluate(task, index, clips, policy, per_forward=1, workers=recipe.loader.workers)
+        scores = evaluate(task, index, clips, policy, workers=recipe.loader.workers)
         metric = metric_of(recipe.finetune)
         metrics = scores.metrics(metric)
         epoch = plan_evaluation(clips, policy)

@@ -104,7 +104,7 @@ class PlanOptions:
 @dataclass(frozen=True)
 class Loader:
     workers: int = 2
-    packs_per_forward: int = 1  # m: packs joined in one forward; memory only, never results
+    packs_per_forward: int = 1  # m: packs joined in one forward of training; memory only, never results
     prefetch: int = 2  # steps ahead, a worker
     max_holes: float = 0.01  # share of clips that may turn out unusable before the run stops
 

@@ -99,7 +99,7 @@ def test_a_run_is_scored_with_the_mean_over_its_epochs(shards: Path, tmp_path: P
     task = Classify(recipe, len(index.labels), *statistics(recipe, index), seed=0, device=torch.device("cpu"))
     task.model.load_state_dict({name: mean[PREFIX + name] for name in kept[0]})
     clips = select(index, {"fold": [5]})
-    scores = evaluate(task, index, clips, evaluation_policy(recipe), per_forward=1, workers=0)
+    scores = evaluate(task, index, clips, evaluation_policy(recipe), workers=0)
     with np.load(folder / "scores.npz", allow_pickle=False) as said:
         assert np.abs(said["logits"] - scores.logits).max() < 1e-5
     assert load_backbone(task.model.backbone, folder).prefix == "average.backbone."
