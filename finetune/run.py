@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from finetune.frozen import described, loader_of, open_features, require_features
 from finetune.rounds import RESULT, Round, require_labels, rounds
 from finetune.seen import Seen, seen_in_pretraining
-from finetune.start import Start, keep_start, kept_start, require_start, start_of
+from finetune.start import START, Start, keep_start, kept_start, require_start, start_of
 from gamut.errors import GamutError, RunError, command
 from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
@@ -106,7 +106,7 @@ def run_round(
         encoder |= {"labels": list(index.labels)}
         objective = TagFeatures(recipe, classes, shape, encoder, recipe.seed, world.device)
     fresh = begins(recipe, world)
-    if recipe.init:
+    if recipe.init and fresh:
         loaded = objective.start_from(start.get("path", recipe.init))
         if world.first:
             print(loaded, flush=True)
@@ -120,9 +120,9 @@ def run_round(
         if metric_of(recipe.finetune) == "accuracy":
             require_labels(index, some, folds)
     with session(recipe, world, index, clips) as run:
-        if world.first and fresh:
-            keep_start(folder, start)
-        seen = seen_in_pretraining(recipe.init, index, test) if world.first else Seen()
+        if world.first and (fresh or not (folder / START).exists()):
+            keep_start(folder, start if fresh else {}, seen_in_pretraining(recipe.init, index, test))
+        began, seen = kept_start(folder) if world.first else ({}, Seen())
         if seen.clips:
             print(f"{recipe.run.name}: {seen.told(len(test), column, each.train)}", flush=True)
         scoring = Scoring(objective, recipe, each, index, test, validation, run, world, loader_of(cache))
@@ -142,9 +142,7 @@ def run_round(
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None
-        return world.broadcast(
-            scoring.finish(result.state.step, seen.clips, kept_start(folder)) if world.first else None
-        )
+        return world.broadcast(scoring.finish(result.state.step, seen.clips, began) if world.first else None)
 
 
 def _finished(folder: Path, recipe: schema.Recipe, index: Index, start: Start, world: World) -> dict:

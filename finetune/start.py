@@ -1,4 +1,4 @@
-"""Which weights a round began with, kept beside it: `init` may mean others by the time that it is asked for again."""
+"""What a round began with, kept beside it: `init` may mean other weights, or none, by the time that it goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.seen import Seen
 from gamut.errors import CheckpointError, RunError
 from gamut.models.tagger import find_head
 from gamut.models.weights import file_sha256, find_weights
@@ -29,15 +30,15 @@ def start_of(recipe: schema.Recipe) -> Start:
         return {}
 
 
-def keep_start(folder: Path, start: Start) -> None:
-    """Note in a round's folder what it begins with."""
-    write_whole(folder / START, json.dumps(start))
+def keep_start(folder: Path, start: Start, seen: Seen) -> None:
+    """Note in a round's folder what it begins with: the run behind it may be gone when the round goes on."""
+    write_whole(folder / START, json.dumps({"init": start, "seen": seen._asdict()}))
 
 
-def kept_start(folder: Path) -> Start:
-    """What a round began with; empty for one of an earlier version, which did not note it."""
-    path = folder / START
-    return json.loads(path.read_text()) if path.exists() else {}
+def kept_start(folder: Path) -> tuple[Start, Seen]:
+    """What `keep_start` noted."""
+    noted = json.loads((folder / START).read_text())
+    return noted["init"], Seen(**noted["seen"])
 
 
 def require_start(results: Sequence[dict[str, Any]], now: Start, init: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ from gamut.train import world as ranks
 from gamut.train.loop import train
 from gamut.train.objective import Moment
 from gamut.train.preview import preview
-from gamut.train.session import EXIT_PREEMPTED, select, session, short_clips_warning, statistics
+from gamut.train.session import EXIT_PREEMPTED, begins, select, session, short_clips_warning, statistics
 
 
 @command
@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     from pretrain.pictures import Pictures
 
     objective = Asit(recipe, mean, std, world.device)
-    if recipe.init:
+    as_begun = begins(recipe, world) or not recipe.init  # else the weights come from a checkpoint, later
+    if recipe.init and as_begun:
         loaded = objective.start_from(recipe.init)
         if world.first:
             print(loaded, flush=True)
@@ -70,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             draw(epoch, at)
             return watch.after_epoch(epoch, at)
 
-        watch.before()
+        if as_begun:
+            watch.before()
         result = train(
             objective=objective,
             recipe=recipe,

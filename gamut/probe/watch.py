@@ -60,7 +60,8 @@ class Watch:
     def before(self) -> None:
         """Probe the network as it is before training, and the log-mel: a curve's reference lines, once a run.
 
-        Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here.
+        Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here; not
+        where the run began with the weights of `init`, which such an attempt does not load.
         """
         if self.labelled is None:
             return

@@ -261,21 +261,40 @@ def pretrained(run: Path, step: int, seed: int, depth: int = 1) -> None:
     (run / "checkpoints" / "latest").write_text(folder.name)
 
 
+def quick(index: Index, init: Path, runs: Path, *more: str) -> list[str]:
+    line = ["esc10", f"data={index.folder}", f"init={init}", f"run.folder={runs}", "run.name=x", *TINY, "epochs=1"]
+    line += ["folds.train=[1]", "front.mean=0", "front.std=1", "step.packs=1", "loader.workers=0", "run.threads=1"]
+    return [*line, "track.mlflow=off", *more]
+
+
+def test_a_round_goes_on_without_the_run_that_it_began_with(index: Index, tmp_path: Path) -> None:
+    """Its checkpoint has the weights, and its folder what they were and which clips they had seen."""
+    source, result = tmp_path / "source", tmp_path / "x" / "test-4-seed-0" / "result.json"
+    line = quick(index, source, tmp_path, "folds.test=[[4]]")
+    pretrained(source, 3, seed=0)
+    (source / "recipe.yaml").write_text(f"data: {index.folder}\nsubset: {{}}\n")
+    assert ranks.run(1, tune, line) == [0]
+    first = json.loads(result.read_text())
+    assert (first["seen_in_pretraining"], len(first["init"]["sha256"])) == (6, 64)
+    result.unlink()
+    shutil.rmtree(source)
+    assert ranks.run(1, tune, line) == [0]
+    assert json.loads(result.read_text()) == first
+
+
 def test_a_result_of_weights_that_init_does_not_mean_any_more_is_refused(
     index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Through finetune/run.py, and through the jobs of studies and comparisons."""
     source, folder = tmp_path / "source", tmp_path / "x"
-    words = [f"data={index.folder}", f"init={source}", f"run.folder={tmp_path}", "run.name=x", *TINY, "epochs=1"]
-    words += ["folds.train=[1]", "folds.test=[[4],[5]]", "step.packs=1", "loader.workers=0", "track.mlflow=off"]
-    words += ["front.mean=0", "front.std=1", "run.threads=1"]
+    line = quick(index, source, tmp_path, "folds.test=[[4],[5]]")
 
     def status() -> int:
-        (answer,) = ranks.run(1, tune, ["esc10", *words])
+        (answer,) = ranks.run(1, tune, line)
         return answer
 
     monkeypatch.setattr(jobs, "call", lambda *_: pytest.fail("it is done already"))
-    job = jobs.Job("one", ("esc10", *words), folder)
+    job = jobs.Job("one", tuple(line), folder)
     pretrained(source, 3, seed=0)
     assert status() == 0
     summary = json.loads((folder / "summary.json").read_text())

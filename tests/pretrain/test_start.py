@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import timm
 import torch
 from safetensors.torch import save_file
 
+from gamut.models.vit import VisionTransformer
+from gamut.models.weights import save_weights
+from gamut.recipe import schema
+from gamut.shards.__main__ import main as shards
+from gamut.track.metrics import History
+from gamut.train.world import World
+from launchers.corpus import synthesise
+from pretrain.run import main
 from tests.asit import NOW, objective
 from tests.packs import packed
+from tests.train.ranks import run
 
 
 def test_student_and_teacher_start_from_an_image_s_vit(tmp_path: Path) -> None:
@@ -37,3 +47,26 @@ def test_student_and_teacher_start_from_an_image_s_vit(tmp_path: Path) -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert task.model.backbone.patch_embed.proj.weight.grad is not None
+
+
+def pretraining(world: World, line: list[str]) -> int:
+    return main(line)
+
+
+def test_a_run_goes_on_without_the_file_that_it_began_with(tmp_path: Path) -> None:
+    """And does not probe a network that never was as one before training."""
+    init, folder = tmp_path / "vit.safetensors", tmp_path / "run"
+    synthesise(tmp_path / "corpus", 30, seconds=0.5)
+    assert shards(["convert", "esc50", str(tmp_path / "corpus"), str(tmp_path / "shards")]) == 0
+    model = schema.Model(dim=16, depth=1, heads=2, table_frames=96)
+    save_weights(init, VisionTransformer(model, seed=5), {})
+    line = ["demo", f"data={tmp_path / 'shards'}", f"init={init}", f"run.folder={tmp_path}", "run.name=run", "epochs=1"]
+    line += ["model.dim=16", "model.depth=1", "model.heads=2", "model.table_frames=96", "views.frames=48"]
+    line += ["front.mean=0", "front.std=1", "step.packs=2", "loader.workers=0", "run.threads=1", "track.mlflow=off"]
+    line += ["asit.hidden=16", "asit.bottleneck=8", "asit.prototypes=16", "track.picture_epochs=0"]
+    assert run(1, pretraining, [*line, "probe.every_epochs=0"]) == [0]
+    init.unlink()
+    assert run(1, pretraining, [*line, "probe.every_epochs=1"]) == [0]
+    assert not [name for name in History.read(folder / "metrics.jsonl").points if name.startswith("probe/")]
+    shutil.rmtree(folder)
+    assert run(1, pretraining, [*line, "probe.every_epochs=0"]) == [2]  # from the beginning it is needed
