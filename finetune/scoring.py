@@ -32,7 +32,7 @@ DRAWN = 100  # classes of which a confusion matrix is drawn; that of 1,251 speak
 
 
 class Scoring:
-    """Scores a round every few epochs and at its end; keeps the weights and the scores that it is judged by.
+    """Scores a round every few epochs (if any) and at its end; keeps the weights and the scores that it is judged by.
 
     With validation folds that is the epoch which did best on them: the test folds are looked at only then. Without,
     the round is judged by its last epoch; the weights of the best one are kept too, but since it was chosen on the
@@ -63,8 +63,9 @@ class Scoring:
 
     def __call__(self, epoch: int, at: Moment) -> dict[str, float]:
         """Called by all ranks after every epoch; scores when it is time."""
-        every = max(1, round(self.recipe.finetune.evaluate_epochs))
-        if epoch + 1 != self.recipe.epochs and (epoch + 1) % every:
+        every = self.recipe.finetune.evaluate_epochs
+        due = every > 0 and (epoch + 1) % max(1, round(every)) == 0
+        if epoch + 1 != self.recipe.epochs and not due:
             return {}
         with self.objective.judged():
             return self._look(epoch)

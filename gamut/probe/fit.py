@@ -1,8 +1,8 @@
-"""Score vectors that were left in a folder: `python -m gamut.probe.fit FOLDER`, a process of its own.
+"""Score vectors that were left in a folder: `python -m gamut.probe.fit FOLDER PID`, a process of its own.
 
-It is given no GPU, one core and little priority, so the training beside it goes on. It ends with whoever started
-it. In the folder are `clips.npz` (target, part, class), one `rank-*.npz` for each rank (row of each clip, and vectors),
-and `request.json`, written last; it leaves `result.json` and, where it was asked for, `embedding.png`.
+It is given no GPU, one core and little priority, so the training beside it goes on. It ends with the process PID, which
+started it. In the folder are `clips.npz` (target, part, class), one `rank-*.npz` for each rank (row of each clip, and
+vectors), and `request.json`, written last; it leaves `result.json` and, where it was asked for, `embedding.png`.
 """
 
 from __future__ import annotations

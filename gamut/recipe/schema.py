@@ -270,7 +270,7 @@ class Finetune:
     # None: those of the epoch itself.
     average_from: int | None = None
     take_head: bool = False  # `init` gives the classifier, too: of the same classes, in the same order
-    evaluate_epochs: float = 10.0
+    evaluate_epochs: float = 10.0  # scored after each so many epochs, and after the last; 0: after the last alone
     seeds: int = 1  # repeats with seed, seed + 1, ...
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,18 @@ def test_a_picture_that_fails_loses_no_result(index: Index, tmp_path: Path) -> N
 
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize(("every", "scored"), [(0, [5]), (0.3, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5])])
+def test_a_round_is_scored_every_so_many_epochs_and_at_its_end(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, scored: list[int]
+) -> None:
+    words = ["folds.test=[[5]]", "epochs=5", f"finetune.evaluate_epochs={every}"]
+    (each,) = rounds(recipe(*words), index)
+    one: Any = SimpleNamespace(judged=nullcontext, folder=tmp_path)
+    scoring = Scoring(one, recipe(*words), each, index, one, None, one, ALONE)
+    monkeypatch.setattr(scoring, "_look", lambda epoch: {"epoch": epoch + 1})
+    assert [found["epoch"] for epoch in range(5) if (found := scoring(epoch, one))] == scored
 
 
 def test_a_finished_round_is_of_its_recipe_and_its_clips(index: Index, tmp_path: Path) -> None:
