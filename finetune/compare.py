@@ -29,7 +29,10 @@ from finetune.jobs import Job, run_all
 from finetune.rounds import Fold
 from gamut.errors import RecipeError, command
 from gamut.evaluate.metrics import paired_bootstrap
+from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
+from gamut.shards import Index
+from gamut.shards.joined import open_sets
 from gamut.track import figures
 
 
@@ -47,6 +50,17 @@ def arms_of(words: list[str]) -> dict[str, str]:
             raise RecipeError(f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}.")
         arms[name] = init
     return arms
+
+
+def require_apart(index: Index, column: str, choosing: list[Fold], test: list[Fold]) -> None:
+    """Raises RecipeError where the learning rate would be chosen by clips that judge it."""
+    both = np.intersect1d(index.where({column: choosing}), index.where({column: test}))
+    if len(both):
+        raise RecipeError(
+            f"The folds {choosing}, by which learning rates are chosen, have {len(both)} clips of the folds {test}, "
+            "which judge them: the score would be the best of several tries. Name others with --choose-test, such as "
+            "one of --train."
+        )
 
 
 def right(result: dict) -> np.ndarray:
@@ -82,7 +96,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", type=folds, required=True, metavar="1,2,3", help="folds, or splits by name")
     parser.add_argument("--test", type=folds, required=True, metavar="4,5")
     parser.add_argument(
-        "--choose-test", type=folds, default=None, help="folds to choose the rate by, which training then lacks"
+        "--choose-test",
+        type=folds,
+        default=None,
+        help="folds to choose the rate by, which training then lacks and which are none of --test",
     )
     parser.add_argument("--grid", default="", metavar="3e-4,1e-3", help="learning rates; one or none: no choosing")
     parser.add_argument("--seeds", type=int, default=3)
@@ -94,12 +111,16 @@ def main(argv: list[str] | None = None) -> int:
     arms = arms_of(options.arm)
     rates = [rate for rate in options.grid.split(",") if rate]
     held_out = options.choose_test or options.train[-1:]
+    recipe = load_recipe("finetune", options.recipe, options.overrides)
+    if len(rates) > 1:
+        index = open_sets(require_sets(recipe), recipe.remote)
+        require_apart(index, recipe.folds.column, held_out, options.test)
 
     def job(name: str, arm: str, rate: str | None, train: list[Fold], test: list[Fold], seeds: int) -> Job:
         arguments = [options.recipe, *options.overrides, f"run.folder={options.out}", f"run.name={name}"]
         arguments += [f"init={arms[arm]}", f"folds.train={train}", f"folds.test={[test]}", f"finetune.seeds={seeds}"]
         arguments += [f"optim.lr={rate}"] if rate else []
-        if test is held_out and load_recipe("finetune", options.recipe, options.overrides).folds.validation:
+        if test is held_out and recipe.folds.validation:
             arguments += ["folds.validation=null"]  # it is what the rate is chosen by
         return Job(name, tuple(arguments), options.out / name)
 

@@ -114,7 +114,7 @@ def test_names_that_cannot_be(split: Index, words: list[str], error: type, said:
 
 
 def test_arms_with_official_splits_choose_their_rate_on_validation(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+    split: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
     """mAP is no mean over clips, so the difference of two arms comes without an interval."""
     seen: list[dict[str, str]] = []
@@ -130,6 +130,11 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     monkeypatch.setattr(jobs, "run_job", run_job)
     line = ["scv2", "--arm", "vit=vit.pth", "--arm", "scratch=", "--train", "train", "--test", "test"]
     line += ["--choose-test", "validation", "--grid", "1e-3,1e-4", "--out", str(tmp_path), "finetune.loss=bce"]
+    line += [f"data={split.folder}"]
+    same = [word.replace("validation", "0,2,validation") for word in line]  # 2 is test's number
+    assert compare.main(same) == 2
+    assert "of the folds ['test']" in " ".join(capsys.readouterr().err.split())
+    assert not seen
     assert compare.main(line) == 0
     choosing, final = seen[:4], seen[4:]
     assert all(words["folds.test"] == "[['validation']]" for words in choosing)

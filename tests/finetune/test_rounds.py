@@ -186,7 +186,7 @@ def scores(folder: Path, seed: int, right: np.ndarray) -> dict:
     return {"scores": str(path), "confusion": confusion.tolist(), "score": score, "clips": len(right)}
 
 
-def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+def test_arms_are_compared_clip_by_clip(index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     """Learning rate: each arm's own best on the held-out training fold. Difference: paired, over clips."""
     random = np.random.default_rng(0)
     truth = {"good": random.random((2, 60)) < 0.8, "bad": random.random((2, 60)) < 0.5}
@@ -211,6 +211,7 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(jobs, "run_job", run_job)
     line = [
         "esc10",
+        f"data={index.folder}",
         "--arm",
         "good=good",
         "--arm",
@@ -231,6 +232,18 @@ def test_arms_are_compared_clip_by_clip(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert all("epochs=3" in arguments for arguments in asked)
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 5_000
     assert "paired bootstrap 95 % interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "folds", [["--choose-test", "5,3", "--test", "4,5"], ["--test", "2"]]
+)  # 2: the last of --train
+def test_a_rate_is_never_chosen_by_the_clips_that_judge_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys, folds: list[str]
+) -> None:
+    monkeypatch.setattr(jobs, "run_job", lambda *_: pytest.fail("nothing is to be trained"))
+    line = ["esc10", f"data={index.folder}", "--arm", "a=", "--train", "1,2", *folds, "--out", str(tmp_path)]
+    assert compare.main([*line, "--grid", "3e-4,1e-3"]) == 2
+    assert "by which learning rates are chosen, have 6 clips of the folds" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"]])
