@@ -147,11 +147,10 @@ def main(argv: list[str] | None = None) -> int:
     picture = options.out / "comparison.png"
     names = next(iter(results.values()))["labels"]
     seeds = {arm: np.array([entry["score"] for entry in result["rounds"]]) for arm, result in results.items()}
-    accuracies = {arm: by_class(result) for arm, result in results.items()}
-    shown = most_different(list(accuracies.values()))
-    figures.arms(
-        seeds, {arm: values[shown] for arm, values in accuracies.items()}, [names[at] for at in shown]
-    ).savefig(picture, dpi=110)
+    classes = {arm: by_class(result) for arm, result in results.items()}
+    shown = most_different(list(classes.values()))
+    some = {arm: values[shown] for arm, values in classes.items()}
+    figures.arms(seeds, some, [names[at] for at in shown], report["metric"]).savefig(picture, dpi=110)
     console.print(f"the same by class: {picture}", highlight=False)
     return 0
 

@@ -115,8 +115,8 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "")
     return figure
 
 
-def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str]) -> Figure:
-    """Models side by side: accuracy a seed (dots) and its mean (bar), and accuracy a class.
+def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str], metric: str) -> Figure:
+    """Models side by side: the metric a seed (dots) and its mean (bar), and what it comes to a class.
 
     seeds: arm -> float [seeds]; classes: arm -> float [classes], all shares of 1.
     """
@@ -130,7 +130,7 @@ def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: S
         at = np.arange(len(labels)) + (place - (len(classes) - 1) / 2) * width
         right.bar(at, 100 * classes[arm], width, label=plain(arm), color=f"C{place}", alpha=0.8)
     left.set_xticks(range(len(seeds)), [plain(arm) for arm in seeds], rotation=30, ha="right")
-    left.set_ylabel("accuracy, %")
+    left.set_ylabel(f"{metric}, %")
     left.set_title("mean and seeds")
     names = [plain(label) for label in labels]
     right.set_xticks(range(len(labels)), names, rotation=90 if len(labels) > 12 else 30, ha="right")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from finetune import compare, curve, jobs
 from finetune.rounds import rounds
@@ -14,6 +15,7 @@ from gamut.errors import RecipeError, ShardError
 from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import resolved_yaml
 from gamut.shards import Index
+from gamut.track import figures
 from gamut.train import milestones
 from tests.shards.layouts import convert, sound
 
@@ -131,6 +133,9 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     line = ["scv2", "--arm", "vit=vit.pth", "--arm", "scratch=", "--train", "train", "--test", "test"]
     line += ["--choose-test", "validation", "--grid", "1e-3,1e-4", "--out", str(tmp_path), "finetune.loss=bce"]
     line += [f"data={split.folder}"]
+    drawn: list[Figure] = []
+    draw = figures.arms
+    monkeypatch.setattr(figures, "arms", lambda *words: drawn.append(draw(*words)) or drawn[-1])
     same = [word.replace("validation", "0,2,validation") for word in line]  # 2 is test's number
     assert compare.main(same) == 2
     assert "of the folds ['test']" in " ".join(capsys.readouterr().err.split())
@@ -140,6 +145,7 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     assert all(words["folds.test"] == "[['validation']]" for words in choosing)
     assert all(words["folds.validation"] == "null" for words in choosing)
     assert all(words["folds.test"] == "[['test']]" and "folds.validation" not in words for words in final)
+    assert [figure.axes[0].get_ylabel() for figure in drawn] == ["mAP, %"]
     report = json.loads((tmp_path / "comparison.json").read_text())
     assert report["difference"] == {"of": ["vit", "scratch"], "mean": 0.25}
     assert report["arms"]["vit"]["mAP"] == [0.5, 0.5]

@@ -116,7 +116,7 @@ def test_names_are_never_read_as_formulas() -> None:
     shares, scores = np.array([0.5, 0.6, 0.7]), ([1.0, 2.0], [0.1, 0.2], [0.0, 0.1])
     for figure in (
         confusion_matrix(np.eye(3), odd, odd[0]),
-        arms(dict.fromkeys(odd, shares), dict.fromkeys(odd, shares), odd),
+        arms(dict.fromkeys(odd, shares), dict.fromkeys(odd, shares), odd, "mAP"),
         curves({name: ([1], [1.0]) for name in odd}, odd[0], odd[1]),
         probe_curves({f"probe/{how}/{name}": ([1], [1.0]) for name in odd for how in ("knn", "linear")}, {}, odd[0]),
         sweep(dict.fromkeys(odd, scores), odd[0], odd[1], odd[0]),
