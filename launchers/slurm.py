@@ -1,10 +1,10 @@
 """Submit a stage to SLURM, run it here, or show what would be submitted.
 
 Examples:
-    python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --time 1-00:00:00
+    python launchers/slurm.py pretrain asit_b --nodes 4 --gpus 8 --time 1-00:00:00
     python launchers/slurm.py finetune esc50 init=runs/asit_b data=shards/esc50 --gpus 4 --partition short
     python launchers/slurm.py pretrain asit_tiny data=shards/esc10 --cpus-only 2 --local
-    python launchers/slurm.py pretrain asit_b --nodes 8 --gpus 8 --dry-run
+    python launchers/slurm.py pretrain asit_b_4096 --nodes 8 --gpus 8 --dry-run
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
     python launchers/slurm.py features whisper_large_as20k init=models/whisper-large --jobs 8
 """

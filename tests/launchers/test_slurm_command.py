@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_the_script_for_gpus(tmp_path: Path) -> None:
     assert "export A='b'\\''c'" in lines
     assert command.stage_environment(cluster) == {}
     assert command.stage_environment(Cluster(gpus=0)) == {"DS_ACCELERATOR": "cpu"}
+
+
+def test_what_the_documents_submit_has_packs_for_every_gpu() -> None:
+    files = [command.ROOT / "README.md", *command.ROOT.glob("docs/*.md"), Path(str(command.__file__))]
+    said = "".join(file.read_text() for file in files)
+    lines = re.findall(r"slurm\.py pretrain (\S+) --nodes (\d+) --gpus (\d+)", said)
+    assert len(lines) > 4
+    for name, nodes, gpus in lines:
+        packs = command.cli.parse("pretrain", [name]).recipe.step.packs
+        assert packs % (int(nodes) * int(gpus)) == 0, (name, nodes, gpus, packs)
 
 
 @pytest.mark.parametrize(
