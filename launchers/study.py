@@ -30,15 +30,18 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
+from finetune.rounds import rounds
 from gamut.errors import GamutError, RecipeError, command
 from gamut.plan import plan_epoch
+from gamut.probe.features import kinds
+from gamut.probe.labelled import labelled
 from gamut.recipe.cli import require_sets
-from gamut.recipe.load import load_recipe
+from gamut.recipe.load import load_recipe, override
 from gamut.recipe.policy import training_policy
 from gamut.shards.joined import open_sets
 from gamut.track.metrics import History
 from gamut.track.run import write_whole
-from gamut.train.session import select
+from gamut.train.session import select, statistics
 from launchers import findings
 
 UNTRAINED = "untrained"
@@ -56,10 +59,10 @@ class Task:
     @classmethod
     def parse(cls, text: str) -> Task:
         """`words=shards/digits,digits_words`"""
-        name, equals, rest = text.partition("=")
-        if not name or not equals or not rest:
-            raise RecipeError(f"--task {text!r} is not NAME=SHARDS or NAME=SHARDS,RECIPE, such as words=shards/digits.")
+        name, _, rest = text.partition("=")
         data, _, finetune = rest.partition(",")
+        if not name or not data:
+            raise RecipeError(f"--task {text!r} is not NAME=SHARDS or NAME=SHARDS,RECIPE, such as words=shards/digits.")
         return cls(name, data, finetune)
 
 
@@ -106,19 +109,54 @@ class Study:
         """
         run = self.folder(recipe, seed)
         out = run / f"probe-{task.name}"
-        asked = [f"probe.data={task.data}", *(word for word in self.overrides if word.startswith("probe."))]
+        asked = self.probing(task)
         if not there((out / "scores.json").exists(), out, out / "arguments.json", asked):
             words = ["-m", "gamut.probe", str(run), "--out", str(out), *asked]
             call(f"the probe of {run.name} on {task.name}", words, self.out / "logs" / f"{run.name}.log", self.threads)
         return json.loads((out / "scores.json").read_text())
 
+    def probing(self, task: Task) -> list[str]:
+        """The overrides of a probe."""
+        return [f"probe.data={task.data}", *(word for word in self.overrides if word.startswith("probe."))]
+
     def finetune(self, recipe: str, seed: int, task: Task) -> dict[str, Any]:
         """The summary of fine-tuning from a run, or with the recipe UNTRAINED from nothing."""
+        return run_job(self.finetuning(recipe, seed, task), self.threads)
+
+    def finetuning(self, recipe: str, seed: int, task: Task) -> Job:
+        """A fine-tuning with its arguments."""
         name = f"{task.name}-from-{self.folder(recipe, seed).name}"
         init = "" if recipe == UNTRAINED else str(self.folder(recipe, seed))
         arguments = [task.finetune, *self.tuning, f"data={task.data}", f"init={init}", f"seed={seed}"]
         arguments += ["finetune.seeds=1", f"run.folder={self.out}", f"run.name={name}"]
-        return run_job(Job(name, tuple(arguments), self.out / name), self.threads)
+        return Job(name, tuple(arguments), self.out / name)
+
+    def check(self, task: Task) -> None:
+        """Open what a task's probes and fine-tuning will, so that a mistake is found before anything is trained.
+
+        Raises GamutError with the task's name.
+        """
+        try:
+            for recipe in self.recipes:
+                name, *arguments = self.pretraining(recipe, 0)
+                labelled(override(load_recipe("pretrain", name, arguments), self.probing(task)))
+            if task.finetune:
+                name, *arguments = self.finetuning(UNTRAINED, 0, task).arguments
+                tuned = load_recipe("finetune", name, arguments)
+                index = open_sets(require_sets(tuned), tuned.remote)
+                statistics(tuned, index)
+                for each in rounds(tuned, index):
+                    select(index, tuned.subset | {tuned.folds.column: list(each.train)}, tuned.plan.weights)
+        except GamutError as error:
+            raise GamutError(f"--task {task.name}: {error}") from None
+
+    def check_kind(self, kind: str) -> None:
+        """Raises RecipeError where the probes of a recipe give no such vectors."""
+        for recipe in self.recipes:
+            known = kinds(load_recipe("pretrain", recipe, self.overrides))
+            if kind not in known:
+                more = " With probe.rows=true it has rows." if kind == "rows" else ""
+                raise RecipeError(f"--kind {kind}: {recipe} has no such vectors, but {', '.join(known)}.{more}")
 
     def tokens(self, recipe: str) -> int:
         """Tokens of a whole pretraining: those of its first epoch's plan, class tokens and all views, times epochs."""
@@ -194,6 +232,9 @@ def main(argv: list[str] | None = None) -> int:
     seeds = range(study.seeds)
     console = Console()
     tokens = {recipe: study.tokens(recipe) for recipe in recipes}
+    study.check_kind(options.kind)
+    for task in tasks:
+        study.check(task)
     for recipe, count in tokens.items():
         console.print(f"{recipe}: {count / 1e6:.2f} million tokens a run", highlight=False)
 

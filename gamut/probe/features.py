@@ -105,6 +105,12 @@ def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     return torch.stack(parts) if parts else frames.new_zeros(0, 2 * frames.shape[1])
 
 
+def kinds(recipe: Recipe) -> list[str]:
+    """The vectors of a clip that a recipe's probes score, the log-mel's left out."""
+    pooled = {"cls": ["cls"], "attention": ["pool"], "mean": []}[recipe.model.pooling]
+    return [*pooled, "mean", *(["both"] if pooled else []), *(["rows"] if recipe.probe.rows else [])]
+
+
 def whole_clips(clips: Clips, recipe: Recipe, packs: int = PACKS) -> Epoch:
     """The plan of a pass over clips at their native length, to the recipe's `probe.max_seconds`."""
     longest = int(recipe.probe.max_seconds * RATE)

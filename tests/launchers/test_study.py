@@ -53,13 +53,19 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return lines
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """60 clips of 1 s in 5 folds."""
+    folder = tmp_path_factory.mktemp("data")
+    synthesise(folder / "corpus", 60, seconds=1.0)
+    assert shards(["convert", "esc50", str(folder / "corpus"), str(folder / "shards")]) == 0
+    assert shards(["stats", str(folder / "shards")]) == 0
+    return str(folder / "shards")
+
+
 def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
-    called: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    called: list[list[str]], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesise(tmp_path / "corpus", 60, seconds=1.0)
-    data = str(tmp_path / "shards")
-    assert shards(["convert", "esc50", str(tmp_path / "corpus"), data]) == 0
-    assert shards(["stats", data]) == 0
     out = tmp_path / "out"
     line = ["demo", "table3/global", f"data={data}", "subset={fold: [1,2,3]}", "views.frames=96", *SMALL]
     line += ["--task", f"sounds={data},demo", *(word for each in [*SIZE, *TUNING] for word in ("--tune", each))]
@@ -136,6 +142,36 @@ def test_results_of_other_arguments_are_refused(monkeypatch: pytest.MonkeyPatch,
 def test_what_cannot_be_is_said_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert study.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "a=/nowhere"], "--task a: There are no shards at /nowhere"),
+        (["--task", "a={data}", "probe.folds=speaker"], "--task a: The shards in {data} have no column speaker"),
+        (["--task", "a={data}", "probe.row=true"], "Unknown key probe.row"),
+        (["--task", "a={data},demmo"], "--task a: There is no finetune recipe called 'demmo'"),
+        (["--task", "a={data},demo", "--tune", "optim.lrr=1"], "--task a: Unknown key optim.lrr"),
+        (["--task", "a={data},demo", "--tune", "folds.test=[[7]]"], "--task a: The recipe names the folds [7]"),
+        (["--task", "a={data},demo", "--tune", "subset.labels=[Dog]"], "--task a: The shards in {data} have no column"),
+        (
+            ["--task", "a={data}", "--kind", "rows"],
+            "demo has no such vectors, but cls, mean, both. With probe.rows=true it has rows.",
+        ),
+        (
+            ["--task", "a={data}", "--kind", "pool", "probe.rows=true"],
+            "demo has no such vectors, but cls, mean, both, rows.\n",
+        ),
+        (["--task", "a={data}", "model.pooling=mean"], "--kind both: demo has no such vectors, but mean.\n"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    words: list[str], said: str, called: list[list[str]], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["demo", f"data={data}", *SMALL[:-2], "--out", str(tmp_path), *(word.format(data=data) for word in words)]
+    assert study.main(line) == 2
+    assert said.format(data=data) in capsys.readouterr().err
+    assert called == []
 
 
 @pytest.mark.parametrize("words", [["--jobs", "0"], ["--points", "0"], ["--seeds", "-1"], ["--kind", "row"]])

@@ -14,7 +14,8 @@ from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
 from gamut.errors import ShardError
 from gamut.models.layout import layout
-from gamut.probe.features import Share, extract, whole_clips
+from gamut.probe.features import Share, extract, kinds, whole_clips
+from gamut.probe.fit import join
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 
@@ -54,6 +55,10 @@ def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, label
     encode, clips = replace(encoder(pooling), with_rows=True), labelled_set.table().select(np.array([7, 30]))
     found = joined([extract(encode, labelled_set, whole_clips(clips, recipe), with_logmel=True)])
     assert set(found) == {"mean", "rows", "logmel"} | {"cls": {"cls"}, "attention": {"pool"}, "mean": set()}[pooling]
+    nothing = np.zeros(2, np.int64)
+    vectors, *_ = join([found | {"row": np.arange(2)}], np.arange(2), nothing, nothing)
+    assert set(kinds(replace(recipe, probe=replace(recipe.probe, rows=True)))) == set(vectors) - {"logmel"}
+    assert set(kinds(recipe)) == set(vectors) - {"logmel", "rows"}
     encode.backbone.eval()
     for number in range(2):
         plan = whole_clips(clips.select(np.array([number])), recipe)
