@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gamut.errors import CheckpointError, RecipeError, RunError, command
-from gamut.probe.labelled import Labelled, labelled
+from gamut.probe.labelled import Labelled, labelled, read_probed
 from gamut.recipe import cli
 from gamut.recipe.load import load_recipe, override
 from gamut.recipe.resolved import read_resolved
@@ -58,7 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     scores = score(recipe, clips, found, mean, std, out, console)
     _show(console, scores)
     history = History.read(run / "metrics.jsonl") if run is not None else History()
-    _keep(out, scores, history, f"{recipe.run.name}: {clips.index.name}")
+    logged = {name: history.series(name) for name in sorted(history.points) if re.match(r"probe/(knn|linear)/", name)}
+    if run is not None and logged and read_probed(run).get("digest") != clips.digest(recipe.probe):
+        said = "what the run logged is not known to be of these clips: the curves do without"
+        console.print(said, highlight=False, soft_wrap=True)
+        logged = {}
+    _keep(out, scores, logged, f"{recipe.run.name}: {clips.index.name}")
     console.print(f"scores, curves and pictures: {out}", highlight=False, soft_wrap=True)
     return 0
 
@@ -133,10 +138,9 @@ def _show(console: Console, scores: list[dict]) -> None:
     )
 
 
-def _keep(out: Path, scores: list[dict], history: History, title: str) -> None:
+def _keep(out: Path, scores: list[dict], logged: dict[str, tuple[list[int], list[float]]], title: str) -> None:
     """scores.json, and the curve over steps: what the run logged, and what was scored now."""
     (out / "scores.json").write_text(json.dumps(scores, indent=2))
-    logged = {name: history.series(name) for name in sorted(history.points) if re.match(r"probe/(knn|linear)/", name)}
     now = {
         name: [(entry["step"], entry["scores"][name]) for entry in scores if name in entry["scores"]]
         for name in scores[0]["scores"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,12 @@ from gamut.errors import ShardError
 from gamut.plan import Clips
 from gamut.randomness import Purpose, key
 from gamut.recipe.cli import require_data, require_sets
-from gamut.recipe.schema import Recipe
+from gamut.recipe.schema import Probe, Recipe
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
 from gamut.shards.subset import rows
+
+PROBED = "probe.json"  # in a run folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,22 @@ class Labelled:
         how = f"in {rounds} folds" if rounds > 1 else f"after training on {int((self.part < 0).sum())}"
         without = f" ({self.unlabelled} more have no label)" if self.unlabelled else ""
         return f"{len(self.labels)} classes of {self.index.folder}, {scored} clips scored {how}{without}"
+
+    def digest(self, options: Probe) -> str:
+        """16 hexadecimal digits over what scores depend on besides the network: clips, classes, rounds, options."""
+        about = (self.index.fingerprint, self.labels, options.max_seconds, options.neighbours)
+        found = hashlib.sha256(repr(about).encode())
+        for values in (self.clips.row, self.target, self.part):
+            found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()[:16]
+
+
+def read_probed(run: Path) -> dict[str, Any]:
+    """What a run's reference lines are of: `digest` of the labelled clips, `kinds` of vectors; {}: not known."""
+    try:
+        return json.loads((run / PROBED).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def labelled(recipe: Recipe, pretraining: Index | None = None) -> tuple[Labelled | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from gamut.probe.background import Background, Tracker, place
-from gamut.probe.features import PACKS, Encoder, Share, extract, whole_clips
-from gamut.probe.fit import leave, share_of
-from gamut.probe.labelled import Labelled
+from gamut.probe.features import PACKS, Encoder, Share, extract, kinds, whole_clips
+from gamut.probe.fit import leave, share_of, write
+from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
 from gamut.track.metrics import History
 from gamut.train.objective import Moment
@@ -46,6 +47,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self.background is not None:
+            if self._changed():
+                shutil.rmtree(place(self.run_folder, 0), ignore_errors=True)
             newest = max((step for step in map(_step, (self.run_folder / "checkpoints").glob("step-*"))), default=-1)
             self.background.take_over(newest)
             self.background.start()
@@ -58,7 +61,8 @@ class Watch:
             self.background.close()
 
     def before(self) -> None:
-        """Probe the network as it is before training, and the log-mel: a curve's reference lines, once a run.
+        """Probe the network as it is before training, and the log-mel: a curve's reference lines, once a run, and again
+        where the section `probe` asks for other clips or vectors than the attempts before.
 
         Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here; not
         where the run began with the weights of `init`, which such an attempt does not load.
@@ -68,9 +72,25 @@ class Watch:
         due = False
         if self.background is not None:
             known = History.read(self.run_folder / "metrics.jsonl").points
-            due = "probe/knn/logmel" not in known and not place(self.run_folder, 0).exists()
+            due = self._changed() or ("probe/knn/logmel" not in known and not place(self.run_folder, 0).exists())
+            before = read_probed(self.run_folder)
+            if before and before["digest"] != self._asked()["digest"]:
+                print(
+                    "warning: the probes are of other clips, classes or neighbours than in the attempts before: the "
+                    "scores from here on, and those before training, do not compare with the others in the curves.",
+                    flush=True,
+                )
         if self.world.broadcast(due):
             self._probe(0, "before training", scores=True, picture=True, with_logmel=True)
+
+    def _asked(self) -> dict[str, Any]:
+        """What the reference lines are of."""
+        assert self.labelled is not None
+        return {"digest": self.labelled.digest(self.recipe.probe), "kinds": kinds(self.recipe)}
+
+    def _changed(self) -> bool:
+        """Whether the reference lines that the run has are not of what is asked for, or are not said to be."""
+        return read_probed(self.run_folder) != self._asked()
 
     def after_epoch(self, epoch: int, at: Moment) -> dict[str, float]:
         """Probe if one is due after this epoch (counted from 0). Returns the seconds that it took."""
@@ -122,6 +142,8 @@ class Watch:
                 title = f"{self.recipe.run.name} {when}: {clips.index.name}" if picture else ""
                 request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours, "scores": scores}
                 leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, title=title, **request)
+                if with_logmel:
+                    write(self.run_folder / PROBED, self._asked())
         except OSError as error:
             problem = str(error)
         if problem:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import save_weights
 from gamut.probe.__main__ import main
+from gamut.probe.labelled import PROBED, labelled
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
+from gamut.track import figures
 from gamut.track.metrics import MetricsFile
 
 
@@ -62,6 +65,26 @@ def test_a_run_is_scored_checkpoint_by_checkpoint(run: Path, capsys: pytest.Capt
         assert f"{100 * other[f'probe/knn/{kind}']:.1f} / {100 * other[f'probe/linear/{kind}']:.1f} │" in printed
     for name in ("curves", "embedding", "attention-0", "attention-1"):
         assert (run / "probe" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curves_have_what_the_run_logged_of_the_same_clips_alone(
+    run: Path, recipe: Recipe, labelled_set: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[dict] = []
+
+    def curves(logged: dict, now: dict, title: str) -> Figure:
+        drawn.append(logged)
+        return Figure()
+
+    monkeypatch.setattr(figures, "probe_curves", curves)
+    clips, _ = labelled(recipe, labelled_set)
+    assert clips is not None
+    (run / PROBED).write_text(json.dumps({"digest": clips.digest(recipe.probe), "kinds": ["cls"]}))
+    assert main([str(run)]) == 0
+    assert "without" not in capsys.readouterr().out
+    assert main([str(run), "subset.fold=[1,2]"]) == 0
+    assert "the curves do without" in capsys.readouterr().out
+    assert drawn == [{"probe/linear/cls": ([0], [0.25])}, {}]
 
 
 OF_OTHER_STAGES = ("augment", "folds", "finetune", "head", "features", "encoder", "extract")

@@ -80,6 +80,33 @@ def test_a_run_is_probed_before_during_and_after_it(recipe: Recipe, labelled_set
         assert not (tmp_path / "run" / "probe-queue" / "step-00000000").exists()
 
 
+def test_other_clips_or_vectors_have_reference_lines_of_their_own(
+    recipe: Recipe, labelled_set: Index, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def before(**options: object) -> tuple[dict[str, float], str]:
+        """(the scores at step 0 after an attempt with these options of the probe, what it said)."""
+        asked = replace(recipe, probe=replace(recipe.probe, **options))
+        with attempt(asked, labelled_set, replace(encoder(), with_rows=asked.probe.rows)) as (watch, _):
+            watch.before()
+            watch.finish()
+        points = History.read(tmp_path / "run" / "metrics.jsonl").points
+        return {name: points[name][0][0] for name in points}, capsys.readouterr().out
+
+    first, said = before()
+    assert "warning" not in said
+    rows, said = before(rows=True)
+    assert "warning" not in said
+    assert rows.keys() - first.keys() == {"probe/knn/rows", "probe/linear/rows"}
+    assert first.items() <= rows.items()
+    split = {"train": {"fold": [1]}, "test": {"fold": [2]}}
+    fewer, said = before(rows=True, **split)
+    assert "warning: the probes are of other clips" in said
+    assert fewer["probe/clips"] == 12
+    assert fewer["probe/linear/logmel"] != first["probe/linear/logmel"]
+    monkeypatch.setattr(watching, "extract", lambda *_, **__: pytest.fail("nothing is to be encoded"))
+    assert before(rows=True, **split) == (fewer, "")
+
+
 def test_a_probe_that_fails_is_counted_and_the_training_goes_on(
     recipe: Recipe, labelled_set: Index, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
