@@ -71,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             draw(epoch, at)
             return watch.after_epoch(epoch, at)
 
-        if as_begun:
-            watch.before()
+        watch.before(as_begun)
         result = train(
             objective=objective,
             recipe=recipe,

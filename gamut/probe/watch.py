@@ -60,12 +60,13 @@ class Watch:
         if self.background is not None:
             self.background.close()
 
-    def before(self) -> None:
+    def before(self, as_begun: bool = True) -> None:
         """Probe the network as it is before training, and the log-mel: a curve's reference lines, once a run, and again
         where the section `probe` asks for other clips or vectors than the attempts before.
 
-        Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here; not
-        where the run began with the weights of `init`, which such an attempt does not load.
+        Called before a checkpoint is loaded, so an attempt that goes on can make up for one that was killed here.
+        as_begun: whether the network is as the run began with it; not so where `init` was not loaded again, which
+        leaves the lines as they are.
         """
         if self.labelled is None:
             return
@@ -77,10 +78,10 @@ class Watch:
             if before and before["digest"] != self._asked()["digest"]:
                 print(
                     "warning: the probes are of other clips, classes or neighbours than in the attempts before: the "
-                    "scores from here on, and those before training, do not compare with the others in the curves.",
+                    "scores from here on do not compare with those of the epochs before in the curves.",
                     flush=True,
                 )
-        if self.world.broadcast(due):
+        if self.world.broadcast(due and as_begun):
             self._probe(0, "before training", scores=True, picture=True, with_logmel=True)
 
     def _asked(self) -> dict[str, Any]:
