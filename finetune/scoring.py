@@ -23,6 +23,7 @@ from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.run import write_whole
+from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.session import Session
 from gamut.train.world import World
@@ -63,9 +64,8 @@ class Scoring:
 
     def __call__(self, epoch: int, at: Moment) -> dict[str, float]:
         """Called by all ranks after every epoch; scores when it is time."""
-        every = self.recipe.finetune.evaluate_epochs
-        due = every > 0 and (epoch + 1) % max(1, round(every)) == 0
-        if epoch + 1 != self.recipe.epochs and not due:
+        last = epoch + 1 == self.recipe.epochs
+        if not last and not milestones.due(epoch + 1, self.recipe.epochs, self.recipe.finetune.evaluate_epochs):
             return {}
         with self.objective.judged():
             return self._look(epoch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from finetune.points import Point, at
 from finetune.rounds import RESULT
 from finetune.scoring import BEST
 from gamut.errors import CheckpointError, RunError
-from gamut.models.weights import MODEL, OBJECTIVE, load_weights
+from gamut.models.weights import MODEL, OBJECTIVE, file_sha256, load_weights
 from gamut.recipe import schema
 from gamut.recipe.load import override
 from gamut.recipe.resolved import read_resolved
@@ -71,10 +70,9 @@ def judged_weights(one: Trained) -> tuple[dict[str, torch.Tensor], str]:
             raise CheckpointError(f"{one.folder} has no checkpoint any more: no {folder / 'latest'}.") from error
         path = newest / (OBJECTIVE if one.recipe.finetune.average_from else MODEL)
     state, _ = load_weights(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if COUNT in state:
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name != COUNT}
-    return state, digest
+    return state, file_sha256(path)
 
 
 class Subject:

@@ -11,12 +11,12 @@ from gamut.data.assemble import assemble
 from gamut.plan import Clips, plan_evaluation
 from gamut.probe.features import Encoder
 from gamut.probe.pictures import attention_figures
-from gamut.probe.watch import due
 from gamut.recipe.policy import evaluation_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.tracker import NullTracker
+from gamut.train import milestones
 from gamut.train.objective import Moment
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Pictures:
         self.epoch = plan_evaluation(self.clips, evaluation_policy(recipe))
 
     def __call__(self, epoch: int, at: Moment) -> None:
-        if not due(epoch, self.recipe.epochs, self.recipe.track.picture_epochs):
+        if not milestones.due(epoch + 1, self.recipe.epochs, self.recipe.track.picture_epochs):
             return
         try:
             if self.objective.rebuilds:

@@ -51,12 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     found = list(_checkpoints(options.what))
 
     from gamut.probe.command import score  # here: torch takes its time, and what is asked for is there
+    from gamut.probe.features import kinds
 
     console = Console()
     console.print(f"probe: {clips}", highlight=False, soft_wrap=True)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     scores = score(recipe, clips, found, mean, std, out, console)
-    _show(console, scores)
+    _show(console, scores, kinds(recipe))
     history = History.read(run / "metrics.jsonl") if run is not None else History()
     logged = {name: history.series(name) for name in sorted(history.points) if re.match(r"probe/(knn|linear)/", name)}
     if run is not None and logged and read_probed(run).get("digest") != clips.digest(recipe.probe):
@@ -117,9 +118,8 @@ def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
             yield -1, -1.0, place  # weights alone
 
 
-def _show(console: Console, scores: list[dict]) -> None:
+def _show(console: Console, scores: list[dict], kinds: list[str]) -> None:
     """A row for each network, k-NN and linear probe side by side: numbers that an 80-column terminal shows whole."""
-    kinds = [kind for kind in ("cls", "pool", "mean", "both", "rows") if f"probe/knn/{kind}" in scores[0]["scores"]]
     table = Table(Column(no_wrap=True), Column("epoch", justify="right"), title="k-NN / linear probe, %")
     for kind in kinds:
         table.add_column(kind, justify="right", no_wrap=True)

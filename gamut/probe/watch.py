@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -13,10 +14,12 @@ import numpy as np
 
 from gamut.probe.background import Background, Tracker, place
 from gamut.probe.features import PACKS, Encoder, Share, extract, kinds, whole_clips
-from gamut.probe.fit import leave, share_of, write
+from gamut.probe.fit import leave, share_of
 from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
 from gamut.track.metrics import History
+from gamut.track.run import write_whole
+from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.world import World
 
@@ -98,8 +101,8 @@ class Watch:
         if self.labelled is None:
             return {}
         recipe = self.recipe
-        scores = due(epoch, recipe.epochs, recipe.probe.every_epochs)
-        picture = due(epoch, recipe.epochs, recipe.track.picture_epochs)
+        scores = milestones.due(epoch + 1, recipe.epochs, recipe.probe.every_epochs)
+        picture = milestones.due(epoch + 1, recipe.epochs, recipe.track.picture_epochs)
         if not scores and not picture:
             return {}
         since = time.perf_counter()
@@ -144,7 +147,7 @@ class Watch:
                 request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours, "scores": scores}
                 leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, title=title, **request)
                 if with_logmel:
-                    write(self.run_folder / PROBED, self._asked())
+                    write_whole(self.run_folder / PROBED, json.dumps(self._asked()))
         except OSError as error:
             problem = str(error)
         if problem:
@@ -157,11 +160,6 @@ def save(path: Path, share: Share) -> None:
     """The vectors of one rank, with the row of each clip."""
     arrays: dict[str, Any] = {"row": np.array(share.row, np.int64)} | share.arrays()
     np.savez(path, **arrays)
-
-
-def due(epoch: int, epochs: int, every: float) -> bool:
-    """Whether something is due after this epoch (counted from 0) that comes every so many, and after the last."""
-    return every > 0 and (epoch + 1 == epochs or (epoch + 1) % max(1, round(every)) == 0)
 
 
 def _step(path: Path) -> int:

@@ -11,9 +11,9 @@ from gamut.train import files
 NOTES = "kept.json"
 
 
-def due(epochs_done: int, epochs: int, every: int) -> bool:
-    """Whether the end of this epoch is kept: of every `every`th and of the last; 0: of none."""
-    return every > 0 and (epochs_done % every == 0 or epochs_done == epochs)
+def due(epochs_done: int, epochs: int, every: float) -> bool:
+    """Whether this is the end of an epoch that counts: of every `every`th and of the last; 0: of none."""
+    return every > 0 and (epochs_done % max(1, round(every)) == 0 or epochs_done == epochs)
 
 
 def note(folder: Path, name: str, epochs_done: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from gamut.probe import watch as watching
 from gamut.probe.features import Encoder
 from gamut.probe.labelled import labelled
-from gamut.probe.watch import Watch, due
+from gamut.probe.watch import Watch
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track.metrics import History
@@ -40,12 +40,6 @@ def attempt(recipe: Recipe, index: Index, encode: Encoder) -> Iterator[tuple[Wat
 
 def moment(epoch: int) -> Moment:
     return Moment(epoch, 10 * (epoch + 1), 10, 0.0)
-
-
-def test_due_every_so_many_epochs_and_after_the_last() -> None:
-    assert [epoch for epoch in range(10) if due(epoch, 10, 4.0)] == [3, 7, 9]
-    assert [epoch for epoch in range(3) if due(epoch, 3, 100.0)] == [2]
-    assert not any(due(epoch, 3, 0.0) for epoch in range(3))
 
 
 def test_a_run_is_probed_before_during_and_after_it(recipe: Recipe, labelled_set: Index, tmp_path: Path) -> None:

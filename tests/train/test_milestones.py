@@ -17,9 +17,13 @@ from gamut.train.checkpoint import saved, verify
 EVERY_SECOND = schema.Checkpoint(every_epochs=0.4, every_minutes=1e9, keep=1, keep_every=2)
 
 
-def test_which_epochs_are_kept() -> None:
+def test_due_every_so_many_epochs_and_after_the_last() -> None:
     assert [done for done in range(1, 8) if milestones.due(done, 7, 3)] == [3, 6, 7]
     assert not any(milestones.due(done, 7, 0) for done in range(1, 8))
+    assert [done for done in range(1, 11) if milestones.due(done, 10, 4.0)] == [4, 8, 10]
+    assert [done for done in range(1, 4) if milestones.due(done, 3, 100.0)] == [3]
+    assert [done for done in range(1, 4) if milestones.due(done, 3, 0.4)] == [1, 2, 3]
+    assert not any(milestones.due(done, 3, 0.0) for done in range(1, 4))
 
 
 def test_every_second_epoch_and_the_last_outlive_the_others(tmp_path: Path) -> None:
