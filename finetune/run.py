@@ -24,12 +24,12 @@ from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
-from gamut.shards.subset import for_scoring
+from gamut.shards.select import for_scoring, select
 from gamut.track.run import RunFolder
 from gamut.train import world as ranks
 from gamut.train.loop import train
 from gamut.train.preview import preview
-from gamut.train.session import EXIT_PREEMPTED, begins, select, session, statistics
+from gamut.train.session import EXIT_PREEMPTED, begins, session
 from gamut.train.world import World
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         clips = select(index, recipe.subset | {recipe.folds.column: list(todo[0].train)}, recipe.plan.weights)
         preview(first, clips, size, index=index, nodes=nodes)
         return 0
-    mean, std = (0.0, 1.0) if cache is not None or recipe.encoder else statistics(recipe, index)
+    mean, std = (0.0, 1.0) if cache is not None or recipe.encoder else index.normalisation(recipe.front)
     world = ranks.start(recipe.run)
     if world.first:
         origin = f"the weights of {recipe.init}" if recipe.init else "scratch"

@@ -18,7 +18,7 @@ from gamut.remote import Remote, is_remote
 from gamut.remote.mirror import mirror
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
-from gamut.train.session import select
+from gamut.shards.select import select
 
 RECIPE = "recipe.yaml"  # what a run folder keeps
 

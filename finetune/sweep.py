@@ -32,7 +32,7 @@ from gamut.plan import Clips
 from gamut.recipe import cli
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
-from gamut.shards.subset import for_scoring
+from gamut.shards.select import for_scoring, select
 from gamut.track.progress import clock_time
 
 if TYPE_CHECKING:
@@ -118,8 +118,6 @@ def _numbers(option: str, text: str, paper: tuple[float, ...]) -> list[float]:
 
 def clips_of(one: Trained) -> tuple[Index, Clips]:
     """The clips that a round was scored on, in the set that they are in."""
-    from gamut.train.session import select
-
     index = open_sets(cli.require_sets(one.recipe), one.recipe.remote)
     chosen = for_scoring(one.recipe.subset) | {one.recipe.folds.column: list(one.test)}
     return index, select(index, chosen)

@@ -19,7 +19,6 @@ from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track.run import write_whole
-from gamut.train.session import statistics
 
 FORWARD = 8192  # tokens in one forward, about; more clips at once would only take more memory
 
@@ -36,7 +35,7 @@ class Scorer:
     def score(self, one: Trained, index: Index, clips: Clips, point: Point) -> tuple[dict[str, Any], bool]:
         """(the point's entry, whether it was scored now). Raises RunError where a clip cannot be read."""
         recipe = at(one.recipe, point)
-        mean, std = statistics(recipe, index)
+        mean, std = index.normalisation(recipe.front)
         subject = self._of(one, index, mean, std)
         policy = _policy(recipe, clips)
         made_of = {

@@ -27,7 +27,7 @@ from gamut.plan import plan_epoch
 from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import training_policy
 from gamut.shards import Index
-from gamut.shards.subset import rows
+from gamut.shards.select import chosen_rows
 from launchers.demo import run
 from launchers.utterances import string_together
 
@@ -47,7 +47,7 @@ def tokens_a_draw(words: tuple[str, ...], data: Path) -> float:
     recipe = load_recipe("finetune", words[0], [*words[1:], f"data={data}"])
     index = Index.open(data)
     assert recipe.folds.train is not None
-    clips = index.table().select(rows(index, {recipe.folds.column: recipe.folds.train}))
+    clips = index.table().select(chosen_rows(index, {recipe.folds.column: recipe.folds.train}))
     policy = training_policy(recipe)
     return float(np.mean([plan_epoch(clips, recipe.seed, epoch, policy).tokens for epoch in range(recipe.epochs)]))
 
@@ -58,7 +58,7 @@ def train_and_sweep(
     """Every model on as many tokens as the first one, which has each clip once an epoch; then the sweep."""
     recipe = load_recipe("finetune", models["elastic"][0])
     index = Index.open(data)
-    clips = len(rows(index, {recipe.folds.column: recipe.folds.train or []}))
+    clips = len(chosen_rows(index, {recipe.folds.column: recipe.folds.train or []}))
     whole = clips * tokens_a_draw(models["elastic"], data)
     for name, words in models.items():
         draws = round(whole / tokens_a_draw(words, data))

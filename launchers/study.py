@@ -39,9 +39,9 @@ from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe, override
 from gamut.recipe.policy import training_policy
 from gamut.shards.joined import open_sets
+from gamut.shards.select import select
 from gamut.track.metrics import History
 from gamut.track.run import write_whole
-from gamut.train.session import select, statistics
 from launchers import findings
 
 UNTRAINED = "untrained"
@@ -144,7 +144,7 @@ class Study:
                 name, *arguments = self.finetuning(UNTRAINED, 0, task).arguments
                 tuned = load_recipe("finetune", name, arguments)
                 index = open_sets(require_sets(tuned), tuned.remote)
-                statistics(tuned, index)
+                index.normalisation(tuned.front)
                 for each in rounds(tuned, index):
                     select(index, tuned.subset | {tuned.folds.column: list(each.train)}, tuned.plan.weights)
         except GamutError as error:

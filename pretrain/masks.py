@@ -31,9 +31,9 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
+from gamut.shards.select import select
 from gamut.shards.show import find
 from gamut.track import figures
-from gamut.train.session import select, statistics
 from pretrain.hide import Hidden, hide
 from pretrain.masking import mask_keys
 
@@ -74,7 +74,7 @@ def masked(recipe: schema.Recipe, index: Index, key: str | None, epoch: int) -> 
 
     Raises ShardError where there is no clip of that key, as `gamut.shards.show.find`.
     """
-    mean, std = statistics(recipe, index)
+    mean, std = index.normalisation(recipe.front)
     clips = select(index, recipe.subset)
     row = int(clips.row[0]) if key is None else find(index, key)
     other = int(clips.row[1 % len(clips)])  # what a fill from another clip takes

@@ -21,11 +21,12 @@ from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
 from gamut.recipe import cli
 from gamut.shards.joined import open_sets
+from gamut.shards.select import select
 from gamut.train import world as ranks
 from gamut.train.loop import train
 from gamut.train.objective import Moment
-from gamut.train.preview import preview
-from gamut.train.session import EXIT_PREEMPTED, begins, select, session, short_clips_warning, statistics
+from gamut.train.preview import preview, short_clips_warning
+from gamut.train.session import EXIT_PREEMPTED, begins, session
 
 
 @command
@@ -41,9 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         preview(recipe, clips, size, index=index, nodes=nodes)
         print(f"probe: {probed or reason or 'none'}", flush=True)
         return 0
-    mean, std = statistics(recipe, index)
+    mean, std = index.normalisation(recipe.front)
     world = ranks.start(recipe.run)
-    if world.first and (warning := short_clips_warning(recipe, clips)):
+    if world.first and (warning := short_clips_warning(recipe.views, clips)):
         print(f"warning: {warning}", flush=True)
     if world.first and (probed or reason):
         print(f"probe: {probed}" if probed else f"no probe: {reason}", flush=True)

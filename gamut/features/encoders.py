@@ -26,7 +26,6 @@ from gamut.recipe.policy import RATE, hop
 from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import FrontEnd, Recipe
 from gamut.shards.joined import open_sets
-from gamut.train.session import statistics
 
 WINDOW = 400  # samples of a log-mel frame, which a plan counts views in
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
@@ -167,7 +166,7 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     find_weights(path)  # before anything else is said to be missing
     own = _recipe_of(path, recipe)
     if own.front.mean is None:
-        mean, std = statistics(own, open_sets(cli.require_sets(own), own.remote))
+        mean, std = open_sets(cli.require_sets(own), own.remote).normalisation(own.front)
         own = replace(own, front=replace(own.front, mean=mean, std=std))
     vit = VisionTransformer(own.model, seed=0)
     load_backbone(vit, recipe.init)

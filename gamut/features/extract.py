@@ -27,7 +27,7 @@ from gamut.recipe.cli import require_data
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.shards.progress import Progress
-from gamut.train.session import select
+from gamut.shards.select import select
 
 LARGEST = 1 << 30  # bytes of a shard: of larger records it holds fewer
 STRETCH = 16  # shards taken on at a time, at most

@@ -93,12 +93,10 @@ def _clips(recipe: Recipe) -> Labelled:
 
 
 def _statistics(recipe: Recipe) -> tuple[float, float]:
-    from gamut.train.session import statistics
-
     front = recipe.front
     if front.mean is not None and front.std is not None:
         return front.mean, front.std
-    return statistics(recipe, open_sets(cli.require_sets(recipe), recipe.remote))
+    return open_sets(cli.require_sets(recipe), recipe.remote).normalisation(recipe.front)
 
 
 def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:

@@ -18,7 +18,7 @@ from gamut.recipe.cli import require_data, require_sets
 from gamut.recipe.schema import Probe, Recipe
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
-from gamut.shards.subset import rows
+from gamut.shards.select import chosen_rows
 
 PROBED = "probe.json"  # in a run folder
 
@@ -82,7 +82,7 @@ def labelled(recipe: Recipe, pretraining: Index | None = None) -> tuple[Labelled
     elif options.folds not in index.columns:
         lacking = f"the shards in {index.folder} have no column {options.folds}"
     else:
-        chosen = _thin(index, rows(index, subset), options.clips)
+        chosen = _thin(index, chosen_rows(index, subset), options.clips)
         folds = np.asarray(index.columns[options.folds])[chosen]
         if len(np.unique(folds)) > 1:
             return _of(index, chosen, np.unique(folds, return_inverse=True)[1]), ""
@@ -96,7 +96,7 @@ def labelled(recipe: Recipe, pretraining: Index | None = None) -> tuple[Labelled
 
 
 def _split(index: Index, train: Mapping[str, Any], test: Mapping[str, Any], most: int) -> Labelled:
-    known, scored = rows(index, train), rows(index, test)
+    known, scored = chosen_rows(index, train), chosen_rows(index, test)
     both = np.intersect1d(known, scored)
     if len(both):
         raise ShardError(

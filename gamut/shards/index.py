@@ -16,6 +16,7 @@ from gamut.audio.decode import decode_flac
 from gamut.audio.members import decode_member
 from gamut.errors import ShardError
 from gamut.plan import Clips
+from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
 from gamut.remote.store import refuse_pipe
 from gamut.shards.build import COLUMN, FORMAT
@@ -199,6 +200,22 @@ class Index:
                 f"Write it again: python -m gamut.shards stats {self.folder}"
             ) from error
         return (mean, std) if math.isfinite(mean) and std > 0 else None
+
+    def normalisation(self, front: FrontEnd) -> tuple[float, float]:
+        """Mean and standard deviation that the log-mel is normalised by: the recipe's, or the set's own `statistics`.
+
+        Raises ShardError where neither has them.
+        """
+        if front.mean is not None and front.std is not None:
+            return front.mean, front.std
+        found = self.statistics()
+        if found is None:
+            lacking = next(part.folder for part in self.parts if part.statistics() is None)
+            raise ShardError(
+                f"The recipe names no front.mean and front.std, and {lacking} has no statistics yet: run "
+                f"`python -m gamut.shards stats {lacking}` once, or set both keys."
+            )
+        return found
 
     def _check_tars(self) -> None:
         for number, shard in enumerate(self.shards):

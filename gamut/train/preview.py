@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -9,10 +10,9 @@ from gamut.data.remote import cache_needed, require_cache
 from gamut.plan import Clips, Epoch, plan_epoch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
-from gamut.recipe.schema import Recipe
+from gamut.recipe.schema import Recipe, Views
 from gamut.shards import Index
 from gamut.train.schedule import Schedule
-from gamut.train.session import short_clips_warning
 
 
 def preview(
@@ -53,9 +53,24 @@ def preview(
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
     table.add_row("warm-up", f"{rises * facts['steps']:,.0f} steps, {rises:.3g} epochs")
     console.print(table)
-    for note in [*schedule.notes, short_clips_warning(recipe, clips)]:
+    for note in [*schedule.notes, short_clips_warning(recipe.views, clips)]:
         if note:
             console.print(f"warning: {note}", highlight=False, markup=False)
     if index.tars.is_remote:
         require_cache(index, needed)
     return epoch
+
+
+def short_clips_warning(views: Views, clips: Clips) -> str:
+    """A warning where more than 10 % of the clips are shorter than the crop, so that their views coincide; or ''."""
+    frames = views.frames
+    if frames is None or not views.random or not views.pad:
+        return ""
+    needed = (frames - 1) * 160 + 400
+    share = float(np.mean(np.asarray(clips.samples) < needed))
+    if share <= 0.10:
+        return ""
+    return (
+        f"{share:.0%} of the clips are shorter than the crop of {frames} frames ({needed / 16_000:.2f} s): their crops "
+        "are all the same, padded with zeros. A smaller views.frames gives them views of their own."
+    )

@@ -18,7 +18,7 @@ from gamut.plan import Policy, plan_epoch, plan_evaluation
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.shards.joined import Joined, open_sets
-from gamut.shards.subset import rows
+from gamut.shards.select import chosen_rows
 
 from .conftest import Corpus
 
@@ -55,7 +55,7 @@ def test_rows_shards_keys_and_labels_are_those_of_the_sets(corpus: Corpus, other
     table = joined.table()
     assert table.source.tolist() == [0] * 48 + [1] * 9
     assert table.row.tolist() == list(range(57))
-    assert [joined.keys()[row] for row in rows(joined, {"label": ["siren"]})] == [
+    assert [joined.keys()[row] for row in chosen_rows(joined, {"label": ["siren"]})] == [
         key for key, row in zip(second.keys(), range(9)) if second.labels[second.label_ids(row)[0]] == "siren"
     ]
     assert joined.fingerprint != open_sets([other, corpus.folder]).fingerprint

@@ -17,7 +17,7 @@ from gamut.models.weights import load_backbone
 from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
-from gamut.train.session import select, statistics
+from gamut.shards.select import select
 from launchers.corpus import synthesise
 from tests.shards.layouts import convert
 from tests.train.ranks import run
@@ -96,7 +96,7 @@ def test_a_run_is_scored_with_the_mean_over_its_epochs(shards: Path, tmp_path: P
         assert not torch.equal(kept[1][name], kept[2][name]) or "norm1.bias" in name, name
     recipe = load_recipe("finetune", line[0], line[1:])
     index = Index.open(shards)
-    task = Classify(recipe, len(index.labels), *statistics(recipe, index), seed=0, device=torch.device("cpu"))
+    task = Classify(recipe, len(index.labels), *index.normalisation(recipe.front), seed=0, device=torch.device("cpu"))
     task.model.load_state_dict({name: mean[PREFIX + name] for name in kept[0]})
     clips = select(index, {"fold": [5]})
     scores = evaluate(task, index, clips, evaluation_policy(recipe), workers=0)

@@ -15,9 +15,9 @@ from gamut.recipe import schema
 from gamut.recipe.load import list_recipes, load_recipe
 from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.shards import Index
+from gamut.shards.select import select
 from gamut.train.groups import parameter_groups
 from gamut.train.objective import Moment
-from gamut.train.session import select
 from launchers.corpus import synthesise
 from tests.shards.layouts import convert
 

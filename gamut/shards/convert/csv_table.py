@@ -15,7 +15,7 @@ from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
 from gamut.shards.convert.stems import Stems, hash_of
 from gamut.shards.convert.table import header, number, records
 from gamut.shards.convert.tree import Folders
-from gamut.shards.subset import RESERVED
+from gamut.shards.select import RESERVED
 
 PATH, LABELS = "path", "labels"
 KNOWN = (PATH, LABELS, SPLIT, "key", "text", "start", "end")

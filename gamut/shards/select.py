@@ -1,4 +1,4 @@
-"""Which clips of a shard set a recipe asks for: by column, by label, by a list of keys, so many of each class, a share.
+"""Which clips of a shard set a recipe asks for, and how likely each is drawn. NumPy alone: importing it loads no torch.
 
     subset: {fold: [1, 2], label: [dog, rain], keys: keys.txt, per_class: 10, share: 0.1, seed: 0}
 
@@ -12,22 +12,41 @@ and gives way to a `split` that is said besides.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.plan.few_shot import per_class
+from gamut.plan import Clips
 from gamut.randomness import Purpose, key
 from gamut.shards.index import Index
 
 SAMPLING = ("per_class", "share")  # a test set is never thinned out by these
 RESERVED = ("label", "keys", "seed", *SAMPLING)  # not columns
+BALANCED = "balanced"
+LINE = re.compile(r"\s*(.+?)\s*[,\s]\s*([^,\s]+)\s*")  # a key, which may hold blanks, and a number
 
 
-def rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
+def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
+    """The clips that the subset asks for, with weights where the recipe draws by weight (`plan.weights`).
+
+    Raises ShardError where there are none, and as `chosen_rows` and `clip_weights` do.
+    """
+    clips = index.table()
+    if subset or not len(clips):
+        clips = clips.select(chosen_rows(index, subset))
+    if not weights:
+        return clips
+    weight = clip_weights(index, clips.row, weights)
+    # A clip that is never drawn is nobody's mixup partner either.
+    return replace(clips, weight=weight).select(weight > 0)
+
+
+def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
     """int64 [k], ascending: rows of the index that are in the subset; all for an empty one.
 
     Raises ShardError where there is none, and for a column, value, label or key that the set does not have, naming the
@@ -133,3 +152,82 @@ def _per_class(index: Index, chosen: np.ndarray, number: int, seed: int) -> np.n
     keys = key(seed, index.clip_id[chosen], 0, 3, Purpose.DRAW)
     few = per_class(np.concatenate([first, [len(at)]]), np.asarray(index.label)[at], keys, number)
     return chosen[few]
+
+
+def per_class(label_offset: np.ndarray, label: np.ndarray, keys: np.ndarray, number: int) -> np.ndarray:
+    """int64 [k], ascending: places of clips such that every class has at least `number` of them, or all that it has.
+
+    A clip counts for each of its labels. Classes are served from the rarest to the most common; a class takes, of its
+    clips that were not taken for another, those first that bring the fewest labels of classes which are full already,
+    then by key. With one label a clip every class has exactly `number`, or all. A smaller `number` is not always a part
+    of a larger one where clips have several labels.
+
+    Args:
+        label_offset: int64 [n + 1]; label: int [labels], class ids; keys: uint64 [n], random, what ties are decided by.
+
+    >>> per_class(np.arange(7), np.array([0, 0, 0, 1, 1, 1]), np.array([3, 1, 2, 9, 8, 7], np.uint64), 2)
+    array([1, 2, 4, 5])
+    """
+    clip = np.repeat(np.arange(len(keys), dtype=np.int64), np.diff(label_offset))
+    there = np.bincount(label)
+    by_class = np.split(clip[np.argsort(label, kind="stable")], np.cumsum(there)[:-1])
+    have = np.zeros(len(there), np.int64)
+    taken = np.zeros(len(keys), bool)
+    for one in np.argsort(there, kind="stable").tolist():
+        free = np.unique(by_class[one])
+        free = free[~taken[free]]
+        missing = number - int(have[one])
+        if missing <= 0 or not len(free):
+            continue
+        full = np.concatenate([[0], np.cumsum((have >= number)[label])])
+        crowded = full[label_offset[free + 1]] - full[label_offset[free]]
+        new = free[np.lexsort((keys[free], crowded))[:missing]]
+        taken[new] = True
+        for place in new.tolist():
+            have[np.unique(label[label_offset[place] : label_offset[place + 1]])] += 1
+    return np.flatnonzero(taken)
+
+
+def clip_weights(index: Index, rows: np.ndarray, weights: str) -> np.ndarray:
+    """float64 [k]: weights of these rows, `balanced` or from the file of that name.
+
+    A file has a key and a number of 0 or more on each line, parted by a comma, a tab or blanks. Raises ShardError where
+    clips have no labels to balance, and where the file cannot be read, or lacks a clip, or names one that is not there.
+    """
+    return balanced_weights(index, rows) if weights == BALANCED else _from_file(index, rows, Path(weights))
+
+
+def balanced_weights(index: Index, rows: np.ndarray) -> np.ndarray:
+    """float64 [k]: the sum over a clip's labels of 1000 / (count + 0.01), counted over these rows (AST, balanced
+    sampling). A clip without a label has weight 0: it is never drawn."""
+    counts = np.diff(index.label_offset)[rows]
+    first = np.cumsum(counts) - counts
+    at = np.repeat(np.asarray(index.label_offset)[rows] - first, counts) + np.arange(int(counts.sum()))
+    if not len(at):
+        raise ShardError(
+            f"`plan.weights: {BALANCED}` needs labels, but no clip of {index.folder} that is chosen has any."
+        )
+    label = np.asarray(index.label)[at]
+    of_class = 1000.0 / (np.bincount(label, minlength=len(index.labels)) + 0.01)
+    return np.bincount(np.repeat(np.arange(len(rows)), counts), weights=of_class[label], minlength=len(rows))
+
+
+def _from_file(index: Index, rows: np.ndarray, file: Path) -> np.ndarray:
+    weights: dict[str, float] = {}
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            key, weight = LINE.fullmatch(line).groups()  # type: ignore[union-attr]
+            weights[key] = float(weight)
+        except (AttributeError, ValueError):
+            raise ShardError(f"Line {number} of {file} is not a key and a number: {line!r}.") from None
+    keys = index.keys()
+    unknown = weights.keys() - set(keys)
+    if unknown:
+        raise unknown_key(index, file, set(unknown), keys)
+    lacking = [row for row in rows.tolist() if keys[row] not in weights]
+    if lacking:
+        raise ShardError(
+            f"{file} has no weight for {len(lacking)} of {len(rows)} clips, the first of them {keys[lacking[0]]!r}. "
+            "Give each a line; a weight of 0 leaves a clip out."
+        )
+    return np.array([weights[keys[row]] for row in rows.tolist()], np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gamut.errors import ShardError
-from gamut.plan.few_shot import per_class
 from gamut.shards import Index
 from gamut.shards.build import build
 from gamut.shards.joined import Joined
 from gamut.shards.part import Part
-from gamut.shards.subset import for_scoring, rows
-from gamut.shards.weights import clip_weights
+from gamut.shards.select import chosen_rows, clip_weights, for_scoring, per_class
 
 CLASSES = ["bell", "dog", "rain", "wind"]
 
@@ -48,14 +48,14 @@ def index(tmp_path: Path) -> Index:
 
 def test_a_column_that_need_not_be_there(index: Index, tmp_path: Path) -> None:
     everything = list(range(12))
-    assert rows(index, {"split?": ["train"]}).tolist() == everything
-    assert rows(index, {"fold?": [2]}).tolist() == rows(index, {"fold": [2]}).tolist() == [1, 4, 7, 10]
-    assert rows(index, {"fold?": [2], "fold": [3]}).tolist() == rows(index, {"fold": [3]}).tolist()
+    assert chosen_rows(index, {"split?": ["train"]}).tolist() == everything
+    assert chosen_rows(index, {"fold?": [2]}).tolist() == chosen_rows(index, {"fold": [2]}).tolist() == [1, 4, 7, 10]
+    assert chosen_rows(index, {"fold?": [2], "fold": [3]}).tolist() == chosen_rows(index, {"fold": [3]}).tolist()
     with pytest.raises(ShardError, match=r"fold of the shards .* has no value 'train'"):
-        rows(index, {"fold?": ["train"]})
+        chosen_rows(index, {"fold?": ["train"]})
     other = made(tmp_path / "other", [[0]] * 3, "other")
     joined = Joined([index, other])
-    assert rows(joined, {"fold?": [2]}).tolist() == [1, 4, 7, 10, 12, 13, 14]
+    assert chosen_rows(joined, {"fold?": [2]}).tolist() == [1, 4, 7, 10, 12, 13, 14]
 
 
 def write(path: Path, text: str) -> str:
@@ -65,14 +65,14 @@ def write(path: Path, text: str) -> str:
 
 def test_by_label_by_column_and_by_key(index: Index, tmp_path: Path) -> None:
     everything = list(range(12))
-    assert rows(index, {}).tolist() == everything
-    assert rows(index, {"label": ["rain"]}).tolist() == [6, 11]
-    assert rows(index, {"label": "dog"}).tolist() == rows(index, {"label": [1]}).tolist() == [1, 4, 8, 11]
-    assert rows(index, {"label": ["rain", 1]}).tolist() == [1, 4, 6, 8, 11]
-    assert rows(index, {"label": ["dog"], "fold": [2]}).tolist() == [1, 4]
+    assert chosen_rows(index, {}).tolist() == everything
+    assert chosen_rows(index, {"label": ["rain"]}).tolist() == [6, 11]
+    assert chosen_rows(index, {"label": "dog"}).tolist() == chosen_rows(index, {"label": [1]}).tolist() == [1, 4, 8, 11]
+    assert chosen_rows(index, {"label": ["rain", 1]}).tolist() == [1, 4, 6, 8, 11]
+    assert chosen_rows(index, {"label": ["dog"], "fold": [2]}).tolist() == [1, 4]
     keys = write(tmp_path / "keys", "k4\n\nk11\nk2\n")
-    assert rows(index, {"keys": keys}).tolist() == [2, 4, 11]
-    assert rows(index, {"keys": keys, "label": ["dog"], "fold": [3]}).tolist() == [11]
+    assert chosen_rows(index, {"keys": keys}).tolist() == [2, 4, 11]
+    assert chosen_rows(index, {"keys": keys, "label": ["dog"], "fold": [3]}).tolist() == [11]
 
 
 @pytest.mark.parametrize(
@@ -89,23 +89,23 @@ def test_by_label_by_column_and_by_key(index: Index, tmp_path: Path) -> None:
 )
 def test_what_is_not_there_is_said(index: Index, subset: dict, said: str) -> None:
     with pytest.raises(ShardError, match=said):
-        rows(index, subset)
+        chosen_rows(index, subset)
 
 
 def test_a_number_that_is_also_the_name_of_another_is_refused(tmp_path: Path) -> None:
     digits = made(tmp_path / "digits", [[0], [1], [2]], classes=["1", "2", "two"])
-    assert rows(digits, {"label": ["1"]}).tolist() == [0]
-    assert rows(digits, {"label": [0, "two"]}).tolist() == [0, 2]
+    assert chosen_rows(digits, {"label": ["1"]}).tolist() == [0]
+    assert chosen_rows(digits, {"label": [0, "two"]}).tolist() == [0, 2]
     with pytest.raises(
         ShardError, match=r"The label 1 is class number 1, but also the name of class number 0 of .*'1'"
     ):
-        rows(digits, {"label": [1]})
+        chosen_rows(digits, {"label": [1]})
     names = {"split": {"1": [0], "2": [1], "3": [3], "both": [0, 1]}}
     splits = made(tmp_path / "splits", [[0]] * 3, names=names, split=[0, 1, 3])
-    assert rows(splits, {"split": ["1"]}).tolist() == rows(splits, {"split": [0]}).tolist() == [0]
-    assert rows(splits, {"split": [3]}).tolist() == rows(splits, {"split": "3"}).tolist() == [2]
+    assert chosen_rows(splits, {"split": ["1"]}).tolist() == chosen_rows(splits, {"split": [0]}).tolist() == [0]
+    assert chosen_rows(splits, {"split": [3]}).tolist() == chosen_rows(splits, {"split": "3"}).tolist() == [2]
     with pytest.raises(ShardError, match=r"In the column split of .*splits, 1 is a value, but also the name .*\['1'\]"):
-        rows(splits, {"split": [1]})
+        chosen_rows(splits, {"split": [1]})
 
 
 def test_unknown_keys_are_counted_and_the_nearest_is_named(index: Index, tmp_path: Path) -> None:
@@ -113,27 +113,29 @@ def test_unknown_keys_are_counted_and_the_nearest_is_named(index: Index, tmp_pat
     with pytest.raises(
         ShardError, match=r"names 2 keys that no clip in .* has, the first of them 'k7x'; the nearest.*k7'"
     ):
-        rows(index, {"keys": keys})
+        chosen_rows(index, {"keys": keys})
     with pytest.raises(ShardError, match="names no key"):
-        rows(index, {"keys": write(tmp_path / "none", "\n")})
+        chosen_rows(index, {"keys": write(tmp_path / "none", "\n")})
 
 
 def test_a_share_is_random_repeatable_and_grows(index: Index) -> None:
-    half, more = (set(rows(index, {"share": share}).tolist()) for share in (0.5, 0.75))
+    half, more = (set(chosen_rows(index, {"share": share}).tolist()) for share in (0.5, 0.75))
     assert (len(half), len(more)) == (6, 9)
     assert half < more
-    assert half == set(rows(index, {"share": 0.5}).tolist())
-    assert {tuple(rows(index, {"share": 0.5, "seed": seed}).tolist()) for seed in range(4)} != {tuple(sorted(half))}
+    assert half == set(chosen_rows(index, {"share": 0.5}).tolist())
+    assert {tuple(chosen_rows(index, {"share": 0.5, "seed": seed}).tolist()) for seed in range(4)} != {
+        tuple(sorted(half))
+    }
     assert for_scoring({"fold": [1], "share": 0.5, "per_class": 2, "seed": 3}) == {"fold": [1], "seed": 3}
 
 
 def test_few_of_each_class(index: Index) -> None:
-    chosen = rows(index, {"per_class": 2})
+    chosen = chosen_rows(index, {"per_class": 2})
     counts = np.bincount(np.concatenate([index.label_ids(row) for row in chosen]), minlength=4)
     assert counts.tolist() == [2, 2, 2, 0]  # clip 11 counts for dog and for rain
-    assert rows(index, {"per_class": 2}).tolist() == chosen.tolist()
-    assert {tuple(rows(index, {"per_class": 2, "seed": seed}).tolist()) for seed in range(5)} != {tuple(chosen)}
-    assert len(rows(index, {"per_class": 100})) == 11  # all that have a label
+    assert chosen_rows(index, {"per_class": 2}).tolist() == chosen.tolist()
+    assert {tuple(chosen_rows(index, {"per_class": 2, "seed": seed}).tolist()) for seed in range(5)} != {tuple(chosen)}
+    assert len(chosen_rows(index, {"per_class": 100})) == 11  # all that have a label
 
 
 @settings(max_examples=100)
@@ -184,3 +186,10 @@ def test_weights_from_a_file(index: Index, tmp_path: Path) -> None:
     ):
         with pytest.raises(ShardError, match=said):
             clip_weights(index, np.arange(12), write(tmp_path / "weights", text))
+
+
+def test_selecting_clips_loads_neither_torch_nor_deepspeed() -> None:
+    program = "import sys, gamut.shards.joined, gamut.shards.select; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert "gamut.shards.select" in loaded
+    assert not {"torch", "deepspeed", "transformers", "matplotlib"}.intersection(loaded)
