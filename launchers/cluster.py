@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gamut.errors import RecipeError
-from gamut.recipe.load import CONFIGS, show
+from gamut.recipe.find import CONFIGS, list_names, named, show
 from gamut.recipe.names import describe, hints, nearest
 from gamut.recipe.text import parse_yaml
 
@@ -54,10 +54,12 @@ def load_cluster(name: str | None, changes: dict[str, Any], configs: Path = CONF
     config = OmegaConf.structured(Cluster)
     OmegaConf.set_readonly(config, False)
     if name is not None:
-        path = Path(name) if name.endswith(".yaml") else configs / "clusters" / f"{name}.yaml"
-        if not path.is_file():
-            known = sorted(file.stem for file in (configs / "clusters").glob("*.yaml"))
-            raise RecipeError(f"There is no cluster file {show(path)}{nearest(name, known)}.")
+        path = Path(name) if name.endswith(".yaml") else named("clusters", name, configs)
+        if path is None or not path.is_file():
+            missing = path or configs / "clusters" / f"{name}.yaml"
+            raise RecipeError(
+                f"There is no cluster file {show(missing)}{nearest(name, list_names('clusters', configs))}."
+            )
         values = parse_yaml(path.read_text(encoding="utf-8"), show(path)) or {}
         if not isinstance(values, dict):
             raise RecipeError(f"The cluster file {show(path)} must hold `key: value` lines.")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gamut.errors import FeatureError, command
 from gamut.features.cache import ABOUT, CACHE, FeatureCache
-from gamut.recipe.load import list_recipes, load_recipe
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 
 STAGE = "features"

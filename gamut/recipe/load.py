@@ -1,6 +1,6 @@
 """From a recipe's name and the command line to a typed, checked `Recipe`.
 
-A recipe is a YAML file in configs/STAGE, or in a folder there (`table3/global`). `defaults: NAME` (or a list of names)
+A recipe is a YAML file, found by its name (gamut/recipe/find.py) or its path. `defaults: NAME` (or a list of names)
 inherits other recipes of the same stage, merged in order, before the file's own keys. Overrides `a.b=c` come last.
 OmegaConf holds the values and their types; this module turns everything that can be wrong into one sentence with the
 key, its place and the nearest name.
@@ -21,30 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.recipe.check import COMMAND_LINE, at, check
-from gamut.recipe.names import describe, hints, nearest, nearest_key, not_none
+from gamut.recipe.find import CONFIGS, find_recipe, name_of, show
+from gamut.recipe.names import describe, hints, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-STAGES = ("pretrain", "finetune", "features")
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
 _ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
 _ONLY |= {"head": "finetune", "features": "finetune", "encoder": "finetune", "extract": "features"}
-
-
-def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
-    """The names of a stage's recipes, sorted."""
-    _check_stage(stage)
-    names = [_name(stage, path, configs) for path in (configs / stage).rglob("*.yaml")]
-    return sorted(names, key=lambda name: (name.count("/"), name))
-
-
-def _name(stage: str, path: Path, configs: Path) -> str:
-    """What a recipe is called: its path below configs/STAGE, or elsewhere its file name, without `.yaml`."""
-    folder = (configs / stage).resolve()
-    resolved = path.resolve()
-    below = resolved.relative_to(folder) if resolved.is_relative_to(folder) else Path(path.name)
-    return below.with_suffix("").as_posix()
 
 
 def load_recipe(
@@ -56,8 +39,7 @@ def load_recipe(
     RecipeError for a missing recipe or file, an unknown key, a wrong type or value, sections that contradict each
     other, and an override that is not `key=value`.
     """
-    _check_stage(stage)
-    path = _find(stage, name_or_path, configs, asked_by="")
+    path = find_recipe(stage, name_or_path, configs)
     config = _writable(OmegaConf.structured(schema.Recipe))
     origin: dict[str, str] = {}
     for file, values in _chain(stage, path, configs, ()):
@@ -73,7 +55,7 @@ def load_recipe(
         place = at(origin.get(key, show(path)))
         raise RecipeError(f"The value of {key or 'a key'} {place} cannot be resolved: {_first_line(error)}.") from None
     if not recipe.run.name:
-        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=_name(stage, path, configs)))
+        recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=name_of(stage, path, configs)))
     check(recipe, origin)
     return recipe
 
@@ -100,42 +82,6 @@ def _writable(config: DictConfig) -> DictConfig:
     return config
 
 
-def _check_stage(stage: str) -> None:
-    if stage not in STAGES:
-        raise RecipeError(
-            f"There is no stage called {stage!r}; the stages are {', '.join(STAGES[:-1])} and {STAGES[-1]}."
-        )
-
-
-def _find(stage: str, name: str, configs: Path, asked_by: str) -> Path:
-    """The file of a recipe. A name in `defaults` may also be a sibling of the file that asks for it."""
-    by = f" (asked for by {asked_by})" if asked_by else ""
-    for folder in ([Path(asked_by).parent] if asked_by else []) + [configs / stage]:
-        path = folder / f"{name}.yaml"
-        if path.is_file():
-            return path
-    if name.endswith((".yaml", ".yml")) or ("/" in name and Path(name).is_file()):
-        path = Path(name)
-        if not path.is_absolute() and asked_by and (Path(asked_by).parent / path).is_file():
-            path = Path(asked_by).parent / path
-        if not path.is_file():
-            raise RecipeError(f"There is no recipe file {name}{by}.")
-        return path
-    known = list_recipes(stage, configs)
-    raise RecipeError(
-        f"There is no {stage} recipe called {name!r}{by}{nearest(name, known)}. "
-        f"There are: {', '.join(known) or 'none'} (in {show(configs / stage)})."
-    )
-
-
-def show(path: Path) -> str:
-    """A path as a person would type it: relative to where they are, if it lies there."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file, its own values) of every recipe that `path` inherits, bases first, itself last."""
     path = path.resolve()
@@ -148,7 +94,7 @@ def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> It
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise RecipeError(f"`defaults` in {show(path)} must be the name of a recipe or a list of names.")
     for base in bases:
-        yield from _chain(stage, _find(stage, base, configs, asked_by=str(path)), configs, (*above, path))
+        yield from _chain(stage, find_recipe(stage, base, configs, asked_by=path), configs, (*above, path))
     yield show(path), values
 
 

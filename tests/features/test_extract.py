@@ -22,7 +22,8 @@ from gamut.features import FeatureCache
 from gamut.features.extract import Job, pool, prepare, run
 from gamut.features.store import Store
 from gamut.models.whisper import load_whisper
-from gamut.recipe.load import list_recipes, load_recipe
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards

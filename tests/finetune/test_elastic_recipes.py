@@ -12,7 +12,8 @@ from finetune.objective import Classify
 from gamut.data.assemble import assemble
 from gamut.plan import plan_epoch
 from gamut.recipe import schema
-from gamut.recipe.load import list_recipes, load_recipe
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.shards import Index
 from gamut.shards.select import select

@@ -15,7 +15,7 @@ from rich.console import Console
 from finetune import jobs
 from gamut.errors import GamutError, RunError
 from gamut.probe.__main__ import main as probe
-from gamut.recipe.load import list_recipes
+from gamut.recipe.find import list_recipes
 from gamut.shards.__main__ import main as shards
 from gamut.track.metrics import MetricsFile
 from launchers import findings, study

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from bench import stand_in
-from gamut.recipe.load import list_recipes, load_recipe
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.shards.__main__ import main as shards
 from gamut.train.schedule import Schedule
 from pretrain.run import main

@@ -9,7 +9,8 @@ import torch
 
 from gamut.data.assemble import assemble
 from gamut.plan import plan_epoch
-from gamut.recipe.load import list_recipes, load_recipe
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index

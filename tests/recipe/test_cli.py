@@ -8,7 +8,7 @@ import pytest
 
 from gamut.errors import RecipeError, ShardError
 from gamut.recipe.cli import parse, require_data
-from gamut.recipe.load import list_recipes
+from gamut.recipe.find import list_recipes
 
 
 @pytest.mark.parametrize("rank", [["--local_rank=1"], ["--local_rank", "1"], ["--local-rank=1"]])

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gamut.errors import RecipeError
-from gamut.recipe.load import STAGES, list_recipes, load_recipe
+from gamut.recipe.find import STAGES, list_recipes
+from gamut.recipe.load import load_recipe
 from gamut.recipe.names import keys
 from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.recipe.resolved import differences, read_resolved, recipe_hash, resolved_yaml

@@ -1,0 +1,104 @@
+"""Where recipes lie, and the file that a name means.
+
+Gamut's own are in configs/STAGE of the clone, or inside the installed package; folders in the environment variable
+GAMUT_RECIPES (separated as in PATH), laid out alike, are searched besides. A name that two folders give is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gamut.errors import RecipeError
+from gamut.recipe.names import nearest
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+STAGES = ("pretrain", "finetune", "features")
+
+
+def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
+    """The names of a stage's recipes, sorted."""
+    check_stage(stage)
+    return list_names(stage, configs)
+
+
+def list_names(kind: str, configs: Path = CONFIGS) -> list[str]:
+    """The names of what is of a kind: a stage's recipes, or `clusters`. Those in folders come last."""
+    found = {name_of(kind, path, configs) for root in _roots(configs) for path in (root / kind).rglob("*.yaml")}
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def name_of(kind: str, path: Path, configs: Path = CONFIGS) -> str:
+    """What a recipe is called: its path below a folder of its kind, or elsewhere its file name, without `.yaml`."""
+    resolved = path.resolve()
+    for root in _roots(configs):
+        folder = (root / kind).resolve()
+        if resolved.is_relative_to(folder):
+            return resolved.relative_to(folder).with_suffix("").as_posix()
+    return path.stem
+
+
+def named(kind: str, name: str, configs: Path = CONFIGS) -> Path | None:
+    """The file of that kind and name, if there is one. Raises RecipeError naming both where there are two."""
+    paths = [path for root in _roots(configs) if (path := root / kind / f"{name}.yaml").is_file()]
+    if len(paths) > 1:
+        raise RecipeError(
+            f"{name!r} may mean {show(paths[0])} or {show(paths[1])}: rename one of them, or give the path of the one "
+            "you mean."
+        )
+    return paths[0] if paths else None
+
+
+def find_recipe(stage: str, name: str, configs: Path = CONFIGS, asked_by: Path | None = None) -> Path:
+    """The file of a recipe, of which `name` is the name or the path.
+
+    asked_by: the recipe that has it among its `defaults`, whose siblings come first. Raises RecipeError where there is
+    none, or more than one.
+    """
+    check_stage(stage)
+    sibling = asked_by.parent / f"{name}.yaml" if asked_by else None
+    if sibling is not None and sibling != asked_by and sibling.is_file():
+        return sibling
+    if (found := named(stage, name, configs)) is not None:
+        return found
+    by = f" (asked for by {show(asked_by)})" if asked_by else ""
+    if name.endswith((".yaml", ".yml")) or ("/" in name and Path(name).is_file()):
+        for path in ([asked_by.parent / name] if asked_by else []) + [Path(name)]:
+            if path.is_file():
+                return path
+        raise RecipeError(f"There is no recipe file {name}{by}.")
+    known = list_recipes(stage, configs)
+    places = ", ".join(show(root / stage) for root in _roots(configs))
+    raise RecipeError(
+        f"There is no {stage} recipe called {name!r}{by}{nearest(name, known)}. "
+        f"There are: {', '.join(known) or 'none'} (in {places})."
+    )
+
+
+def _roots(configs: Path) -> list[Path]:
+    """`configs`, then the folders of GAMUT_RECIPES. Raises RecipeError for one that is not there."""
+    roots = {configs.resolve(): configs}
+    for text in os.environ.get("GAMUT_RECIPES", "").split(os.pathsep):
+        folder = Path(text).expanduser()
+        if text and not folder.is_dir():
+            raise RecipeError(f"The environment variable GAMUT_RECIPES names the folder {text}, which is not there.")
+        if text:
+            roots.setdefault(folder.resolve(), folder)
+    return list(roots.values())
+
+
+def show(path: Path) -> str:
+    """A path as a person would type it: relative to where they are, if it lies there."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def check_stage(stage: str) -> None:
+    """Raises RecipeError for what is no stage."""
+    if stage not in STAGES:
+        raise RecipeError(
+            f"There is no stage called {stage!r}; the stages are {', '.join(STAGES[:-1])} and {STAGES[-1]}."
+        )
