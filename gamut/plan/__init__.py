@@ -1,13 +1,14 @@
-"""An epoch as a pure function of metadata: which clips, crops and packs make each step. Knows no torch, reads no audio.
+"""An epoch as a pure function of metadata: which clips, crops and packs make each step. Arrays in, arrays out: no
+torch, no operating system, no audio.
 
     epoch = plan_epoch(index.table(), seed=0, epoch=3, policy=Policy(packs=32, clips=5, views=2, crop_frames=592))
 
-The number of ranks, nodes and loader workers only decides who runs which pack (`deal`).
+The number of ranks, nodes and loader workers only decides who runs which pack (`deal`). Saving epochs, mapping them and
+planning the next one while one runs is the business of `gamut.data.plans`.
 """
 
 from __future__ import annotations
 
-from gamut.plan.ahead import Ahead, ensure_epoch
 from gamut.plan.balance import deal, rounds
 from gamut.plan.clips import Clips
 from gamut.plan.crops import frames_within
@@ -17,14 +18,12 @@ from gamut.plan.policy import PLANNER_VERSION, Policy, differing, digest
 
 __all__ = [
     "PLANNER_VERSION",
-    "Ahead",
     "Clips",
     "Epoch",
     "Policy",
     "deal",
     "differing",
     "digest",
-    "ensure_epoch",
     "frames_within",
     "plan_epoch",
     "plan_evaluation",

@@ -1,27 +1,16 @@
-"""A planned epoch: flat arrays, saved as plain .npy files and memory-mapped by whoever runs it."""
+"""A planned epoch: flat arrays, of the process that planned it or memory maps of a saved one (`gamut.data.plans`)."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gamut.errors import PlanError
 from gamut.patches import PATCH
 from gamut.plan.balance import rounds
 from gamut.plan.crops import samples_needed
-from gamut.plan.policy import differing
 
-FORMAT = 2
-DESCRIPTION = "plan.json"
 SCALARS = ("number", "steps", "packs", "views", "budget", "pack_clips", "cut", "local_views", "rolled")
 ARRAYS: dict[str, type] = {
     "pack_offset": np.int64,
@@ -36,7 +25,7 @@ ARRAYS: dict[str, type] = {
     "frames": np.int32,
     "tokens": np.int64,
 }
-# Arrays that only some policies need: saved where they are there.
+# Arrays that only some policies need.
 OPTIONAL: dict[str, type] = {
     "pool": np.int32,
     "kept": np.int32,
@@ -60,7 +49,7 @@ class Epoch:
     A draw with a mixup partner (`partner[i]` >= 0) is mixed, view by view, with `partner_length[i, v]` samples of that
     clip from `partner_start[i, v]`: weight * own + (1 - weight) * partner, each free of its mean.
 
-    >>> epoch = Epoch.load("runs/asit_b/plan/epoch-00003")      # doctest: +SKIP
+    >>> epoch = plan_epoch(index.table(), 0, 3, policy)      # doctest: +SKIP
     >>> epoch.row[epoch.pack_offset[k] : epoch.pack_offset[k + 1]]      # doctest: +SKIP
     """
 
@@ -91,7 +80,6 @@ class Epoch:
     pack_clips: int | None = None  # clips a pack; None: packs of a token budget
     cut: int = 0  # clips that were over `max_frames` or `max_samples`
     fingerprint: Mapping[str, str] = field(default_factory=dict)  # what the plan was made from, field by field
-    folder: Path | None = None  # where it was loaded from
 
     @property
     def draws(self) -> int:
@@ -146,109 +134,3 @@ class Epoch:
             "cut": self.cut,
             "mixed": 0 if self.partner is None else int(np.count_nonzero(np.asarray(self.partner) >= 0)),
         }
-
-    def save(self, folder: str | Path) -> None:
-        """Write to a temporary folder, sync, rename: the folder is there whole or not at all.
-
-        Raises PlanError where the folder is there already or cannot be written.
-        """
-        folder = Path(folder)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=temporary_prefix(folder), suffix=".tmp", dir=folder.parent))
-            try:
-                temporary.chmod(0o755 & ~_umask())
-                self._write(temporary)
-                os.rename(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            _sync(folder.parent)
-        except OSError as error:
-            raise PlanError(
-                f"The plan of epoch {self.number} cannot be saved as {folder}: {error.strerror or error}. "
-                "Free the place, or choose another folder for the run."
-            ) from error
-
-    def _write(self, folder: Path) -> None:
-        files: dict[str, dict[str, int]] = {}
-        for name, dtype in (ARRAYS | OPTIONAL).items():
-            if getattr(self, name) is None:
-                continue
-            path = folder / f"{name}.npy"
-            np.save(path, np.ascontiguousarray(getattr(self, name), dtype=dtype), allow_pickle=False)
-            _sync(path)
-            files[name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
-        description = {
-            "format": FORMAT,
-            **{name: getattr(self, name) for name in SCALARS},
-            "fingerprint": dict(self.fingerprint),
-            "files": files,
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
-        _sync(folder / DESCRIPTION)
-        _sync(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, expect: Mapping[str, str] | None = None, verify: bool = True) -> Epoch:
-        """Map a saved epoch into memory.
-
-        `expect` is the fingerprint that the plan must have; `verify` reads every file once against its checksum (a
-        process whose parent has done so may leave it out; sizes are always checked). Raises PlanError where the folder
-        is absent, damaged, or of another plan, naming the file or the fields.
-        """
-        folder = Path(folder)
-        remedy = f"Remove {folder}; the epoch is then planned again, the same."
-        try:
-            about: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-            if about["format"] != FORMAT:
-                raise PlanError(f"The saved plan {folder} has format {about['format']}, not {FORMAT}. {remedy}")
-            changed = differing(about["fingerprint"], expect) if expect is not None else []
-            if changed:
-                raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
-            names = [*ARRAYS, *(name for name in OPTIONAL if name in about["files"])]
-            arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in names}
-            scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
-        except FileNotFoundError as error:
-            raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f"The saved plan {folder} cannot be read: {error}. {remedy}") from error
-        return cls(**scalars, **arrays, folder=folder)
-
-
-def temporary_prefix(folder: Path) -> str:
-    """How the names of this machine's temporary folders for a plan begin; they end in `.tmp`."""
-    return f".{folder.name}.{os.uname().nodename}."
-
-
-def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.ndarray:
-    path = folder / f"{name}.npy"
-    if path.stat().st_size != about["bytes"]:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
-    if verify and _crc32(path) != about["crc32"]:
-        raise ValueError(f"{path.name} does not have its checksum")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != (ARRAYS | OPTIONAL)[name]:
-        raise ValueError(f"{path.name} holds {array.dtype}")
-    return array
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            value = zlib.crc32(piece, value)
-    return value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gamut.plan.forks import shared_out
 from gamut.plan.order import block_bounds
-from gamut.plan.packing import exact_fill, next_fit
+from gamut.plan.packing import Packed, exact_fill, next_fit
 from gamut.plan.policy import Policy
 
 BLOCK = 16384  # clips the exact packer plans at a time
+
+Spread = Callable[[Callable[..., Any], Iterable[Any], Iterable[Any]], Iterable[Any]]  # `map`, or a pool's
 
 
 class Layout(NamedTuple):
@@ -39,25 +41,26 @@ class Lane:
         self.packs += len(sizes)
 
 
-def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, processes: int = 1) -> list[Lane]:
+def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, spread: Spread = map) -> list[Lane]:
     """Pack every lane's stretch of the sequence. `tokens` int64 [n] in sequence; `bounds` int64 [lanes + 1].
 
     Packs of so many clips, and next-fit, take a lane in order. The exact packer plans blocks of at most 16,384 clips
     independently of each other, at the price of about one pack in 3,000. The clips it cannot fit well at the end of a
     lane for want of choice are packed together with those of the other lanes, and these packs go to the shortest
     lanes, so that lanes end together. Where nodes keep to their own lanes (`locality: node`), each packs its own end.
-    Lanes are independent up to there, and may be shared out to several processes.
+    Lanes are independent up to there: `spread` is `map`, or an executor's, which shares them out.
     """
     if policy.tokens is None or policy.packer == "next_fit":
         return [_in_order(tokens, first, last, policy) for first, last in itertools.pairwise(bounds.tolist())]
 
     blocks = block_bounds(bounds, BLOCK)
-    filled = shared_out([partial(_exactly, tokens, edges.tolist(), policy) for edges in blocks], processes)
+    stretches = [tokens[first:last] for first, last in itertools.pairwise(bounds.tolist())]
+    filled = spread(partial(_exactly, policy), stretches, [(edges - edges[0]).tolist() for edges in blocks])
     lanes = [Lane() for _ in blocks]
     ends: list[np.ndarray] = []
-    for lane, (order, sizes, left) in zip(lanes, filled):
-        lane.add(order, sizes)
-        ends.append(left)
+    for lane, first, packed in zip(lanes, bounds.tolist(), filled):
+        lane.add(first + packed.order, packed.sizes)
+        ends.append(first + packed.left)
 
     left = np.concatenate(ends)
     packed = exact_fill(tokens[left], policy.tokens, policy.max_clips, policy.lookahead)
@@ -72,15 +75,15 @@ def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, processes
     return lanes
 
 
-def _exactly(tokens: np.ndarray, edges: list[int], policy: Policy) -> list[np.ndarray]:
-    """The packs of a lane, block after block, and its clips that are left over: [order, sizes, left]."""
+def _exactly(policy: Policy, tokens: np.ndarray, edges: list[int]) -> Packed:
+    """The packs of a lane of these clips, block after block, and the clips that are left over."""
     assert policy.tokens is not None
     packed = []
     for first, last in itertools.pairwise(edges):
         drain = last < edges[-1] or policy.locality == "node"
         block = exact_fill(tokens[first:last], policy.tokens, policy.max_clips, policy.lookahead, drain)
         packed.append((first + block.order, block.sizes, first + block.left))
-    return [np.concatenate(parts) for parts in zip(*packed)]
+    return Packed(*(np.concatenate(parts) for parts in zip(*packed)))
 
 
 def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane:

@@ -12,7 +12,7 @@ from gamut.plan.clips import Clips
 from gamut.plan.crops import crops, kept_patches, samples_needed, sizes, view_tokens
 from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
-from gamut.plan.lanes import fill_lanes, lay_out
+from gamut.plan.lanes import Spread, fill_lanes, lay_out
 from gamut.plan.order import block_bounds, draw_keys, in_rounds, lane_bounds, sequence, shuffle_blocks
 from gamut.plan.partners import choose_partners
 from gamut.plan.policy import Policy
@@ -28,16 +28,16 @@ def plan_fingerprint(clips: Clips, seed: int, policy: Policy) -> dict[str, str]:
     return {"index": clips.fingerprint(), **weights, "seed": str(seed), **policy.fields()}
 
 
-def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy, processes: int = 1) -> Epoch:
+def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy, spread: Spread = map) -> Epoch:
     """Plan an epoch: its draws (`draw_clips`; without weights, mixture or `draws` every clip once), in steps of packs,
-    with their crops. `processes` share the packing; the plan is the same with any number.
+    with their crops. `spread` packs the lanes: `map`, or that of a pool of processes, which gives the same plan.
 
     Raises PlanError where there are no clips, where one is empty, too long or over a pack's budget of tokens, or where
     a set of the mixture cannot be drawn from.
     """
     fingerprint = plan_fingerprint(clips, seed, policy) | {"epoch": str(epoch)}
     drawn = draw_clips(clips, seed, epoch, policy)
-    return _plan(clips, drawn, seed, epoch, policy, policy.lanes, fingerprint, processes)
+    return _plan(clips, drawn, seed, epoch, policy, policy.lanes, fingerprint, spread)
 
 
 def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
@@ -68,7 +68,7 @@ def _plan(
     policy: Policy,
     lanes: int,
     fingerprint: dict[str, str],
-    processes: int = 1,
+    spread: Spread = map,
 ) -> Epoch:
     once = len(drawn.place) == len(whole) and not drawn.repeated
     clips = whole if once else whole.select(drawn.place)  # a row is a draw
@@ -80,7 +80,7 @@ def _plan(
     if policy.shuffle:
         in_sequence = in_rounds(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
         in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
-    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, processes), policy.packs)
+    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs)
     order = in_sequence[layout.order]
 
     clip_id = clips.clip_id[order]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gamut.data.plans import Ahead
 from gamut.data.remote import cache_needed, require_cache
-from gamut.plan import Ahead, Clips
+from gamut.plan import Clips
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index

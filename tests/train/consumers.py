@@ -14,8 +14,8 @@ import soundfile
 from toy import Toy, teach
 
 from gamut.data.loader import Loader
+from gamut.data.plans import Ahead
 from gamut.errors import GamutError
-from gamut.plan import Ahead
 from gamut.recipe import schema
 from gamut.recipe.policy import training_policy
 from gamut.shards import Index

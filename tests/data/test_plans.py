@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gamut.data.plans import Ahead, ensure_epoch, load_epoch, plan_on, save_epoch
 from gamut.errors import PlanError
-from gamut.plan import Ahead, Clips, Epoch, Policy, ensure_epoch, plan_epoch, plan_fingerprint
+from gamut.plan import Clips, Epoch, Policy, plan_epoch, plan_fingerprint
 from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
+from tests.clips import make_clips
 
 POLICY = Policy(packs=6, tokens=1300, views=2, crop_frames=96, pad=False)
 FULL = replace(POLICY, pools=(1, 2), drop_tokens=0.1, mixup=0.5, local_views=1, local_frames=32, roll=0.5)
@@ -25,7 +27,7 @@ FILES = ["plan.json", *(f"{name}.npy" for name in ARRAYS)]
 
 
 @pytest.fixture
-def clips(make_clips) -> Clips:
+def clips() -> Clips:
     return make_clips(200)
 
 
@@ -47,33 +49,32 @@ def assert_same(one: Epoch, two: Epoch) -> None:
 
 def test_a_loaded_epoch_is_the_saved_one_mapped(clips: Clips, epoch: Epoch, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "epoch"
-    epoch.save(folder)
+    save_epoch(epoch, folder)
     expect = plan_fingerprint(clips, 0, POLICY) | {"epoch": "3"}
-    loaded = Epoch.load(folder, expect)
+    loaded = load_epoch(folder, expect)
     assert_same(loaded, epoch)
-    assert_same(Epoch.load(folder, verify=False), epoch)
+    assert_same(load_epoch(folder, verify=False), epoch)
     assert isinstance(loaded.start, np.memmap)
     assert not loaded.start.flags.writeable
     assert loaded.summary() == epoch.summary()
-    assert loaded.folder == folder
     assert [p.name for p in folder.parent.iterdir()] == ["epoch"]  # nothing temporary stays
 
 
 def test_what_only_some_plans_have_is_saved_too(clips: Clips, tmp_path: Path) -> None:
     full = plan_epoch(clips, 0, 3, FULL)
-    full.save(tmp_path / "epoch")
-    assert_same(Epoch.load(tmp_path / "epoch"), full)
+    save_epoch(full, tmp_path / "epoch")
+    assert_same(load_epoch(tmp_path / "epoch"), full)
     assert all(getattr(full, name) is not None for name in OPTIONAL)
     (tmp_path / "epoch" / "partner.npy").unlink()
     with pytest.raises(PlanError, match="partner"):
-        Epoch.load(tmp_path / "epoch")
+        load_epoch(tmp_path / "epoch")
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "removed"])
 def test_a_damaged_file_is_caught(epoch: Epoch, tmp_path: Path, name: str, damage: str) -> None:
     folder = tmp_path / "epoch"
-    epoch.save(folder)
+    save_epoch(epoch, folder)
     path = folder / name
     content = bytearray(path.read_bytes())
     if damage == "flipped":
@@ -82,33 +83,33 @@ def test_a_damaged_file_is_caught(epoch: Epoch, tmp_path: Path, name: str, damag
     if damage == "removed":
         path.unlink()
     with pytest.raises(PlanError, match=f"(?s){folder}.*Remove {folder}"):
-        Epoch.load(folder)
+        load_epoch(folder)
 
 
 def test_another_plan_is_refused_by_the_fields_that_differ(clips: Clips, epoch: Epoch, tmp_path: Path) -> None:
-    epoch.save(tmp_path / "epoch")
+    save_epoch(epoch, tmp_path / "epoch")
     other = plan_fingerprint(clips, 1, Policy(packs=8, tokens=1300, views=2, crop_frames=96, pad=False))
     with pytest.raises(PlanError, match=r"differs in seed \(0, now 1\), packs \(6, now 8\)\."):
-        Epoch.load(tmp_path / "epoch", other | {"epoch": "3"})
+        load_epoch(tmp_path / "epoch", other | {"epoch": "3"})
     with pytest.raises(PlanError, match=r"epoch \(3, now 4\)"):
-        Epoch.load(tmp_path / "epoch", plan_fingerprint(clips, 0, POLICY) | {"epoch": "4"})
+        load_epoch(tmp_path / "epoch", plan_fingerprint(clips, 0, POLICY) | {"epoch": "4"})
 
 
 def test_what_cannot_be_loaded_or_saved_is_said(epoch: Epoch, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"lacks plan\.json"):
-        Epoch.load(tmp_path / "none")
-    epoch.save(tmp_path / "epoch")
+        load_epoch(tmp_path / "none")
+    save_epoch(epoch, tmp_path / "epoch")
     with pytest.raises(PlanError, match="cannot be saved"):
-        epoch.save(tmp_path / "epoch")
+        save_epoch(epoch, tmp_path / "epoch")
     (tmp_path / "file").write_text("")
     with pytest.raises(PlanError, match="cannot be saved"):
-        epoch.save(tmp_path / "file" / "epoch")
+        save_epoch(epoch, tmp_path / "file" / "epoch")
     with pytest.raises(PlanError, match="cannot be saved"):
         ensure_epoch(tmp_path / "file" / "epoch", lambda: epoch)
     about = json.loads((tmp_path / "epoch" / "plan.json").read_text())
     (tmp_path / "epoch" / "plan.json").write_text(json.dumps(about | {"format": 99}))
     with pytest.raises(PlanError, match="format 99"):
-        Epoch.load(tmp_path / "epoch")
+        load_epoch(tmp_path / "epoch")
 
 
 def _ensure(folder: Path, clips: Clips, planned: Path, barrier) -> None:
@@ -133,7 +134,7 @@ def test_of_many_ranks_one_plans(clips: Clips, epoch: Epoch, tmp_path: Path) -> 
         rank.join(60)
         assert rank.exitcode == 0
     assert len(list((tmp_path / "planned").iterdir())) == 1
-    assert_same(Epoch.load(tmp_path / "plan" / "epoch"), epoch)
+    assert_same(load_epoch(tmp_path / "plan" / "epoch"), epoch)
 
 
 @pytest.mark.parametrize("call", [1, 6, 12, 13, 14, 15, 16])
@@ -192,7 +193,7 @@ def test_where_locks_do_not_work_the_rename_decides(clips: Clips, epoch: Epoch, 
     monkeypatch.setattr("fcntl.flock", no_lock)
 
     def make() -> Epoch:
-        epoch.save(tmp_path / "epoch")  # another node was quicker
+        save_epoch(epoch, tmp_path / "epoch")  # another node was quicker
         return plan_epoch(clips, 0, 3, POLICY)
 
     assert_same(ensure_epoch(tmp_path / "epoch", make), epoch)
@@ -208,13 +209,13 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_the_next_epoch_is_planned_while_one_runs(clips: Clips, tmp_path: Path, monkeypatch, inline: bool) -> None:
-    monkeypatch.setattr("gamut.plan.ahead.INLINE_CLIPS", len(clips) if inline else 0)
+    monkeypatch.setattr("gamut.data.plans.INLINE_CLIPS", len(clips) if inline else 0)
     with Ahead(tmp_path, clips, 5, POLICY, epochs=4) as plans:
         for number in range(4):
             if number:
                 wait_for(plans.path(number))
                 if not inline:
-                    monkeypatch.setattr("gamut.plan.ahead.plan_epoch", None)  # it must not be needed any more
+                    monkeypatch.setattr("gamut.data.plans.plan_epoch", None)  # it must not be needed any more
             assert_same(plans.take(number), plan_epoch(clips, 5, number, POLICY))
         assert sorted(p.name for p in plans.folder.glob("epoch-*")) == ["epoch-00002", "epoch-00003"]
         assert_same(plans.take(3), plan_epoch(clips, 5, 3, POLICY))
@@ -240,7 +241,7 @@ def test_an_error_of_the_plan_reaches_the_run(clips: Clips, tmp_path: Path) -> N
 
 
 def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gamut.plan.ahead.INLINE_CLIPS", 0)
+    monkeypatch.setattr("gamut.data.plans.INLINE_CLIPS", 0)
     with Ahead(tmp_path, clips, 0, POLICY, epochs=3) as plans:
         plans.take(0)
         assert plans._process is not None
@@ -248,30 +249,37 @@ def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path, monkeypat
         assert_same(plans.take(1), plan_epoch(clips, 0, 1, POLICY))
 
 
-def test_a_run_that_is_gone_leaves_nobody_planning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_run_that_is_gone_leaves_nobody_planning(tmp_path: Path, processes: int) -> None:
     code = """
 import sys, time, numpy as np
-from gamut.plan import Ahead, Clips, Policy
+from gamut.data.plans import Ahead
+from gamut.plan import Clips, Policy
 n = 1_500_000
 clips = Clips(np.arange(n), np.arange(n) * 77 + 1, np.arange(n) // 999, 16000 + np.arange(n) % 160000, np.arange(n))
 plans = Ahead(sys.argv[1], clips, 0, Policy(packs=64, tokens=2048), epochs=2)
-plans._start(1)  # seconds of work
-plans._thread.join(0.5)
+plans._start(1, int(sys.argv[2]))  # seconds of work
 print(plans._process.pid, plans.path(1), flush=True)
 time.sleep(60)
 """
-    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(processes)], stdout=subprocess.PIPE)
     assert run.stdout is not None
     pid, path = run.stdout.readline().decode().split()
-    planner = int(pid)
-    assert _alive(planner)
+    planners = [int(pid)]
+    until = time.monotonic() + 60
+    while len(planners) < processes and time.monotonic() < until:
+        planners = [int(pid), *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        time.sleep(0.02)
+    time.sleep(0.5)
+    assert all(map(_alive, planners))
+    assert len(planners) == (1 if processes == 1 else 1 + processes)
     run.kill()
     run.wait()
     run.stdout.close()
     until = time.monotonic() + 10
-    while _alive(planner) and time.monotonic() < until:
+    while any(map(_alive, planners)) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not _alive(planner)
+    assert not any(map(_alive, planners))
     assert not Path(path).exists()  # it did not just finish
 
 
@@ -280,3 +288,29 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("locality", ["none", "node"])
+def test_a_plan_is_the_same_however_many_processes_make_it(locality: str) -> None:
+    clips = make_clips(3000)
+    policy = Policy(packs=12, tokens=512, max_frames=992, window=256, locality=locality)
+    assert policy.lanes > 3
+    assert_same(plan_on(3, clips, 3, 1, policy), plan_epoch(clips, 3, 1, policy))
+
+
+def test_where_a_process_that_packs_is_killed_the_plan_is_the_same(clips: Clips, monkeypatch) -> None:
+    monkeypatch.setattr("gamut.data.plans.watch_ancestors", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    assert_same(plan_on(2, clips, 0, 3, POLICY), plan_epoch(clips, 0, 3, POLICY))
+
+
+def test_the_process_that_plans_ahead_loads_no_torch() -> None:
+    program = "import sys, gamut.data.plans; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert "gamut.plan" in loaded
+    assert not {"torch", "omegaconf", "soundfile"}.intersection(loaded)
+
+
+def test_a_plan_saved_by_an_earlier_version_is_mapped_and_is_the_plan_of_today() -> None:
+    clips = make_clips(20)
+    saved = load_epoch(Path(__file__).parent / "old_plan", plan_fingerprint(clips, 0, FULL) | {"epoch": "3"})
+    assert_same(saved, plan_epoch(clips, 0, 3, FULL))

@@ -1,7 +1,7 @@
 """Epochs on disk: planned once a node, the next one while the present one runs.
 
 Planning is a pure function, so it matters to nobody's results which process plans; it only must not be done by all of
-them, nor while the step waits.
+them, nor while the step waits. A saved epoch is a folder of plain .npy files, which whoever runs it maps into memory.
 """
 
 from __future__ import annotations
@@ -15,22 +15,81 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gamut.data.ancestors import watch_ancestors
 from gamut.errors import PlanError
-from gamut.plan.clips import OPTIONAL, TYPES, Clips
-from gamut.plan.epoch import DESCRIPTION, Epoch, temporary_prefix
-from gamut.plan.planner import plan_epoch, plan_fingerprint
-from gamut.plan.policy import Policy, digest
+from gamut.plan import Clips, Epoch, Policy, differing, digest, plan_epoch, plan_fingerprint
+from gamut.plan.clips import OPTIONAL as CLIPS_OPTIONAL
+from gamut.plan.clips import TYPES
+from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
 
+FORMAT = 2
+DESCRIPTION = "plan.json"
 LOCK = "plan.lock"
 FIRST_PROCESSES = 4  # plan the first epoch, which the run waits for; later ones get one core in the background
 INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves
+
+
+def save_epoch(epoch: Epoch, folder: str | Path) -> None:
+    """Write to a temporary folder, sync, rename: the folder is there whole or not at all.
+
+    Raises PlanError where the folder is there already or cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(folder), suffix=".tmp", dir=folder.parent))
+        try:
+            temporary.chmod(0o755 & ~_umask())
+            _write(epoch, temporary)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync(folder.parent)
+    except OSError as error:
+        raise PlanError(
+            f"The plan of epoch {epoch.number} cannot be saved as {folder}: {error.strerror or error}. "
+            "Free the place, or choose another folder for the run."
+        ) from error
+
+
+def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, verify: bool = True) -> Epoch:
+    """Map a saved epoch into memory.
+
+    `expect` is the fingerprint that the plan must have; `verify` reads every file once against its checksum (a
+    process whose parent has done so may leave it out; sizes are always checked). Raises PlanError where the folder
+    is absent, damaged, or of another plan, naming the file or the fields.
+    """
+    folder = Path(folder)
+    remedy = f"Remove {folder}; the epoch is then planned again, the same."
+    try:
+        about: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+        if about["format"] != FORMAT:
+            raise PlanError(f"The saved plan {folder} has format {about['format']}, not {FORMAT}. {remedy}")
+        changed = differing(about["fingerprint"], expect) if expect is not None else []
+        if changed:
+            raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
+        names = [*ARRAYS, *(name for name in OPTIONAL if name in about["files"])]
+        arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in names}
+        scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
+    except FileNotFoundError as error:
+        raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"The saved plan {folder} cannot be read: {error}. {remedy}") from error
+    return Epoch(**scalars, **arrays)
 
 
 def ensure_epoch(folder: str | Path, make: Callable[[], Epoch], expect: Mapping[str, str] | None = None) -> Epoch:
@@ -45,19 +104,78 @@ def ensure_epoch(folder: str | Path, make: Callable[[], Epoch], expect: Mapping[
         with _locked(folder.parent / LOCK) as alone:
             if not (folder / DESCRIPTION).exists():
                 if alone:  # so this machine's temporary folders are those of writers that were killed
-                    for stale in folder.parent.glob(f"{temporary_prefix(folder)}*.tmp"):
+                    for stale in folder.parent.glob(f"{_temporary_prefix(folder)}*.tmp"):
                         shutil.rmtree(stale, ignore_errors=True)
-                _save(make(), folder)
-    return Epoch.load(folder, expect)
+                _save_or_meet(make(), folder)
+    return load_epoch(folder, expect)
 
 
-def _save(epoch: Epoch, folder: Path) -> None:
+def _save_or_meet(epoch: Epoch, folder: Path) -> None:
     try:
-        epoch.save(folder)
+        save_epoch(epoch, folder)
     except PlanError:
         # Without a working lock (some network file systems) another node may have saved the same epoch meanwhile.
         if not (folder / DESCRIPTION).exists():
             raise
+
+
+def _write(epoch: Epoch, folder: Path) -> None:
+    files: dict[str, dict[str, int]] = {}
+    for name, dtype in (ARRAYS | OPTIONAL).items():
+        if getattr(epoch, name) is None:
+            continue
+        path = folder / f"{name}.npy"
+        np.save(path, np.ascontiguousarray(getattr(epoch, name), dtype=dtype), allow_pickle=False)
+        _sync(path)
+        files[name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+    description = {
+        "format": FORMAT,
+        **{name: getattr(epoch, name) for name in SCALARS},
+        "fingerprint": dict(epoch.fingerprint),
+        "files": files,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
+    _sync(folder / DESCRIPTION)
+    _sync(folder)
+
+
+def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    if path.stat().st_size != about["bytes"]:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
+    if verify and _crc32(path) != about["crc32"]:
+        raise ValueError(f"{path.name} does not have its checksum")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != (ARRAYS | OPTIONAL)[name]:
+        raise ValueError(f"{path.name} holds {array.dtype}")
+    return array
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return value
+
+
+def _temporary_prefix(folder: Path) -> str:
+    """How the names of this machine's temporary folders for a plan begin; they end in `.tmp`."""
+    return f".{folder.name}.{os.uname().nodename}."
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 @contextlib.contextmanager
@@ -116,8 +234,8 @@ class Ahead:
         return self.folder / f"epoch-{number:05d}"
 
     def begin(self) -> None:
-        """Start on the first epoch where none is saved yet: it is planned while the model is built. To be waited for
-        by `take`."""
+        """Start on the first epoch where none is saved yet: it is planned while the model is built, and waited for by
+        `take`."""
         if self.lead and self.epochs and not any(self.folder.glob("epoch-*")):
             self._start(0, processes=min(FIRST_PROCESSES, len(os.sched_getaffinity(0))))
 
@@ -152,11 +270,12 @@ class Ahead:
             self._thread = threading.Thread(target=self._plan_here, args=(number,), daemon=True, name="plan-ahead")
             self._thread.start()
             return
-        # `-c` rather than `-m`: the module is imported by its package before it could be run as a program.
+        # A program of its own rather than a fork or a spawned copy: those would bring along the threads or the imports
+        # of the run.
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from gamut.plan.ahead import plan_from_stdin; plan_from_stdin()"],
+            [sys.executable, "-m", "gamut.data.plans"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -203,6 +322,19 @@ class Ahead:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def plan_on(processes: int, clips: Clips, seed: int, number: int, policy: Policy) -> Epoch:
+    """`plan_epoch` by so many processes: forks of this one, which must not hold locks that planning needs.
+
+    The plan is the same with any number, and where a process dies. None outlives this one by more than a second.
+    """
+    if processes > 1:
+        end_with_us = partial(watch_ancestors, os.getpid(), parent=os.getpid())
+        pool = ProcessPoolExecutor(processes, get_context("fork"), end_with_us)
+        with contextlib.suppress(BrokenProcessPool), pool:
+            return plan_epoch(clips, seed, number, policy, pool.map)
+    return plan_epoch(clips, seed, number, policy)
+
+
 def plan_from_stdin() -> None:
     """The process behind `Ahead`: plan and save one epoch, given as a JSON line and the bytes of the clips' columns
     on stdin.
@@ -213,7 +345,7 @@ def plan_from_stdin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
     source = sys.stdin.buffer
     work = json.loads(source.readline())
-    types = {name: np.dtype((TYPES | OPTIONAL)[name]) for name in work["columns"]}
+    types = {name: np.dtype((TYPES | CLIPS_OPTIONAL)[name]) for name in work["columns"]}
     columns = {name: source.read(work["clips"] * dtype.itemsize) for name, dtype in types.items()}
     if any(len(column) < work["clips"] * types[name].itemsize for name, column in columns.items()):
         os._exit(1)
@@ -225,4 +357,8 @@ def plan_from_stdin() -> None:
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    ensure_epoch(work["folder"], lambda: plan_epoch(clips, work["seed"], work["number"], policy, work["processes"]))
+    ensure_epoch(work["folder"], lambda: plan_on(work["processes"], clips, work["seed"], work["number"], policy))
+
+
+if __name__ == "__main__":
+    plan_from_stdin()
