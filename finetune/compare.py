@@ -27,7 +27,8 @@ from rich.table import Table
 
 from finetune.jobs import Job, run_all
 from finetune.rounds import Fold
-from gamut.errors import RecipeError, command
+from gamut.commands import command
+from gamut.errors import RecipeError
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe

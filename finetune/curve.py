@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.jobs import Job, run_all
-from gamut.errors import CheckpointError, command
+from gamut.commands import command
+from gamut.errors import CheckpointError
 from gamut.recipe.resolved import read_resolved
 from gamut.track.figures import new_figure
 from gamut.train import milestones

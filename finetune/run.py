@@ -19,7 +19,8 @@ from finetune.frozen import described, loader_of, open_features, require_feature
 from finetune.rounds import RESULT, Round, require_labels, rounds
 from finetune.seen import Seen, seen_in_pretraining
 from finetune.start import START, Start, keep_start, kept_start, require_start, start_of
-from gamut.errors import GamutError, RunError, command
+from gamut.commands import command
+from gamut.errors import GamutError, RunError
 from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
 from gamut.shards import Index

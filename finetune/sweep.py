@@ -27,7 +27,8 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from finetune.points import LENGTHS, RESOLUTIONS, Point, at
-from gamut.errors import RunError, command
+from gamut.commands import command
+from gamut.errors import RunError
 from gamut.plan import Clips
 from gamut.recipe import cli
 from gamut.shards import Index

@@ -31,7 +31,8 @@ from rich.console import Console
 from finetune.compare import folds
 from finetune.jobs import Job, run_all
 from finetune.table1_report import report
-from gamut.errors import RecipeError, command
+from gamut.commands import command
+from gamut.errors import RecipeError
 from gamut.features import FeatureCache
 from gamut.models.cost import ENCODERS, Cost, tagger_cost
 from gamut.recipe import schema

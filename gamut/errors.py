@@ -1,17 +1,11 @@
 """Errors that a person can act on.
 
 Every error that a user's input can cause is a `GamutError` whose message is one or more full sentences: what was
-wrong, where (file, key, clip), and what to do. Commands print the message without a stack trace and exit 2.
+wrong, where (file, key, clip), and what to do. Commands print the message without a stack trace and exit 2
+(gamut/commands.py).
 """
 
 from __future__ import annotations
-
-import functools
-import sys
-from collections.abc import Callable
-from typing import ParamSpec
-
-P = ParamSpec("P")
 
 
 class GamutError(Exception):
@@ -48,20 +42,3 @@ class CheckpointError(GamutError):
 
 class RunError(GamutError):
     """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
-
-
-def command(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Wrap a command's `main`: a `GamutError` becomes its message on stderr and exit status 2."""
-
-    @functools.wraps(main)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return main(*args, **kwargs) or 0
-        except GamutError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-
-    return wrapped

@@ -25,7 +25,8 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
-from gamut.errors import RunError, command
+from gamut.commands import command
+from gamut.errors import RunError
 from gamut.shards import Index
 from launchers.corpus import CLASSES, synthesise
 

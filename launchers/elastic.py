@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import numpy as np
 from rich.console import Console
 
-from gamut.errors import command
+from gamut.commands import command
 from gamut.plan import plan_epoch
 from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import training_policy

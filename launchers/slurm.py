@@ -23,7 +23,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from gamut.errors import RunError, command
+from gamut.commands import command
+from gamut.errors import RunError
 from gamut.recipe import cli
 from gamut.recipe.schema import Recipe
 from gamut.track.run import RunFolder

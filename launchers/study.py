@@ -31,7 +31,8 @@ from rich.console import Console
 
 from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
 from finetune.rounds import rounds
-from gamut.errors import GamutError, RecipeError, command
+from gamut.commands import command
+from gamut.errors import GamutError, RecipeError
 from gamut.plan import plan_epoch
 from gamut.probe.features import kinds
 from gamut.probe.labelled import labelled

@@ -26,7 +26,8 @@ if __name__ == "__main__":
 import numpy as np
 import soundfile
 
-from gamut.errors import ShardError, command
+from gamut.commands import command
+from gamut.errors import ShardError
 
 SPLITS = {"train": range(10, 50), "test": range(5)}  # recordings of each
 SECONDS = (4.0, 30.0)

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from gamut.audio.logmel import normalise, patches, unpatch
+from gamut.commands import command
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
-from gamut.errors import ShardError, command
+from gamut.errors import ShardError
 from gamut.models.layout import layout
 from gamut.plan import plan_evaluation
 from gamut.recipe import cli, schema

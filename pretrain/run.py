@@ -14,7 +14,7 @@ from typing import cast
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from gamut.errors import command
+from gamut.commands import command
 from gamut.models.vit import VisionTransformer
 from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled

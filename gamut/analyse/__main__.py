@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from gamut.analyse.tables import markdown, write
-from gamut.errors import RunError, command
+from gamut.commands import command
+from gamut.errors import RunError
 from gamut.shards import Index
 
 

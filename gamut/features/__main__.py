@@ -8,7 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from gamut.errors import FeatureError, command
+from gamut.commands import command
+from gamut.errors import FeatureError
 from gamut.features.cache import ABOUT, CACHE, FeatureCache
 from gamut.recipe.find import list_recipes
 from gamut.recipe.load import load_recipe

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from gamut.errors import CheckpointError, RecipeError, RunError, command
+from gamut.commands import command
+from gamut.errors import CheckpointError, RecipeError, RunError
 from gamut.probe.labelled import Labelled, labelled, read_probed
 from gamut.recipe import cli
 from gamut.recipe.load import load_recipe, override

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gamut.errors import ShardError, command
+from gamut.commands import command
+from gamut.errors import ShardError
 from gamut.remote import Remote, is_remote
 from gamut.remote.mirror import mirror
 from gamut.shards.arguments import THEIRS, listing_of, parser

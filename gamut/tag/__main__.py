@@ -12,7 +12,8 @@ from typing import IO, Any
 import soundfile
 
 from gamut.audio.ffmpeg import SUFFIXES
-from gamut.errors import AudioError, GamutError, RecipeError, ShardError, command
+from gamut.commands import command
+from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 from gamut.shards.progress import Progress
 from gamut.tag import report
 from gamut.tag.choose import classes_among, load

@@ -6,7 +6,8 @@ import argparse
 import fcntl
 from pathlib import Path
 
-from gamut.errors import RunError, command
+from gamut.commands import command
+from gamut.errors import RunError
 from gamut.recipe.resolved import read_resolved
 from gamut.track.feed import Feed
 from gamut.track.run import RunFolder

@@ -1,0 +1,125 @@
+"""The commands, and how each is typed: `gamut shards` where Gamut is installed, `python -m gamut.shards` in a clone.
+
+Help texts and sentences are written as in a clone; `as_typed` turns them into what the person at the keyboard can type.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+from gamut.errors import GamutError
+
+P = ParamSpec("P")
+
+# name -> (module with its `main`, what it does); `gamut --help` lists them so
+COMMANDS = {
+    "pretrain": ("pretrain.run", "pretrain a transformer without labels"),
+    "finetune": ("finetune.run", "fine-tune and score one, over folds and seeds"),
+    "submit": (
+        "launchers.slurm",
+        "submit a stage, a conversion or an extraction to SLURM, or run it here on all ranks",
+    ),
+    "shards": ("gamut.shards.__main__", "convert a data set to shards; index, verify, describe and show them"),
+    "features": ("gamut.features.__main__", "extract, verify and describe features of frozen encoders"),
+    "tag": ("gamut.tag.__main__", "what is heard in recordings, and when; with a Whisper, what is said"),
+    "probe": ("gamut.probe.__main__", "score checkpoints by k-NN and linear probe on labelled clips"),
+    "analyse": ("gamut.analyse.__main__", "what frozen encoders know, layer by layer, and what noise costs them"),
+    "sweep": ("finetune.sweep", "score fine-tuned models over lengths and resolutions"),
+    "compare": ("finetune.compare", "compare initialisations under one recipe"),
+    "curve": ("finetune.curve", "fine-tune from every kept checkpoint of a pretraining"),
+    "table1": ("finetune.table1", "train and score heads on frozen encoders, and count their cost"),
+    "study": ("launchers.study", "compare pretraining recipes over tasks and seeds"),
+    "masks": ("pretrain.masks", "draw a clip as the student of a pretraining sees it"),
+    "track": ("gamut.track.__main__", "bring a run's metrics to MLflow"),
+    "demo": ("launchers.demo", "from nothing to a fine-tuned classifier on this machine"),
+}
+
+ROOT = Path(__file__).resolve().parents[1]  # the clone, or where the packages are installed
+IN_CLONE = (ROOT / "pyproject.toml").is_file()
+
+
+def typed(name: str) -> str:
+    """How the command `name` is typed: `gamut NAME`, or in a clone `python pretrain/run.py`, `python -m gamut.shards`.
+
+    A clone that is installed, too, knows by what was typed now.
+    """
+    if IN_CLONE and Path(sys.argv[0]).name != "gamut":
+        return _in_clone(name)
+    return f"gamut {name}"
+
+
+def as_typed(text: str) -> str:
+    """A text with every command in it as it is typed here."""
+    for name, (module, _) in COMMANDS.items():
+        here, there = typed(name), _in_clone(name)
+        if here != there:
+            script = re.escape(there.removeprefix("python "))
+            text = re.sub(rf"(deepspeed (?:--\S+ \d+ )*){script}\b", rf"\1--module {module}", text)
+            text = re.sub(rf"(python )?{script}\b", here, text)
+    return text
+
+
+def version() -> str | None:
+    """Of the installed package; None in a clone that is not installed."""
+    from importlib import metadata  # takes longer than the rest of this module
+
+    try:
+        return metadata.version("gamut")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _in_clone(name: str) -> str:
+    module = COMMANDS[name][0]
+    if module.startswith("gamut."):
+        return f"python -m {module.removesuffix('.__main__')}"
+    return f"python {module.replace('.', '/')}.py"
+
+
+def command(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Wrap a command's `main`: plugins are loaded before it; a `GamutError` becomes its message on stderr and exit
+    status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            if not {"-h", "--help"} & {*sys.argv}:
+                load_plugins()
+            return main(*args, **kwargs) or 0
+        except GamutError as error:
+            print(f"error: {as_typed(str(error))}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return wrapped
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import what registers metrics, backbones, objectives and the like from outside the package, once a process.
+
+    These are the modules in the environment variable GAMUT_PLUGINS, separated by commas, and the entry points of the
+    group `gamut.plugins`. Raises GamutError where one cannot be imported.
+    """
+    from importlib import import_module, metadata
+
+    named = [name.strip() for name in os.environ.get("GAMUT_PLUGINS", "").split(",")]
+    found = {name: "GAMUT_PLUGINS" for name in named if name}
+    for entry in metadata.entry_points(group="gamut.plugins"):
+        found.setdefault(entry.module, f"the entry point {entry.name} of {entry.dist.name if entry.dist else '?'}")
+    for name, origin in found.items():
+        try:
+            import_module(name)
+        except Exception as error:  # it runs what others wrote
+            raise GamutError(
+                f"The plugin {name}, named by {origin}, cannot be imported ({error!r}); its folder must be on "
+                "PYTHONPATH."
+            ) from error

@@ -1,0 +1,38 @@
+"""`gamut COMMAND ...`: every room's command under one name, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from gamut.commands import COMMANDS, ROOT, command, version
+from gamut.errors import GamutError
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv` names first with the rest of it; its exit status."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name == "--version":
+        print(f"gamut {version() or f'in {ROOT}'}")
+        return 0
+    if name in ("", "-h", "--help"):
+        print(usage(), file=sys.stdout if name else sys.stderr)
+        return 0 if name else 2
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise GamutError(
+            f"There is no command {name!r}{f'; the nearest is {near[0]}' if near else ''}. See gamut --help."
+        )
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
+
+
+def usage() -> str:
+    commands = "\n".join(f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items())
+    more = "`gamut COMMAND --help` says more of each, `gamut --version` which Gamut this is."
+    return f"usage: gamut COMMAND ...\n\n{commands}\n\n{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
