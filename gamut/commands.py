@@ -6,7 +6,6 @@ Help texts and sentences are written as in a clone; `as_typed` turns them into w
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from gamut.errors import GamutError
+from gamut.registry import load_plugins
 
 P = ParamSpec("P")
 
@@ -100,26 +100,3 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
             return 130
 
     return wrapped
-
-
-@functools.cache
-def load_plugins() -> None:
-    """Import what registers metrics, backbones, objectives and the like from outside the package, once a process.
-
-    These are the modules in the environment variable GAMUT_PLUGINS, separated by commas, and the entry points of the
-    group `gamut.plugins`. Raises GamutError where one cannot be imported.
-    """
-    from importlib import import_module, metadata
-
-    named = [name.strip() for name in os.environ.get("GAMUT_PLUGINS", "").split(",")]
-    found = {name: "GAMUT_PLUGINS" for name in named if name}
-    for entry in metadata.entry_points(group="gamut.plugins"):
-        found.setdefault(entry.module, f"the entry point {entry.name} of {entry.dist.name if entry.dist else '?'}")
-    for name, origin in found.items():
-        try:
-            import_module(name)
-        except Exception as error:  # it runs what others wrote
-            raise GamutError(
-                f"The plugin {name}, named by {origin}, cannot be imported ({error!r}); its folder must be on "
-                "PYTHONPATH."
-            ) from error

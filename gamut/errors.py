@@ -7,6 +7,9 @@ wrong, where (file, key, clip), and what to do. Commands print the message witho
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class GamutError(Exception):
     """Something that the person at the keyboard can put right. The message is for them."""
@@ -42,3 +45,9 @@ class CheckpointError(GamutError):
 
 class RunError(GamutError):
     """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
+
+
+def nearest(word: str, names: Sequence[str], prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: `; the nearest valid name is NAME`, or nothing if none is near."""
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; the nearest valid name is {prefix}{found[0]}" if found else ""

@@ -11,9 +11,9 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gamut.errors import RecipeError
+from gamut.errors import RecipeError, nearest
 from gamut.recipe.find import CONFIGS, list_names, named, show
-from gamut.recipe.names import describe, hints, nearest
+from gamut.recipe.names import describe, hints
 from gamut.recipe.text import parse_yaml
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
     made = Executor(
         folder=folder, max_num_timeout=100
     )  # whatever is requeued goes on where it was, as often as need be
-    environment = {"PYTHONPATH": str(ROOT), **cluster.environment}
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]  # plugins may lie there
+    environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)), **cluster.environment}
     made.update_parameters(
         job_name=name,
         nodes=cluster.nodes,

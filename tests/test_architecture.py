@@ -15,6 +15,7 @@ SOURCE = sorted(p for top in ("gamut", "pretrain", "finetune", "launchers") for 
 FLOOR = {
     "gamut.errors": 0,
     "gamut.commands": 1,
+    "gamut.registry": 0,
     "gamut.randomness": 0,
     "gamut.patches": 0,
     "gamut.unpickle": 1,
@@ -36,7 +37,7 @@ FLOOR = {
     "finetune": 7,
     "launchers": 8,
 }
-ALLOWED_ACROSS = {("gamut.models", "gamut.recipe"), ("gamut.track", "gamut.recipe")}
+ALLOWED_ACROSS = {("gamut.models", "gamut.recipe"), ("gamut.track", "gamut.recipe"), ("gamut.registry", "gamut.errors")}
 
 
 def room(module: str) -> str | None:

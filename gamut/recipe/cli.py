@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gamut.errors import RecipeError, ShardError
+from gamut.errors import RecipeError, ShardError, nearest
 from gamut.recipe.find import CONFIGS, list_recipes
 from gamut.recipe.load import load_recipe
-from gamut.recipe.names import nearest
 from gamut.recipe.schema import Recipe
 from gamut.remote import is_remote
 from gamut.remote.mirror import mirror

@@ -10,13 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from gamut.errors import nearest
 from gamut.recipe import schema
-
-
-def nearest(word: str, names: list[str] | tuple[str, ...], prefix: str = "") -> str:
-    """`; the nearest is NAME`, or nothing where no name is near."""
-    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; the nearest valid name is {prefix}{found[0]}" if found else ""
 
 
 @cache
