@@ -166,8 +166,8 @@ class Classify(Objective):
         batch = batch.to(self.device)
         parts = (self.seed, batch.epoch, *batch.segment_key())
         pixels, kept = self._front_end(batch, training), None
-        if batch.kept is not None:
-            kept = drop_tokens(parts, batch.frames, batch.sizes, batch.kept, batch.kept_sizes, self.recipe.model.stride)
+        if training and (share := self.recipe.augment.drop_tokens):
+            kept = drop_tokens(parts, batch.frames, batch.sizes, share, self.recipe.model.stride)
             pixels = torch.index_select(pixels, 0, kept.patch)
         assert isinstance(self.model, ClassifierNetwork)
         where = self.model.backbone.layout(batch.frames, batch.sizes, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 PATCH = 16  # frames and mel bins of a patch
@@ -27,3 +28,12 @@ def rows(stride: int = PATCH) -> int:
 def frames_of(columns: int, stride: int = PATCH) -> int:
     """The frames under so many columns of patches."""
     return (columns - 1) * stride + PATCH
+
+
+def kept(patches: int, share: float) -> int:
+    """How many of a view's patches reach the model where this share of them is dropped, rounded down.
+
+    >>> kept(496, 0.1)
+    447
+    """
+    return patches - math.floor(patches * share)

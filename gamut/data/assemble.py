@@ -54,8 +54,7 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
         "sizes": tuple(frames.tolist()),
         "local_views": epoch.local_views,
         "pack_sizes": _pack_sizes(planned, kept),
-        **_counts("pool", "pools", epoch.pool, draws[kept]),
-        **_counts("kept", "kept_sizes", epoch.kept, draws[kept]),
+        **_pools(epoch.pool, draws[kept]),
     }
     return PackedBatch(**common | payload)
 
@@ -213,12 +212,12 @@ def _pack_sizes(planned: list[int], kept: list[int]) -> tuple[int, ...]:
     return tuple(np.diff(ends, prepend=0).tolist())
 
 
-def _counts(name: str, sizes: str, array: np.ndarray | None, draws: np.ndarray) -> dict:
-    """An optional array of the plan as a batch has it: a tensor [S], and the same as Python numbers."""
-    if array is None:
+def _pools(pool: np.ndarray | None, draws: np.ndarray) -> dict:
+    """The plan's poolings as a batch has them: a tensor [S], and the same as Python numbers."""
+    if pool is None:
         return {}
-    counts = _int64(np.asarray(array[draws]).reshape(-1))
-    return {name: counts, sizes: tuple(counts.tolist())}
+    counts = _int64(np.asarray(pool[draws]).reshape(-1))
+    return {"pool": counts, "pools": tuple(counts.tolist())}
 
 
 def _labels(index: Index, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

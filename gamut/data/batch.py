@@ -51,8 +51,6 @@ class PackedBatch:
     pack_sizes: tuple[int, ...] = ()  # clips of each of the m packs, in order; unusable ones left out
     pool: torch.Tensor | None = None  # int64 [S], frames averaged into one; None: 1
     pools: tuple[int, ...] = ()  # the same as Python numbers
-    kept: torch.Tensor | None = None  # int64 [S], patches that the model gets; None: all
-    kept_sizes: tuple[int, ...] = ()  # the same as Python numbers
     partner_waveform: torch.Tensor | None = None  # int16 [samples], 16 kHz; None: no mixup in this plan
     partner_offset: torch.Tensor | None = None  # int64 [S + 1]
     partner_weight: torch.Tensor | None = None  # float32 [C], lambda: the clip's own share; 1 without a partner

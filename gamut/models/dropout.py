@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gamut.models.layout import Kept
-from gamut.patches import PATCH, columns, rows
+from gamut.patches import PATCH, columns, kept, rows
 from gamut.randomness import Purpose, key_torch
 
 
@@ -14,19 +14,22 @@ def drop_tokens(
     keys: tuple[int | torch.Tensor, ...],
     frames: torch.Tensor,
     sizes: tuple[int, ...],
-    count: torch.Tensor,
-    count_sizes: tuple[int, ...],
+    share: float,
     stride: int = PATCH,
 ) -> Kept:
-    """Which patches stay: of each segment `count` of them, every subset of that size equally likely.
+    """Which patches stay where `share` of each segment's is dropped: `gamut.patches.kept` of them, as the plan counts
+    them too, every subset of that size equally likely.
 
-    keys: (seed, epoch, clip id, draw, view), integers or int64 [S]; frames, count: int64 [S], and both as Python
-    numbers. stride: of the patches. The plan says how many; the keys alone say which, whatever else is in the batch.
-    Each patch gets a hash, and the segment's lowest stay, in their order.
+    keys: (seed, epoch, clip id, draw, view), integers or int64 [S]; frames: int64 [S], and as Python numbers. stride:
+    of the patches. The keys alone say which, whatever else is in the batch. Each patch gets a hash, and the segment's
+    lowest stay, in their order.
     """
     device = frames.device
-    total = sum(columns(size, stride) for size in sizes) * rows(stride)
-    patches = columns(frames, stride) * rows(stride)
+    high = rows(stride)
+    total = sum(columns(size, stride) for size in sizes) * high
+    count_sizes = tuple(kept(columns(size, stride) * high, share) for size in sizes)
+    patches = columns(frames, stride) * high
+    count = patches - (patches.double() * share).floor().long()  # the same on the device, which is not waited for
     owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), patches, output_size=total)
     first = patches.cumsum(0) - patches
     within = torch.arange(total, device=device) - first[owner]

@@ -32,18 +32,13 @@ def samples_needed(frames: np.ndarray, shift: np.ndarray, pool: np.ndarray | int
     return (frames * pool - 1) * shift + WINDOW_SAMPLES
 
 
-def kept_patches(frames: np.ndarray, policy: Policy) -> np.ndarray:
-    """Patches of such views that the model gets: 8 for every 16 frames (more where they overlap), less
-    floor(`drop_tokens` of them)."""
-    patches = columns(frames, policy.stride) * rows(policy.stride)
-    if not policy.drop_tokens:
-        return patches
-    return patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
-
-
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
-    """Tokens of views of so many frames: the patches that are kept, and the class and distillation tokens."""
-    return kept_patches(frames, policy) + int(policy.class_token) + int(policy.distillation_token)
+    """Tokens of views of so many frames: 8 patches for every 16 frames (more where they overlap), less those that are
+    dropped (`gamut.patches.kept`), and the class and distillation tokens."""
+    patches = columns(frames, policy.stride) * rows(policy.stride)
+    if policy.drop_tokens:
+        patches = patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
+    return patches + int(policy.class_token) + int(policy.distillation_token)
 
 
 def frames_within(tokens: int, policy: Policy) -> int:

@@ -28,7 +28,6 @@ ARRAYS: dict[str, type] = {
 # Arrays that only some policies need.
 OPTIONAL: dict[str, type] = {
     "pool": np.int32,
-    "kept": np.int32,
     "partner": np.int64,
     "partner_weight": np.float32,
     "partner_start": np.int64,
@@ -43,8 +42,8 @@ class Epoch:
 
     View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, round the
     clip's end to its beginning), zero-pads them to (frames * pool - 1) * shift + 400 samples, and makes `frames[i, v]`
-    averages of `pool[i, v]` frames (None: of 1) at a hop of `shift[i, v]`. The model gets `kept[i, v]` of its patches
-    (None: all). The last `local_views` of a draw's views are local crops.
+    averages of `pool[i, v]` frames (None: of 1) at a hop of `shift[i, v]`. The last `local_views` of a draw's views are
+    local crops.
 
     A draw with a mixup partner (`partner[i]` >= 0) is mixed, view by view, with `partner_length[i, v]` samples of that
     clip from `partner_start[i, v]`: weight * own + (1 - weight) * partner, each free of its mean.
@@ -69,7 +68,6 @@ class Epoch:
     frames: np.ndarray  # int32 [n, V], a multiple of 16
     tokens: np.ndarray  # int64 [n], of all views, class tokens included
     pool: np.ndarray | None = None  # int32 [n, V]; None: no averaging
-    kept: np.ndarray | None = None  # int32 [n, V], patches that are not dropped; None: all
     partner: np.ndarray | None = None  # int64 [n], row in the index, -1 for none; None: no mixup
     partner_weight: np.ndarray | None = None  # float32 [n], lambda, 1 for none
     partner_start: np.ndarray | None = None  # int64 [n, V]

@@ -9,7 +9,7 @@ import numpy as np
 from gamut.errors import PlanError
 from gamut.plan.balance import ALPHA, PARTNER
 from gamut.plan.clips import Clips
-from gamut.plan.crops import crops, kept_patches, samples_needed, sizes, view_tokens
+from gamut.plan.crops import crops, samples_needed, sizes, view_tokens
 from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import Spread, fill_lanes, lay_out
@@ -117,7 +117,6 @@ def _plan(
         frames=frames.astype(np.int32),
         tokens=tokens,
         pool=np.repeat(pool.astype(np.int32)[:, None], policy.segments, axis=1) if max(policy.pools) > 1 else None,
-        kept=kept_patches(frames, policy).astype(np.int32) if policy.drop_tokens else None,
         partner=None if partners is None else partners.row,
         partner_weight=None if partners is None else partners.weight,
         partner_start=None if partners is None else partners.start,

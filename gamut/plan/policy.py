@@ -34,7 +34,7 @@ class Policy:
 
     A clip has `views` of that kind, then `local_views` of `local_frames`. With probability `roll` its waveform is
     rolled, end to beginning, by a random amount before any view is cut. `drop_tokens` is the share of each view's
-    patches that the model does not get. With probability `mixup` a draw gets a partner, with which it is mixed at a
+    patches that the model leaves out. With probability `mixup` a draw gets a partner, with which it is mixed at a
     weight from Beta(mixup_beta, mixup_beta).
 
     Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gamut.patches import columns, rows
+from gamut.patches import columns, kept, rows
 from gamut.recipe.policy import UNIT_HOP, hop
 from gamut.recipe.schema import Recipe
 
@@ -74,4 +74,4 @@ def views_that_cannot_be(recipe: Recipe) -> list[Problem]:
 def _tokens(recipe: Recipe, frames: int) -> int:
     model = recipe.model
     patches = columns(frames, model.stride) * rows(model.stride)
-    return patches - int(patches * recipe.augment.drop_tokens) + (model.pooling == "cls") + model.distilled
+    return kept(patches, recipe.augment.drop_tokens) + (model.pooling == "cls") + model.distilled

@@ -87,11 +87,8 @@ class Corpus:
                 assert (batch.length[segment], batch.shift[segment], batch.frames[segment]) == (length, shift, frames)
                 if batch.pool is not None:
                     assert (batch.pool[segment], batch.pools[segment]) == (pool, pool)
-                if batch.kept is not None:
-                    assert epoch.kept is not None
-                    assert batch.kept[segment] == batch.kept_sizes[segment] == epoch.kept[n, view]
                 segment += 1
-        for name in ("pool", "kept", "partner"):
+        for name in ("pool", "partner"):
             there = (getattr(batch, "partner_row" if name == "partner" else name), getattr(epoch, name))
             assert (there[0] is None) == (there[1] is None)
         if batch.partner_row is not None:

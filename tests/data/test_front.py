@@ -89,9 +89,8 @@ def test_the_tokens_of_a_pack_are_the_plan_s(corpus, name: str) -> None:
     for pack in range(epoch.steps * epoch.packs):
         batch = assemble(corpus.index, epoch, [pack])
         kept = None
-        if batch.kept is not None:
-            keys = (3, batch.epoch, *batch.segment_key())
-            kept = drop_tokens(keys, batch.frames, batch.sizes, batch.kept, batch.kept_sizes)
+        if share := POLICIES[name].drop_tokens:
+            kept = drop_tokens((3, batch.epoch, *batch.segment_key()), batch.frames, batch.sizes, share)
         where = layout(batch.frames, batch.sizes, POLICIES[name].class_token, kept)
         assert where.tokens == epoch.pack_tokens[pack] == len(where.segment)
         assert where.cu_seqlens[-1] == where.tokens

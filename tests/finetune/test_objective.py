@@ -97,14 +97,14 @@ def test_the_loss_of_a_mixture_equals_torch_s(kind: str) -> None:
 
 
 def test_dropped_tokens_do_not_reach_the_model_in_training_alone() -> None:
-    task = objective()
+    task, dropping = objective(), objective()
+    dropping.recipe = replace(task.recipe, augment=schema.Augment(drop_tokens=0.1))
     clips = packed([32, 64, 16], [[1], [2], [0]])
-    counts = torch.tensor([14, 29, 8])
-    fewer = task.prepare(replace(clips, kept=counts, kept_sizes=(14, 29, 8)), NOW).inputs
-    everything = task.prepare(clips, NOW).inputs
-    assert fewer.where.lengths == (15, 30, 9)
+    fewer, everything = dropping.prepare(clips, NOW).inputs, task.prepare(clips, NOW).inputs
+    assert fewer.where.lengths == (16, 30, 9)  # CLS, and of 16, 32 and 8 patches all but floor(a tenth)
     assert torch.equal(fewer.patches[-8:], everything.patches[-8:])
-    assert all(any(torch.equal(p, q) for q in everything.patches[:16]) for p in fewer.patches[:14])
+    assert all(any(torch.equal(p, q) for q in everything.patches[:16]) for p in fewer.patches[:15])
+    assert torch.equal(dropping.logits(clips), task.logits(clips))
 
 
 def test_shares_of_micro_batches_sum_to_the_whole() -> None:
