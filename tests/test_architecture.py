@@ -18,6 +18,7 @@ FLOOR = {
     "gamut.registry": 0,
     "gamut.randomness": 0,
     "gamut.patches": 0,
+    "gamut.settings": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gamut.errors import RecipeError
@@ -14,6 +13,7 @@ from gamut.recipe.pretraining import pretraining_that_cannot_be
 from gamut.recipe.remote import remote_that_cannot_be
 from gamut.recipe.schema import Recipe
 from gamut.recipe.views import Problem, views_that_cannot_be
+from gamut.settings import flatten
 
 COMMAND_LINE = "the command line"
 
@@ -170,18 +170,6 @@ POSITIVE = (
 def at(place: str) -> str:
     """`on the command line`, or `in FILE`."""
     return f"on {place}" if place == COMMAND_LINE else f"in {place}"
-
-
-def flatten(recipe: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of a recipe or a section; lists, tuples and mappings are values."""
-    flat: dict[str, Any] = {}
-    for f in fields(recipe):
-        value = getattr(recipe, f.name)
-        if is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{f.name}."))
-        else:
-            flat[prefix + f.name] = value
-    return flat
 
 
 def check(recipe: Recipe, origin: dict[str, str] | None = None) -> None:

@@ -9,7 +9,9 @@ key, its place and the nearest name.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.recipe.check import COMMAND_LINE, at, check
 from gamut.recipe.find import CONFIGS, find_recipe, name_of, show
-from gamut.recipe.names import describe, hints, nearest_key, not_none
+from gamut.recipe.names import RENAMED, by_current_names, current, describe, hints, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
@@ -95,7 +97,19 @@ def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> It
         raise RecipeError(f"`defaults` in {show(path)} must be the name of a recipe or a list of names.")
     for base in bases:
         yield from _chain(stage, find_recipe(stage, base, configs, asked_by=path), configs, (*above, path))
+    try:
+        values, before = by_current_names(values)
+    except RecipeError as error:
+        raise RecipeError(f"In {show(path)} {error}") from None
+    for old in before:
+        _warn_of_name(old, show(path))
     yield show(path), values
+
+
+def _warn_of_name(old: str, place: str) -> None:
+    """Once, not from every rank."""
+    if int(os.environ.get("RANK", "0") or 0) == 0:
+        print(f"warning: {old} {at(place)} is now called {RENAMED[old]}: please rename it.", file=sys.stderr)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -113,11 +127,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_override(override: str) -> dict[str, Any]:
     """`a.b=c` -> {a: {b: c}}. Text fields take the characters as they stand, the others are read as YAML."""
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    typed, equals, text = override.partition("=")
+    key = current(typed.strip())
+    parts = key.split(".")
     if not equals or not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", part) for part in parts):
         raise RecipeError(f"{override!r} on {COMMAND_LINE} is not an override; write key=value, such as optim.lr=3e-4.")
     value: Any = text if _is_text(parts) else parse_yaml(text, f"The value of {key} on {COMMAND_LINE}")
+    if key != typed.strip():
+        _warn_of_name(next(old for old in RENAMED if f"{typed.strip()}.".startswith(f"{old}.")), COMMAND_LINE)
     for part in reversed(parts):
         value = {part: value}
     return value

@@ -1,17 +1,70 @@
-"""The names and types of a recipe's keys, in words."""
+"""The names and types of a recipe's keys, in words, and the names that keys had before."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from gamut.errors import nearest
+from gamut.errors import RecipeError, nearest
 from gamut.recipe import schema
+
+# Keys and sections by the names that they had: what recipes, run folders and checkpoints of earlier versions say.
+# Those of a person are read with a warning, those of a program without.
+RENAMED: dict[str, str] = {}
+
+
+def current(key: str) -> str:
+    """The name that a dotted key has today.
+
+    >>> current("optim.lr")
+    'optim.lr'
+    """
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
+
+
+def by_current_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Nested values of a recipe under the names of today, and those of the names before that were among them.
+
+    Raises RecipeError where a key is given under both.
+    """
+    changed, found = copy.deepcopy(dict(values)), []
+    for old, new in RENAMED.items():
+        sections = _sections(changed, old)
+        last = old.rpartition(".")[2]
+        if sections is None or last not in sections[-1]:
+            continue
+        found.append(old)
+        value = sections[-1].pop(last)
+        for above, name in zip(sections[-2::-1], old.split(".")[-2::-1], strict=True):
+            if not above[name]:
+                del above[name]
+        target = changed
+        *into, last = new.split(".")
+        for name in into:
+            target = target.setdefault(name, {})
+        if last in target:
+            raise RecipeError(f"{new} is given twice, also under the name that it had before, {old}: take that out.")
+        target[last] = value
+    return changed, found
+
+
+def _sections(values: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
+    """The mappings from `values` down to the one that would hold the last name of `key`."""
+    found: list[Any] = [values]
+    for name in key.split(".")[:-1]:
+        found.append(found[-1].get(name))
+        if not isinstance(found[-1], dict):
+            return None
+    return found
 
 
 @cache

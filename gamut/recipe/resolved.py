@@ -1,23 +1,26 @@
-"""A recipe once it is resolved: as YAML for the run folder, as a hash for the tracker, and read back."""
+"""A recipe once it is resolved: as YAML for the run folder, as a hash for the tracker, read back, and compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gamut.errors import RecipeError
-from gamut.recipe.check import check, flatten
+from gamut.recipe.check import check
+from gamut.recipe.names import by_current_names, current, hints, keys
 from gamut.recipe.schema import Recipe
+from gamut.settings import about, flatten
 
-# What may change from one attempt of a run to the next: where things lie, how often they are saved, shown and probed,
-# and how many processes load them. None of these decides a number. The data itself is held to by the index fingerprint.
-FREE = ("run.", "track.", "checkpoint.", "probe.", "loader.", "remote.", "compute.", "guard.", "data")
+# What checkpoints of earlier versions did not record, though it decides numbers.
+UNRECORDED = ("init", "engine", "deepspeed")
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -27,28 +30,71 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe) -> str:
     """16 hexadecimal digits over all that decides the run's numbers: the same for two runs of the same experiment."""
-    decides = {key: value for key, value in flatten(recipe).items() if not key.startswith(FREE)}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(decisive(recipe), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_resolved(path: Path) -> Recipe:
     """The recipe that `resolved_yaml` wrote to `path`. Raises RecipeError where it is missing or does not fit."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values, _ = by_current_names(yaml.safe_load(path.read_text(encoding="utf-8")))
         config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(values))
         recipe = cast(Recipe, OmegaConf.to_object(config))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"The resolved recipe {path} cannot be read: {reason}.") from None
     check(recipe)
     return recipe
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` for every value that decides the run's numbers and is not the same in both."""
-    before, after = flatten(old), flatten(new)
-    return [
-        f"{key}: {before[key]!r} -> {after[key]!r}"
-        for key in before
-        if not key.startswith(FREE) and before[key] != after[key]
-    ]
+def may_change(key: str) -> bool:
+    """Whether another attempt of a run may give the key (`loader.workers`) another value.
+
+    So it is with what decides no number: where things lie, how often they are saved, shown and probed, how work is
+    spread. The schema says it beside each key.
+    """
+    parts, cls = key.split("."), Recipe
+    for number, part in enumerate(parts):
+        free = about(cls)[part].may_change if part in hints(cls) else False
+        if isinstance(free, tuple):
+            rest = ".".join(parts[number + 1 :])
+            return any(f"{rest}.".startswith(f"{entry}.") for entry in free)
+        if free or part not in hints(cls) or not is_dataclass(hints(cls)[part]):
+            return free
+        cls = hints(cls)[part]
+    return False
+
+
+def decisive(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides what is computed, flat, as JSON holds it: {"optim.lr": 0.0005, ...}."""
+    flat = {key: value for key, value in flatten(recipe, mappings=True).items() if not may_change(key)}
+    return json.loads(json.dumps(flat))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two recipes (of `decisive`) say differently: key -> (then, now), None where one of them does not say it."""
+    changed = {key: (then.get(key), now.get(key)) for key in [*then, *(key for key in now if key not in then)]}
+    # An empty mapping says no more than none of its entries.
+    return {key: values for key, values in changed.items() if values[0] != values[1] and {} not in values}
+
+
+def recorded(record: Mapping[str, Any], now: Recipe) -> dict[str, Any]:
+    """What a checkpoint recorded of its recipe (`decisive`, maybe of an earlier version), as `decisive` says it today.
+
+    What that recipe did not know was done as its default says; what was not recorded though known is taken from `now`.
+    """
+    then = {current(key): value for key, value in record.items()}
+    then = {key: value for key, value in then.items() if not may_change(key)}
+    names = set(keys())
+    given = {_key_of(key, names) for key in then}
+    if "engine" not in given:
+        then |= {key: value for key, value in decisive(now).items() if _key_of(key, names) in UNRECORDED}
+    given |= set(UNRECORDED)
+    then |= {key: value for key, value in decisive(Recipe()).items() if _key_of(key, names) not in given}
+    return then
+
+
+def _key_of(key: str, names: set[str]) -> str:
+    """The schema's key that an entry of a mapping is in: `subset` of `subset.fold`."""
+    while key not in names and "." in key:
+        key = key.rpartition(".")[0]
+    return key

@@ -10,6 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gamut.remote import Remote
+from gamut.settings import key, section
+
+# Of the section `deepspeed`: how it sends and prints. (`sub_group_size` is not among them: checkpoints are cut by it.)
+DEEPSPEED_MAY_CHANGE = (
+    *("wall_clock_breakdown", "steps_per_print", "dump_state", "memory_breakdown", "comms_logger", "flops_profiler"),
+    *("log_level", "timers", "tensorboard", "wandb", "comet", "csv_monitor", "disable_python_gc"),
+    "zero_optimization.contiguous_gradients",
+    "zero_optimization.overlap_comm",
+    "zero_optimization.reduce_scatter",
+    "zero_optimization.reduce_bucket_size",
+    "zero_optimization.use_multi_rank_bucket_allreduce",
+    "zero_optimization.allgather_partitions",
+    "zero_optimization.allgather_bucket_size",
+    "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.stage3_param_persistence_threshold",
+    "zero_optimization.stage3_model_persistence_threshold",
+    "zero_optimization.stage3_max_live_parameters",
+    "zero_optimization.stage3_max_reuse_distance",
+    "zero_optimization.stage3_module_granularity_threshold",
+    "zero_optimization.log_trace_cache_warnings",
+)
 
 
 @dataclass(frozen=True)
@@ -293,8 +314,9 @@ class Recipe:
     """A whole recipe. `stage` names the objective; sections that a stage does not use keep their defaults."""
 
     stage: str = "pretrain"
-    data: str = ""  # a shard set: a folder, or http(s)://, s3:// or pipe:
-    dataset: str = ""  # which converter makes it, for the message when it is missing
+    # What an index fingerprint holds to; the rest is where it lies.
+    data: str = key("", "a shard set: a folder, or http(s)://, s3:// or pipe:", may_change=True)
+    dataset: str = key("", "which converter makes it, for the message when it is missing", may_change=True)
     # Where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, transformers),
     # public weights of ElasticAST, AST, SSAST or ASiT.
     init: str = ""
@@ -310,24 +332,28 @@ class Recipe:
     epochs: int = 40
     precision: str = "fp32"  # fp32 | bf16 | fp16 (of a frozen encoder only)
     engine: str = "deepspeed"  # deepspeed (ZeRO, as the section `deepspeed` says) | oss (fairscale's OSS under DDP)
-    front: FrontEnd = field(default_factory=FrontEnd)
-    model: Model = field(default_factory=Model)
-    head: Head = field(default_factory=Head)
-    views: Views = field(default_factory=Views)
-    step: Step = field(default_factory=Step)
-    plan: PlanOptions = field(default_factory=PlanOptions)
-    loader: Loader = field(default_factory=Loader)
-    remote: Remote = field(default_factory=Remote)
-    optim: Optim = field(default_factory=Optim)
-    asit: Asit = field(default_factory=Asit)
-    augment: Augment = field(default_factory=Augment)
-    folds: Folds = field(default_factory=Folds)
-    finetune: Finetune = field(default_factory=Finetune)
-    extract: Extract = field(default_factory=Extract)
-    compute: Compute = field(default_factory=Compute)
-    guard: Guard = field(default_factory=Guard)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    track: Track = field(default_factory=Track)
-    probe: Probe = field(default_factory=Probe)
-    run: Run = field(default_factory=Run)
-    deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 1}})
+    front: FrontEnd = section(FrontEnd)
+    model: Model = section(Model)
+    head: Head = section(Head)
+    views: Views = section(Views)
+    step: Step = section(Step)
+    plan: PlanOptions = section(PlanOptions)
+    loader: Loader = section(Loader, may_change=True)
+    remote: Remote = section(Remote, may_change=True)
+    optim: Optim = section(Optim)
+    asit: Asit = section(Asit)
+    augment: Augment = section(Augment)
+    folds: Folds = section(Folds)
+    finetune: Finetune = section(Finetune)
+    extract: Extract = section(Extract)
+    compute: Compute = section(Compute, may_change=True)
+    guard: Guard = section(Guard, may_change=True)
+    checkpoint: Checkpoint = section(Checkpoint, may_change=True)
+    track: Track = section(Track, may_change=True)
+    probe: Probe = section(Probe, may_change=True)
+    run: Run = section(Run, may_change=True)
+    deepspeed: dict[str, Any] = key(
+        {"zero_optimization": {"stage": 1}},
+        "DeepSpeed's own settings, by its names; what the recipe says elsewhere is filled in",
+        may_change=DEEPSPEED_MAY_CHANGE,
+    )

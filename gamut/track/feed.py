@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gamut.recipe.check import flatten
 from gamut.recipe.resolved import recipe_hash
 from gamut.recipe.schema import Recipe
+from gamut.settings import flatten
 from gamut.track.marks import Marks
 from gamut.track.metrics import Attempt, History
 from gamut.track.run import RunFolder

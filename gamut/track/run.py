@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import RunError
-from gamut.recipe.resolved import differences, read_resolved, resolved_yaml
+from gamut.recipe.resolved import decisive, differences, read_resolved, resolved_yaml
 from gamut.recipe.schema import Recipe
 
 
@@ -68,12 +68,16 @@ class RunFolder:
         if not file.exists():
             write_whole(file, resolved_yaml(recipe))
             return
-        changed = differences(read_resolved(file), recipe)
+        changed = differences(decisive(read_resolved(file)), decisive(recipe))
         if changed:
-            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            shown = [f"{key}: {then!r} -> {now!r}" for key, (then, now) in changed.items()]
+            more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
+            back = [f"{key}={_typed(then)}" for key, (then, _) in changed.items()]
             raise RunError(
-                f"The run at {path} was started with another recipe ({shown}). Give the new one a name of its own with "
-                f"run.name=..., or remove the folder to start it afresh."
+                f"The run at {path} was started with another recipe ({'; '.join(shown[:3])}{more}), which decides its "
+                f"numbers. To go on with it, set {' '.join(back)}. To change over, give the new run a name of its own "
+                f"with run.name=... (init={path} starts it from this one's weights), or remove the folder to start it "
+                "afresh."
             )
 
     @property
@@ -87,6 +91,13 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed behind `key=`."""
+    if isinstance(value, str):
+        return value
+    return "null" if value is None else json.dumps(value, separators=(",", ":"))
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from safetensors.torch import save as tensor_bytes
 
 from gamut.errors import CheckpointError, PlanError
 from gamut.recipe import schema
+from gamut.recipe.resolved import decisive, differences, recorded
 from gamut.train import files, milestones
 from gamut.train.engine import FOLDER, MODEL, Engine, named
 from gamut.train.objective import Objective
-from gamut.train.state import State, decides, decisive, machine
+from gamut.train.state import State, machine
 from gamut.train.storage import Writer
 from gamut.train.world import World
 
@@ -232,29 +233,24 @@ class Keeper:
                     f"{path} belongs to another plan: its {key} was {record['plan'].get(key)} and is now {value}. Go "
                     "on with the data and the recipe that it was made with, or start a run of another name."
                 )
-        now = json.loads(json.dumps(decisive(self.recipe)))
-        # An earlier version may have recorded what is free now.
-        recorded = {key: value for key, value in record["recipe"].items() if decides(key)}
-        # What a recipe did not know then was done as its default says now.
-        then = json.loads(json.dumps(decisive(schema.Recipe()))) | recorded
-        for key in sorted(now.keys() | recorded.keys()):
-            if now.get(key) != then.get(key):
-                raise CheckpointError(
-                    f"{path} was written with {key} = {then.get(key)!r} in its recipe, which now says "
-                    f"{now.get(key)!r}. Go on with the recipe of the run folder, or start a run of another name."
-                )
         here, there = self.engine.layout(), record["engine"]
+        if named(there) != named(here):
+            raise CheckpointError(
+                f"{path} was written with {named(there)[0]} and cannot be resumed with {named(here)[0]}: set "
+                f"{named(there)[1]}."
+            )
+        then = recorded(record["recipe"], self.recipe)
+        for key, (before, now) in sorted(differences(then, decisive(self.recipe)).items()):
+            raise CheckpointError(
+                f"{path} was written with {key} = {before!r} in its recipe, which now says {now!r}. Go on with the "
+                "recipe of the run folder, or start a run of another name."
+            )
         for name in sorted(here["parameters"].keys() | there["parameters"].keys()):
             if here["parameters"].get(name) != there["parameters"].get(name):
                 raise CheckpointError(
                     f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
                     f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
                 )
-        if named(there) != named(here):
-            raise CheckpointError(
-                f"{path} was written with {named(there)[0]} and cannot be resumed with {named(here)[0]}: set "
-                f"{named(there)[1]}."
-            )
 
 
 def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,14 +10,6 @@ from typing import Any
 
 import torch
 
-from gamut.recipe import schema
-
-# Sections of a recipe that may change between two attempts of a run: they do not decide what is computed.
-FREE = (
-    *("run", "track", "checkpoint", "probe", "loader", "remote", "data", "dataset", "init"),
-    *("engine", "deepspeed", "compute", "guard"),
-)
-
 
 @dataclass(frozen=True)
 class State:
@@ -43,26 +35,6 @@ class State:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def decisive(recipe: schema.Recipe) -> dict[str, Any]:
-    """The part of a recipe that decides what is computed, flat: {"optim.lr": 0.0005, ...}."""
-    return {key: value for key, value in flatten(asdict(recipe)).items() if decides(key)}
-
-
-def decides(key: str) -> bool:
-    """Whether a key of a recipe (`optim.lr`) decides what is computed."""
-    return key.split(".")[0] not in FREE
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def machine(threads: int, device: torch.device) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from toy import ToyPlans, teach, toy_recipe
 
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
+from gamut.recipe.resolved import decisive
 from gamut.train.checkpoint import VERSION, Keeper, saved, verify
-from gamut.train.state import decisive
 
 
 def hashes(folder: Path) -> dict[str, str]:
