@@ -54,7 +54,7 @@ def measure(folder: Path) -> None:
     from gamut.shards.convert.run import preview
 
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    listing = SOURCES["audioset"].list(folder)
+    listing = SOURCES["audioset"]().list(folder)
     listed, middle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with preview(listing) as roster:
         size = (roster.folder / "records.jsonl").stat().st_size

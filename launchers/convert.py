@@ -20,7 +20,7 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from gamut.errors import RunError
-from gamut.shards.arguments import add_conversion, listing_of
+from gamut.shards.arguments import ConversionHelp, add_conversion, listing_of
 from gamut.shards.convert.run import Conversion, finish, prepare, preview, write_share
 from gamut.shards.outcome import print_converted
 from launchers.cluster import Cluster, load_cluster
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python launchers/slurm.py convert",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ConversionHelp,
         allow_abbrev=False,
     )
     add_conversion(parser)

@@ -12,7 +12,6 @@ from gamut.errors import ShardError
 from gamut.remote import Remote, is_remote
 from gamut.remote.mirror import mirror
 from gamut.shards.arguments import THEIRS, listing_of, parser
-from gamut.shards.convert.run import convert
 
 
 @command
@@ -24,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from gamut.shards.convert.run import convert
     from gamut.shards.outcome import print_converted
 
     report = convert(

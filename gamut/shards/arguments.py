@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gamut.errors import ShardError
+from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.pool import cores
 
@@ -25,6 +25,15 @@ EXAMPLE = """examples:
 """
 
 
+class ConversionHelp(argparse.RawDescriptionHelpFormatter):
+    """Lists the data sets, those of plugins too, and loads them when it is asked for and not before."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest != "source":
+            return super()._get_help_string(action)
+        return "; ".join(f"{name}: {SOURCES[name].layout}" for name in SOURCES).replace("%", "%%")
+
+
 def parser() -> argparse.ArgumentParser:
     """Of all subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -39,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"example:\n  {example}",
-            formatter_class=raw,
+            formatter_class=ConversionHelp if name == "convert" else raw,
         )  # fmt: skip
 
     make = add(
@@ -122,9 +131,10 @@ def parser() -> argparse.ArgumentParser:
 
 def add_conversion(make: argparse.ArgumentParser) -> None:
     """The arguments that say what is converted, and into what."""
-    layouts = "; ".join(f"{name}: {source.layout}" for name, source in SOURCES.items())
-    make.add_argument("source", choices=SOURCES, metavar="|".join(SOURCES), help=layouts)
-    make.add_argument("src", metavar="SRC", type=Path, help="folder of the data set; a file will do for csv, ast-json")
+    make.add_argument("source", type=_source, metavar="DATASET", help="its layout")  # `ConversionHelp` says more
+    make.add_argument(
+        "src", metavar="SRC", type=Path, help="folder of the data set, or a file where its layout says so"
+    )
     make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
     make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
     make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="the clips of these splits alone")
@@ -140,13 +150,22 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
 def listing_of(arguments: argparse.Namespace) -> Listing:
     """What is to be converted. Raises ShardError where SRC or DST cannot be what they are said to be."""
     src, dst = arguments.src, arguments.dst
-    if not src.is_dir() and not (src.is_file() and arguments.source in ("csv", "ast-json")):
+    source = SOURCES[arguments.source]()
+    if not src.is_dir() and not (src.is_file() and source.of_file):
         raise ShardError(f"{src} is not a folder.")
     if dst.exists() and (not dst.is_dir() or dst.resolve() == src.resolve()):
         raise ShardError(f"{dst} cannot take the shards: it is {'SRC itself' if dst.is_dir() else 'not a folder'}.")
-    listing = SOURCES[arguments.source].list(src)
+    listing = source.list(src)
     listing = listing.only(arguments.only) if arguments.only else listing
     return listing if arguments.name is None else listing.renamed(arguments.name)
+
+
+def _source(name: str) -> str:
+    try:
+        SOURCES[name]
+    except RecipeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def _positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gamut.commands import ROOT
 from gamut.errors import ShardError
+from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.source import clips_a_shard, key_of, shard_order, unique_keys
@@ -99,7 +102,7 @@ def test_a_table_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "esc50.csv").write_bytes(HEADER.encode() + b"\xff\xfe.wav,1,0,dog,True,1,A\n")
     with pytest.raises(ShardError, match=r"esc50\.csv cannot be read"):
-        SOURCES["esc50"].list(tmp_path)
+        SOURCES["esc50"]().list(tmp_path)
 
 
 def test_the_command_runs_as_a_module(pristine: Path) -> None:
@@ -133,3 +136,45 @@ def test_the_bar_shows_a_name_as_it_stands(monkeypatch: pytest.MonkeyPatch, caps
     with Progress("indexing [noise] [/b]", 1) as progress:
         progress.add(1)
     assert "indexing [noise] [/b]" in capsys.readouterr().err
+
+
+MINE = """
+from gamut.shards.convert import SOURCES, Listing, Record, Source
+
+@SOURCES.register("mydata")
+class MyData(Source):
+    layout = "any .wav in one folder"
+
+    def list(self, folder):
+        files = sorted(folder.rglob("*.wav"))
+        records = [Record(f"clip-{n}", file, labels=(n % 2,)) for n, file in enumerate(files)]
+        return Listing("mydata", ("even", "odd"), (), records)
+"""
+
+
+@pytest.mark.parametrize("registered", ["GAMUT_PLUGINS", "gamut.plugins"])
+def test_a_data_set_from_outside_is_one_file_and_one_line(sounds: Path, tmp_path: Path, registered: str) -> None:
+    (tmp_path / "my_module.py").write_text(MINE)
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": os.environ["PATH"]}
+    if registered == "GAMUT_PLUGINS":
+        environment["GAMUT_PLUGINS"] = "my_module"
+    else:
+        package = tmp_path / "mine-1.0.dist-info"
+        package.mkdir()
+        (package / "METADATA").write_text("Name: mine\nVersion: 1.0")
+        (package / "entry_points.txt").write_text("[gamut.plugins]\nmine = my_module")
+
+    def gamut(*words: object) -> str:
+        line = [sys.executable, "-m", "launchers.console", "shards", *map(str, words)]
+        done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "mydata: any .wav in one folder" in " ".join(gamut("convert", "--help").split())
+    gamut("convert", "mydata", sounds, tmp_path / "set", "--workers", 2)
+    index = Index.open(tmp_path / "set")
+    assert (index.name, index.labels, len(index)) == ("mydata", ("even", "odd"), len(list(sounds.rglob("*.wav"))))
+    assert {index.key(row): int(index.label_ids(row)[0]) for row in range(2)} == {
+        key: int(key.removeprefix("clip-")) % 2 for key in (index.key(0), index.key(1))
+    }
+    assert "as they were written" in gamut("verify", tmp_path / "set")

@@ -263,7 +263,7 @@ def test_linked_folders_are_read_once_and_the_rest_of_them_counted(sounds: Path,
     (src / "dog" / "more").symlink_to(sounds / "dog")
     (src / "dog" / "round").symlink_to(src)
     (src / "wet").symlink_to(sounds / "rain")
-    listing = SOURCES["folder"].list(src)
+    listing = SOURCES["folder"]().list(src)
     assert listing.labels == ("bell", "dog", "rain")
     assert len(list(listing.records)) == 2 + 8 + 8
     assert dict(listing.ignored) == {"links to a folder that is read already": 2}
@@ -280,7 +280,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(ShardError, match=r"dog cannot be listed: Permission denied\."):
-        SOURCES["folder"].list(tmp_path)
+        SOURCES["folder"]().list(tmp_path)
 
 
 def test_unusable_files_whose_names_are_not_utf8_are_told(tmp_path: Path, capsys) -> None:

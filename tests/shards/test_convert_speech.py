@@ -79,13 +79,13 @@ def test_speech_commands_v1_is_ten_words_unknown_and_silence(tmp_path: Path) -> 
         volume = float(clip.audio @ piece / (piece @ piece))
         assert 0 <= volume < 1
         assert np.abs(clip.audio - volume * piece).max() < 1
-    again = {one.key: one for one in SOURCES["speechcommands"].list(src).records if isinstance(one, Record)}
+    again = {one.key: one for one in SOURCES["speechcommands"]().list(src).records if isinstance(one, Record)}
     assert again.keys() == found.keys()
     assert all(again[key].segment.start == clip.about["provenance"]["start"] for key, clip in silences.items())
 
 
 def test_speech_commands_layout_of_the_spoken_digits(shared_data: Path) -> None:
-    listing = SOURCES["speechcommands"].list(shared_data / "fsdd")
+    listing = SOURCES["speechcommands"]().list(shared_data / "fsdd")
     assert listing.labels == ("eight", "five", "four", "nine", "one", "seven", "six", "three", "two", "zero")
     records = [one for one in listing.records if isinstance(one, Record)]
     assert Counter(record.columns["split"] for record in records) == {0: 2400, 1: 300, 2: 300}

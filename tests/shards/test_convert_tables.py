@@ -88,7 +88,7 @@ def test_csv_of_paths_alone_is_unlabelled(tmp_path: Path) -> None:
 def test_splits_that_are_numbers_keep_them(tmp_path: Path, splits: tuple[str, ...], values: tuple[int, ...]) -> None:
     rows = [(f"{number}.wav", split) for number, split in enumerate(splits)]
     table(tmp_path / "list.csv", ("path", "split"), *rows)
-    listing = SOURCES["csv"].list(tmp_path / "list.csv")
+    listing = SOURCES["csv"]().list(tmp_path / "list.csv")
     assert [one.split for one in listing.records] == list(values)  # type: ignore[union-attr]
     assert listing.names["split"] == {split: (value,) for split, value in zip(splits, values)}
 
@@ -97,7 +97,7 @@ def test_a_row_that_is_there_twice_changes_no_key(tmp_path: Path) -> None:
     sound(tmp_path / "c0.wav")
     sound(tmp_path / "c1.wav")
     table(tmp_path / "list.csv", ("path", "labels"), ("c0.wav", "a"), ("c1.wav", "b"), ("c0.wav", "a"))
-    records = SOURCES["csv"].list(tmp_path / "list.csv").records
+    records = SOURCES["csv"]().list(tmp_path / "list.csv").records
     assert [one.key for one in records] == ["c0", "c1"]  # type: ignore[union-attr]
 
 

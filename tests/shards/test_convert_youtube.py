@@ -143,7 +143,7 @@ def test_what_is_wrong_with_audiosets_tables_is_a_sentence(audioset: Path, tmp_p
     assert convert("audioset", audioset, tmp_path / "set") == 2
     assert "no class_labels_indices.csv" in capsys.readouterr().err
     with pytest.raises(ShardError, match=r"balanced_train_segments\.csv or unbalanced"):
-        SOURCES["audioset"].list(tmp_path / "set")
+        SOURCES["audioset"]().list(tmp_path / "set")
 
 
 def test_a_folder_without_the_clips_is_told_at_once(audioset: Path, tmp_path: Path, capsys) -> None:
@@ -168,7 +168,7 @@ def test_a_folder_is_listed_and_its_files_are_not_asked(audioset: Path, tmp_path
         return real(path, *more, **how)
 
     monkeypatch.setattr(os, "stat", stat)
-    listing = SOURCES["audioset"].list(audioset)
+    listing = SOURCES["audioset"]().list(audioset)
     assert len(list(listing.records)) == 10
     assert not [path for path in asked if Path(path).suffix in (".wav", ".flac", ".ogg", ".m4a")]
 

@@ -23,7 +23,7 @@ from .test_resume import contents, in_a_child
 
 
 def begin(sounds: Path, folder: Path) -> None:
-    prepare("folder", SOURCES["folder"].list(sounds), folder, clips_per_shard=7)
+    prepare("folder", SOURCES["folder"]().list(sounds), folder, clips_per_shard=7)
 
 
 @pytest.mark.parametrize("shares", [1, 3, 9])
@@ -93,7 +93,7 @@ def test_shares_do_not_meet_another_command(sounds: Path, pristine: Path, tmp_pa
         write_share(folder, 0, 1)
     begin(sounds, folder)
     with pytest.raises(ShardError, match="another conversion: its name is"):
-        prepare("folder", SOURCES["folder"].list(sounds).renamed("other"), folder, clips_per_shard=7)
+        prepare("folder", SOURCES["folder"]().list(sounds).renamed("other"), folder, clips_per_shard=7)
     with only_writer(folder, with_others=True):
         command = ["convert", "folder", str(sounds), str(folder), "--clips-per-shard", "7", "--workers", "1"]
         assert main(command) == 2

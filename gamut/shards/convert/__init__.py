@@ -1,21 +1,35 @@
-"""From a data set in its own layout to a shard set."""
+"""From a data set in its own layout to a shard set. A layout is one file with a `Source` in it, registered in one line.
 
-from gamut.shards.convert.ast_json import AstJson
-from gamut.shards.convert.audioset import AudioSet
-from gamut.shards.convert.csv_table import Csv
-from gamut.shards.convert.epic_sounds import EpicSounds
-from gamut.shards.convert.esc50 import Esc50
-from gamut.shards.convert.folder import Folder
-from gamut.shards.convert.librispeech import LibriSpeech
-from gamut.shards.convert.source import Listing, Record, Source
-from gamut.shards.convert.speechcommands import SpeechCommands
-from gamut.shards.convert.vggsound import VggSound
-from gamut.shards.convert.voxceleb1 import VoxCeleb1
+Outside of this package the line is a decorator, in a module that `GAMUT_PLUGINS` or an entry point names (see
+`gamut.registry`); `gamut shards convert mydata SRC DST` then converts it:
 
-_ALL: tuple[Source, ...] = (
-    AudioSet(), AstJson(), Esc50(), SpeechCommands(), VoxCeleb1(), VggSound(), EpicSounds(), LibriSpeech(), Folder(),
-    Csv(),
-)  # fmt: skip
-SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+    from gamut.shards.convert import SOURCES, Listing, Record, Source
 
-__all__ = ["SOURCES", "Listing", "Record", "Source"]
+    @SOURCES.register("mydata")
+    class MyData(Source):
+        layout = "clips/*.wav and labels.csv"
+
+        def list(self, folder):
+            return Listing("mydata", ("cat", "dog"), (), [Record("a", folder / "clips" / "a.wav", labels=(1,))])
+"""
+
+from gamut.registry import Registry
+from gamut.shards.convert.source import Listing, Missing, Record, Source
+
+SOURCES: Registry[type[Source]] = Registry(
+    "data set",
+    {
+        "audioset": "gamut.shards.convert.audioset:AudioSet",
+        "ast-json": "gamut.shards.convert.ast_json:AstJson",
+        "esc50": "gamut.shards.convert.esc50:Esc50",
+        "speechcommands": "gamut.shards.convert.speechcommands:SpeechCommands",
+        "voxceleb1": "gamut.shards.convert.voxceleb1:VoxCeleb1",
+        "vggsound": "gamut.shards.convert.vggsound:VggSound",
+        "epic-sounds": "gamut.shards.convert.epic_sounds:EpicSounds",
+        "librispeech": "gamut.shards.convert.librispeech:LibriSpeech",
+        "folder": "gamut.shards.convert.folder:Folder",
+        "csv": "gamut.shards.convert.csv_table:Csv",
+    },
+)
+
+__all__ = ["SOURCES", "Listing", "Missing", "Record", "Source"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.stems import Stems, hash_of
 from gamut.shards.convert.table import class_labels
 from gamut.shards.convert.tree import Folders
@@ -24,7 +24,7 @@ MOST = 62  # files at once: one bit each
 ABOVE = 3  # folders above the JSON file that relative paths may start from
 
 
-class AstJson:
+class AstJson(Source):
     """One JSON file or several, and the class table that belongs to them (`index,mid,display_name`).
 
     Paths are absolute, or relative to the JSON file or to a folder at most three above it. Of several files that share
@@ -32,8 +32,8 @@ class AstJson:
     name, 1 for the clips that it lists: `subset: {esc_train_data_1: [1]}`; a clip is written once all the same.
     """
 
-    name = "ast-json"
     layout = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
+    of_file = True
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there. Raises ShardError."""

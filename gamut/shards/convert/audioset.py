@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.table import class_labels, number, rows
 from gamut.shards.convert.youtube import Downloads, key_of_video
 
@@ -24,14 +24,13 @@ COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
 CLASSES = "class_labels_indices.csv"
 
 
-class AudioSet:
+class AudioSet(Source):
     """The official segment tables, class_labels_indices.csv, and clips anywhere below, under any of the usual names.
 
     Columns: `split` (0 balanced, 1 unbalanced, 2 evaluation; as-20k is 0, as-2m is 0 and 1) and `start_ms`. Only the
     splits whose table is there are listed.
     """
 
-    name = "audioset"
     layout = f"{', '.join(TABLES)} (those that you have), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
 
     def list(self, folder: Path) -> Listing:

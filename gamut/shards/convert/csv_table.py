@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.stems import Stems, hash_of
 from gamut.shards.convert.table import header, number, records
 from gamut.shards.convert.tree import Folders
@@ -23,7 +23,7 @@ SEPARATOR = ";"
 WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 
-class Csv:
+class Csv(Source):
     """A CSV with a header. Columns: `path` (absolute, or relative to the CSV), and as you like `labels` (separated by
     `;`; none: unlabelled), `split`, `key`, `text`, `start` and `end` (seconds, of a longer file).
 
@@ -31,8 +31,8 @@ class Csv:
     CSV, or a folder with no other. Classes and splits are in alphabetical order; splits that are numbers keep them.
     """
 
-    name = "csv"
     layout = f"a CSV with the column path and, as you like, {', '.join(KNOWN[1:])}, and columns of your own"
+    of_file = True
 
     def list(self, folder: Path) -> Listing:
         """One record a row. Raises ShardError naming the line that is wrong."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.table import integer, number, records
 from gamut.shards.convert.tree import is_sound, preference, walk
 
@@ -24,14 +24,13 @@ NEEDED = ("annotation_id", "participant_id", "video_id", "start_timestamp", "sto
 ARRAYS = (".hdf5", ".h5")
 
 
-class EpicSounds:
+class EpicSounds(Source):
     """The published CSV tables, and EPIC_audio.hdf5 (an array of 24 kHz samples a video) or P01_01.wav and so on.
 
     A clip is a segment of a video's audio; only the segment is read. Classes are the 44 of the tables, by their id; the
     test segments have none. Columns: `split` (0 train, 1 validation, 2 test) and `participant` (the number in P01).
     """
 
-    name = "epic-sounds"
     layout = (
         "EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv (those that you have), and EPIC_audio.hdf5 or P01_01.wav"
     )

@@ -6,19 +6,18 @@ import csv
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import Listing, Record, key_of
+from gamut.shards.convert.source import Listing, Record, Source, key_of
 
 SUFFIXES = (".wav", ".ogg", ".flac")  # the official files are .wav; ESC-10 was published as .ogg
 NEEDED = ("filename", "fold", "target", "category")
 
 
-class Esc50:
+class Esc50(Source):
     """`audio/FOLD-SRC-TAKE-TARGET.wav` (or .ogg, .flac) and `meta/esc50.csv`; columns `fold` (1 to 5) and `target`.
 
     The class table holds the categories present, in order of their ESC-50 target, so ESC-10 has ten classes.
     """
 
-    name = "esc50"
     layout = "the unpacked ESC-50 or ESC-10: audio/*.wav or *.ogg, and meta/esc50.csv"
 
     def list(self, folder: Path) -> Listing:

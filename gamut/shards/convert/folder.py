@@ -7,18 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import Listing, Record, unique_keys
+from gamut.shards.convert.source import Listing, Record, Source, unique_keys
 from gamut.shards.convert.tree import SOUND, walk
 
 
-class Folder:
+class Folder(Source):
     """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile or ffmpeg reads.
 
     Video and other files that need ffmpeg are taken too. Files of other endings, hidden ones and ones outside a class
     are passed over, and counted by reason. Links to folders are followed, each folder once.
     """
 
-    name = "folder"
     layout = "one folder a class, with sound files anywhere in it"
 
     def list(self, folder: Path) -> Listing:

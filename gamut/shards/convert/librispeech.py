@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.tree import walk
 
 # A split's number is its place here, so sets made of other archives agree.
@@ -20,13 +20,12 @@ GROUPS = {"train": (0, 1, 2), "dev": (3, 4), "test": (5, 6)}
 TRANSCRIPT = re.compile(r"(\d+)-(\d+)\.trans\.txt")
 
 
-class LibriSpeech:
+class LibriSpeech(Source):
     """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac` and `SPEAKER-CHAPTER.trans.txt`, of any archives.
 
     Clips have no labels; the transcript is `text` in KEY.json. Columns: `split`, `speaker`, `chapter`, `utterance`.
     """
 
-    name = "librispeech"
     layout = "LibriSpeech/ or a folder above: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt of the archives you have"
 
     def list(self, folder: Path) -> Listing:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import xxhash
 
@@ -76,15 +77,15 @@ class Listing:
         return replace(self, records=chosen())
 
 
-class Source(Protocol):
-    """One layout of a data set on disk."""
+class Source(ABC):
+    """One layout of a data set on disk, registered under the name that is typed after `convert`."""
 
-    name: str  # what is typed after `convert`
-    layout: str  # what SRC looks like, in a few words
+    layout: ClassVar[str]  # what SRC looks like, in a few words
+    of_file: ClassVar[bool] = False  # whether SRC may be a file, too
 
+    @abstractmethod
     def list(self, folder: Path) -> Listing:
         """The records under `folder`. Raises ShardError where it is not of this layout, saying what was missing."""
-        ...
 
 
 def key_of(path: str) -> str:

@@ -19,7 +19,7 @@ import xxhash
 
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.tree import is_sound
 
 NOISE = "_background_noise_"
@@ -32,14 +32,13 @@ SHARE = 0.10  # of the wanted recordings of a split: silence, and unknown words
 SECONDS = 1.0  # of a piece of silence
 
 
-class SpeechCommands:
+class SpeechCommands(Source):
     """`WORD/SPEAKER_nohash_TAKE.wav`, `validation_list.txt`, `testing_list.txt`, `_background_noise_/*.wav`.
 
     A folder with all of V1's ten commands and none of the words that only V2 has is V1. Columns: `split` (0 train,
     1 validation, 2 test; by the lists) and `take` (the number behind `_nohash_`; -1 where a name has none).
     """
 
-    name = "speechcommands"
     layout = "the unpacked V1 or V2: WORD/*.wav, validation_list.txt, testing_list.txt, _background_noise_/*.wav"
 
     def list(self, folder: Path) -> Listing:

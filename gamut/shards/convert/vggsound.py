@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.table import number, rows
 from gamut.shards.convert.youtube import Downloads, key_of_video
 
@@ -16,14 +16,13 @@ COLUMNS = ("YouTube ID", "start seconds", "label", "train/test split")
 SPLITS = {"train": (0,), "test": (1,)}
 
 
-class VggSound:
+class VggSound(Source):
     """`vggsound.csv` (no header: YouTube ID, start seconds, label, split) and clips anywhere below.
 
     Clips are `YTID_000001.mp4` as the authors name them, or under any name that AudioSet's may have. Classes are the
     labels in alphabetical order, 309 of them. Columns: `split` (0 train, 1 test) and `start_ms`. Key: `YTID_000001`.
     """
 
-    name = "vggsound"
     layout = f"{TABLE}, and clips named YTID_START.* (audio or video) anywhere below"
 
     def list(self, folder: Path) -> Listing:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.table import integer, rows
 from gamut.shards.convert.tree import Folders, find_one
 
@@ -20,14 +20,13 @@ SPEAKER = re.compile(r"id\d{5}")
 DEPTH = 4  # folders between SRC and the speakers, at most: wav/, vox1_dev_wav/wav/, dev/wav/ ...
 
 
-class VoxCeleb1:
+class VoxCeleb1(Source):
     """`iden_split.txt` (lines `1 id10001/1zcIwhmdeo4/00001.wav`: 1 train, 2 dev, 3 test) and the unpacked archives.
 
     Dev and test archives may lie in one `wav/` or in two. Classes are the speakers, 1,251 of them. Columns: `split` (as
     in the file) and `speaker` (the number in id10001).
     """
 
-    name = "voxceleb1"
     layout = f"{TABLE}, and wav/id10001/VIDEO/00001.wav of one or both archives, at most {DEPTH} folders down"
 
     def list(self, folder: Path) -> Listing:
