@@ -5,12 +5,13 @@ Help texts and sentences are written as in a clone; `as_typed` turns them into w
 
 from __future__ import annotations
 
+import argparse
 import functools
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from gamut.errors import GamutError
 from gamut.registry import load_plugins
@@ -45,13 +46,14 @@ IN_CLONE = (ROOT / "pyproject.toml").is_file()
 
 
 def typed(name: str) -> str:
-    """How the command `name` is typed: `gamut NAME`, or in a clone `python pretrain/run.py`, `python -m gamut.shards`.
+    """How a command, or one of its subcommands, is typed: `gamut shards`, or in a clone `python -m gamut.shards`.
 
     A clone that is installed, too, knows by what was typed now.
     """
-    if IN_CLONE and Path(sys.argv[0]).name != "gamut":
-        return _in_clone(name)
-    return f"gamut {name}"
+    if not IN_CLONE or Path(sys.argv[0]).name == "gamut":
+        return f"gamut {name}"
+    name, *more = name.split()
+    return " ".join([_in_clone(name), *more])
 
 
 def as_typed(text: str) -> str:
@@ -63,6 +65,12 @@ def as_typed(text: str) -> str:
             text = re.sub(rf"(deepspeed (?:--\S+ \d+ )*){script}\b", rf"\1--module {module}", text)
             text = re.sub(rf"(python )?{script}\b", here, text)
     return text
+
+
+def parser_of(name: str, about: str | None, epilog: str = "", **options: Any) -> argparse.ArgumentParser:
+    """A parser of the command `name`, or of its subcommand; texts keep their lines, and `options` go to argparse."""
+    options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    return argparse.ArgumentParser(typed(name), None, as_typed(about or ""), as_typed(epilog), **options)
 
 
 def version() -> str | None:

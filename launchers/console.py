@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
 from gamut.commands import COMMANDS, ROOT, command, version
-from gamut.errors import GamutError
+from gamut.errors import GamutError, nearest
 
 
 @command
@@ -21,10 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage(), file=sys.stdout if name else sys.stderr)
         return 0 if name else 2
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise GamutError(
-            f"There is no command {name!r}{f'; the nearest is {near[0]}' if near else ''}. See gamut --help."
-        )
+        raise GamutError(f"There is no command {name!r}{nearest(name, list(COMMANDS))}. See gamut --help.")
     return importlib.import_module(COMMANDS[name][0]).main(rest)
 
 

@@ -1,18 +1,17 @@
-"""What every submission shares: the options that ask SLURM for resources, and the executor that asks."""
+"""The executor that asks SLURM, which every submission shares."""
 
 from __future__ import annotations
 
-import argparse
 import os
+import shlex
+import shutil
 from pathlib import Path
-from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
+from gamut.commands import IN_CLONE, ROOT
+from gamut.errors import RunError
 from launchers.cluster import Cluster, minutes
-
-ROOT = Path(__file__).resolve().parents[1]
-ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
 
 
 class Executor(SlurmExecutor):
@@ -22,9 +21,17 @@ class Executor(SlurmExecutor):
     def affinity(cls) -> int:
         return 2
 
-    def script(self) -> str:
-        """The text that `submit` hands to sbatch."""
+    def script(self, jobs: int | None = None) -> str:
+        """The text that `submit` hands to sbatch; jobs: of an array."""
+        if jobs is not None:
+            self.parameters["map_count"] = jobs
         return self._make_submission_file_text(self._submitit_command_str, "")
+
+
+def require_sbatch() -> None:
+    """Raises RunError where there is no SLURM to submit to."""
+    if shutil.which("sbatch") is None:
+        raise RunError("There is no sbatch on this machine: submit from a login node of the cluster, or use --local.")
 
 
 def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
@@ -32,8 +39,7 @@ def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
     made = Executor(
         folder=folder, max_num_timeout=100
     )  # whatever is requeued goes on where it was, as often as need be
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]  # plugins may lie there
-    environment = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths)), **cluster.environment}
+    environment = {**_path(), **cluster.environment}
     made.update_parameters(
         job_name=name,
         nodes=cluster.nodes,
@@ -50,7 +56,7 @@ def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
         signal_delay_s=cluster.signal_seconds,
         stderr_to_stdout=True,
         wckey=None,
-        setup=[*cluster.setup, *(f"export {key}={_quoted(value)}" for key, value in environment.items())],
+        setup=[*cluster.setup, *(f"export {key}={shlex.quote(value)}" for key, value in environment.items())],
         additional_parameters={"requeue": True},
         # srun does not take --cpus-per-task from sbatch; one dead rank ends the job, as the others wait for it
         srun_args=[f"--cpus-per-task={cluster.cpus_per_task}", "--kill-on-bad-exit=1"],
@@ -58,29 +64,8 @@ def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
     return made
 
 
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"
-
-
-def add_resources(parser: argparse.ArgumentParser, *, dry_run: str) -> None:
-    """The options that any submission takes, but for those that say how many tasks there are."""
-    parser.add_argument("--time", help="minutes, HH:MM:SS or D-HH:MM:SS; the job is requeued when it runs out")
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
-    parser.add_argument("--qos")
-    parser.add_argument("--cluster", metavar="NAME", help="take what is not given here from configs/clusters/NAME.yaml")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--dry-run", action="store_true", help=dry_run)
-    how.add_argument("--local", action="store_true", help="run it on this machine, without SLURM")
-
-
-def resources(options: argparse.Namespace) -> dict[str, Any]:
-    """What those options change in a cluster; None where they say nothing."""
-    return {name: getattr(options, name) for name in ("cpus_per_task", "time", "partition", "account", "qos")}
-
-
-def array_jobs(text: str) -> int:
-    """The number of an array's jobs, as argparse reads it."""
-    if not text.isdigit() or not 1 <= int(text) <= ARRAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {ARRAY}")
-    return int(text)
+def _path() -> dict[str, str]:
+    """PYTHONPATH for the jobs: the clone, where that is what runs, and what the person has on theirs (plugins)."""
+    theirs = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    places = dict.fromkeys([str(ROOT), *theirs] if IN_CLONE else theirs)
+    return {"PYTHONPATH": os.pathsep.join(places)} if places else {}

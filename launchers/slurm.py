@@ -13,37 +13,41 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import socket
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from gamut.commands import command
+from gamut.commands import ROOT, command, parser_of
 from gamut.errors import RunError
 from gamut.recipe import cli
-from gamut.recipe.schema import Recipe
-from gamut.track.run import RunFolder
-from launchers import convert
-from launchers.cluster import Cluster, load_cluster
-from launchers.executor import ROOT, Executor, add_resources, executor_in, resources
-from launchers.job import STAGES, Job, run_stage, write_job
+from launchers.options import STAGES, add_resources, become, resources
+
+if TYPE_CHECKING:
+    from gamut.recipe.schema import Recipe
+    from launchers.cluster import Cluster
+    from launchers.executor import Executor
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["convert"]:
+        from launchers import convert
+
         return convert.main(argv[1:])
     if argv[:1] == ["features"]:
-        from launchers import features  # here: it imports torch, which takes seconds
+        from launchers import features
 
         return features.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
+
+    from launchers.cluster import load_cluster  # here, as whatever takes long to import: --help need not wait
+
     typed = cli.parse(options.stage, options.words)
     changes: dict[str, Any] = {
         "nodes": options.nodes,
@@ -61,12 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python launchers/slurm.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("submit", __doc__, allow_abbrev=False)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("words", nargs="*", metavar="RECIPE [key=value ...]", help="the recipe and its overrides")
     parser.add_argument("--nodes", type=int, help="number of nodes")
@@ -79,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def executor(recipe: Recipe, cluster: Cluster) -> Executor:
     """An executor that writes into the run's folder and asks SLURM for what `cluster` says."""
+    from gamut.track.run import RunFolder
+    from launchers.executor import executor_in
+
     return executor_in(RunFolder.place(recipe).absolute() / "slurm", recipe.run.name.replace("/", "-"), cluster)
 
 
@@ -88,8 +90,11 @@ def stage_environment(cluster: Cluster) -> dict[str, str]:
 
 def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
     """Hand the job to sbatch and say where to look. Raises RunError where there is no SLURM or it refuses."""
-    if shutil.which("sbatch") is None:
-        raise RunError("There is no sbatch on this machine: submit from a login node of the cluster, or use --local.")
+    from gamut.track.run import RunFolder
+    from launchers.executor import require_sbatch
+    from launchers.job import Job, write_job
+
+    require_sbatch()
     made = executor(recipe, cluster)
     folder = Path(made.folder)
     description = write_job(folder / f"job-{uuid.uuid4().hex[:12]}.json", stage, words, stage_environment(cluster))
@@ -106,6 +111,8 @@ def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> in
 
 def dry_run(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
     """Print the sbatch script, then let the stage show the resolved recipe and its plan for the job's ranks."""
+    from launchers.job import run_stage
+
     print(executor(recipe, cluster).script())
     print(flush=True)
     declared = {"WORLD_SIZE": str(cluster.tasks), "LOCAL_WORLD_SIZE": str(cluster.tasks_per_node)}
@@ -121,30 +128,26 @@ def dry_run(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> i
                 os.environ[name] = value
 
 
-def local_command(stage: str, words: list[str], ranks: int, port: int) -> list[str]:
-    """The command that runs a stage on `ranks` processes of this machine."""
+def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str]:
+    """What Python is to run for a stage on `ranks` processes of this machine."""
     script = [str(ROOT / stage / "run.py"), *words]
     if ranks == 1:
-        return [sys.executable, *script]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    return [*launcher, "--num_gpus", str(ranks), "--master_port", str(port), *script]
+        return script
+    return ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(port), *script]
 
 
 def run_here(stage: str, words: list[str], cluster: Cluster) -> int:
-    """Become the stage, so that signals reach it and its status is ours. Never returns but by RunError."""
+    """Become the stage. Raises RunError where it is to run on more than this machine."""
     if cluster.nodes > 1:
         raise RunError(f"--local runs on this machine alone, not on {cluster.nodes} nodes.")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words_to_run = local_command(stage, words, cluster.tasks, port)
     os.environ.update(stage_environment(cluster))
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for deepspeed
     )
-    sys.stdout.flush()
-    os.execv(words_to_run[0], words_to_run)
-    return 0
+    become(*local_words(stage, words, cluster.tasks, port))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_every_command_is_there_and_listed(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_command_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrian"]) == 2
-    assert "'pretrian'; the nearest is pretrain" in capsys.readouterr().err
+    assert "'pretrian'; the nearest valid name is pretrain" in capsys.readouterr().err
     assert main([]) == 2
     assert "usage: gamut" in capsys.readouterr().err
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gamut.commands import as_typed, typed
 from gamut.errors import RecipeError, ShardError, nearest
 from gamut.recipe.find import CONFIGS, list_recipes
-from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from gamut.remote import is_remote
-from gamut.remote.mirror import mirror
 
 _EXAMPLES = {
     "pretrain": "deepspeed --num_gpus 2 pretrain/run.py asit_tiny data=data/esc10 optim.lr=3e-4",
@@ -68,6 +67,8 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
             f"{names[1]!r} on the command line is not an override; write key=value, such as optim.lr=3e-4 "
             f"(the recipe is {names[0]})."
         )
+    from gamut.recipe.load import load_recipe  # here: OmegaConf takes its time, and --help does without
+
     recipe = load_recipe(stage, names[0], overrides, configs)
     return Command(recipe, names[0], overrides, dry_run, local_rank)
 
@@ -75,8 +76,8 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
 def usage(stage: str, configs: Path = CONFIGS) -> str:
     recipes = "\n".join(f"  {name}" for name in list_recipes(stage, configs))
     return (
-        f"usage: {stage}/run.py RECIPE [key=value ...] [--dry-run]\n\n"
-        f"example: {_EXAMPLES[stage]}\n\n"
+        f"usage: {typed(stage)} RECIPE [key=value ...] [--dry-run]\n\n"
+        f"example: {as_typed(_EXAMPLES[stage])}\n\n"
         f"  RECIPE       one of the recipes below, or a path to a YAML file\n"
         f"  key=value    overrides a key of the recipe, such as optim.lr=3e-4 or run.name=second_try\n"
         f"  --dry-run    show the resolved recipe and the plan, and train nothing\n\n"
@@ -90,6 +91,8 @@ def require_data(recipe: Recipe) -> Path:
     Raises ShardError with the command that makes them where it is missing, or the remote place cannot be read.
     """
     if is_remote(recipe.data):
+        from gamut.remote.mirror import mirror
+
         return mirror(recipe.data, recipe.remote)
     if recipe.data and Path(recipe.data).is_dir():
         return Path(recipe.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from gamut.features.extract import prepare, run
 from gamut.recipe.load import load_recipe
 from launchers import features
 from launchers import slurm as command
-from launchers.cluster import load_cluster
+from launchers.array import Share
 from tests.launchers.test_convert_array import FakeExecutor
 
 
@@ -26,8 +25,7 @@ def test_jobs_of_an_array_make_the_cache_of_one_command_though_one_is_killed(
     expected = run(whole, whole.begin())
     job = prepare(load_recipe("features", "whisper_tiny_esc50", overrides))
     executor = FakeExecutor(kill=lambda number: not executor.statuses)
-    options = Namespace(recipe="whisper_tiny_esc50", overrides=overrides)
-    assert features.submit(options, job, 3, load_cluster(None, {}), executor) == 0  # type: ignore[arg-type]
+    assert features.submit("whisper_tiny_esc50", overrides, job, 3, executor) == 0  # type: ignore[arg-type]
     assert sum(map(os.WIFSIGNALED, executor.statuses)) == 1
     assert executor.statuses[-1] == 0
     told = capsys.readouterr().out
@@ -36,7 +34,7 @@ def test_jobs_of_an_array_make_the_cache_of_one_command_though_one_is_killed(
     assert cache.info.fingerprint == expected.info.fingerprint
     np.testing.assert_array_equal(cache.read(cache.rows), expected.read(expected.rows))
     assert json.loads((job.folder / "slurm" / "job.json").read_text())["jobs"] == 3
-    assert features.submit(options, job, 3, load_cluster(None, {}), executor) == 0  # type: ignore[arg-type]
+    assert features.submit("whisper_tiny_esc50", overrides, job, 3, executor) == 0  # type: ignore[arg-type]
     assert "all of it is there" in capsys.readouterr().out
 
 
@@ -62,4 +60,4 @@ def test_a_node_that_sees_another_set_refuses(overrides: list[str], tmp_path: Pa
     told = {"recipe": "whisper_tiny_esc50", "overrides": [*overrides, "extract.pool=5"], "jobs": 1}
     (tmp_path / "job.json").write_text(json.dumps(told | {"folder": str(job.folder)}))
     with pytest.raises(features.FeatureError, match=r"was submitted: the encoder or the shard set has changed"):
-        features.Share(str(tmp_path / "job.json"), 0)()
+        Share("features", str(tmp_path / "job.json"), 0)()

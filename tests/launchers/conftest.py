@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from launchers import options
+
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 
 CONFIGURATION = """
@@ -85,6 +87,19 @@ class Slurm:
                 queue = self.run("squeue", "-a", "-o", "%i %P %j %T %r", check=False)
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{queue}\n{tail}")
             time.sleep(0.25)
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that this process would have become; it ends instead."""
+    words: list[list[str]] = []
+
+    def execv(path: str, arguments: list[str]) -> None:
+        words.append(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(options.os, "execv", execv)
+    return words
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -116,8 +117,8 @@ def test_any_number_of_jobs_makes_the_same_bytes(
         return kills[number] >= 0
 
     executor = FakeExecutor(kill)
-    monkeypatch.setattr(convert, "_executor", lambda options, cluster: executor)
-    monkeypatch.setattr(convert.shutil, "which", lambda name: name)
+    monkeypatch.setattr(convert, "_executor", lambda options, cluster, jobs: executor)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     words = ["convert", "folder", str(src), str(tmp_path / "set"), "--clips-per-shard", "3", "--jobs", str(jobs)]
     assert command.main([*words, "--cpus-per-task", "1"]) == 0
     assert sum(map(os.WIFSIGNALED, executor.statuses)) >= min(jobs, 7)
@@ -140,11 +141,10 @@ def test_a_dry_run_writes_nothing(src: Path, tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "set").exists()
 
 
-def test_local_becomes_the_command(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    became: list[list[str]] = []
-    monkeypatch.setattr(convert.os, "execv", lambda path, words: became.append(words))
+def test_local_becomes_the_command(src: Path, tmp_path: Path, became: list[list[str]]) -> None:
     words = ["convert", "folder", str(src), str(tmp_path / "set"), "--name", "x", "--on-error", "stop", "--local"]
-    assert command.main([*words, "--jobs", "64", "--cpus-per-task", "3"]) == 0
+    with pytest.raises(SystemExit):
+        command.main([*words, "--jobs", "64", "--cpus-per-task", "3"])
     ((interpreter, *rest),) = became
     assert interpreter == sys.executable
     assert rest[:6] == ["-m", "gamut.shards", "convert", "folder", str(src), str(tmp_path / "set")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from gamut.errors import RecipeError, RunError
 from gamut.shards.__main__ import main as shards
+from launchers import executor
 from launchers import slurm as command
 from launchers.cluster import Cluster, load_cluster, minutes
 from launchers.corpus import synthesise
@@ -72,9 +74,20 @@ def test_the_script_for_gpus(tmp_path: Path) -> None:
     assert "wckey" not in found
     lines = script.splitlines()
     assert lines.index("module load x") < lines.index("export SUBMITIT_EXECUTOR=slurm")
-    assert "export A='b'\\''c'" in lines
+    assert ["export", "A=b'c"] in [shlex.split(line) for line in lines if line.startswith("export")]
     assert command.stage_environment(cluster) == {}
     assert command.stage_environment(Cluster(gpus=0)) == {"DS_ACCELERATOR": "cpu"}
+
+
+def test_jobs_find_the_clone_and_what_the_person_has_on_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"/my/plugins:{command.ROOT}:/more")
+    recipe = command.cli.parse("pretrain", ["asit_b", f"run.folder={tmp_path}"]).recipe
+    assert f"export PYTHONPATH={command.ROOT}:/my/plugins:/more" in command.executor(recipe, Cluster()).script()
+    monkeypatch.setattr(executor, "IN_CLONE", False)  # the installed package is found without
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert "PYTHONPATH" not in command.executor(recipe, Cluster()).script()
 
 
 def test_what_the_documents_submit_has_packs_for_every_gpu() -> None:
@@ -116,13 +129,12 @@ def test_without_slurm(
     assert not (tmp_path / "runs").exists()
 
 
-def test_local_becomes_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    became: list[list[str]] = []
-    monkeypatch.setattr(command.os, "execv", lambda path, words: became.append(words))
+def test_local_becomes_the_stage(became: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("PATH", "/bin")
-    command.main(["pretrain", "demo", "seed=3", "--local", "--cpus-only", "2"])
-    command.main(["finetune", "demo", "--local", "--cpus-only", "1"])
+    for words in (["pretrain", "demo", "seed=3", "--cpus-only", "2"], ["finetune", "demo", "--cpus-only", "1"]):
+        with pytest.raises(SystemExit):
+            command.main([*words, "--local"])
     script = str(command.ROOT / "pretrain" / "run.py")
     assert became[0][:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert became[0][3:5] == ["--num_gpus", "2"]
