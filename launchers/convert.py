@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         become("-m", "gamut.shards", "convert", *_words(options))
 
     from gamut.shards.convert.run import prepare
-    from launchers.array import submit
+    from launchers.arrays import submit
     from launchers.cluster import load_cluster
     from launchers.executor import require_sbatch
 
@@ -116,6 +116,6 @@ def _folder(options: argparse.Namespace) -> Path:
 
 
 def _executor(options: argparse.Namespace, cluster: Cluster, jobs: int) -> Any:
-    from launchers.array import array_executor
+    from launchers.arrays import array_executor
 
     return array_executor(_folder(options), f"convert-{options.source}", cluster, jobs)

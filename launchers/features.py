@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         become("-m", "gamut.features", "extract", *words)
 
     from gamut.recipe.load import load_recipe
-    from launchers.array import array_executor
+    from launchers.arrays import array_executor
     from launchers.cluster import load_cluster
     from launchers.executor import require_sbatch
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 def submit(recipe: str, overrides: list[str], job: Job, jobs: int, executor: Executor) -> int:
     """Hand the array and the last job to SLURM, and say where to look. Raises RunError where it refuses."""
     from gamut.features.extract import require_room
-    from launchers import array as arrays
+    from launchers import arrays
 
     made = job.begin()
     if made.finished:

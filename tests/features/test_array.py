@@ -14,7 +14,7 @@ from gamut.features.extract import prepare, run
 from gamut.recipe.load import load_recipe
 from launchers import features
 from launchers import slurm as command
-from launchers.array import Share
+from launchers.arrays import Share
 from tests.launchers.test_convert_array import FakeExecutor
 
 

@@ -193,3 +193,10 @@ def test_nothing_is_swallowed(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(RunError, match="invalid partition"):
         command.submit("pretrain", ["demo"], recipe, Cluster(partition="nope"))
     assert list((tmp_path / "runs" / "demo" / "slurm").glob("job-*.json")) == []
+
+
+def test_no_file_here_hides_one_of_pythons_own() -> None:
+    """Started by its path, a script has this folder first on its path."""
+    for folder in ("launchers", "pretrain", "finetune"):
+        names = {path.stem for path in (command.ROOT / folder).glob("*.py")}
+        assert not names & sys.stdlib_module_names, folder
