@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gamut.commands import IN_CLONE, ROOT, version
 from gamut.errors import RunError
 from gamut.recipe.resolved import decisive, differences, read_resolved, resolved_yaml
 from gamut.recipe.schema import Recipe
@@ -123,15 +125,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def git_revision() -> str:
-    """The commit that this code is from, `+changes` behind it where files differ; `unknown` outside a repository."""
-    here = str(Path(__file__).resolve().parent)
-    try:
-        head = _git(here, "rev-parse", "HEAD")
-        return f"{head}+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else head
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+    """The commit that this code is from, `+changes` behind it where files differ; for an installed package its version,
+    such as `gamut 0.1.0`. `unknown` where there is neither."""
+    if IN_CLONE:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            top, head = _git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+            if Path(top).resolve() == ROOT:  # not the repository of a project that this one lies in
+                return f"{head}+changes" if _git("status", "--porcelain", "--untracked-files=no") else head
+    return f"gamut {number}" if (number := version()) else "unknown"
 
 
-def _git(folder: str, *words: str) -> str:
-    done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, timeout=20, check=True)
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.strip()

@@ -12,6 +12,7 @@ from gamut.errors import RunError
 from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import Recipe
+from gamut.track import run
 from gamut.track.run import RunFolder, git_revision, write_whole
 
 
@@ -80,5 +81,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert file.read_text() == "old"
 
 
-def test_revision_is_that_of_this_repository() -> None:
+def test_revision_is_that_of_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_revision() == "unknown" or len(git_revision().removesuffix("+changes")) == 40
+    monkeypatch.setattr(run, "IN_CLONE", False)  # as in a package that is installed, even inside of some repository
+    monkeypatch.setattr(run, "version", lambda: "1.2.3")
+    assert git_revision() == "gamut 1.2.3"
