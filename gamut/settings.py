@@ -24,7 +24,7 @@ class Bounds:
     least: float = -math.inf
     most: float = math.inf
     open: bool = False  # `least` itself is too little
-    multiple: int = 1
+    multiple: int | None = None  # of what number
     choices: tuple[str, ...] = ()
     some: bool = False  # of a list: that it holds any
 
@@ -38,13 +38,13 @@ class Bounds:
         if not isinstance(value, (int, float)):
             return True
         enough = value > self.least if self.open else value >= self.least
-        return enough and value <= self.most and value % self.multiple == 0
+        return enough and value <= self.most and not (self.multiple and value % self.multiple)
 
     def __str__(self) -> str:
         """`at least 1`, `between 0 and 1`, `keep, recompute or offload`; empty where anything goes."""
         if self.choices:
             return one_of_words(self.choices)
-        if self.multiple != 1:
+        if self.multiple:
             return f"a multiple of {self.multiple}"
         if self.open:
             return f"above {self.least:g}" + (f", at most {self.most:g}" if self.most < math.inf else "")
@@ -118,6 +118,11 @@ def about(cls: Any) -> dict[str, About]:
     return {f.name: f.metadata.get("about", About()) for f in fields(cls)}
 
 
+def bounds_of(cls: Any) -> dict[str, Bounds]:
+    """What each field of a dataclass may be, for another whose values become its own."""
+    return {name: known.bounds for name, known in about(cls).items()}
+
+
 def problems(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, `must be at least 1, not 0`) of every value that is out of its bounds, or no finite number."""
     for name, known in about(settings).items():
@@ -141,7 +146,7 @@ def _finite(value: Any) -> bool:
 def _each(bounds: Bounds, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"numbers {bounds}" + (", at least one of them" if bounds.some else "")
-    if bounds.multiple != 1:
+    if bounds.multiple:
         nearest = max(bounds.multiple, round(value / bounds.multiple) * bounds.multiple)
         return f"{bounds}, for example {nearest}"
     return str(bounds)

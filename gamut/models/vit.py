@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gamut.errors import RecipeError
 from gamut.models.attention import attention
 from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Kept, Layout, layout
 from gamut.models.pooling import AttentionPool, mean_pool
 from gamut.models.positions import factorised_positions, grid_positions
-from gamut.patches import PATCH, columns, rows
+from gamut.patches import columns, rows
 from gamut.randomness import Purpose, key_torch, uniform_torch
 from gamut.recipe import schema
+from gamut.recipe.check import check_model
 
 PIXELS = 256  # of a patch
 EPS = 1e-6
@@ -105,7 +105,7 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, model: schema.Model, seed: int = 0) -> None:
         super().__init__()
-        _check(model)
+        check_model(model)
         self.model = model
         self.class_token = model.pooling == "cls"
         self.special = int(self.class_token) + int(model.distilled)  # tokens before a segment's patches
@@ -196,24 +196,3 @@ class VisionTransformer(nn.Module):
             draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH, device=drop_keys.device))
             keep.append((draw >= share).float() / (1.0 - share))
         return torch.index_select(torch.stack(keep), 1, where.segment)[..., None]
-
-
-def _check(model: schema.Model) -> None:
-    """Raise RecipeError for a model section that describes no model."""
-    for name, heads in (("heads", model.heads), ("pooling_heads", model.pooling_heads)):
-        if (name == "heads" or model.pooling == "attention") and model.dim % heads:
-            raise RecipeError(f"model.dim = {model.dim} is not divisible by model.{name} = {heads}.")
-    if model.table_frames % PATCH or model.table_frames <= 0:
-        raise RecipeError(f"model.table_frames = {model.table_frames} is not a positive multiple of {PATCH}.")
-    if not 1 <= model.stride <= PATCH:
-        raise RecipeError(f"model.stride = {model.stride} is not between 1 and {PATCH}, the width of a patch.")
-    if model.table_like not in ("asit", "ast"):
-        raise RecipeError(f"model.table_like is asit or ast, not {model.table_like!r}.")
-    if model.distilled and model.pooling != "cls":
-        raise RecipeError(f"model.distilled needs model.pooling cls, not {model.pooling!r}.")
-    if model.positions not in ("learned", "factorised"):
-        raise RecipeError(f"model.positions is learned or factorised, not {model.positions!r}.")
-    if model.pooling not in ("cls", "attention", "mean"):
-        raise RecipeError(f"model.pooling is cls, attention or mean, not {model.pooling!r}.")
-    if not 0.0 <= model.drop_path < 1.0:
-        raise RecipeError(f"model.drop_path = {model.drop_path} is not a share in [0, 1).")

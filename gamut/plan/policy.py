@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass
+from typing import Any
 
 from gamut.errors import PlanError
 from gamut.patches import PATCH
+from gamut.settings import above, at_least, between, key, multiple_of, one_of, problems, some
 
 PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
@@ -48,88 +50,46 @@ class Policy:
     Raises PlanError for a value that cannot be, naming the field and what it may be.
     """
 
-    packs: int
-    clips: int | None = None
-    tokens: int | None = None
-    max_clips: int = 64
-    views: int = 1
-    crop_frames: int | None = None
+    packs: int = key(MISSING, "", at_least(1))
+    clips: int | None = key(None, "", at_least(1))
+    tokens: int | None = key(None, "", at_least(1))
+    max_clips: int = key(64, "", at_least(1))
+    views: int = key(1, "", at_least(1))
+    crop_frames: int | None = key(None, "", multiple_of(PATCH))
     random_crop: bool = True
     pad: bool = True
-    max_frames: int | None = None
-    too_long: str = "cut"  # cut | error
-    max_samples: int | None = None
-    shifts: tuple[int, ...] = (160,)
-    pools: tuple[int, ...] = (1,)
-    pad_to: int | None = None
-    local_views: int = 0
-    local_frames: int = 192
-    roll: float = 0.0
-    drop_tokens: float = 0.0
-    mixup: float = 0.0
-    mixup_beta: int = 10
+    max_frames: int | None = key(None, "", multiple_of(PATCH))
+    too_long: str = key("cut", "", one_of("cut", "error"))
+    max_samples: int | None = key(None, "", at_least(WINDOW_SAMPLES))
+    shifts: tuple[int, ...] = key((160,), "", some(at_least(1)))
+    pools: tuple[int, ...] = key((1,), "", some(at_least(1)))
+    pad_to: int | None = key(None, "", multiple_of(PATCH))
+    local_views: int = key(0, "", at_least(0))
+    local_frames: int = key(192, "", multiple_of(PATCH))
+    roll: float = key(0.0, "", between(0, 1))
+    drop_tokens: float = key(0.0, "", between(0, 0.9))
+    mixup: float = key(0.0, "", between(0, 1))
+    mixup_beta: int = key(10, "", at_least(1))
     class_token: bool = True
     cached: bool = False  # the model gets stored features: every clip is one token, and mixed within its pack
     distillation_token: bool = False
-    stride: int = PATCH
-    packer: str = "exact"  # exact | next_fit
-    lookahead: int = 64
-    window: int = 16384
+    stride: int = key(PATCH, "", between(1, PATCH))
+    packer: str = key("exact", "", one_of("exact", "next_fit"))
+    lookahead: int = key(64, "", at_least(1))
+    window: int = key(16384, "", at_least(1))
     shuffle: bool = True
-    locality: str = "none"  # none | node
-    draws: int | None = None  # an epoch; None: as many as there are clips
-    proportions: tuple[float, ...] = ()  # of the draws, one for each set of a mixture
+    locality: str = key("none", "", one_of("none", "node"))
+    draws: int | None = key(None, "", at_least(1))  # an epoch; None: as many as there are clips
+    proportions: tuple[float, ...] = key((), "", above(0))  # of the draws, one for each set of a mixture
 
     def __post_init__(self) -> None:
         for field in ("shifts", "pools"):
             object.__setattr__(self, field, tuple(int(value) for value in getattr(self, field)))
         object.__setattr__(self, "proportions", tuple(float(part) for part in self.proportions))
-        for field in ("packs", "clips", "tokens", "max_clips", "views", "lookahead", "window", "mixup_beta", "draws"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise PlanError(f"`{field}` of a plan is {value}; it must be at least 1.")
-        if not 1 <= self.stride <= PATCH:
-            raise PlanError(f"`stride` of a plan is {self.stride}; it must lie between 1 and {PATCH}, a patch's width.")
-        if self.local_views < 0:
-            raise PlanError(f"`local_views` of a plan is {self.local_views}; it must be at least 0.")
-        if self.max_samples is not None and self.max_samples < WINDOW_SAMPLES:
-            raise PlanError(f"`max_samples` of a plan is {self.max_samples}; it must hold a window of 400 samples.")
-        for field, most in (("roll", 1.0), ("mixup", 1.0), ("drop_tokens", 0.9)):
-            value = getattr(self, field)
-            if not 0.0 <= value <= most:
-                raise PlanError(f"`{field}` of a plan is {value}; it must lie between 0 and {most:g}.")
-        for field in ("crop_frames", "max_frames", "pad_to", "local_frames"):
-            value = getattr(self, field)
-            if value is not None and (value < PATCH or value % PATCH):
-                nearest = max(PATCH, round(value / PATCH) * PATCH)
-                raise PlanError(f"`{field}` of a plan is {value}; it must be a multiple of 16, for example {nearest}.")
-        for field, known in (
-            ("too_long", ("cut", "error")),
-            ("packer", ("exact", "next_fit")),
-            ("locality", ("none", "node")),
-        ):
-            if getattr(self, field) not in known:
-                raise PlanError(f"`{field}` of a plan is {getattr(self, field)!r}; it must be {' or '.join(known)}.")
-        if (self.clips is None) == (self.tokens is None):
-            raise PlanError(
-                f"A pack is filled by number of clips or by tokens: give one of `clips` and `tokens` "
-                f"(they are {self.clips} and {self.tokens})."
-            )
-        if self.cached and (self.segments != 1 or self.drop_tokens or self.roll):
-            raise PlanError("A plan of `cached` features has one view a clip: no local views, roll or token dropout.")
-        if not all(0 < part < float("inf") for part in self.proportions):
-            raise PlanError(f"`proportions` of a plan is {self.proportions}; each must be above 0.")
-        if not self.shifts or min(self.shifts) < 1:
-            raise PlanError(f"`shifts` of a plan is {self.shifts}; it needs at least one hop of 1 sample or more.")
-        if not self.pools or min(self.pools) < 1:
-            raise PlanError(f"`pools` of a plan is {self.pools}; it needs at least one number of frames, 1 or more.")
-        if self.pad_to and (self.crop_frames or not self.pad):
-            raise PlanError(
-                f"`pad_to` ({self.pad_to}) makes all views of one length in time, by padding: it takes the place of "
-                f"`crop_frames` ({self.crop_frames}) and needs `pad`."
-            )
-        if self.crop_frames and self.max_frames and self.crop_frames > self.max_frames:
-            raise PlanError(f"`crop_frames` ({self.crop_frames}) is over `max_frames` ({self.max_frames}).")
+        for field, problem in problems(self):
+            raise PlanError(f"`{field}` of a plan {problem}.")
+        for named, sentence in clashes(self):
+            raise PlanError(f"Of a plan, {sentence.format(**{field: f'`{field}`' for field in named})}.")
 
     @property
     def segments(self) -> int:
@@ -152,6 +112,34 @@ class Policy:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field or with the planner's version."""
         return digest(self.fields())
+
+
+def clashes(policy: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What contradicts itself in a policy, or in an object of its fields: these fields, and a sentence without its end
+    that names them as {field}, since a recipe has other names for them."""
+    if (policy.clips is None) == (policy.tokens is None):
+        given = "neither is" if policy.clips is None else "both are, so set one of them to null"
+        yield (
+            ("clips", "tokens"),
+            "a pack is filled by number of clips or by tokens, so exactly one of {clips} and {tokens} must be given: "
+            + given,
+        )
+    if policy.cached and (policy.views != 1 or policy.local_views or policy.drop_tokens or policy.roll):
+        yield (
+            ("cached", "views", "local_views", "roll", "drop_tokens"),
+            "{cached} features have one view a clip: {views} 1, and {local_views}, {roll} and {drop_tokens} 0",
+        )
+    if policy.pad_to and (policy.crop_frames or not policy.pad):
+        yield (
+            ("pad_to", "crop_frames", "pad"),
+            "{pad_to} is a fixed length in time, the same at every resolution: it takes the place of {crop_frames} "
+            "(set that to null) and needs {pad}",
+        )
+    if policy.crop_frames and policy.max_frames and policy.crop_frames > policy.max_frames:
+        yield (
+            ("crop_frames", "max_frames"),
+            f"{{crop_frames}} ({policy.crop_frames}) is over {{max_frames}} ({policy.max_frames})",
+        )
 
 
 def digest(fields: Mapping[str, str]) -> str:

@@ -170,7 +170,7 @@ def _apply(
             raise RecipeError(f"Unknown key {key} {where}{nearest_key(key)}.")
         if not path and _ONLY.get(name, stage) != stage:
             raise RecipeError(
-                f"The section {name} {where} is for {_ONLY[name]} recipes; a {stage} recipe has no use for it."
+                f"The section {name} {where} is for {_ONLY[name]} recipes: take it out of this {stage} recipe."
             )
         if key == "stage" and value != stage:
             raise RecipeError(f"stage {where} is {value!r}, but the recipe is asked for by {stage}.")

@@ -11,10 +11,31 @@ RATE = 16000  # Hz
 UNIT_HOP = 160  # samples: 10 ms, resolution C = 1
 
 
+# The plan's fields that can contradict each other, and the keys that they come from.
+KEYS = {
+    "clips": "step.clips",
+    "tokens": "step.tokens",
+    "crop_frames": "views.frames",
+    "max_frames": "views.max_frames",
+    "pad": "views.pad",
+    "pad_to": "views.pad_to",
+    "views": "views.count",
+    "local_views": "views.local_count",
+    "roll": "views.roll",
+    "drop_tokens": "augment.drop_tokens",
+    "cached": "features",
+}
+
+
 def training_policy(recipe: Recipe) -> Policy:
     """The plan's policy for training: the recipe's step, views and packer, mixup and token dropout."""
+    return Policy(**training_fields(recipe))
+
+
+def training_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of `training_policy`, of a recipe that may contradict itself."""
     views, plan, augment = recipe.views, recipe.plan, recipe.augment
-    return Policy(
+    return dict(
         **_common(recipe),
         views=views.count,
         random_crop=views.random,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gamut.errors import ShardError
+from gamut.settings import above, at_least, between, key
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,23 @@ class Remote:
     of a web server from ~/.netrc.
     """
 
-    cache: str = ""  # folder on a disk of the node; empty: $GAMUT_CACHE, or gamut-cache-UID in the temporary folder
-    cache_gb: float = 32.0  # at most so many GB (10^9 bytes) of fetched pieces, for all processes of a node together
-    piece_mb: float = 16.0  # MB fetched and kept at a time: a run of clips of one shard
-    timeout_seconds: float = 30.0  # a server that sends nothing for so long has stalled
-    tries: int = 6
-    pause_seconds: float = 1.0  # before the second try; doubles, up to a minute
-    s3_endpoint: str = ""  # URL of an S3 server; empty: AWS
-    allow_pipe: bool = False  # whether `data` and an index may name commands to run
+    cache: str = key(
+        "", "folder on a disk of the node; empty: $GAMUT_CACHE, or gamut-cache-UID in the temporary folder"
+    )
+    cache_gb: float = key(
+        32.0,
+        "at most so much of fetched pieces, for all processes of a node together",
+        above(0),
+        unit="GB (10^9 bytes)",
+    )
+    piece_mb: float = key(
+        16.0, "fetched and kept at a time: a run of clips of one shard", between(0.001, 10_000), unit="MB"
+    )
+    timeout_seconds: float = key(30.0, "a server that sends nothing for so long has stalled", above(0), unit="s")
+    tries: int = key(6, "before the run stops", between(1, 1000))
+    pause_seconds: float = key(1.0, "before the second try; doubles, up to a minute", at_least(0), unit="s")
+    s3_endpoint: str = key("", "URL of an S3 server; empty: AWS")
+    allow_pipe: bool = key(False, "whether `data` and an index may name commands to run")
 
     @property
     def cache_bytes(self) -> int:

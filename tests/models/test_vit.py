@@ -237,13 +237,13 @@ def test_mismatched_layout_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": 50}, "not divisible by model.heads"),
+        ({"dim": 50}, "must be a multiple of model.heads"),
         ({"pooling": "attention", "pooling_heads": 7}, "model.pooling_heads"),
         ({"table_frames": 100}, "model.table_frames"),
         ({"positions": "rotary"}, "'rotary'"),
         ({"pooling": "max"}, "'max'"),
-        ({"pooling": "mean", "distilled": True}, "model.distilled needs model.pooling cls"),
-        ({"stride": 17}, "model.stride = 17"),
+        ({"pooling": "mean", "distilled": True}, "model.distilled .* needs model.pooling cls"),
+        ({"stride": 17}, "model.stride must be between 1 and 16, not 17"),
         ({"table_like": "vit"}, "'vit'"),
         ({"drop_path": 1.0}, "model.drop_path"),
     ],

@@ -1,0 +1,183 @@
+"""What a recipe says of its own stage, checked against itself: pretraining, fine-tuning, extracting features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gamut.patches import PATCH
+from gamut.recipe.policy import RATE, UNIT_HOP
+from gamut.recipe.schema import Recipe
+
+Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence without its end
+
+CLIPS = 128  # of a shard of a cache of features
+
+
+def pretraining(recipe: Recipe) -> Iterator[Problem]:
+    """Losses, masks and heads that contradict each other, the views or the model."""
+    asit, views, step, model, optim = recipe.asit, recipe.views, recipe.step, recipe.model, recipe.optim
+    least = asit.mask_target_least
+    bound = "step.max_clips" if step.clips is None else "step.clips"
+    of_others = {
+        "asit.weight_koleo": asit.weight_koleo > 0,
+        "asit.mask_fill": asit.mask_fill == "clip",
+        "asit.mask_copied": asit.mask_copied > 0,
+    }
+    others = [key for key, on in of_others.items() if on]
+    if not (asit.weight_reconstruction or asit.weight_local or asit.weight_global):
+        yield (
+            ("asit.weight_reconstruction",),
+            "one of asit.weight_reconstruction, asit.weight_local and asit.weight_global must be above 0",
+        )
+    if others and (step.clips or step.max_clips) == 1:
+        yield (
+            (*others, bound),
+            f"a clip alone in its pack has no other for {' and '.join(others)}: {bound} must be above 1",
+        )
+    if asit.weight_global and views.count != 2:
+        yield (
+            ("asit.weight_global", "views.count"),
+            f"the global loss compares two views: views.count must be 2 (it is {views.count}) or asit.weight_global 0",
+        )
+    if (
+        model.pooling == "attention"
+        and not asit.weight_global
+        and not (asit.weight_koleo and asit.koleo_on == "pooled")
+    ):
+        yield (
+            ("asit.weight_global", "model.pooling"),
+            "attention pooling is trained by the global loss, and by KoLeo where asit.koleo_on is pooled: "
+            "asit.weight_global must be above 0, or model.pooling cls or mean",
+        )
+    if model.distilled or model.stride != PATCH:
+        yield (
+            ("model.distilled", "model.stride"),
+            "ASiT hides and rebuilds patches that lie side by side, and has one class token: model.stride must be 16, "
+            "model.distilled false",
+        )
+    if views.local_count and not asit.weight_global:
+        yield (
+            ("views.local_count", "asit.weight_global"),
+            "local crops serve the global loss alone: set views.local_count to 0 or asit.weight_global above 0",
+        )
+    if least is not None and least > asit.mask_target:
+        yield (
+            ("asit.mask_target_least", "asit.mask_target"),
+            f"asit.mask_target_least ({least}) must not be above asit.mask_target ({asit.mask_target})",
+        )
+    if asit.mask_copied and not asit.mask_target:
+        yield (
+            ("asit.mask_copied", "asit.mask_target"),
+            "asit.mask_copied takes the place of masks: asit.mask_target must be above 0",
+        )
+    if asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes):
+        yield (
+            ("asit.prototypes_data", "asit.heads"),
+            f"a shared head has one number of outputs: asit.prototypes_data ({asit.prototypes_data}) other than "
+            f"asit.prototypes ({asit.prototypes}) needs asit.heads partly or separate",
+        )
+    if asit.teacher_temperature_start is not None and not asit.teacher_temperature_epochs:
+        yield (
+            ("asit.teacher_temperature_start", "asit.teacher_temperature_epochs"),
+            "asit.teacher_temperature_start needs asit.teacher_temperature_epochs above 0",
+        )
+    if asit.teacher_temperature_start is None and asit.teacher_temperature_epochs > 0:
+        yield (
+            ("asit.teacher_temperature_epochs", "asit.teacher_temperature_start"),
+            "asit.teacher_temperature_epochs is how long the way from asit.teacher_temperature_start is: set that too, "
+            "or leave the epochs at 0",
+        )
+    if asit.koleo_on != "rows" and not asit.weight_koleo:
+        yield (
+            ("asit.koleo_on", "asit.weight_koleo"),
+            "asit.koleo_on says what KoLeo spreads apart: asit.weight_koleo must be above 0",
+        )
+    if asit.freeze_output_epochs and optim.name == "adam" and (optim.weight_decay or optim.weight_decay_end):
+        yield (
+            ("asit.freeze_output_epochs", "optim.name"),
+            "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay, as part of the gradient, moves the "
+            "output layer that should rest",
+        )
+    if optim.layer_decay != 1 or optim.head_scale != 1:
+        yield (
+            ("optim.layer_decay", "optim.head_scale"),
+            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining all learns at one rate, leave "
+            "them at 1",
+        )
+
+
+def finetuning(recipe: Recipe) -> Iterator[Problem]:
+    """Folds, views and averages that contradict each other."""
+    folds = recipe.folds
+    if not folds.test or not all(folds.test):
+        yield (("folds.test",), "folds.test needs at least one round of at least one fold")
+    for test in folds.test:
+        for key, others in (("train", folds.train), ("validation", folds.validation)):
+            both = [fold for fold in others or [] if fold in test]
+            if both:
+                yield ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
+    if folds.column in recipe.subset:
+        yield (
+            ("subset",),
+            f"subset.{folds.column} is what folds says: set folds.train, folds.validation and folds.test instead",
+        )
+    if recipe.features:
+        yield from _on_features(recipe)
+    if recipe.encoder:
+        yield from _with_encoder(recipe)
+    first = recipe.finetune.average_from
+    if first is not None and first > recipe.epochs:
+        yield (
+            ("finetune.average_from", "epochs"),
+            f"finetune.average_from ({first}) is after the last of {recipe.epochs} epochs: there would be no mean",
+        )
+    if recipe.finetune.take_head and not recipe.init:
+        yield (("finetune.take_head", "init"), "finetune.take_head needs an init to take the classifier from")
+    if recipe.views.count != 1:
+        yield (("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}")
+    if recipe.views.local_count:
+        yield (("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0")
+
+
+def _on_features(recipe: Recipe) -> Iterator[Problem]:
+    """What makes no sense where clips are cached features."""
+    augment = recipe.augment
+    if recipe.step.clips is None:
+        yield (("step.clips", "features"), "cached features are batched by number: set step.clips, not step.tokens")
+    for key in ("frequency_mask", "noise", "drop_tokens"):
+        if getattr(augment, key):
+            yield ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
+    if recipe.finetune.take_head:
+        yield (("finetune.take_head", "features"), "finetune.take_head is for sound: a head is all there is here")
+    if recipe.views.roll:
+        yield (("views.roll", "features"), "views.roll is for sound: cached features have none of it")
+
+
+def _with_encoder(recipe: Recipe) -> Iterator[Problem]:
+    """What makes no sense where an encoder is fine-tuned with its head."""
+    augment, views = recipe.augment, recipe.views
+    if recipe.features:
+        yield (("features", "encoder"), "features are of a frozen encoder: with encoder set features to ''")
+    covers = math.ceil(((recipe.head.seconds * RATE - 400) / UNIT_HOP + 1) / PATCH) * PATCH
+    if views.frames != covers or not views.pad or list(views.resolutions) != [1.0] or list(views.poolings) != [1]:
+        yield (
+            ("views.frames", "head.seconds"),
+            f"a window of head.seconds = {recipe.head.seconds:g} is covered by views.frames = {covers} at 10 ms, "
+            f"padded; it is {views.frames}",
+        )
+    for key in ("frequency_mask", "noise", "drop_tokens"):
+        if getattr(augment, key):
+            yield ((f"augment.{key}", "encoder"), f"augment.{key} is not for an encoder with a head")
+
+
+def extracting(recipe: Recipe) -> Iterator[Problem]:
+    """What of the section `extract` contradicts itself or the rest."""
+    extract = recipe.extract
+    if CLIPS % extract.batch:
+        near = min((size for size in range(1, CLIPS + 1) if not CLIPS % size), key=lambda n: abs(n - extract.batch))
+        yield ("extract.batch",), f"extract.batch must divide {CLIPS}, such as {near}, not {extract.batch}"
+    if sorted(set(extract.blocks)) != list(extract.blocks):
+        yield ("extract.blocks",), f"extract.blocks are numbers of blocks from 0, ascending, not {extract.blocks}"
+    if recipe.mixture:
+        yield ("mixture",), "a cache is of one shard set: give each set of a mixture its own"
