@@ -266,13 +266,14 @@ time.sleep(60)
     assert run.stdout is not None
     pid, path = run.stdout.readline().decode().split()
     planners = [int(pid)]
+    expected = 1 if processes == 1 else 1 + processes
     until = time.monotonic() + 60
-    while len(planners) < processes and time.monotonic() < until:
+    while len(planners) < expected and time.monotonic() < until:
         planners = [int(pid), *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
         time.sleep(0.02)
     time.sleep(0.5)
     assert all(map(_alive, planners))
-    assert len(planners) == (1 if processes == 1 else 1 + processes)
+    assert len(planners) == expected
     run.kill()
     run.wait()
     run.stdout.close()
