@@ -67,7 +67,7 @@ def share(told: dict[str, Any], number: int) -> None:
 def last(told: dict[str, Any]) -> None:
     """The last job: the index, when every share has come to its end."""
     from gamut.shards.convert.run import finish
-    from gamut.shards.outcome import print_converted
+    from gamut.shards.report import print_converted
 
     folder = Path(told["folder"])
     print_converted(finish(folder), folder)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchaudio.functional import add_noise
 
-from gamut.data.readers import open_reader
+from gamut.data.reader import open_reader
 from gamut.errors import RunError, ShardError
 from gamut.randomness import Purpose, key
 from gamut.shards import Index

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from gamut.data.batch import Hole, PackedBatch
-from gamut.data.cached import FeatureReader
-from gamut.data.reader import Reader
-from gamut.data.readers import Readers, open_reader
+from gamut.data.reader import FeatureReader, Reader, Readers, open_reader
 from gamut.errors import AudioError, PlanError
 from gamut.plan import Epoch
 from gamut.shards import Index

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from gamut.data.positional import read_at
 from gamut.errors import ShardError
 from gamut.shards.durable import sync_folder
 
@@ -203,3 +202,14 @@ def _is(descriptor: int, path: Path) -> bool:
         return False
     mine = os.fstat(descriptor)
     return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def read_at(descriptor: int, size: int, at: int) -> bytes:
+    """`size` bytes from byte `at`, or fewer where the file ends. Raises OSError."""
+    payload = os.pread(descriptor, size, at)
+    while 0 < len(payload) < size:  # a read may legally give less than was asked for
+        rest = os.pread(descriptor, size - len(payload), at + len(payload))
+        if not rest:
+            break
+        payload += rest
+    return payload

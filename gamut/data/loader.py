@@ -17,11 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from gamut.data.ancestors import watch_ancestors
 from gamut.data.assemble import assemble
-from gamut.data.batch import PackedBatch
-from gamut.data.cached import Cache, FeatureReader
-from gamut.data.parcel import Parcel
-from gamut.data.reader import Reader
-from gamut.data.readers import Readers, open_reader
+from gamut.data.batch import PackedBatch, Parcel
+from gamut.data.reader import FeatureReader, Features, Reader, Readers, open_reader
 from gamut.errors import GamutError, RunError
 from gamut.plan import Epoch, deal, rounds
 from gamut.shards import Index
@@ -62,7 +59,7 @@ class Loader:
         prefetch: int = 2,
         pin: bool = False,
         nodes: int = 1,
-        features: Cache | None = None,
+        features: Features | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
@@ -152,7 +149,7 @@ class _MicroBatches(Dataset):
     """
 
     def __init__(
-        self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int, features: Cache | None
+        self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int, features: Features | None
     ) -> None:
         self.index = index
         self.features = features

@@ -1,19 +1,23 @@
-"""One clip's bytes: one positional read from its shard, verified before anybody uses them."""
+"""One clip's bytes: one positional read from its shard, verified before anybody uses them; or its cached features."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 
-from gamut.data.positional import read_at
+from gamut.data.batch import Hole
+from gamut.data.cache import read_at
 from gamut.data.remote import RemoteShards
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
+from gamut.shards.joined import Joined
 
 
 class Reader:
@@ -149,3 +153,68 @@ class Reader:
         descriptor = self._open.pop(shard, None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+class Readers:
+    """Clips of several shard sets, by the rows of their joined index: a `Reader` for each set of a mixture, so that
+    messages name the set that a clip is in."""
+
+    def __init__(self, index: Joined) -> None:
+        self.index: Index = index
+        self._joined = index
+        self._readers = [open_reader(part) for part in index.parts]
+
+    def read(self, row: int) -> bytes:
+        """As `Reader.read`."""
+        part, own = self._joined.place(row)
+        return self._readers[part].read(own)
+
+    def decode(self, row: int) -> np.ndarray:
+        """As `Reader.decode`."""
+        part, own = self._joined.place(row)
+        return self._readers[part].decode(own)
+
+    def close(self) -> None:
+        """Close every open shard."""
+        for reader in self._readers:
+            reader.close()
+
+
+def open_reader(index: Index) -> Reader | Readers:
+    """What reads the clips of an index, be it of one set or of several."""
+    return Readers(index) if isinstance(index, Joined) else Reader(index)
+
+
+class Features(Protocol):
+    """Features of clips by rows of an index (`gamut.features.FeatureCache`). Safe to use from forked workers."""
+
+    @property
+    def holes(self) -> Sequence[Hole]:
+        """Clips whose sound could not be encoded."""
+        ...
+
+    @property
+    def info(self) -> Any:
+        """`info.record_bytes`: what a clip takes on disk."""
+        ...
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """float16 or float32 [k, layers, steps, dim], verified. Raises FeatureError naming a clip that has none."""
+        ...
+
+
+class FeatureReader:
+    """Reads what `assemble` asks for; which clips are holes is the cache's word, so alike on every rank."""
+
+    def __init__(self, index: Index, cache: Features) -> None:
+        self.index = index
+        self.cache = cache
+        self._holes = {hole.row: hole for hole in cache.holes}
+
+    def hole(self, row: int) -> Hole | None:
+        """Why the clip in a row of the index has no features, or None where it should have."""
+        return self._holes.get(row)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """As `Features.read`; [0, layers, steps, dim] for no rows."""
+        return self.cache.read(np.asarray(rows, np.int64))

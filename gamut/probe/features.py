@@ -14,7 +14,7 @@ from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.data.loader import Loader
-from gamut.data.readers import open_reader
+from gamut.data.reader import open_reader
 from gamut.errors import GamutError
 from gamut.models.layout import ROWS, Layout
 from gamut.models.pooling import row_means

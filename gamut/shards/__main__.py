@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from gamut.shards.convert.run import convert
-    from gamut.shards.outcome import print_converted
+    from gamut.shards.report import print_converted
 
     report = convert(
         arguments.source,
@@ -42,8 +42,8 @@ def _index(arguments: argparse.Namespace) -> int:
     from gamut.shards.adopt import adopt, ours
     from gamut.shards.foreign import Taking
     from gamut.shards.labels import LabelSource, read_classes
-    from gamut.shards.outcome import print_adopted
     from gamut.shards.rebuild import rebuild
+    from gamut.shards.report import print_adopted
     from gamut.shards.tars import Tars
 
     tars = Tars.find(arguments.where, _remote(arguments))
@@ -104,11 +104,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
+    from gamut.shards.plot import draw_set
     from gamut.shards.report import print_statistics
     from gamut.shards.statistics import describe
 
     folder = _folder(arguments)
     statistics = describe(folder, arguments.workers, _remote(arguments))
+    draw_set(folder, statistics)
     place = folder / "index"
     if arguments.json:
         print((place / "statistics.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,17 +12,17 @@ from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.shards.build import build
-from gamut.shards.durable import write_bytes
+from gamut.shards.durable import TEMPORARY, write_bytes
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.labels import class_table
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
-from gamut.shards.scans import Scans
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Quarantined
 
+SCANS = "scans"  # folder beside the index
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
 
@@ -135,3 +136,50 @@ def _report(found: list[Found], tars: Tars) -> Report:
         ignored=dict(ignored.most_common()),
         damaged={tars.full(one.part.shard): one.damage for one in found if one.damage},
     )
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What tars were found to hold, kept until all of them are indexed, so that a kill loses no finished tar: a folder
+    with one JSON a tar.
+
+    What is kept counts only for the same bytes, taken in the same way: `stamp` stands for a tar's bytes (`Tars.stamp`).
+    """
+
+    folder: Path
+    taking: Taking
+
+    @classmethod
+    def begin(cls, index: Path, taking: Taking) -> Scans:
+        """In the folder `index`; what a killed writer left half written is removed. Raises ShardError."""
+        folder = index / SCANS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"*{TEMPORARY}"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise ShardError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        return cls(folder, taking)
+
+    def get(self, name: str, stamp: str | None) -> Found | None:
+        """What the tar `name` holds, if that is known."""
+        if stamp is None:
+            return None
+        try:
+            content = json.loads((self.folder / f"{name}.json").read_bytes())
+            return Found.parse(content["found"]) if content["of"] == self._of(stamp) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, name: str, stamp: str | None, found: Found) -> None:
+        """Keep what the tar `name` holds. Raises ShardError where the folder cannot be written."""
+        if stamp is not None:
+            content = {"of": self._of(stamp), "found": found.dump()}
+            write_bytes(self.folder / f"{name}.json", json.dumps(content).encode())
+
+    def end(self) -> None:
+        """The index is written: nothing is to be kept any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _of(self, stamp: str) -> dict:
+        return json.loads(json.dumps({"stamp": stamp, "taking": asdict(self.taking)}))

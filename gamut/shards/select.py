@@ -11,7 +11,6 @@ and gives way to a `split` that is said besides.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gamut.errors import ShardError
+from gamut.errors import ShardError, nearest
 from gamut.plan import Clips
 from gamut.randomness import Purpose, key
 from gamut.shards.index import Index
@@ -134,12 +133,6 @@ def read_lines(file: Path) -> list[str]:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ShardError(f"The file {file} cannot be read: {error}.") from error
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """`; the nearest is NAME`, or nothing where none is near."""
-    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
-    return f"; the nearest is {found[0]!r}" if found else ""
 
 
 def _per_class(index: Index, chosen: np.ndarray, number: int, seed: int) -> np.ndarray:

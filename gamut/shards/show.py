@@ -13,8 +13,8 @@ import xxhash
 from gamut.audio.decode import RATE
 from gamut.errors import AudioError, ShardError
 from gamut.remote import Remote
-from gamut.shards.draw import clip_picture
 from gamut.shards.index import Index
+from gamut.shards.plot import clip_picture
 from gamut.shards.statistics import clip_log_mel
 
 COMPARED = 100_000  # keys among which the nearest is looked for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 from collections import Counter
@@ -21,8 +20,8 @@ import xxhash
 from gamut.audio.decode import RATE
 from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
-from gamut.plan.spending import Spending, spending
 from gamut.remote import Remote
+from gamut.shards.batching import Spending, spending
 from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
@@ -70,7 +69,7 @@ class _Shard:
 
 
 def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
-    """Read every clip; write index/statistics.json and the picture index/statistics.png.
+    """Read every clip; write index/statistics.json.
 
     Every frame counts alike (so a long clip more than a short one), no augmentation, no padding; float64. Raises
     ShardError at the first damaged clip.
@@ -106,11 +105,6 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         std=total.std,
     )
     write_bytes(folder / "index" / "statistics.json", json.dumps(asdict(statistics), indent=1).encode())
-    from gamut.shards.draw import set_picture  # matplotlib, which only this needs
-
-    picture = io.BytesIO()
-    set_picture(statistics, index.name).savefig(picture, format="png", dpi=110)
-    write_bytes(folder / "index" / "statistics.png", picture.getvalue())
     return statistics
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from gamut.data.assemble import assemble
 from gamut.data.batch import Hole
-from gamut.data.cached import FeatureReader
 from gamut.data.loader import Loader
+from gamut.data.reader import FeatureReader
 from gamut.errors import FeatureError
 from gamut.plan import Policy, plan_epoch, plan_evaluation
 

@@ -12,7 +12,7 @@ import soundfile
 
 from gamut.data.assemble import assemble
 from gamut.data.loader import Loader
-from gamut.data.readers import open_reader
+from gamut.data.reader import open_reader
 from gamut.errors import AudioError, ShardError
 from gamut.plan import Policy, plan_epoch, plan_evaluation
 from gamut.shards import Index

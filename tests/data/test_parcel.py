@@ -6,8 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from gamut.data.batch import Hole, PackedBatch
-from gamut.data.parcel import ALIGN, Parcel
+from gamut.data.batch import ALIGN, Hole, PackedBatch, Parcel
 
 
 def _batch(clips: int, views: int = 2) -> PackedBatch:

@@ -14,9 +14,8 @@ import pytest
 from gamut.data import remote as module
 from gamut.data.assemble import assemble
 from gamut.data.loader import Loader
-from gamut.data.pieces import cut_pieces
 from gamut.data.reader import Reader
-from gamut.data.remote import cache_needed, require_cache
+from gamut.data.remote import cache_needed, cut_pieces, require_cache
 from gamut.errors import ShardError
 from gamut.plan import Policy, plan_epoch
 from gamut.remote import Remote

@@ -20,9 +20,9 @@ from gamut.data.reader import Reader
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index, adopt
 from gamut.shards.__main__ import main
+from gamut.shards.adopt import Scans
 from gamut.shards.foreign import Taking, scan_foreign
 from gamut.shards.labels import LabelSource, class_table
-from gamut.shards.scans import Scans
 from gamut.shards.tars import Tars
 
 from .conftest import encode

@@ -78,7 +78,7 @@ def test_by_label_by_column_and_by_key(index: Index, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("subset", "said"),
     [
-        ({"label": ["dogs"]}, "no label 'dogs'; the nearest is 'dog'"),
+        ({"label": ["dogs"]}, "no label 'dogs'; the nearest valid name is dog"),
         ({"label": [9]}, "no label 9; there are 4 classes"),
         ({"speaker": [1]}, "no column speaker"),
         ({"label": ["wind"]}, r"No clip of .* is in the subset \{'label': \['wind'\]\}"),
@@ -111,7 +111,8 @@ def test_a_number_that_is_also_the_name_of_another_is_refused(tmp_path: Path) ->
 def test_unknown_keys_are_counted_and_the_nearest_is_named(index: Index, tmp_path: Path) -> None:
     keys = write(tmp_path / "keys", "k4\nk7x\nzz\n")
     with pytest.raises(
-        ShardError, match=r"names 2 keys that no clip in .* has, the first of them 'k7x'; the nearest.*k7'"
+        ShardError,
+        match=r"names 2 keys that no clip in .* has, the first of them 'k7x'; the nearest valid name is k7\.",
     ):
         chosen_rows(index, {"keys": keys})
     with pytest.raises(ShardError, match="names no key"):
@@ -179,7 +180,7 @@ def test_weights_from_a_file(index: Index, tmp_path: Path) -> None:
         ("\n".join(lines[:-1]), "no weight for 1 of 12 clips, the first of them 'k11'"),
         (
             "\n".join([*lines, "k99 1"]),
-            "names 1 keys that no clip .* has, the first of them 'k99'; the nearest is 'k9'",
+            "names 1 keys that no clip .* has, the first of them 'k99'; the nearest valid name is k9",
         ),
         ("k1", "Line 1 of .* is not a key and a number"),
         ("k1 many", "Line 1 of .* is not a key and a number: 'k1 many'"),

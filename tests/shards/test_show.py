@@ -11,7 +11,7 @@ from matplotlib import image
 
 from gamut.shards import Index
 from gamut.shards.__main__ import main
-from gamut.shards.draw import clip_picture, mel_bin
+from gamut.shards.plot import clip_picture, mel_bin
 
 from .test_verify import flip
 

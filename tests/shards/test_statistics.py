@@ -14,10 +14,10 @@ from matplotlib import image
 from torchaudio.compliance import kaldi
 
 from gamut.data.reader import Reader
-from gamut.plan.spending import spending
 from gamut.shards import Index
 from gamut.shards.__main__ import main
-from gamut.shards.draw import set_picture
+from gamut.shards.batching import spending
+from gamut.shards.plot import set_picture
 from gamut.shards.report import print_statistics
 from gamut.shards.statistics import Statistics
 

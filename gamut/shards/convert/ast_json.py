@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
-from gamut.shards.convert.stems import Stems, hash_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, Stems, hash_of, key_of
 from gamut.shards.convert.table import class_labels
 from gamut.shards.convert.tree import Folders
 

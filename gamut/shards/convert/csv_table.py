@@ -11,8 +11,7 @@ from pathlib import Path
 
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
-from gamut.shards.convert.stems import Stems, hash_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, Stems, hash_of, key_of
 from gamut.shards.convert.table import header, number, records
 from gamut.shards.convert.tree import Folders
 from gamut.shards.select import RESERVED

@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import soundfile
+import soxr
+
 from gamut.audio.decode import RATE
+from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
 from gamut.errors import AudioError, ShardError
 from gamut.shards.build import build
-from gamut.shards.convert.claim import claim, settings_of
 from gamut.shards.convert.roster import MISSING, Roster, write_roster
 from gamut.shards.convert.source import Listing
 from gamut.shards.durable import TEMPORARY, write_bytes
@@ -29,6 +32,8 @@ from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
 from gamut.shards.write import Job, Quarantined, finished, write_shard
 
+FORMAT = 1  # of index/convert.json
+COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list")
 ROSTER = "roster"  # folder of what jobs read; gone when the index is built
 
 
@@ -157,8 +162,8 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         roster = write_roster(listing, fresh, clips_per_shard)
-        settings = settings_of(source, listing, roster)
-        claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the roster of theirs
+        settings = _settings(source, listing, roster)
+        _claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the roster of theirs
         shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
         roster = replace(roster, folder=place)
@@ -228,3 +233,51 @@ def _finish(conversion: Conversion) -> Report:
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
     shutil.rmtree(conversion.roster.folder, ignore_errors=True)
     return report
+
+
+def _settings(source: str, listing: Listing, roster: Roster) -> dict:
+    """What makes a conversion this one. The tools are told, not compared."""
+    tools = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
+    if roster.ffmpeg:
+        tools["ffmpeg"] = ffmpeg_version(require_ffmpeg(roster.ffmpeg))
+    return {
+        "format": FORMAT,
+        "source": source,
+        "name": listing.name,
+        "clips_per_shard": roster.clips_per_shard,
+        "clips": roster.clips,
+        "shards": len(roster.shards),
+        "labels": list(listing.labels),
+        "columns": list(listing.columns),
+        "names": {
+            column: {name: list(values) for name, values in names.items()} for column, names in listing.names.items()
+        },
+        "list": roster.digest,
+        "tools": tools,
+    }
+
+
+def _claim(folder: Path, settings: dict) -> None:
+    """Make `folder` this conversion's, or raise ShardError if it is another's."""
+    path = folder / "index" / "convert.json"
+    try:
+        there = json.loads(path.read_bytes())
+        for field in COMPARED:
+            if there[field] != settings[field]:
+                raise ShardError(
+                    f"{folder} holds the shards of another conversion: its {field} is {_short(there[field])}, this "
+                    f"one's {_short(settings[field])}. Give another folder, or delete that one."
+                )
+    except FileNotFoundError:
+        if stranger := next(folder.glob("*.tar"), None):
+            raise ShardError(
+                f"{folder} holds tars that are not of this conversion, such as {stranger.name}. Give another folder."
+            ) from None
+        write_bytes(path, json.dumps(settings, indent=1).encode())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{path} is damaged ({error}). Delete {folder} and convert again.") from error
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gamut.plan.spending import BATCHES, spending
+from gamut.shards.batching import BATCHES, spending
 
 
 def by_hand(tokens: list[int], row: int, batch: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +12,9 @@ from matplotlib.figure import Figure
 
 from gamut.audio.decode import RATE
 from gamut.audio.logmel import LOW, MELS
-from gamut.plan.spending import ROW
+from gamut.shards.batching import ROW
+from gamut.shards.durable import write_bytes
+from gamut.shards.index import Index
 from gamut.shards.statistics import HOP, Statistics
 from gamut.track.figures import new_figure, plain
 
@@ -51,6 +55,13 @@ def mel_bin(hertz: float) -> float:
     """Where a frequency lies among the 128 mel bins, whose centres are equally far apart in mel."""
     low, high, here = (1127.0 * np.log(1.0 + f / 700.0) for f in (LOW, RATE / 2, hertz))
     return float((here - low) / ((high - low) / (MELS + 1)) - 1.0)
+
+
+def draw_set(folder: Path, statistics: Statistics) -> None:
+    """Write index/statistics.png of the set in `folder`. Raises ShardError where it cannot be written."""
+    picture = io.BytesIO()
+    set_picture(statistics, Index.open(folder, tars=False).name).savefig(picture, format="png", dpi=110)
+    write_bytes(folder / "index" / "statistics.png", picture.getvalue())
 
 
 def set_picture(statistics: Statistics, name: str) -> Figure:
