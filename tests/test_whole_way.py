@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,6 +95,37 @@ def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "probe: 6 classes of" in printed
     assert "60 clips scored in 5 folds" in printed
     return runs / "reference"
+
+
+def test_a_run_goes_on_with_what_may_change_and_with_nothing_else(
+    shards: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The table of docs/training.md: from the same checkpoint to the same weights, or a sentence."""
+    folder = shutil.copytree(reference, tmp_path / "again")
+    shutil.rmtree(folder / "checkpoints" / "step-00000015")
+    line = arguments(shutil.copytree(shards, tmp_path / "moved"), tmp_path, "again", "track.mlflow=off")
+    for change, said in (
+        (
+            "engine=oss",
+            "engine: 'deepspeed' -> 'oss'), which decides its numbers. To go on with it, set engine=deepspeed.",
+        ),
+        ("deepspeed.zero_optimization.stage=2", "To go on with it, set deepspeed.zero_optimization.stage=1."),
+        ("precision=bf16", "To go on with it, set precision=fp32."),
+        ("init=elsewhere", "init: '' -> 'elsewhere'"),
+        ("subset.fold=[1,2]", "To go on with it, set subset.fold=[1,2,3,4,5]."),
+    ):
+        printed = command(*line, change, ok=1)
+        assert said in printed
+        assert f"init={folder} starts it from this one's weights" in printed
+    assert not (folder / "checkpoints" / "step-00000015").exists()
+    free = ["deepspeed.zero_optimization.reduce_bucket_size=5000", "deepspeed.zero_optimization.overlap_comm=false"]
+    free += ["deepspeed.wall_clock_breakdown=true", "loader.workers=0", "loader.prefetch=1", "checkpoint.keep=9"]
+    free += ["guard.policy=stop", "compute.activations=recompute", "dataset=folder", "remote.tries=2"]
+    assert "finished" in command(*line, *free)
+    for name in ("model.safetensors", "objective.safetensors"):
+        expected = tensors(reference, name)
+        for key, value in tensors(folder, name).items():
+            assert value.tobytes() == expected[key].tobytes(), (name, key)
 
 
 def test_the_corpus_became_shards(shards: Path) -> None:

@@ -28,8 +28,8 @@ from gamut.recipe.names import RENAMED, by_current_names, current, describe, hin
 from gamut.recipe.text import parse_yaml
 
 # Sections that only one stage reads: setting them in the other is a mistake, not a wish.
-_ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
-_ONLY |= {"head": "finetune", "features": "finetune", "encoder": "finetune", "extract": "features"}
+ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
+ONLY |= {"head": "finetune", "features": "finetune", "encoder": "finetune", "extract": "features"}
 
 
 def load_recipe(
@@ -68,7 +68,7 @@ def override(recipe: schema.Recipe, overrides: list[str] | tuple[str, ...]) -> s
     origin: dict[str, str] = {}
     for text in overrides:
         values = _parse_override(text)
-        stage = _ONLY.get(next(iter(values)), recipe.stage)
+        stage = ONLY.get(next(iter(values)), recipe.stage)
         _apply(config, values, schema.Recipe, (), COMMAND_LINE, stage, origin)
     changed = typing.cast(schema.Recipe, OmegaConf.to_object(config))
     check(changed, origin)
@@ -168,9 +168,9 @@ def _apply(
         where = at(place)
         if name not in hints(cls):
             raise RecipeError(f"Unknown key {key} {where}{nearest_key(key)}.")
-        if not path and _ONLY.get(name, stage) != stage:
+        if not path and ONLY.get(name, stage) != stage:
             raise RecipeError(
-                f"The section {name} {where} is for {_ONLY[name]} recipes: take it out of this {stage} recipe."
+                f"The section {name} {where} is for {ONLY[name]} recipes: take it out of this {stage} recipe."
             )
         if key == "stage" and value != stage:
             raise RecipeError(f"stage {where} is {value!r}, but the recipe is asked for by {stage}.")

@@ -203,7 +203,7 @@ class Optim:
     warmup_start: float = key(0.0, "share of the peak that the warm-up begins with", between(0, 1))
     betas: tuple[float, float] = key((0.9, 0.999), "Adam's, each below 1", between(0, 1))
     eps: float = key(1e-8, "Adam's", at_least(0))
-    weight_decay: float = key(0.04, "none on biases and 1-D parameters", at_least(0))
+    weight_decay: float = key(0.04, "at the beginning; none on biases and 1-D parameters", at_least(0))
     weight_decay_end: float = key(0.4, "where a cosine from `weight_decay` ends", at_least(0))
     layer_decay: float = key(
         1.0, "fine-tuning: a block learns so many times as fast as the one above it", between(0, 1)
@@ -255,7 +255,7 @@ class Guard:
 class Checkpoint:
     """When the run is saved, and what is kept."""
 
-    every_epochs: float = key(1.0, "0: only at the end and by the clock", at_least(0), unit="epochs")
+    every_epochs: float = key(1.0, "how often; 0: by the clock, and at the end of the run", at_least(0), unit="epochs")
     every_minutes: float = key(15.0, "whichever comes first", at_least(0), unit="minutes")
     keep: int = key(3, "so many of the newest", at_least(1))
     keep_every: int = key(

@@ -73,7 +73,7 @@ class Asit:
     teacher_temperature_start: float | None = key(
         None, "from here to `teacher_temperature`, linearly, over `teacher_temperature_epochs`", above(0)
     )
-    teacher_temperature_epochs: float = key(0.0, "length of that way", at_least(0), unit="epochs")
+    teacher_temperature_epochs: float = key(0.0, "how long that takes", at_least(0), unit="epochs")
     student_temperature: float = key(0.1, "of the student's softmax", above(0))
     centre_momentum: float = key(0.9, "of the means that are subtracted from the teacher's outputs", between(0, 1))
     teacher_momentum: float = key(

@@ -26,7 +26,7 @@ class Remote:
         32.0,
         "at most so much of fetched pieces, for all processes of a node together",
         above(0),
-        unit="GB (10^9 bytes)",
+        unit="GB, 10^9 bytes",
     )
     piece_mb: float = key(
         16.0, "fetched and kept at a time: a run of clips of one shard", between(0.001, 10_000), unit="MB"
