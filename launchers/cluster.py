@@ -15,16 +15,17 @@ from gamut.errors import RecipeError, nearest
 from gamut.recipe.find import CONFIGS, list_names, named, show
 from gamut.recipe.names import describe, hints
 from gamut.recipe.text import parse_yaml
+from gamut.settings import at_least, key, problems
 
 
 @dataclass(frozen=True)
 class Cluster:
     """configs/clusters/NAME.yaml; options of the command line replace single values. One task drives one GPU."""
 
-    nodes: int = 1
-    gpus: int = 1  # GPUs a node, and tasks a node; 0: a job without GPUs
-    cpu_tasks: int = 1  # tasks a node where gpus is 0
-    cpus_per_task: int = 8
+    nodes: int = key(1, "", at_least(1))
+    gpus: int = key(1, "a node, and tasks a node; 0: a job without GPUs", at_least(0))
+    cpu_tasks: int = key(1, "tasks a node where gpus is 0", at_least(1))
+    cpus_per_task: int = key(8, "", at_least(1))
     memory_gb: int | None = None  # a node; None: the partition's default
     time: str = "24:00:00"  # minutes, HH:MM:SS or D-HH:MM:SS
     partition: str | None = None
@@ -32,7 +33,9 @@ class Cluster:
     qos: str | None = None
     constraint: str | None = None
     exclusive: bool = False
-    signal_seconds: int = 90  # how long before the end the job is warned: enough for one step and a checkpoint
+    signal_seconds: int = key(
+        90, "how long before the end the job is warned: enough for one step and a checkpoint", at_least(1)
+    )
     setup: list[str] = field(default_factory=list)  # shell lines before the job, such as `module load cuda`
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -64,30 +67,27 @@ def load_cluster(name: str | None, changes: dict[str, Any], configs: Path = CONF
         if not isinstance(values, dict):
             raise RecipeError(f"The cluster file {show(path)} must hold `key: value` lines.")
         _assign(config, values, f"in {show(path)}")
-    _assign(config, {key: value for key, value in changes.items() if value is not None}, "on the command line")
+    _assign(config, {name: value for name, value in changes.items() if value is not None}, "on the command line")
     cluster = cast(Cluster, OmegaConf.to_object(config))
-    for key in ("nodes", "cpu_tasks", "cpus_per_task", "signal_seconds"):
-        if getattr(cluster, key) < 1:
-            raise RecipeError(f"{key} must be at least 1, not {getattr(cluster, key)}.")
-    if cluster.gpus < 0:
-        raise RecipeError(f"gpus must be at least 0, not {cluster.gpus}.")
+    for name, problem in problems(cluster):
+        raise RecipeError(f"{name} {problem}.")
     minutes(cluster.time)
     return cluster
 
 
 def _assign(config: Any, values: dict[str, Any], where: str) -> None:
     known = [f.name for f in dataclasses.fields(Cluster)]
-    for key, value in values.items():
-        if key not in known:
-            raise RecipeError(f"Unknown key {key} {where}{nearest(str(key), known)}.")
-        if key == "time" and isinstance(value, int):
+    for name, value in values.items():
+        if name not in known:
+            raise RecipeError(f"Unknown key {name} {where}{nearest(str(name), known)}.")
+        if name == "time" and isinstance(value, int):
             value = str(value)
         try:
-            OmegaConf.update(config, key, value, merge=False)
+            OmegaConf.update(config, name, value, merge=False)
         except OmegaConfBaseException:
-            kind = {"setup": "a list of shell lines", "environment": "a mapping of names to texts"}.get(key)
+            kind = {"setup": "a list of shell lines", "environment": "a mapping of names to texts"}.get(name)
             raise RecipeError(
-                f"{key} {where} must be {kind or describe(hints(Cluster)[key])}, not {value!r}."
+                f"{name} {where} must be {kind or describe(hints(Cluster)[name])}, not {value!r}."
             ) from None
 
 

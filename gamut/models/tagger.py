@@ -18,7 +18,6 @@ from gamut.models.initialise import initialise, unfilled
 from gamut.models.weights import load_weights
 from gamut.recipe import schema
 
-KINDS = ("last_mlp", "wa_mlp", "wa_tr", "tl_tr")
 CLASSIFIER = "mlp_layer.1.weight"  # every head has it, so it shows where one begins
 
 

@@ -216,7 +216,8 @@ def _deepspeed(recipe: Recipe) -> Iterator[Problem]:
     if recipe.stage != "features" and recipe.engine == "deepspeed" and recipe.precision == "bf16" and stage == 0:
         yield (
             ("deepspeed", "precision"),
-            "ZeRO stage 0 is for precision: fp32 only; use deepspeed.zero_optimization.stage=1 with bf16",
+            "ZeRO stage 0 trains in fp32 only, since DeepSpeed keeps no fp32 weights there: set precision=fp32, or "
+            "deepspeed.zero_optimization.stage=1",
         )
 
 

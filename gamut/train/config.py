@@ -92,11 +92,6 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
 def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) -> None:
     zero = config.setdefault("zero_optimization", {})
     stage = stage_of(config)
-    if stage == 0 and recipe.precision != "fp32":
-        raise RecipeError(
-            "ZeRO stage 0 trains in fp32 only: without a partitioned optimiser DeepSpeed keeps no fp32 weights. Set "
-            "`deepspeed.zero_optimization.stage=1`, or `precision=fp32`."
-        )
     for key in ("round_robin_gradients", "parameter_alignment", "elastic_checkpoint"):
         if zero.get(key):
             raise RecipeError(

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.cost import ENCODERS, tagger_cost
-from gamut.models.tagger import KINDS, Tagger, load_tagger, open_tagger
+from gamut.models.tagger import Tagger, load_tagger, open_tagger
 from gamut.models.weights import save_weights
 from gamut.recipe import schema
+from gamut.settings import about
+
+KINDS = about(schema.Head)["kind"].bounds.choices
 
 # Whisper-AT, Table 1 and 2: millions of parameters of a head for 527 classes.
 PARAMETERS = {

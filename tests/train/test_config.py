@@ -8,6 +8,8 @@ import pytest
 
 from gamut.errors import RecipeError
 from gamut.recipe import schema
+from gamut.recipe.check import check
+from gamut.recipe.load import load_recipe
 from gamut.train.config import ELSEWHERE, KEYS, engine_config
 
 RECIPE = schema.Recipe(step=schema.Step(packs=8, clips=2), loader=schema.Loader(packs_per_forward=2))
@@ -76,8 +78,10 @@ def test_contradictions_name_the_key(section: dict, words: str) -> None:
 
 
 def test_stage_0_is_fp32_only() -> None:
+    recipe = replace(load_recipe("pretrain", "asit_tiny"), deepspeed={"zero_optimization": {"stage": 0}})
+    check(recipe)
     with pytest.raises(RecipeError, match="fp32 only"):
-        made({"zero_optimization": {"stage": 0}}, precision="bf16")
+        check(replace(recipe, precision="bf16"))
 
 
 def test_the_known_keys_are_those_that_deepspeed_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
