@@ -16,13 +16,13 @@ from finetune.objective import Classify
 from finetune.rounds import RESULT, Fold, Round
 from finetune.start import Start
 from gamut.data.loader import Loader
+from gamut.files import write_text
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
-from gamut.track.run import write_whole
 from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.session import Session
@@ -148,7 +148,7 @@ class Scoring:
         counts = scores.confusion() if self.metric == "accuracy" else None
         if counts is not None:
             result["confusion"] = counts.tolist()
-        write_whole(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
+        write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
         if counts is not None and len(counts) <= DRAWN:
             title = f"{self.recipe.run.name}: accuracy {result['score']:.1%}, {judged}"
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
@@ -173,7 +173,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "seen_in_pretraining": sum(result["seen_in_pretraining"] for result in results),
         "rounds": results,
     }
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2))
+    write_text(folder / "summary.json", json.dumps(summary, indent=2))
     table = Table(title=f"{folder.name}: {metric}")
     for name in ("test folds", "seed", "clips", metric, "of the", "best epoch"):
         table.add_column(name)

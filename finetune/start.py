@@ -9,10 +9,10 @@ from typing import Any
 
 from finetune.seen import Seen
 from gamut.errors import CheckpointError, RunError
+from gamut.files import write_text
 from gamut.models.tagger import find_head
 from gamut.models.weights import file_sha256, find_weights
 from gamut.recipe import schema
-from gamut.track.run import write_whole
 
 START = "init.json"  # of a round's folder
 
@@ -32,7 +32,7 @@ def start_of(recipe: schema.Recipe) -> Start:
 
 def keep_start(folder: Path, start: Start, seen: Seen) -> None:
     """Note in a round's folder what it begins with: the run behind it may be gone when the round goes on."""
-    write_whole(folder / START, json.dumps({"init": start, "seen": seen._asdict()}))
+    write_text(folder / START, json.dumps({"init": start, "seen": seen._asdict()}))
 
 
 def kept_start(folder: Path) -> tuple[Start, Seen]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from finetune.points import Point
+from gamut.files import write_text
 from gamut.recipe import schema
 from gamut.track import figures
 from gamut.track.lines import feed_curves
-from gamut.track.run import write_whole
 from gamut.track.store import public, store_uri
 
 COLUMNS = ("model", "seed", "test", "axis", "value", "metric", "score", "clips", "frames_a_clip", "tokens_a_clip",
@@ -28,9 +29,9 @@ def report(out: Path, entries: list[dict[str, Any]], recipe: schema.Recipe, cons
     point, as `Scorer.score` gives them."""
     means = averaged(entries)
     metric = entries[0]["metric"]
-    write_whole(out / "sweep.json", json.dumps({"metric": metric, "points": means, "scores": entries}, indent=1))
+    write_text(out / "sweep.json", json.dumps({"metric": metric, "points": means, "scores": entries}, indent=1))
     _spreadsheet(out / "sweep.csv", entries)
-    write_whole(out / "sweep.md", markdown(means, metric))
+    write_text(out / "sweep.md", markdown(means, metric))
     files = [out / "sweep.json", out / "sweep.csv", out / "sweep.md"]
     for axis, (name, across) in ACROSS.items():
         lines = _lines(means, axis)
@@ -113,12 +114,11 @@ def _show(console: Console, means: list[dict[str, Any]], metric: str) -> None:
 
 
 def _spreadsheet(path: Path, entries: list[dict[str, Any]]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        table.writeheader()
-        table.writerows({**entry, "test": " ".join(map(str, entry["test"]))} for entry in entries)
-    part.replace(path)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    table.writeheader()
+    table.writerows({**entry, "test": " ".join(map(str, entry["test"]))} for entry in entries)
+    write_text(path, text.getvalue())
 
 
 def _lines(means: list[dict[str, Any]], axis: str) -> dict[str, tuple[list[float], list[float], list[float]]]:

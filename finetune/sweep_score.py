@@ -14,11 +14,11 @@ from finetune.cost import forward_flops
 from finetune.evaluation import evaluate, metric_of
 from finetune.points import Point, at
 from finetune.trained import Subject, Trained
+from gamut.files import write_text
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
-from gamut.track.run import write_whole
 
 FORWARD = 8192  # tokens in one forward, about; more clips at once would only take more memory
 
@@ -52,7 +52,7 @@ class Scorer:
         known = _known(file)
         entry = known or self._score(subject, index, clips, policy, point)
         if not known:
-            write_whole(file, json.dumps(entry))
+            write_text(file, json.dumps(entry))
         asked = {"axis": point.axis, "value": point.value}
         return entry | asked | {"run": str(one.folder), "seed": recipe.seed, "test": list(one.test)}, not known
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from gamut.errors import RunError
+from gamut.files import write_text
 from gamut.models.cost import AST_MULTIPLY_ADDS, AST_PARAMETERS
 from gamut.track.figures import new_figure
-from gamut.track.run import write_whole
 
 if TYPE_CHECKING:
     from finetune.table1 import Row
@@ -95,8 +95,8 @@ def report(rows: Sequence[Row], out: Path) -> None:
     content = [asdict(row) | {"mean": row.mean if row.scores else None, "flops": row.cost.flops} for row in rows]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "table1.md", table + "\n")
-        write_whole(out / "table1.json", json.dumps({"rows": content}, indent=1))
+        write_text(out / "table1.md", table + "\n")
+        write_text(out / "table1.json", json.dumps({"rows": content}, indent=1))
         files = ["table1.md", "table1.json"]
         if rows[0].scores:
             by_cost(rows).savefig(out / "cost.png", dpi=110)

@@ -22,7 +22,7 @@ import soundfile
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from gamut.track.run import write_whole
+from gamut.files import write_text
 
 RATE = 22_050
 CLASSES = ("rising_chirp", "falling_chirp", "trill", "vibrato", "clicks", "noise_bursts")
@@ -72,7 +72,7 @@ def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) ->
         name = f"{fold}-{100_000 + number}-A-{target}.wav"
         soundfile.write(folder / "audio" / name, sound(CLASSES[target], seconds, random), RATE, subtype="PCM_16")
         table.writerow([name, fold, target, CLASSES[target], False, 100_000 + number, "A"])
-    write_whole(folder / "meta" / "esc50.csv", text.getvalue())
+    write_text(folder / "meta" / "esc50.csv", text.getvalue())
     return folder
 
 

@@ -33,6 +33,7 @@ from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
 from finetune.rounds import rounds
 from gamut.commands import command
 from gamut.errors import GamutError, RecipeError
+from gamut.files import write_text
 from gamut.plan import plan_epoch
 from gamut.probe.features import kinds
 from gamut.probe.labelled import labelled
@@ -42,7 +43,6 @@ from gamut.recipe.policy import training_policy
 from gamut.shards.joined import open_sets
 from gamut.shards.select import select
 from gamut.track.metrics import History
-from gamut.track.run import write_whole
 from launchers import findings
 
 UNTRAINED = "untrained"
@@ -176,7 +176,7 @@ def there(done: bool, what: Path, asked: Path, arguments: Sequence[str]) -> bool
     if done and asked.exists() and json.loads(asked.read_text()) != list(arguments):
         raise GamutError(f"{what} holds a result of other arguments ({asked}): give another --out, or remove it.")
     asked.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(asked, json.dumps(list(arguments)))
+    write_text(asked, json.dumps(list(arguments)))
     return done
 
 
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         {(recipe, seed, task.name): found["mean"] for (recipe, seed, task), found in zip(tunings, tuned)},
         tokens,
     )
-    write_whole(study.out / "study.json", json.dumps(report, indent=2))
+    write_text(study.out / "study.json", json.dumps(report, indent=2))
     for table in findings.tables(report):
         console.print(table)
     findings.draw(report, options.kind).savefig(study.out / "study.png", dpi=100)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import soundfile
 
 from gamut.commands import command
 from gamut.errors import ShardError
+from gamut.files import write_text
 
 SPLITS = {"train": range(10, 50), "test": range(5)}  # recordings of each
 SECONDS = (4.0, 30.0)
@@ -75,10 +77,9 @@ def string_together(digits: Path, folder: Path, train: int = 1200, test: int = 3
             wave = utterance(found[split][speaker], samples, random)
             soundfile.write(folder / path, wave, 8000, subtype="PCM_16")
             rows.append((path, speaker, split))
-    part = folder / ".utterances.part"
-    with part.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "labels", "split"), *rows])
-    part.replace(folder / "utterances.csv")  # there once all of them are
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("path", "labels", "split"), *rows])
+    write_text(folder / "utterances.csv", text.getvalue())  # there once all of them are
     return folder
 
 

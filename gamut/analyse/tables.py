@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gamut.errors import RunError
-from gamut.track.run import write_whole
+from gamut.files import write_text
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -29,8 +29,8 @@ def write(out: Path, name: str, table: str, content: dict[str, Any], pictures: d
     """NAME.md, NAME.json and the pictures into the folder `out`. Raises RunError where it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / f"{name}.md", table + "\n")
-        write_whole(out / f"{name}.json", json.dumps(content, indent=1))
+        write_text(out / f"{name}.md", table + "\n")
+        write_text(out / f"{name}.json", json.dumps(content, indent=1))
         for file, figure in pictures.items():
             figure.savefig(out / f"{file}.png", dpi=110)
     except OSError as error:

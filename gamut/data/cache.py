@@ -10,7 +10,6 @@ locks back however a process ends.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gamut.errors import ShardError
-from gamut.shards.durable import sync_folder
+from gamut.files import TEMPORARY, lock, lock_open, sync
 
-PARTIAL = ".partial"
 LOCK = "lock"
 PATIENCE = 120.0  # seconds to wait for room that others are using
 
@@ -82,7 +80,7 @@ class Cache:
             descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with _locked(descriptor, fcntl.LOCK_SH):
+        with _locked(descriptor, shared=True):
             about = os.fstat(descriptor)
             if about.st_nlink and about.st_size == size:
                 _was_read(descriptor)
@@ -95,9 +93,9 @@ class Cache:
         self, name: str, size: int, fill: Callable[[BinaryIO], object], at: int, length: int, until: float
     ) -> bytes | None:
         """Write and publish the piece; None where it has to be looked for again."""
-        partial, final = self.folder / (name + PARTIAL), self.folder / name
+        partial, final = self.folder / (name + TEMPORARY), self.folder / name
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _locked(descriptor, fcntl.LOCK_EX):  # waits while another process fetches the same piece
+        with _locked(descriptor):  # waits while another process fetches the same piece
             if not _is(descriptor, partial):
                 return None  # it was published meanwhile, or removed as left by the dead
             try:
@@ -119,7 +117,7 @@ class Cache:
                 os.fsync(descriptor)
                 with self._space():  # a name that changes under whoever adds up the folder may be seen nowhere
                     os.rename(partial, final)
-                sync_folder(self.folder)
+                sync(self.folder)
                 return read_at(descriptor, length, at)
             finally:
                 if _is(descriptor, partial):
@@ -132,7 +130,7 @@ class Cache:
             there = sorted(self._there())
             excess = sum(entry[1] for entry in there) + size - self.limit
             for _, held, name, _ in there:
-                dead = name.endswith(PARTIAL)
+                dead = name.endswith(TEMPORARY)
                 if (dead or excess > 0) and self._remove(name):
                     excess -= held
             if excess > 0:
@@ -143,8 +141,7 @@ class Cache:
     @contextmanager
     def _space(self) -> Iterator[None]:
         """Nobody else takes space meanwhile."""
-        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _locked(lock, fcntl.LOCK_EX):
+        with lock(self.folder / LOCK):
             yield
 
     def _there(self) -> Iterator[tuple[int, int, str, int]]:
@@ -165,13 +162,10 @@ class Cache:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
-        try:
-            with _locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                if _is(descriptor, path):
-                    os.unlink(path)
-                return True
-        except BlockingIOError:
-            return False
+        with _locked(descriptor, wait=False) as held:
+            if held and _is(descriptor, path):
+                os.unlink(path)
+            return held
 
 
 def _was_read(descriptor: int) -> None:
@@ -181,15 +175,11 @@ def _was_read(descriptor: int) -> None:
 
 
 @contextmanager
-def _locked(descriptor: int, how: int) -> Iterator[None]:
-    """Hold a lock on a descriptor, then close it."""
+def _locked(descriptor: int, *, wait: bool = True, shared: bool = False) -> Iterator[bool]:
+    """Hold the lock of a descriptor as `lock_open` does, then close it."""
     try:
-        fcntl.flock(descriptor, how)
-        try:
-            yield
-        finally:
-            # By name, not by closing: a process forked meanwhile holds a copy of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        with lock_open(descriptor, wait=wait, shared=shared) as held:
+            yield held
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ import numpy as np
 
 from gamut.data.ancestors import watch_ancestors
 from gamut.errors import PlanError
+from gamut.files import lock, rename_folder, sync, write_text
 from gamut.plan import Clips, Epoch, Policy, differing, digest, plan_epoch, plan_fingerprint
 from gamut.plan.clips import OPTIONAL as CLIPS_OPTIONAL
 from gamut.plan.clips import TYPES
@@ -55,10 +55,9 @@ def save_epoch(epoch: Epoch, folder: str | Path) -> None:
         try:
             temporary.chmod(0o755 & ~_umask())
             _write(epoch, temporary)
-            os.rename(temporary, folder)
+            rename_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(folder.parent)
     except OSError as error:
         raise PlanError(
             f"The plan of epoch {epoch.number} cannot be saved as {folder}: {error.strerror or error}. "
@@ -126,7 +125,7 @@ def _write(epoch: Epoch, folder: Path) -> None:
             continue
         path = folder / f"{name}.npy"
         np.save(path, np.ascontiguousarray(getattr(epoch, name), dtype=dtype), allow_pickle=False)
-        _sync(path)
+        sync(path)
         files[name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
     description = {
         "format": FORMAT,
@@ -134,9 +133,7 @@ def _write(epoch: Epoch, folder: Path) -> None:
         "fingerprint": dict(epoch.fingerprint),
         "files": files,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
-    _sync(folder / DESCRIPTION)
-    _sync(folder)
+    write_text(folder / DESCRIPTION, json.dumps(description, indent=1))
 
 
 def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.ndarray:
@@ -164,14 +161,6 @@ def _temporary_prefix(folder: Path) -> str:
     return f".{folder.name}.{os.uname().nodename}."
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -181,27 +170,17 @@ def _umask() -> int:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock file; False where the file system has no locks."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise PlanError(
-            f"The plan cannot be saved in {path.parent}: {error.strerror}. Choose another folder for the run."
-        ) from error
-    alone = True
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            alone = held.enter_context(lock(path))
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise
+                raise PlanError(
+                    f"The plan cannot be saved in {path.parent}: {error.strerror}. Choose another folder for the run."
+                ) from error
             alone = False
         yield alone
-    finally:
-        if alone:
-            # Unlocked by name, not by closing: a process forked meanwhile holds a copy of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
 
 class Ahead:

@@ -21,7 +21,7 @@ from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features.about import About
 from gamut.features.numbers import SAFETENSORS, Error
-from gamut.shards.durable import replacing
+from gamut.files import replacing
 
 ALIGN = 4096  # bytes
 LARGEST_HEADER = 1 << 24
@@ -71,7 +71,7 @@ def write_shard(
     tensor = {"dtype": SAFETENSORS[about.dtype], "shape": list(stored.shape), "data_offsets": [0, stored.nbytes]}
     text = json.dumps({"__metadata__": metadata, "x": tensor}, separators=(",", ":")).encode()
     length = -(-(8 + len(text)) // ALIGN) * ALIGN - 8
-    with replacing(path) as file:
+    with replacing(path, FeatureError) as file:
         file.write(length.to_bytes(8, "little") + text.ljust(length))
         file.write(stored.data.cast("B") if stored.size else b"")
 

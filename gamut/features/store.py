@@ -13,10 +13,8 @@ the work without knowing of each other, and what a killed one had begun is begun
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,12 +22,12 @@ import numpy as np
 import torch
 
 from gamut.data.batch import Hole
-from gamut.errors import FeatureError, ShardError
+from gamut.errors import FeatureError
 from gamut.features.about import About
 from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
 from gamut.features.numbers import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
-from gamut.shards.durable import TEMPORARY, write_bytes
+from gamut.files import TEMPORARY, lock, write_bytes
 
 LOCKS = "locks"
 SHOWN = 20  # names in a message
@@ -105,12 +103,12 @@ class Store:
         with _errors(folder):
             (folder / INDEX).mkdir(parents=True, exist_ok=True)
             (folder / LOCKS).mkdir(exist_ok=True)
-            with _held(folder / LOCKS / "folder"):
+            with lock(folder / LOCKS / "folder"):
                 made._clean()
                 if (folder / ABOUT).exists():
                     made._compare()
                 else:
-                    write_bytes(folder / ABOUT, json.dumps(about.content(), indent=1).encode())
+                    write_bytes(folder / ABOUT, json.dumps(about.content(), indent=1).encode(), FeatureError)
         return made
 
     def _clean(self) -> None:
@@ -119,7 +117,7 @@ class Store:
         for left in (*self.folder.glob(f"*{TEMPORARY}"), *self.folder.glob(f"{INDEX}/*{TEMPORARY}")):
             number = left.name.partition(".")[0]
             with (
-                _held(self._lock(int(number)), wait=False) if number.isdigit() else contextlib.nullcontext(True) as free
+                lock(self._lock(int(number)), wait=False) if number.isdigit() else contextlib.nullcontext(True) as free
             ):
                 if free:
                     left.unlink(missing_ok=True)
@@ -173,7 +171,7 @@ class Store:
 
         Not so if another holds it (`wait`: wait for that one to end), or the shard is there.
         """
-        with _errors(self.folder), _held(self._lock(number), wait=wait) as held:
+        with _errors(self.folder), lock(self._lock(number), wait=wait) as held:
             yield held and self.header(number) is None
 
     def _lock(self, number: int) -> Path:
@@ -200,7 +198,7 @@ class Store:
 
         Raises FeatureError where shards are missing, or more than the share `most` of the clips are holes.
         """
-        with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
+        with _errors(self.folder), lock(self.folder / LOCKS / "folder"):
             if not self.finished:
                 self._finish(most)
         return FeatureCache(self.folder)
@@ -226,7 +224,7 @@ class Store:
         for name, array in arrays.items():
             file = io.BytesIO()
             np.save(file, array, allow_pickle=False)
-            write_bytes(self.folder / INDEX / f"{name}.npy", file.getvalue())
+            write_bytes(self.folder / INDEX / f"{name}.npy", file.getvalue(), FeatureError)
         content = {
             "about": about.content(),
             "fingerprint": about.fingerprint,
@@ -234,14 +232,14 @@ class Store:
             "holes": [vars(hole) for hole in holes],
             "error": error.relative(),
         }
-        write_bytes(self.folder / CACHE, json.dumps(content, indent=1).encode())
+        write_bytes(self.folder / CACHE, json.dumps(content, indent=1).encode(), FeatureError)
 
     def unseal(self, shards: Sequence[int]) -> None:
         """Take the cache back into the making, and these shards away, so that they are made anew."""
-        with _errors(self.folder), _held(self.folder / LOCKS / "folder"):
+        with _errors(self.folder), lock(self.folder / LOCKS / "folder"):
             (self.folder / CACHE).unlink(missing_ok=True)
             for number in shards:
-                with _held(self._lock(number)):
+                with lock(self._lock(number)):
                     self.path(number).unlink(missing_ok=True)
 
 
@@ -258,26 +256,9 @@ def refuse_holes(holes: Sequence[Hole], most: float, clips: int) -> None:
 
 
 @contextlib.contextmanager
-def _held(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock for the length of the block; False where another process has it and it is not waited for."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
 def _errors(folder: Path) -> Iterator[None]:
     """What the disk refuses, as a sentence."""
     try:
         yield
-    except ShardError as error:
-        raise FeatureError(str(error)) from error
     except OSError as error:
         raise FeatureError(f"{folder} cannot be written: {error.strerror or error}.") from error

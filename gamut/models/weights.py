@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gamut.errors import CheckpointError
+from gamut.files import write_bytes
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.names import KERNEL, KERNELS, our_names
 from gamut.models.origin import as_ours
@@ -46,20 +46,7 @@ def save_weights(path: Path, weights: nn.Module | dict[str, torch.Tensor], metad
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # safetensors 0.8 writes a broken header for an empty dictionary, hence the None.
     data = save(plain, {name: json.dumps(value) for name, value in metadata.items()} or None)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_bytes(path, data)
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

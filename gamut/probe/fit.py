@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import RunError, ShardError
+from gamut.files import write_json
 
 REQUEST, RESULT, PICTURE = "request.json", "result.json", "embedding.png"
 MOST_POINTS = 2000  # of an embedding
@@ -28,14 +29,7 @@ def leave(
 ) -> None:
     """Write what `fit` wants besides the ranks' shares; once the request is there, all of it is."""
     np.savez(folder / "clips.npz", row=rows, target=target, part=part)
-    write(folder / REQUEST, request | {"labels": list(labels)})
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+    write_json(folder / REQUEST, request | {"labels": list(labels)})
 
 
 def gather(folder: Path, ranks: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -123,7 +117,7 @@ def main(folder: Path) -> None:
     if request["title"]:
         kind = "both" if "both" in vectors else "mean"
         draw(vectors[kind], target, request["labels"], request["title"], folder / PICTURE)
-    write(folder / RESULT, result)
+    write_json(folder / RESULT, result)
 
 
 if __name__ == "__main__":

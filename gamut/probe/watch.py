@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from gamut.files import write_text
 from gamut.probe.background import Background, Tracker, place
 from gamut.probe.features import PACKS, Encoder, Share, extract, kinds, whole_clips
 from gamut.probe.fit import leave, share_of
 from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
 from gamut.track.metrics import History
-from gamut.track.run import write_whole
 from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.world import World
@@ -147,7 +147,7 @@ class Watch:
                 request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours, "scores": scores}
                 leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, title=title, **request)
                 if with_logmel:
-                    write_whole(self.run_folder / PROBED, json.dumps(self._asked()))
+                    write_text(self.run_folder / PROBED, json.dumps(self._asked()))
         except OSError as error:
             problem = str(error)
         if problem:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -16,6 +14,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from gamut import files
 from gamut.errors import ShardError
 from gamut.remote.fetch import Absent, Denied, fetch
 from gamut.remote.place import full, parse
@@ -53,18 +52,18 @@ def mirror(where: str, settings: Remote) -> Path:
 
 def _mirror(store: Store, base: str, settings: Remote, folder: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / "lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.lock(folder / "lock"):
         content = _description(store, base, settings)
         key = xxhash.xxh3_64_hexdigest(f"{base} {content['place']} {content['fingerprint']}".encode())
         here = folder / key
         if not here.exists():
+            for left in folder.glob("partial-*"):  # by a process that was killed: the lock is ours
+                shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
             try:
                 (temporary / "index").mkdir()
                 _copy(store, base, settings, content, temporary / "index")
-                os.rename(temporary, here)
-                _sync(folder)
+                files.rename_folder(temporary, here)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         _refresh_statistics(store, base, settings, here / "index" / "statistics.json")
@@ -108,14 +107,9 @@ def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to
                 hashed.update(block)
             return None if hashed.hexdigest() == digest else f"{name}.npy does not have the checksum in index.json"
 
-        with open(to / f"{name}.npy", "w+b") as file:
+        with files.replacing(to / f"{name}.npy") as file:
             fetch(store, base, f"index/{name}.npy", file, settings, check=check, most=LARGEST_ARRAY)
-            file.flush()
-            os.fsync(file.fileno())
-    with open(to / "index.json", "w") as text:
-        json.dump(content, text)
-        text.flush()
-        os.fsync(text.fileno())
+    files.write_text(to / "index.json", json.dumps(content))
 
 
 def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -> None:
@@ -131,14 +125,4 @@ def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -
         return
     if not file.getvalue():
         return
-    temporary = path.with_name("statistics.partial")
-    temporary.write_bytes(file.getvalue())
-    os.replace(temporary, path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.write_bytes(path, file.getvalue())

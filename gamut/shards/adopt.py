@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gamut.errors import ShardError
+from gamut.files import TEMPORARY, write_bytes
 from gamut.shards.build import build
-from gamut.shards.durable import TEMPORARY, write_bytes
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.labels import class_table
 from gamut.shards.lock import only_writer
@@ -70,7 +70,7 @@ def adopt(
             "ignored": report.ignored,
             "damaged": report.damaged,
         }
-        write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode())
+        write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
         if not report.clips:
             first = [*report.damaged.values(), *(one.message for one in report.quarantined)]
             raise ShardError(
@@ -175,7 +175,7 @@ class Scans:
         """Keep what the tar `name` holds. Raises ShardError where the folder cannot be written."""
         if stamp is not None:
             content = {"of": self._of(stamp), "found": found.dump()}
-            write_bytes(self.folder / f"{name}.json", json.dumps(content).encode())
+            write_bytes(self.folder / f"{name}.json", json.dumps(content).encode(), ShardError)
 
     def end(self) -> None:
         """The index is written: nothing is to be kept any more."""

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from gamut.errors import ShardError
-from gamut.shards.durable import write_bytes
+from gamut.files import write_bytes
 from gamut.shards.part import Part, hexadecimal
 
 FORMAT = 1
@@ -63,7 +63,7 @@ def build(
     for array, values in arrays.items():
         file = io.BytesIO()
         np.save(file, values, allow_pickle=False)
-        write_bytes(index / f"{array}.npy", file.getvalue())
+        write_bytes(index / f"{array}.npy", file.getvalue(), ShardError)
         digests[array] = xxhash.xxh3_64_hexdigest(file.getvalue())
     content = {
         "format": FORMAT,
@@ -84,7 +84,7 @@ def build(
         content["place"] = place
     identity = json.dumps([content[field] for field in ("format", "name", "labels", "shards", "arrays")])
     content["fingerprint"] = xxhash.xxh3_128_hexdigest(identity.encode())
-    write_bytes(index / "index.json", json.dumps(content, indent=1).encode())
+    write_bytes(index / "index.json", json.dumps(content, indent=1).encode(), ShardError)
 
 
 def _arrays(name: str, columns: Sequence[str], parts: Sequence[Part]) -> dict[str, np.ndarray]:

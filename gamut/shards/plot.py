@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from gamut.audio.decode import RATE
 from gamut.audio.logmel import LOW, MELS
+from gamut.errors import ShardError
+from gamut.files import write_bytes
 from gamut.shards.batching import ROW
-from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.statistics import HOP, Statistics
 from gamut.track.figures import new_figure, plain
@@ -61,7 +62,7 @@ def draw_set(folder: Path, statistics: Statistics) -> None:
     """Write index/statistics.png of the set in `folder`. Raises ShardError where it cannot be written."""
     picture = io.BytesIO()
     set_picture(statistics, Index.open(folder, tars=False).name).savefig(picture, format="png", dpi=110)
-    write_bytes(folder / "index" / "statistics.png", picture.getvalue())
+    write_bytes(folder / "index" / "statistics.png", picture.getvalue(), ShardError)
 
 
 def set_picture(statistics: Statistics, name: str) -> Figure:

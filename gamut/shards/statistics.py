@@ -20,9 +20,9 @@ import xxhash
 from gamut.audio.decode import RATE
 from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
+from gamut.files import write_bytes
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
-from gamut.shards.durable import write_bytes
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
@@ -104,7 +104,7 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         mean=total.mean,
         std=total.std,
     )
-    write_bytes(folder / "index" / "statistics.json", json.dumps(asdict(statistics), indent=1).encode())
+    write_bytes(folder / "index" / "statistics.json", json.dumps(asdict(statistics), indent=1).encode(), ShardError)
     return statistics
 
 

@@ -12,9 +12,9 @@ import xxhash
 from gamut.audio.decode import RATE, encode_flac, to_int16_16k
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
+from gamut.files import replacing, write_bytes
 from gamut.shards.convert.roster import Stretch
 from gamut.shards.convert.source import Record
-from gamut.shards.durable import replacing, write_bytes
 from gamut.shards.part import Part, hexadecimal, scan
 
 OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
@@ -64,7 +64,7 @@ class Written:
             "quarantined": [asdict(one) for one in self.quarantined],
             "saturated": self.saturated,
         }
-        write_bytes(path, json.dumps(content).encode())
+        write_bytes(path, json.dumps(content).encode(), ShardError)
 
     @classmethod
     def load(cls, path: Path) -> Written | None:
@@ -105,7 +105,7 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
 
     quarantined: list[Quarantined] = []
     saturated: dict[str, int] = {}
-    with replacing(job.tar) as file:
+    with replacing(job.tar, ShardError) as file:
         with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
             for record in job.stretch.records():
                 try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 from pathlib import Path
 
 from gamut.commands import command
 from gamut.errors import RunError
+from gamut.files import lock
 from gamut.recipe.resolved import read_resolved
 from gamut.track.feed import Feed
 from gamut.track.run import RunFolder
@@ -42,12 +42,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _idle(path: Path) -> bool:
     """Whether no process holds the run's lock."""
+    if not (path / "lock").exists():
+        return True
     try:
-        with open(path / "lock", "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except FileNotFoundError:
-        return True
+        with lock(path / "lock", wait=False, inherited=False) as idle:
+            return idle
     except OSError:
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gamut.track.run import write_whole
+from gamut.files import write_text
 from gamut.track.store import public
 
 
@@ -47,4 +47,4 @@ class Marks:
 
     def save(self) -> None:
         record = {"store": self.store, "run": self.run, "in_doubt": self.in_doubt}
-        write_whole(self.path, json.dumps({**record, "steps": self.steps, "figures": self.figures}))
+        write_text(self.path, json.dumps({**record, "steps": self.steps, "figures": self.figures}))

@@ -13,6 +13,7 @@ from typing import Any
 
 from gamut.commands import IN_CLONE, ROOT, version
 from gamut.errors import RunError
+from gamut.files import write_text
 from gamut.recipe.resolved import decisive, differences, read_resolved, resolved_yaml
 from gamut.recipe.schema import Recipe
 
@@ -52,7 +53,7 @@ class RunFolder:
             (path / name).mkdir(mode=0o700, exist_ok=True)
         record = read_record(path)
         identity, attempt = str(record.get("identity") or uuid.uuid4().hex), int(record.get("attempt", 0)) + 1
-        write_whole(path / "run.json", json.dumps({"identity": identity, "attempt": attempt}))
+        write_text(path / "run.json", json.dumps({"identity": identity, "attempt": attempt}))
         return cls(path, attempt, identity)
 
     @classmethod
@@ -68,7 +69,7 @@ class RunFolder:
         """The first attempt writes the resolved recipe; later ones must want the same. Raises RunError."""
         file = path / "recipe.yaml"
         if not file.exists():
-            write_whole(file, resolved_yaml(recipe))
+            write_text(file, resolved_yaml(recipe))
             return
         changed = differences(decisive(read_resolved(file)), decisive(recipe))
         if changed:
@@ -112,16 +113,6 @@ def read_record(path: Path) -> dict[str, Any]:
         return {"identity": str(record["identity"]), "attempt": int(record["attempt"])}
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{file} is damaged ({error}); restore it, or remove it to count attempts afresh.") from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is there whole and durable, or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def git_revision() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from gamut.files import replacing, write_bytes
 from gamut.recipe.schema import Recipe
 from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
@@ -77,18 +77,16 @@ class Tracker(NullTracker):
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Save a figure as figures/NAME-STEP.png."""
         file = png_name(name, step)
-        part = self.folder.figures / f".{file}.part"
-        figure.savefig(part, format="png", dpi=110)
-        self._publish(name, part, file, step, late=False)
+        with replacing(self.folder.figures / file) as picture:
+            figure.savefig(picture, format="png", dpi=110)
+        self._drawn(name, file, step, late=False)
 
     def picture(self, name: str, file: Path, step: int, late: bool = False) -> None:
         """Take over a PNG that is drawn already, as figures/NAME-STEP.png; `late` as in `log`."""
-        part = self.folder.figures / f".{png_name(name, step)}.part"
-        shutil.copyfile(file, part)
-        self._publish(name, part, png_name(name, step), step, late)
+        write_bytes(self.folder.figures / png_name(name, step), file.read_bytes())
+        self._drawn(name, png_name(name, step), step, late)
 
-    def _publish(self, name: str, part: Path, file: str, step: int, late: bool) -> None:
-        os.replace(part, self.folder.figures / file)
+    def _drawn(self, name: str, file: str, step: int, late: bool) -> None:
         self._file.append({"name": name, "file": f"figures/{file}"}, step=step, event="figure", late=late)
 
     def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:

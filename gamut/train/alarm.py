@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from gamut import files
 from gamut.errors import RunError
 from gamut.recipe import schema
-from gamut.train import files
 from gamut.train.state import State
 from gamut.train.world import World
 
@@ -132,7 +132,6 @@ class Alarm:
                 first = max(0, began + 1 - self.guard.leave_out)
                 span = (max(first, keeper.back(first)), began)
                 files.write_json(self.path, [*self.ranges, span])
-                files.sync_folder(self.path.parent)
                 print(
                     f"step {step + 1}: {self.trouble}. Steps {span[0] + 1} to {span[1] + 1} will be left out: start "
                     "the run again, and it goes on from its newest checkpoint.",

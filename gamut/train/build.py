@@ -7,14 +7,13 @@ and loaded here first, under a lock of the kernel's that ends with its holder; D
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from gamut import files
 
 FOLDER = "TORCH_EXTENSIONS_DIR"  # torch's name for where it builds
 BATON = "lock"  # the file that torch leaves behind when it is killed
@@ -60,21 +59,11 @@ def build() -> None:
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not builder.is_compatible(verbose=False):
         return
-    with _turn(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.lock(folder / ".turn"):
         for baton in folder.glob(f"*/{BATON}"):
             baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
         builder.load(verbose=False)
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _instructions() -> str:

@@ -22,14 +22,15 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensor_bytes
 
+from gamut import files
 from gamut.errors import CheckpointError, PlanError
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive, differences, recorded
-from gamut.train import files, milestones
+from gamut.train import milestones
 from gamut.train.engine import FOLDER, MODEL, Engine, named
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
-from gamut.train.storage import Writer
+from gamut.train.storage import Writer, explain, read_verified
 from gamut.train.world import World
 
 VERSION = 1
@@ -103,7 +104,7 @@ class Keeper:
         try:
             action()
         except OSError as error:
-            return CheckpointError(files.explain(error, self.world.rank, 0))
+            return CheckpointError(explain(error, self.world.rank, 0))
         except CheckpointError as error:
             return error
         return None
@@ -137,7 +138,7 @@ class Keeper:
 
     def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
-        files.sync_folder(temporary / FOLDER)
+        files.sync(temporary / FOLDER)
         manifest = files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
         self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
@@ -168,8 +169,7 @@ class Keeper:
         return int(there[-1].name[5:]) if there else 0
 
     def _name_latest(self, path: Path) -> None:
-        files.write_file(self.folder / "latest", lambda file: file.write(f"{path.name}\n".encode()))
-        files.sync_folder(self.folder)
+        files.write_text(self.folder / "latest", f"{path.name}\n")
 
     def resume(self) -> State | None:
         """Restore the newest checkpoint that verifies; None where the run has never saved one.
@@ -201,13 +201,13 @@ class Keeper:
         return state
 
     def _restore(self, path: Path, entries: dict[str, Any]) -> State:
-        record = json.loads(files.read_verified(path / "state.json", entries["state.json"]))
+        record = json.loads(read_verified(path / "state.json", entries["state.json"]))
         self._compare(path, record)
-        extra = load_tensors(files.read_verified(path / "objective.safetensors", entries["objective.safetensors"]))
+        extra = load_tensors(read_verified(path / "objective.safetensors", entries["objective.safetensors"]))
         own = f"rank-{self.world.rank:05d}.safetensors"
         if own not in entries:  # there are more ranks than there were; nothing draws from torch's generators anyway
             own = "rank-00000.safetensors"
-        randomness = load_tensors(files.read_verified(path / own, entries[own]))
+        randomness = load_tensors(read_verified(path / own, entries[own]))
         self.engine.load(path, entries, record["engine"]["world"])
         self.objective.load_extra_state(extra)
         torch.set_rng_state(randomness["cpu"])
@@ -276,7 +276,7 @@ def verify(path: Path) -> dict[str, Any]:
     if "state.json" not in entries:
         raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
     for name, entry in sorted(entries.items()):
-        files.read_verified(path / name, entry)
+        read_verified(path / name, entry)
     return manifest
 
 
@@ -328,5 +328,5 @@ def remove_leftovers(folder: Path) -> None:
     for prefix in TEMPORARY:
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path)
-    for path in folder.glob("*.part"):
+    for path in folder.glob(f"*{files.TEMPORARY}"):
         path.unlink()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from gamut import files
 from gamut.errors import RunError
 from gamut.train.world import World
 
@@ -23,33 +23,30 @@ def lease(folder: Path, world: World) -> Iterator[None]:
     Raises RunError on every rank, naming the holder's process and host, where another process holds it.
     """
     error: Exception | None = None
-    descriptor = None
-    if world.first:
-        try:
-            descriptor = _lock(Path(folder))
-        except (RunError, OSError) as problem:
-            error = problem
-    try:
+    with contextlib.ExitStack() as held:
+        if world.first:
+            try:
+                held.enter_context(_locked(Path(folder)))
+            except (RunError, OSError) as problem:
+                error = problem
         world.agree(error, "take the run folder")
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
-def _lock(folder: Path) -> int:
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as problem:
-        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise RunError(
-            f"The run folder {folder} is in use by {holder}. Wait for it to end or stop it, or give this run another "
-            "name (run.name=...)."
-        ) from problem
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    return descriptor
+    # Not inherited: a worker that outlives this process for a moment must not keep the next attempt out. Such a lock
+    # goes when this process closes any descriptor of the file, so all is done through this one.
+    with open(descriptor, "r+") as file, files.lock_open(descriptor, wait=False, inherited=False) as held:
+        if not held:
+            holder = file.read(200).strip() or "another process"
+            raise RunError(
+                f"The run folder {folder} is in use by {holder}. Wait for it to end or stop it, or give this run "
+                "another name (run.name=...)."
+            )
+        file.truncate()
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gamut import files
 from gamut.errors import CheckpointError
-from gamut.train import files
 
 NOTES = "kept.json"
 
@@ -23,7 +23,6 @@ def note(folder: Path, name: str, epochs_done: int) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.write_json(folder / NOTES, noted(folder) | {name: epochs_done})
-    files.sync_folder(folder)
 
 
 def noted(folder: Path) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from safetensors.torch import load as load_tensors
 
+from gamut import files
 from gamut.errors import CheckpointError
-from gamut.train import files
 from gamut.train.unpickle import unpickle
 
 
@@ -53,11 +55,11 @@ class Writer(CheckpointEngine):
 
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            self.entries[str(path.relative_to(self.root))] = files.write_file(path, counted)
+            self.entries[str(path.relative_to(self.root))] = files.write_hashed(path, counted)
         except OSError as error:
             error.filename = error.filename or str(path)
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            self.problem = files.explain(error, rank, written[0].size if written else 0)
+            self.problem = explain(error, rank, written[0].size if written else 0)
 
     def load(self, path: str, map_location: Any = None) -> Any:
         raise NotImplementedError("a Writer only writes")
@@ -85,10 +87,35 @@ class Reader(CheckpointEngine):
         """A safetensors file of the checkpoint, by its path below the root."""
         if name not in self.entries:
             raise CheckpointError(f"The manifest of {self.root} has no file {name}: it was written by another setup.")
-        return load_tensors(files.read_verified(self.root / name, self.entries[name]))
+        return load_tensors(read_verified(self.root / name, self.entries[name]))
 
     def load(self, path: str, map_location: Any = None) -> Any:
         name = str(Path(path).relative_to(self.root))
         if name not in self.entries:
             raise CheckpointError(f"The manifest of {self.root} has no file {name}: it was written by another setup.")
-        return unpickle(files.read_verified(Path(path), self.entries[name]), path, map_location)
+        return unpickle(read_verified(Path(path), self.entries[name]), path, map_location)
+
+
+def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
+    """The bytes of a file, checked against its manifest entry before anybody interprets them.
+
+    Raises CheckpointError naming the file: missing, another size, another hash.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint file {path} cannot be read ({error.strerror}).") from error
+    if len(data) != entry["size"]:
+        raise CheckpointError(f"The checkpoint file {path} has {len(data)} bytes instead of {entry['size']}.")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise CheckpointError(f"The checkpoint file {path} is damaged: its sha256 is not that of the manifest.")
+    return data
+
+
+def explain(error: OSError, rank: int, needed: int) -> str:
+    """A sentence about a failed write: rank, path, bytes."""
+    why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return (
+        f"Rank {rank} could not write the checkpoint file {error.filename or '(unnamed)'} ({needed} bytes): {why}. The "
+        "checkpoints before it are untouched. Make room or mend the folder's rights, and start the run again."
+    )

@@ -13,7 +13,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import Recipe
 from gamut.track import run
-from gamut.track.run import RunFolder, git_revision, write_whole
+from gamut.track.run import RunFolder, git_revision
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:
@@ -66,19 +66,6 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
     os.chown(path, 12345, -1)
     with pytest.raises(RunError, match="belongs to user 12345"):
         RunFolder.open(recipe(tmp_path))
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "a.json"
-    write_whole(file, "old")
-
-    def no_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(file, "new")
-    assert file.read_text() == "old"
 
 
 def test_revision_is_that_of_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:

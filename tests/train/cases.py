@@ -17,9 +17,10 @@ import torch
 from deepspeed import comm
 from toy import Toy, ToyLoader, ToyPlans, teach, toy_recipe
 
+from gamut import files
 from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
-from gamut.train import files, loop
+from gamut.train import loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.lease import lease
 from gamut.train.objective import Moment

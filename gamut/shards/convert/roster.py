@@ -19,9 +19,9 @@ import xxhash
 from gamut.audio.ffmpeg import needs_ffmpeg, require_ffmpeg
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
+from gamut.files import TEMPORARY, replacing
 from gamut.shards.build import Names
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, clips_a_shard, shard_order
-from gamut.shards.durable import TEMPORARY, replacing
 
 RECORDS, MISSING = "records.jsonl", "missing.csv"
 
@@ -100,7 +100,7 @@ def _spool(listing: Listing, loose: Path, absent: Path) -> _Spool:
     hashes, splits, offsets = array("Q"), array("q"), array("q", [0])
     missing, example, ffmpeg = 0, "", ""
     named = _single_names(listing.names)
-    with open(loose, "wb") as file, replacing(absent) as lost:
+    with open(loose, "wb") as file, replacing(absent, ShardError) as lost:
         lost.write(b"clip,split,file\n")
         for record in listing.records:
             if isinstance(record, Missing):
@@ -167,7 +167,7 @@ def _sort(
     shards: list[tuple[int, int]] = []
     digest = xxhash.xxh3_128()
     at, split = 0, None
-    with replacing(path) as file:
+    with replacing(path, ShardError) as file:
         for number in order.tolist():
             line = _line(spool, descriptor, number)
             if not shards or shards[-1][1] == each or spool.split[number] != split:

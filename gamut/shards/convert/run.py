@@ -23,10 +23,10 @@ import soxr
 from gamut.audio.decode import RATE
 from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
 from gamut.errors import AudioError, ShardError
+from gamut.files import TEMPORARY, write_bytes
 from gamut.shards.build import build
 from gamut.shards.convert.roster import MISSING, Roster, write_roster
 from gamut.shards.convert.source import Listing
-from gamut.shards.durable import TEMPORARY, write_bytes
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.progress import Progress
@@ -88,7 +88,7 @@ class Conversion:
         """Leave it for `open`."""
         content = asdict(self) | {"folder": str(self.folder)}
         content["roster"]["folder"] = str(self.roster.folder)
-        write_bytes(self.roster.folder / "conversion.json", json.dumps(content).encode())
+        write_bytes(self.roster.folder / "conversion.json", json.dumps(content).encode(), ShardError)
 
     def job(self, number: int) -> Job:
         """That writes one shard."""
@@ -220,14 +220,14 @@ def _finish(conversion: Conversion) -> Report:
         "ignored": report.ignored,
         "missing": report.missing,
     }
-    write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode())
+    write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
     if not report.clips:
         raise ShardError(
             f"None of the {len(quarantined)} files could be used. The first: {quarantined[0].message} "
             f"All are listed in {folder / 'index' / 'quarantine.json'}."
         )
     if conversion.roster.missing:
-        write_bytes(folder / "index" / MISSING, (conversion.roster.folder / MISSING).read_bytes())
+        write_bytes(folder / "index" / MISSING, (conversion.roster.folder / MISSING).read_bytes(), ShardError)
     about = {"source": settings["source"], "tools": settings["tools"]}
     parts = [written.part for written in shards]
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
@@ -273,7 +273,7 @@ def _claim(folder: Path, settings: dict) -> None:
             raise ShardError(
                 f"{folder} holds tars that are not of this conversion, such as {stranger.name}. Give another folder."
             ) from None
-        write_bytes(path, json.dumps(settings, indent=1).encode())
+        write_bytes(path, json.dumps(settings, indent=1).encode(), ShardError)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{path} is damaged ({error}). Delete {folder} and convert again.") from error
 

@@ -1,0 +1,149 @@
+"""Files that are there whole or not at all, and locks that end with the process that holds them.
+
+A file is written under a temporary name (NAME.PID.partial: two processes never share one), synced, renamed, and its
+folder synced. A kill may leave the temporary name behind; whoever knows that no writer lives removes `*.partial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gamut.errors import GamutError
+
+TEMPORARY = ".partial"  # ending of names that a kill may leave behind
+
+# Called before each write, fsync and rename with its name and path. A test makes the process die there.
+hook: Callable[[str, Path], None] = lambda action, path: None  # noqa: E731
+
+
+@contextmanager
+def replacing(path: Path, error: type[GamutError] | None = None) -> Iterator[BinaryIO]:
+    """A new binary file (readable too) that takes the name `path` when the block ends without an exception.
+
+    Raises OSError as the system does where the disk is full or the folder cannot be written, or `error` with a
+    sentence instead; the file that was there before is untouched then.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        try:
+            with open(temporary, "w+b", buffering=1 << 20) as file:
+                yield file
+                file.flush()
+                hook("fsync", path)
+                os.fsync(file.fileno())
+            hook("rename", path)
+            os.replace(temporary, path)
+            sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as problem:
+        if error is None:
+            raise
+        raise error(f"{path} cannot be written: {problem.strerror or problem}.") from problem
+
+
+def write_bytes(path: Path, content: bytes, error: type[GamutError] | None = None) -> None:
+    """Write a whole file at once, as `replacing` does."""
+    with replacing(path, error) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file of text in UTF-8, as `replacing` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> dict[str, Any]:
+    """Write a JSON file as `write_hashed` does."""
+    text = json.dumps(value, indent=1, sort_keys=True).encode()
+    return write_hashed(path, lambda file: file.write(text))
+
+
+class Hashed:
+    """A file being written, hashed as it goes; for writers that only append (torch.save, safetensors bytes, JSON)."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        hook("write", self._path)
+        data = memoryview(data).cast("B")
+        self._file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write_hashed(path: Path, fill: Callable[[Hashed], object]) -> dict[str, Any]:
+    """Write `path` as `replacing` does: {"sha256", "size"} of what was meant to be written. Raises OSError."""
+    with replacing(path) as file:
+        hashed = Hashed(file, path)
+        fill(hashed)
+    return {"sha256": hashed.sha256.hexdigest(), "size": hashed.size}
+
+
+def sync(path: Path) -> None:
+    """Make what a closed file holds, or the names in a folder, durable."""
+    hook("fsync", path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder whose files are durable, durably."""
+    sync(source)
+    hook("rename", target)
+    os.rename(source, target)
+    sync(target.parent)
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = True, shared: bool = False, inherited: bool = True) -> Iterator[bool]:
+    """Hold the lock of the file `path` (made if need be, in a folder that is there) for the length of the block.
+
+    False where another process has it and it is not to be `wait`ed for. `shared`: with others who say so too. The
+    lock is the kernel's and ends with the process, however that ends; a child forked meanwhile holds it as well,
+    unless it is not to be `inherited` (such a lock also goes as soon as this process closes any descriptor of the file,
+    so open it no second time). Raises OSError, also where the file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with lock_open(descriptor, wait=wait, shared=shared, inherited=inherited) as held:
+            yield held
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_open(descriptor: int, *, wait: bool = True, shared: bool = False, inherited: bool = True) -> Iterator[bool]:
+    """Hold the lock of an open file, as `lock` does."""
+    take = fcntl.flock if inherited else fcntl.lockf
+    try:
+        take(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # By name, not by closing: a process forked meanwhile holds a copy of the descriptor.
+        with contextlib.suppress(OSError):
+            take(descriptor, fcntl.LOCK_UN)

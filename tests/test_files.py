@@ -1,0 +1,102 @@
+"""Files are there whole or not at all, whoever fails or is killed; locks end with their holder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gamut import files
+from gamut.errors import ShardError
+
+
+@pytest.mark.parametrize("at", ["fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+
+    def no_disk(action: str, of: Path) -> None:
+        if action == at and of == path:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "hook", no_disk)
+    with pytest.raises(OSError, match="No space"):
+        files.write_text(path, "new")
+    with pytest.raises(ShardError, match=r"a\.json cannot be written: No space left on device\."):
+        files.write_bytes(path, b"new", ShardError)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_a_temporary_name(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    files.write_text(path, "old")
+    child = os.fork()
+    if child == 0:
+        files.hook = lambda action, of: os.kill(os.getpid(), signal.SIGKILL) if action == "rename" else None
+        files.write_text(path, "new")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert path.read_text() == "old"
+    assert [left.name for left in tmp_path.glob(f"*{files.TEMPORARY}")] == [f"a.{child}.partial"]
+
+
+def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with files.replacing(path) as mine:
+        mine.write(b"mine")
+        child = os.fork()
+        if child == 0:
+            files.write_bytes(path, b"theirs")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert path.read_bytes() == b"theirs"
+    assert path.read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_hash_is_that_of_what_was_written(tmp_path: Path) -> None:
+    about = files.write_json(tmp_path / "a", {"b": 1})
+    data = (tmp_path / "a").read_bytes()
+    assert about == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
+def free(path: Path, **how: bool) -> bool:
+    """Whether another process gets the lock at once."""
+    child = os.fork()
+    if child == 0:
+        with files.lock(path, wait=False, **how) as held:
+            os._exit(0 if held else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("inherited", [True, False])
+def test_a_lock_is_held_by_one_process_for_the_block(tmp_path: Path, inherited: bool) -> None:
+    path = tmp_path / "lock"
+    with files.lock(path, inherited=inherited) as held:
+        assert held
+        assert not free(path, inherited=inherited)
+    assert free(path, inherited=inherited)
+
+
+def test_a_shared_lock_lets_others_in_who_share(tmp_path: Path) -> None:
+    with files.lock(tmp_path / "lock", shared=True):
+        assert free(tmp_path / "lock", shared=True)
+        assert not free(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("inherited", [True, False])
+def test_a_child_that_lives_on_does_not_keep_a_lock_that_was_given_up(tmp_path: Path, inherited: bool) -> None:
+    path = tmp_path / "lock"
+    with files.lock(path, inherited=inherited):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        assert free(path, inherited=inherited)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
