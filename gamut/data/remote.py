@@ -18,8 +18,8 @@ import xxhash
 from gamut.data.cache import Cache
 from gamut.errors import ShardError
 from gamut.plan import Clips, Policy
-from gamut.remote.fetch import fetch
-from gamut.remote.store import Store, open_store
+from gamut.remote.fetch import fetch, open_store
+from gamut.remote.store import Store
 from gamut.shards import Index
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from gamut.errors import ShardError
+from gamut.remote import Remote
 from gamut.remote.place import full
-from gamut.remote.settings import Remote
-from gamut.remote.store import Changed, Missing, Passing, Refused, Store
+from gamut.remote.store import Changed, Missing, Passing, Refused, Store, refuse_pipe
 
 LONGEST_PAUSE = 60.0  # seconds
 
@@ -20,6 +20,23 @@ class Denied(ShardError):
 
 class Absent(Denied):
     """The server says that there is no such file."""
+
+
+def open_store(base: str, settings: Remote) -> Store:
+    """The store of a base (see `place`). Raises ShardError where it is a command and commands are not allowed."""
+    # Imported late: a process needs one of them at most, and most need none.
+    if base.startswith("pipe:"):
+        from gamut.remote.pipe import Pipe
+
+        refuse_pipe(base, settings)
+        return Pipe(base, settings)
+    if base.startswith("s3://"):
+        from gamut.remote.s3 import S3
+
+        return S3(base, settings)
+    from gamut.remote.http import Http
+
+    return Http(base, settings)
 
 
 def fetch(

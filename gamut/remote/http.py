@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from gamut.remote import Remote
 from gamut.remote.place import full, without_secrets
-from gamut.remote.settings import Remote
 from gamut.remote.store import BLOCK, Answer, Changed, Passing, Refused, failure, span
 
 

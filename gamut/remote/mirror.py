@@ -16,10 +16,10 @@ import xxhash
 
 from gamut import files
 from gamut.errors import ShardError
-from gamut.remote.fetch import Absent, Denied, fetch
+from gamut.remote import Remote
+from gamut.remote.fetch import Absent, Denied, fetch, open_store
 from gamut.remote.place import full, parse
-from gamut.remote.settings import Remote
-from gamut.remote.store import Store, open_store
+from gamut.remote.store import Store
 
 LARGEST_JSON = 1 << 30  # bytes
 LARGEST_ARRAY = 1 << 36

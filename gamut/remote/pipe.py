@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gamut.remote import Remote
 from gamut.remote.place import command, without_secrets
-from gamut.remote.settings import Remote
 from gamut.remote.store import BLOCK, Answer, Passing, Refused
 
 

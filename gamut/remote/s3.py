@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from gamut.remote import Remote
 from gamut.remote.place import without_secrets
-from gamut.remote.settings import Remote
 from gamut.remote.store import BLOCK, Answer, Changed, Passing, Refused, failure, span
 
 

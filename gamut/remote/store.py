@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from gamut.errors import ShardError
-from gamut.remote.settings import Remote
+from gamut.remote import Remote
 
 BLOCK = 1 << 18  # bytes read at a time
 
@@ -49,22 +49,6 @@ class Store(Protocol):
     def names(self) -> list[str]:
         """The names of the files directly in this place. Raises as `get`."""
         ...
-
-
-def open_store(base: str, settings: Remote) -> Store:
-    """The store of a base (see `place`). Raises ShardError where it is a command and commands are not allowed."""
-    if base.startswith("pipe:"):
-        from gamut.remote.pipe import Pipe
-
-        refuse_pipe(base, settings)
-        return Pipe(base, settings)
-    if base.startswith("s3://"):
-        from gamut.remote.s3 import S3
-
-        return S3(base, settings)
-    from gamut.remote.http import Http
-
-    return Http(base, settings)
 
 
 def refuse_pipe(base: str, settings: Remote) -> None:

@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 from gamut.errors import ShardError
 from gamut.remote import Remote, is_remote
-from gamut.remote.fetch import fetch
+from gamut.remote.fetch import fetch, open_store
 from gamut.remote.place import full, parse
-from gamut.remote.store import Passing, Refused, open_store
+from gamut.remote.store import Passing, Refused
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
