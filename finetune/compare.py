@@ -2,7 +2,7 @@
 
 Each arm's learning rate is chosen from the same grid on a part of the training folds; then every arm is trained with
 several seeds on all of them and scored on the test folds, the same clips for every arm. The difference between the
-first two arms comes with its paired bootstrap 95 % interval over clips, where the score is accuracy.
+first two arms comes with its paired bootstrap 95 % interval over clips, where the metric is a mean over clips.
 
 Examples:
     python finetune/compare.py esc10 --arm pretrained=runs/asit_tiny --arm scratch= \\
@@ -25,21 +25,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finetune.jobs import Job, run_all
-from finetune.rounds import Fold
+from finetune.jobs import Job, choose_rates, run_all
+from finetune.rounds import Fold, folds_of
 from gamut.commands import command
 from gamut.errors import RecipeError
+from gamut.evaluate import METRICS, Metric
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
 from gamut.track import figures
-
-
-def folds(text: str) -> list[Fold]:
-    """`1,2` -> [1, 2]; `train,validation` -> their names"""
-    return [int(part) if part.isdigit() else part for part in text.split(",") if part]
 
 
 def arms_of(words: list[str]) -> dict[str, str]:
@@ -64,22 +60,18 @@ def require_apart(index: Index, column: str, choosing: list[Fold], test: list[Fo
         )
 
 
-def right(result: dict) -> np.ndarray:
-    """float64 [seeds, clips]: 1 where a clip was classified rightly, clips in index order."""
+def by_clip(result: dict, metric: Metric) -> np.ndarray:
+    """float64 [clips]: what each clip adds to the metric, the mean over seeds, clips in index order."""
+    assert metric.by_clip is not None
     rows = []
     for entry in result["rounds"]:
         with np.load(entry["scores"], allow_pickle=False) as scores:
-            order = np.argsort(scores["row"])
-            rows.append((scores["target"].argmax(1) == scores["logits"].argmax(1))[order].astype(np.float64))
-    return np.stack(rows)
+            rows.append(metric.by_clip(scores["target"], scores["logits"])[np.argsort(scores["row"])])
+    return np.stack(rows).mean(0)
 
 
 def by_class(result: dict) -> np.ndarray:
-    """float64 [classes]: share of each class's clips that were classified rightly, over all rounds and seeds; for mAP
-    the mean of its average precisions, nan for a class that no clip has."""
-    if result["metric"] == "accuracy":
-        counts = np.sum([entry["confusion"] for entry in result["rounds"]], axis=0)
-        return np.diag(counts) / np.maximum(counts.sum(1), 1)
+    """float64 [classes]: each class's metric, the mean over rounds and seeds; nan for a class that no clip has."""
     return np.array([entry["by_class"] for entry in result["rounds"]], np.float64).mean(0)
 
 
@@ -94,11 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--arm", action="append", required=True, metavar="NAME=INIT", help="INIT empty: from scratch")
-    parser.add_argument("--train", type=folds, required=True, metavar="1,2,3", help="folds, or splits by name")
-    parser.add_argument("--test", type=folds, required=True, metavar="4,5")
+    parser.add_argument("--train", type=folds_of, required=True, metavar="1,2,3", help="folds, or splits by name")
+    parser.add_argument("--test", type=folds_of, required=True, metavar="4,5")
     parser.add_argument(
         "--choose-test",
-        type=folds,
+        type=folds_of,
         default=None,
         help="folds to choose the rate by, which training then lacks and which are none of --test",
     )
@@ -117,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         index = open_sets(require_sets(recipe), recipe.remote)
         require_apart(index, recipe.folds.column, held_out, options.test)
 
-    def job(name: str, arm: str, rate: str | None, train: list[Fold], test: list[Fold], seeds: int) -> Job:
+    def job(name: str, arm: str, rate: str, train: list[Fold], test: list[Fold], seeds: int) -> Job:
         arguments = [options.recipe, *options.overrides, f"run.folder={options.out}", f"run.name={name}"]
         arguments += [f"init={arms[arm]}", f"folds.train={train}", f"folds.test={[test]}", f"finetune.seeds={seeds}"]
         arguments += [f"optim.lr={rate}"] if rate else []
@@ -125,16 +117,14 @@ def main(argv: list[str] | None = None) -> int:
             arguments += ["folds.validation=null"]  # it is what the rate is chosen by
         return Job(name, tuple(arguments), options.out / name)
 
-    chosen: dict[str, str | None] = dict.fromkeys(arms, rates[0] if rates else None)
+    part = [fold for fold in options.train if fold not in held_out]
     if len(rates) > 1:
-        part = [fold for fold in options.train if fold not in held_out]
-        trials = [(arm, rate) for arm in arms for rate in rates]
         console.print(f"Choosing each arm's learning rate: train on folds {part}, look at folds {held_out}.")
-        jobs = [job(f"choose-{arm}-{rate}", arm, rate, part, held_out, 1) for arm, rate in trials]
-        scores = [result["mean"] for result in run_all(jobs, options.jobs, console)]
-        for arm in arms:
-            of_arm = [(score, rate) for (name, rate), score in zip(trials, scores, strict=True) if name == arm]
-            chosen[arm] = max(of_arm)[1]
+
+    def trial(arm: str, rate: str) -> Job:
+        return job(f"choose-{arm}-{rate}", arm, rate, part, held_out, 1)
+
+    chosen = choose_rates(list(arms), rates, trial, options.jobs, console)
     console.print(f"Training every arm on folds {options.train}, scoring on folds {options.test}.")
     jobs = [
         job(f"final-{arm}-{chosen[arm] or 'recipe'}", arm, chosen[arm], options.train, options.test, options.seeds)
@@ -151,39 +141,40 @@ def main(argv: list[str] | None = None) -> int:
     classes = {arm: by_class(result) for arm, result in results.items()}
     shown = most_different(list(classes.values()))
     some = {arm: values[shown] for arm, values in classes.items()}
-    figures.arms(seeds, some, [names[at] for at in shown], report["metric"]).savefig(picture, dpi=110)
+    figures.arms(seeds, some, [names[at] for at in shown], METRICS[report["metric"]]).savefig(picture, dpi=110)
     console.print(f"the same by class: {picture}", highlight=False)
     return 0
 
 
-def compare(results: dict[str, dict], chosen: dict[str, str | None], console: Console) -> dict:
+def compare(results: dict[str, dict], chosen: dict[str, str], console: Console) -> dict:
     """Print every arm's score and the difference of the first two; both as the report's entries.
 
-    The interval is over clips, of which accuracy is a mean; mAP is none, so its difference comes without.
+    The interval is over clips: a metric that is no mean over them, such as mAP, has a difference without one.
     """
-    metric = next(iter(results.values()))["metric"]
-    table = Table("arm", "learning rate", f"{metric}, mean", "seeds", "clips")
-    report: dict = {"metric": metric, "arms": {}}
+    metric = METRICS[next(iter(results.values()))["metric"]]
+    table = Table("arm", "learning rate", f"{metric.name}, mean", "seeds", "clips")
+    report: dict = {"metric": metric.name, "arms": {}}
     for arm, result in results.items():
         by_seed = [entry["score"] for entry in result["rounds"]]
         clips = result["rounds"][0]["clips"]
-        table.add_row(
-            arm, chosen[arm] or "recipe's", f"{np.mean(by_seed):.1%}", " ".join(f"{x:.1%}" for x in by_seed), str(clips)
-        )
-        report["arms"][arm] = {"lr": chosen[arm], metric: by_seed, "clips": clips}
+        mean = metric.show(float(np.mean(by_seed)))
+        table.add_row(arm, chosen[arm] or "recipe's", mean, " ".join(map(metric.show, by_seed)), str(clips))
+        report["arms"][arm] = {"lr": chosen[arm] or None, metric.name: by_seed, "clips": clips}
     console.print(table)
     if len(results) > 1:
         first, second = list(results)[:2]
         report["difference"] = {"of": [first, second]}
-        if metric == "accuracy":
-            hits = {arm: right(results[arm]).mean(0) for arm in (first, second)}
-            mean, low, high = paired_bootstrap(hits[first], hits[second], resamples=10_000, seed=0)
-            report["difference"] |= {"mean": mean, "low": low, "high": high}
-            interval = f", paired bootstrap 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}]"
+        if metric.by_clip:
+            difference, low, high = paired_bootstrap(
+                by_clip(results[first], metric), by_clip(results[second], metric), resamples=10_000, seed=0
+            )
+            report["difference"] |= {"mean": difference, "low": low, "high": high}
+            ends = ", ".join(metric.show_difference(end).removesuffix(" points") for end in (low, high))
+            interval = f", paired bootstrap 95 % interval [{ends}]"
         else:
-            mean, interval = float(results[first]["mean"] - results[second]["mean"]), ""
-            report["difference"] |= {"mean": mean}
-        console.print(f"{first} - {second}: {100 * mean:+.1f} points{interval}", highlight=False)
+            difference, interval = float(results[first]["mean"] - results[second]["mean"]), ""
+            report["difference"] |= {"mean": difference}
+        console.print(f"{first} - {second}: {metric.show_difference(difference)}{interval}", highlight=False)
     return report
 
 

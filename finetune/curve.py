@@ -26,6 +26,7 @@ from rich.table import Table
 from finetune.jobs import Job, run_all
 from gamut.commands import command
 from gamut.errors import CheckpointError
+from gamut.evaluate import METRICS, Metric
 from gamut.recipe.resolved import read_resolved
 from gamut.track.figures import new_figure
 from gamut.train import milestones
@@ -46,16 +47,16 @@ def starts(run: Path, zero: bool) -> dict[int, str]:
     return beginning | {epochs: str(path) for epochs, path in kept.items()}
 
 
-def plot(points: dict[int, list[float]], metric: str, title: str) -> Figure:
+def plot(points: dict[int, list[float]], metric: Metric, title: str) -> Figure:
     """Every round's score (dots) and their mean (line) over epochs of pretraining."""
     figure = new_figure(7, 4.5)
     axis = figure.subplots()
     epochs = list(points)
-    axis.plot(epochs, [100 * np.mean(points[epoch]) for epoch in epochs], marker="o")
+    axis.plot(epochs, [metric.scale * np.mean(points[epoch]) for epoch in epochs], marker="o")
     for epoch, scores in points.items():
-        axis.scatter([epoch] * len(scores), [100 * score for score in scores], color="black", s=10, zorder=3)
+        axis.scatter([epoch] * len(scores), [metric.scale * score for score in scores], color="black", s=10, zorder=3)
     axis.set_xlabel("epochs of pretraining")
-    axis.set_ylabel(f"{metric} after fine-tuning, %")
+    axis.set_ylabel(f"after fine-tuning: {metric.title}")
     axis.set_title(title)
     axis.grid(alpha=0.3)
     return figure
@@ -81,12 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"Fine-tuning {options.recipe} from {len(jobs)} checkpoints of {options.run}", highlight=False)
     results = run_all([job for _, job in jobs], options.jobs, console)
     points = {epochs: [one["score"] for one in result["rounds"]] for (epochs, _), result in zip(jobs, results)}
-    metric = results[0]["metric"]
-    table = Table("epochs", f"{metric}, mean", "rounds")
+    metric = METRICS[results[0]["metric"]]
+    table = Table("epochs", f"{metric.name}, mean", "rounds")
     for epochs, scores in points.items():
-        table.add_row(str(epochs), f"{np.mean(scores):.1%}", " ".join(f"{score:.1%}" for score in scores))
+        table.add_row(str(epochs), metric.show(float(np.mean(scores))), " ".join(map(metric.show, scores)))
     console.print(table)
-    report = {"run": str(options.run), "recipe": options.recipe, "metric": metric, "scores": points}
+    report = {"run": str(options.run), "recipe": options.recipe, "metric": metric.name, "scores": points}
     (out / "curve.json").write_text(json.dumps(report, indent=2))
     plot(points, metric, f"{options.run.name}, then {options.recipe}").savefig(out / "curve.png", dpi=110)
     console.print(f"the curve: {out / 'curve.png'}", highlight=False)

@@ -13,17 +13,16 @@ import torch.distributed as dist
 from finetune.objective import Classify, multi_hot
 from gamut.data.loader import Loader
 from gamut.errors import RunError
-from gamut.evaluate.metrics import accuracy, confusion, tagging
+from gamut.evaluate import METRICS, Metric, usual_metric
+from gamut.evaluate.metrics import confusion
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
 from gamut.shards import Index
 
 
-def metric_of(finetune: schema.Finetune) -> str:
-    """What a recipe's models are judged by: `accuracy` or `mAP`."""
-    if finetune.metric != "auto":
-        return finetune.metric
-    return "accuracy" if finetune.loss == "ce" else "mAP"
+def metric_of(finetune: schema.Finetune) -> Metric:
+    """What a recipe's models are judged by."""
+    return usual_metric(finetune.loss == "ce") if finetune.metric == "auto" else METRICS[finetune.metric]
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,19 @@ class Scores:
     logits: np.ndarray  # float32 [n, classes]
     seconds: float = 0.0  # that this process's log-mels and forwards took
 
-    def metrics(self, metric: str) -> dict[str, float]:
-        """`accuracy`, for classes that exclude each other; or for `mAP` the macro mAP, AUC and d', over the classes
-        that some clip has. float64, computed once."""
-        if metric == "accuracy":
-            return {"accuracy": float(accuracy(self.target.argmax(1), self.logits))}
-        all_of_them = tagging(self.target, self.logits)
-        return {
-            "mAP": all_of_them.mean_average_precision,
-            "AUC": all_of_them.auc,
-            "d_prime": all_of_them.d_prime,
-            "classes_without_positives": float(all_of_them.without_positives),
-        }
+    def values(self, metric: Metric) -> dict[str, float]:
+        """The score under the metric's name, and what is logged with it. float64, computed once."""
+        return {name: float(value) for name, value in metric.values(self.target, self.logits).items()}
 
     def confusion(self) -> np.ndarray:
         """int64 [classes, classes]: row truth, column prediction; for classes that exclude each other."""
         return confusion(self.target.argmax(1), self.logits.argmax(1), self.target.shape[1])
 
-    def by_class(self, metric: str) -> list[float | None]:
-        """Of each class the share of its clips that were classified rightly, or its average precision; None where no
-        clip has it."""
-        if metric == "accuracy":
-            counts = self.confusion()
-            clips = counts.sum(1)
-            values = np.where(clips > 0, np.diag(counts) / np.maximum(clips, 1), np.nan)
-        else:
-            values = tagging(self.target, self.logits).average_precision
+    def by_class(self, metric: Metric) -> list[float | None]:
+        """The metric of each class, None for one that no clip has; empty where the metric has no such values."""
+        if metric.by_class is None:
+            return []
+        values = metric.by_class(self.target, self.logits)
         return [None if np.isnan(value) else float(value) for value in values]
 
     def save(self, path: Path, index: Index) -> None:

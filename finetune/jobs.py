@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from finetune.start import require_start, start_of
 from gamut.errors import GamutError, RecipeError
+from gamut.evaluate import METRICS
 from gamut.recipe.load import load_recipe
 
+Arm = TypeVar("Arm", bound=Hashable)
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -75,6 +78,25 @@ def share_of_cores(parallel: int) -> int:
     return max(1, (os.cpu_count() or 1) // parallel)
 
 
+def choose_rates(
+    arms: Sequence[Arm], rates: Sequence[str], job: Callable[[Arm, str], Job], parallel: int, console: Console
+) -> dict[Arm, str]:
+    """Arm -> the rate of the grid with which `job(arm, rate)` scores best, of equal ones the first.
+
+    Of a grid of one that rate, and of an empty one "", which stands for the recipe's own: nothing is then run.
+    """
+    if len(rates) < 2:
+        return dict.fromkeys(arms, "".join(rates))
+    trials = [(arm, rate) for arm in arms for rate in rates]
+    best: dict[Arm, float] = {}
+    chosen: dict[Arm, str] = {}
+    results = run_all([job(arm, rate) for arm, rate in trials], parallel, console)
+    for (arm, rate), result in zip(trials, results, strict=True):
+        if METRICS[result["metric"]].better(result["mean"], best.get(arm)):
+            best[arm], chosen[arm] = result["mean"], rate
+    return chosen
+
+
 def run_all(jobs: list[Job], parallel: int, console: Console) -> list[dict]:
     """Run jobs, `parallel` at a time, each with its share of the cores; results in the order of the jobs. Raises
     RecipeError for fewer than one at a time, GamutError where a job fails."""
@@ -84,6 +106,9 @@ def run_all(jobs: list[Job], parallel: int, console: Console) -> list[dict]:
     results: list[dict] = []
     with ThreadPoolExecutor(parallel) as pool:
         for number, (job, result) in enumerate(zip(jobs, pool.map(lambda j: run_job(j, threads), jobs), strict=True)):
-            console.print(f"[{number + 1}/{len(jobs)}] {job.name}: {result['mean']:.1%}", highlight=False)
+            console.print(
+                f"[{number + 1}/{len(jobs)}] {job.name}: {METRICS[result['metric']].show(result['mean'])}",
+                highlight=False,
+            )
             results.append(result)
     return results

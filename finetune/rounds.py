@@ -43,6 +43,11 @@ class Round:
         )
 
 
+def folds_of(text: str) -> list[Fold]:
+    """`1,2` -> [1, 2]; `train,validation` -> their names"""
+    return [int(part) if part.isdigit() else part for part in text.split(",") if part]
+
+
 def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
     """Every round of a recipe, test folds first, then seeds.
 
@@ -75,7 +80,8 @@ def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
 
 
 def require_labels(index: Index, clips: Clips | None, folds: Iterable[Fold]) -> None:
-    """Raises RecipeError where clips of these folds have no label: accuracy would count them as some class."""
+    """Raises RecipeError where clips of these folds have no label: accuracy, and any metric like it, would take them
+    for some class."""
     if clips is None:
         return
     rows = np.asarray(clips.row)
@@ -83,8 +89,8 @@ def require_labels(index: Index, clips: Clips | None, folds: Iterable[Fold]) -> 
     if len(bare):
         raise RecipeError(
             f"{len(bare)} of {len(rows)} clips of the folds {list(folds)} have no label, such as "
-            f"{index.key(int(bare[0]))}, and a model that is judged by accuracy needs one of each. Name other folds "
-            "with folds.train, folds.validation and folds.test, or leave these clips out with subset.label or "
+            f"{index.key(int(bare[0]))}, and finetune.metric needs one of each. Name other folds with "
+            " folds.train, folds.validation and folds.test, or leave these clips out with subset.label or "
             "subset.keys."
         )
 

@@ -118,7 +118,7 @@ def run_round(
     validation = select(index, scored | {column: list(each.validation)}) if each.validation else None
     for some, folds in ((clips, each.train), (test, each.test), (validation, each.validation)):
         require_features(cache, index, some, scored=some is not clips)
-        if metric_of(recipe.finetune) == "accuracy":
+        if metric_of(recipe.finetune).one_label:
             require_labels(index, some, folds)
     with session(recipe, world, index, clips) as run:
         if world.first and (fresh or not (folder / START).exists()):

@@ -16,6 +16,7 @@ from finetune.objective import Classify
 from finetune.rounds import RESULT, Fold, Round
 from finetune.start import Start
 from gamut.data.loader import Loader
+from gamut.evaluate import METRICS
 from gamut.files import write_text
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
@@ -57,10 +58,12 @@ class Scoring:
         self.index, self.test, self.validation, self.run, self.world = index, test, validation, run, world
         self.metric = metric_of(recipe.finetune)
         self.make_loader = make_loader
-        best = {"score": -1.0, "epoch": 0.0}
+        best = None
         if world.first and (run.folder / BEST).exists():
             best = load_weights(run.folder / BEST)[1]["best"]
-        self.best = world.broadcast(best)  # whether an epoch is better is decided alike on every rank
+        self.best: dict[str, float] | None = world.broadcast(
+            best
+        )  # whether an epoch is better is decided alike on every rank
 
     def __call__(self, epoch: int, at: Moment) -> dict[str, float]:
         """Called by all ranks after every epoch; scores when it is time."""
@@ -74,14 +77,15 @@ class Scoring:
         if self.validation is None:
             scores, values = self._score(self.test, "test", self.each.test, epoch)
             self._judge_by(scores)
-            self._keep_best(values[self.metric], epoch)
+            if self._is_best(values):
+                self._keep_best(values, epoch)
             return _named("test", values)
         _, values = self._score(self.validation, "validation", self.each.validation, epoch)
         logged = _named("validation", values)
-        if values[self.metric] > self.best["score"]:
+        if self._is_best(values):
             scores, on_test = self._score(self.test, "test", self.each.test, epoch)
             self._judge_by(scores)
-            self._keep_best(values[self.metric], epoch)
+            self._keep_best(values, epoch)
             logged |= _named("test", on_test)
         return logged
 
@@ -94,11 +98,11 @@ class Scoring:
             workers=self.recipe.loader.workers,
             make_loader=self.make_loader,
         )
-        values = scores.metrics(self.metric)
+        values = scores.values(self.metric)
         if self.world.first:
             print(
-                f"{self.recipe.run.name}  epoch {epoch + 1}: {self.metric} {values[self.metric]:.1%} on {what} folds "
-                f"{', '.join(map(str, folds))}",
+                f"{self.recipe.run.name}  epoch {epoch + 1}: {self.metric.name} "
+                f"{self.metric.show(values[self.metric.name])} on {what} folds {', '.join(map(str, folds))}",
                 flush=True,
             )
         return scores, values
@@ -107,10 +111,11 @@ class Scoring:
         if self.world.first:
             scores.save(self.run.folder / "scores.npz", self.index)
 
-    def _keep_best(self, score: float, epoch: int) -> None:
-        if score <= self.best["score"]:
-            return
-        self.best = {"score": score, "epoch": epoch + 1}
+    def _is_best(self, values: dict[str, float]) -> bool:
+        return self.metric.better(values[self.metric.name], self.best["score"] if self.best else None)
+
+    def _keep_best(self, values: dict[str, float], epoch: int) -> None:
+        self.best = {"score": values[self.metric.name], "epoch": epoch + 1}
         if self.world.first:
             classes = {"loss": self.recipe.finetune.loss, "labels": list(self.index.labels)}
             note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described(), **classes}
@@ -127,16 +132,17 @@ class Scoring:
         seen: how many of the scored clips the run behind `init` was trained on; start: the weights it began with.
         """
         scores = Scores.load(self.run.folder / "scores.npz")
-        values = scores.metrics(self.metric)
+        values, metric = scores.values(self.metric), self.metric
+        assert self.best is not None  # the last epoch is always scored
         judged = "last epoch" if self.validation is None else f"epoch {self.best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
             "test": list(self.each.test),
             "seed": self.each.seed,
-            "metric": self.metric,
-            "score": values[self.metric],
+            "metric": metric.name,
+            "score": values[metric.name],
             "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
-            "by_class": scores.by_class(self.metric),
+            "by_class": scores.by_class(metric),
             "judged": judged,
             "clips": len(scores.target),
             "index": self.index.fingerprint,
@@ -145,12 +151,12 @@ class Scoring:
             "best": self.best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),
         }
-        counts = scores.confusion() if self.metric == "accuracy" else None
+        counts = scores.confusion() if metric.confusion else None
         if counts is not None:
             result["confusion"] = counts.tolist()
         write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
         if counts is not None and len(counts) <= DRAWN:
-            title = f"{self.recipe.run.name}: accuracy {result['score']:.1%}, {judged}"
+            title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {judged}"
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
 
@@ -162,10 +168,10 @@ def _named(what: str, values: dict[str, float]) -> dict[str, float]:
 
 def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
     """Write summary.json and the confusion matrix over all rounds, print the table; returns the summary."""
-    metric = results[0]["metric"]
+    metric = METRICS[results[0]["metric"]]
     scores = [result["score"] for result in results]
     summary = {
-        "metric": metric,
+        "metric": metric.name,
         "labels": list(index.labels),
         "mean": float(np.mean(scores)),
         "std": float(np.std(scores)),
@@ -174,8 +180,8 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "rounds": results,
     }
     write_text(folder / "summary.json", json.dumps(summary, indent=2))
-    table = Table(title=f"{folder.name}: {metric}")
-    for name in ("test folds", "seed", "clips", metric, "of the", "best epoch"):
+    table = Table(title=f"{folder.name}: {metric.name}")
+    for name in ("test folds", "seed", "clips", metric.name, "of the", "best epoch"):
         table.add_column(name)
     for result in results:
         best = result["best"]
@@ -183,14 +189,16 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
             ", ".join(map(str, result["test"])),
             str(result["seed"]),
             str(result["clips"]),
-            f"{result['score']:.1%}",
+            metric.show(result["score"]),
             result["judged"],
-            f"{best['score']:.1%} at {best['epoch']:.0f}, on {best['chosen_on']}",
+            f"{metric.show(best['score'])} at {best['epoch']:.0f}, on {best['chosen_on']}",
         )
     table.add_section()
-    table.add_row("mean", "", str(summary["clips"]), f"{summary['mean']:.1%} ± {summary['std']:.1%}", "", "")
+    table.add_row(
+        "mean", "", str(summary["clips"]), f"{metric.show(summary['mean'])} ± {metric.show(summary['std'])}", "", ""
+    )
     Console().print(table)
-    if metric == "accuracy" and len(index.labels) <= DRAWN:
+    if metric.confusion and len(index.labels) <= DRAWN:
         (folder / "figures").mkdir(exist_ok=True)
         confusion = np.sum([result["confusion"] for result in results], axis=0)
         figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds")

@@ -29,6 +29,7 @@ from rich.console import Console
 from finetune.points import LENGTHS, RESOLUTIONS, Point, at
 from gamut.commands import command
 from gamut.errors import RunError
+from gamut.evaluate import METRICS
 from gamut.plan import Clips
 from gamut.recipe import cli
 from gamut.shards import Index
@@ -89,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
                 done, scored = done + 1, scored + new
                 spent = time.monotonic() - began
                 left = clock_time(spent / scored * (total - done)) if scored else "?"
-                said = f"{name}, seed {one.recipe.seed}, {point}: {entry['metric']} {entry['score']:.1%}, "
+                shown = METRICS[entry["metric"]].show(entry["score"])
+                said = f"{name}, seed {one.recipe.seed}, {point}: {entry['metric']} {shown}, "
                 said += f"{entry['tokens_a_clip']:.0f} tokens a clip"
                 how = f"left {left}" if new else "scored before"
                 console.print(f"[{done}/{total}] {said}  ({how})", highlight=False, soft_wrap=True, markup=False)

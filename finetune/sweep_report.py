@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from finetune.points import Point
+from gamut.evaluate import METRICS, Metric
 from gamut.files import write_text
 from gamut.recipe import schema
-from gamut.track import figures
+from gamut.track import figures, tables
 from gamut.track.lines import feed_curves
 from gamut.track.store import public, store_uri
 
@@ -28,8 +29,8 @@ def report(out: Path, entries: list[dict[str, Any]], recipe: schema.Recipe, cons
     """Write everything into `out`, print the table, and feed MLflow as the recipe says. entries: one a model, round and
     point, as `Scorer.score` gives them."""
     means = averaged(entries)
-    metric = entries[0]["metric"]
-    write_text(out / "sweep.json", json.dumps({"metric": metric, "points": means, "scores": entries}, indent=1))
+    metric = METRICS[entries[0]["metric"]]
+    write_text(out / "sweep.json", json.dumps({"metric": metric.name, "points": means, "scores": entries}, indent=1))
     _spreadsheet(out / "sweep.csv", entries)
     write_text(out / "sweep.md", markdown(means, metric))
     files = [out / "sweep.json", out / "sweep.csv", out / "sweep.md"]
@@ -73,39 +74,38 @@ def _rows(means: list[dict[str, Any]]) -> tuple[list[str], dict[tuple[str, float
     return list(dict.fromkeys(entry["model"] for entry in means)), rows
 
 
-def _score(entry: dict[str, Any]) -> str:
-    spread = f" ± {100 * entry['deviation']:.1f}" if entry["rounds"] > 1 else ""
-    return f"{100 * entry['score']:.1f}{spread}"
+def _score(entry: dict[str, Any], metric: Metric) -> str:
+    shown = [f"{metric.scale * entry[key]:.{1 if metric.percent else 4}f}" for key in ("score", "deviation")]
+    return " ± ".join(shown if entry["rounds"] > 1 else shown[:1])
 
 
-def _cost(entry: dict[str, Any]) -> str:
+def _cost(entry: dict[str, Any], metric: Metric) -> str:
     return f"{entry['tokens_a_clip']:.0f} / {entry['gflop_a_clip']:.3g} / {entry['ms_a_clip']:.3g}"
 
 
-def _tables(means: list[dict[str, Any]], metric: str) -> list[tuple[str, list[str], list[list[str]]]]:
+def _tables(means: list[dict[str, Any]], metric: Metric) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, heads, rows) of the two tables: scores, costs."""
     models, rows = _rows(means)
-    titles = (f"{metric}, %", "tokens / GFLOP / ms a clip")
+    titles = (metric.title, "tokens / GFLOP / ms a clip")
     return [
         (
             title,
             ["", *models],
-            [[str(Point(*point)), *(cell(row[model]) for model in models)] for point, row in rows.items()],
+            [[str(Point(*point)), *(cell(row[model], metric) for model in models)] for point, row in rows.items()],
         )
         for title, cell in zip(titles, (_score, _cost))
     ]
 
 
-def markdown(means: list[dict[str, Any]], metric: str) -> str:
+def markdown(means: list[dict[str, Any]], metric: Metric) -> str:
     """Both tables, a row a point, a column a model."""
     parts = []
     for title, heads, rows in _tables(means, metric):
-        lines = [f"| {' | '.join([title, *heads[1:]])} |", "| --- " * len(heads) + "|"]
-        parts.append("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]))
+        parts.append(tables.markdown([title, *heads[1:]], rows))
     return "\n\n".join(parts) + "\n"
 
 
-def _show(console: Console, means: list[dict[str, Any]], metric: str) -> None:
+def _show(console: Console, means: list[dict[str, Any]], metric: Metric) -> None:
     for title, heads, rows in _tables(means, metric):
         table = Table(*(Column(head, no_wrap=not number) for number, head in enumerate(heads)), title=title)
         for row in rows:

@@ -45,7 +45,7 @@ class Scorer:
             "plan": policy.fields(),
             "front": [mean, std, recipe.front.mode, recipe.views.pad_with],
             "precision": recipe.precision,
-            "metric": metric_of(recipe.finetune),
+            "metric": metric_of(recipe.finetune).name,
         }
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         file = self.folder / f"{digest[:16]}.json"
@@ -66,12 +66,12 @@ class Scorer:
         recipe = task.recipe
         scores = evaluate(task, index, clips, policy, workers=recipe.loader.workers)
         metric = metric_of(recipe.finetune)
-        metrics = scores.metrics(metric)
+        values = scores.values(metric)
         epoch = plan_evaluation(clips, policy)
         return {
-            "metric": metric,
-            "score": metrics[metric],
-            "metrics": metrics,
+            "metric": metric.name,
+            "score": values[metric.name],
+            "metrics": values,
             "clips": len(clips),
             "frames_a_clip": float(epoch.frames.mean()),
             "tokens_a_clip": float(epoch.tokens.mean()),

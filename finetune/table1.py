@@ -19,22 +19,20 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 from rich.console import Console
 
-from finetune.compare import folds
-from finetune.jobs import Job, run_all
-from finetune.table1_report import report
+from finetune.jobs import Job, choose_rates, run_all
+from finetune.rounds import folds_of
+from finetune.table1_report import Row, report
 from gamut.commands import command
 from gamut.errors import RecipeError
 from gamut.features import FeatureCache
-from gamut.models.cost import ENCODERS, Cost, tagger_cost
+from gamut.models.cost import ENCODERS, tagger_cost
 from gamut.recipe import schema
 
 HEADS = {  # Table 1, and Table 2's dimensions, of which the last is the encoder's own
@@ -43,24 +41,6 @@ HEADS = {  # Table 1, and Table 2's dimensions, of which the last is the encoder
 }
 HEAD = re.compile(r"(last_mlp|wa_mlp|wa_tr|tl_tr)(?:_(\d+))?")
 CLASSES = 527  # AudioSet's, for which the paper counts
-
-
-@dataclass(frozen=True)
-class Row:
-    """A head on an encoder."""
-
-    encoder: str
-    layers: int
-    dim: int
-    head: str
-    cost: Cost
-    scores: tuple[float, ...] = ()  # of every round
-    metric: str = ""
-    rate: str = ""  # learning rate that was chosen
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.scores)) if self.scores else float("nan")
 
 
 def heads(text: str) -> dict[str, schema.Head]:
@@ -87,8 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--encoders", default="large", help=f"for costs alone: {', '.join(ENCODERS)}")
     parser.add_argument("--heads", default="all", help="all (Table 1), dimensions (Table 2), or names: wa_tr,tl_tr_512")
     parser.add_argument("--grid", default="", metavar="1e-4,5e-4", help="learning rates; one or none: no choosing")
-    parser.add_argument("--choose-train", type=folds, default=None, metavar="1,2", help="folds to choose the rate on")
-    parser.add_argument("--choose-test", type=folds, default=None, metavar="3", help="folds to choose the rate by")
+    parser.add_argument(
+        "--choose-train", type=folds_of, default=None, metavar="1,2", help="folds to choose the rate on"
+    )
+    parser.add_argument("--choose-test", type=folds_of, default=None, metavar="3", help="folds to choose the rate by")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/table1"))
     parser.add_argument("overrides", nargs="*", help="a.b=c, passed on to every run")
@@ -140,15 +122,14 @@ def scores(
         words += [f"optim.lr={rate}"] if rate else []
         return Job(name, (*words, *more), options.out / name)
 
-    chosen = dict.fromkeys(pairs, rates[0] if rates else "")
+    where = (f"folds.train={options.choose_train}", f"folds.test={[options.choose_test]}", "folds.validation=null")
     if len(rates) > 1:
-        where = (f"folds.train={options.choose_train}", f"folds.test={[options.choose_test]}", "folds.validation=null")
-        trials = [(pair, rate) for pair in pairs for rate in rates]
         console.print(f"Choosing learning rates: train on {options.choose_train}, look at {options.choose_test}.")
-        found = run_all([job(*pair, rate, *where, "finetune.seeds=1") for pair, rate in trials], options.jobs, console)
-        for pair in pairs:
-            of = [(one["mean"], rate) for (other, rate), one in zip(trials, found) if other == pair]
-            chosen[pair] = max(of, key=lambda one: one[0])[1]
+
+    def trial(pair: tuple[str, str], rate: str) -> Job:
+        return job(*pair, rate, *where, "finetune.seeds=1")
+
+    chosen = choose_rates(pairs, rates, trial, options.jobs, console)
     results = run_all([job(*pair, chosen[pair]) for pair in pairs], options.jobs, console)
     rows = []
     for (encoder, head), result in zip(pairs, results):

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from gamut.errors import RunError
-from gamut.files import write_text
-from gamut.models.cost import AST_MULTIPLY_ADDS, AST_PARAMETERS
+from gamut.evaluate import METRICS, Metric
+from gamut.models.cost import AST_MULTIPLY_ADDS, AST_PARAMETERS, Cost
 from gamut.track.figures import new_figure
-
-if TYPE_CHECKING:
-    from finetune.table1 import Row
+from gamut.track.tables import markdown, write
 
 
-def markdown(rows: Sequence[Row]) -> str:
+@dataclass(frozen=True)
+class Row:
+    """A head on an encoder."""
+
+    encoder: str
+    layers: int
+    dim: int
+    head: str
+    cost: Cost
+    scores: tuple[float, ...] = ()  # of every round
+    metric: str = ""
+    rate: str = ""  # learning rate that was chosen
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores)) if self.scores else float("nan")
+
+
+def table(rows: Sequence[Row]) -> str:
     """Encoder, head, score, parameters, cost and speed-up, a line a row."""
-    metric = next((row.metric for row in rows if row.metric), "")
-    head = ["encoder", "layers x dim", "head", *([f"{metric}, mean", "rounds", "learning rate"] if metric else [])]
+    metric = next((METRICS[row.metric] for row in rows if row.metric), None)
+    head = ["encoder", "layers x dim", "head", *([f"{metric.name}, mean", "rounds", "learning rate"] if metric else [])]
     head += ["parameters", "multiply-adds", "FLOPs", "speed-up over AST"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         line = [row.encoder, f"{row.layers} x {row.dim}", row.head]
         if metric:
-            spread = " ".join(f"{100 * score:.1f}" for score in row.scores)
-            line += [f"{100 * row.mean:.1f}", spread, row.rate or "recipe's"]
+            line += [_number(row.mean, metric), " ".join(_number(score, metric) for score in row.scores)]
+            line += [row.rate or "recipe's"]
         cost = row.cost
         line += [amount(cost.parameters), amount(cost.multiply_adds), amount(cost.flops)]
         lines.append([*line, faster(cost.speed_up)])
@@ -38,7 +52,12 @@ def markdown(rows: Sequence[Row]) -> str:
         f"value of a layer norm). AST: {AST_PARAMETERS / 1e6:.0f} M parameters, {AST_MULTIPLY_ADDS / 1e9:.0f} G "
         "multiply-adds."
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + note
+    return markdown(head, lines) + "\n" + note
+
+
+def _number(score: float, metric: Metric) -> str:
+    """As in a column whose head names the metric: without a sign of percent."""
+    return metric.show(score).removesuffix("%")
 
 
 def amount(count: float) -> str:
@@ -56,16 +75,21 @@ def faster(times: float) -> str:
 def by_cost(rows: Sequence[Row]) -> Figure:
     """Score over multiply-adds, a line an encoder, a point a head."""
     figure = new_figure(7, 4.5)
-    axis = figure.subplots()
+    axis, metric = figure.subplots(), METRICS[rows[0].metric]
     for encoder in dict.fromkeys(row.encoder for row in rows):
         mine = sorted((row for row in rows if row.encoder == encoder), key=lambda row: row.cost.multiply_adds)
-        axis.plot([row.cost.multiply_adds for row in mine], [100 * row.mean for row in mine], marker="o", label=encoder)
+        axis.plot(
+            [row.cost.multiply_adds for row in mine],
+            [metric.scale * row.mean for row in mine],
+            marker="o",
+            label=encoder,
+        )
         for row in mine:
-            at = (row.cost.multiply_adds, 100 * row.mean)
+            at = (row.cost.multiply_adds, metric.scale * row.mean)
             axis.annotate(row.head, at, textcoords="offset points", xytext=(4, 4), fontsize=7)
     axis.set_xscale("log")
     axis.set_xlabel("multiply-adds of the head, a clip")
-    axis.set_ylabel(f"{rows[0].metric}, %")
+    axis.set_ylabel(metric.title)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
@@ -74,16 +98,18 @@ def by_cost(rows: Sequence[Row]) -> Figure:
 def by_size(rows: Sequence[Row]) -> Figure:
     """Score over the encoder, by the values of its features a step, a line a head (Whisper-AT, Figure 5)."""
     figure = new_figure(7, 4.5)
-    axis = figure.subplots()
+    axis, metric = figure.subplots(), METRICS[rows[0].metric]
     sizes = {row.encoder: row.layers * row.dim for row in rows}
     for head in dict.fromkeys(row.head for row in rows):
         mine = sorted((row for row in rows if row.head == head), key=lambda row: sizes[row.encoder])
-        axis.plot([sizes[row.encoder] for row in mine], [100 * row.mean for row in mine], marker="o", label=head)
+        axis.plot(
+            [sizes[row.encoder] for row in mine], [metric.scale * row.mean for row in mine], marker="o", label=head
+        )
     axis.set_xscale("log")
     axis.set_xticks(list(sizes.values()), list(sizes), rotation=20)
     axis.minorticks_off()
     axis.set_xlabel("encoder, by layers x dimensions")
-    axis.set_ylabel(f"{rows[0].metric}, %")
+    axis.set_ylabel(metric.title)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
@@ -91,19 +117,7 @@ def by_size(rows: Sequence[Row]) -> Figure:
 
 def report(rows: Sequence[Row], out: Path) -> None:
     """Print the table; write it and the pictures into `out`. Raises RunError where that cannot be."""
-    table = markdown(rows)
     content = [asdict(row) | {"mean": row.mean if row.scores else None, "flops": row.cost.flops} for row in rows]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "table1.md", table + "\n")
-        write_text(out / "table1.json", json.dumps({"rows": content}, indent=1))
-        files = ["table1.md", "table1.json"]
-        if rows[0].scores:
-            by_cost(rows).savefig(out / "cost.png", dpi=110)
-            files.append("cost.png")
-        if rows[0].scores and len({row.encoder for row in rows}) > 1:
-            by_size(rows).savefig(out / "sizes.png", dpi=110)
-            files.append("sizes.png")
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}. Give another with --out.") from error
-    print(f"{table}\n\nwritten to {out}: {', '.join(files)}", flush=True)
+    drawn = {"cost": by_cost(rows)} if rows[0].scores else {}
+    drawn |= {"sizes": by_size(rows)} if rows[0].scores and len({row.encoder for row in rows}) > 1 else {}
+    write(out, "table1", table(rows), {"rows": content}, drawn)

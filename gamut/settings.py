@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from gamut.registry import Registry
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -26,6 +28,7 @@ class Bounds:
     open: bool = False  # `least` itself is too little
     multiple: int | None = None  # of what number
     choices: tuple[str, ...] = ()
+    registry: Registry | None = None  # whose names are choices, too
     some: bool = False  # of a list: that it holds any
 
     def allow(self, value: Any) -> bool:
@@ -33,17 +36,22 @@ class Bounds:
             return all(self.allow(one) for one in value) and (bool(value) or not self.some)
         if value is None or isinstance(value, bool):
             return True
-        if self.choices:
-            return value in self.choices
+        if self.choices or self.registry:
+            return value in self.names
         if not isinstance(value, (int, float)):
             return True
         enough = value > self.least if self.open else value >= self.least
         return enough and value <= self.most and not (self.multiple and value % self.multiple)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All choices, with those that plugins register."""
+        return (*self.choices, *(self.registry or ()))
+
     def __str__(self) -> str:
         """`at least 1`, `between 0 and 1`, `keep, recompute or offload`; empty where anything goes."""
-        if self.choices:
-            return one_of_words(self.choices)
+        if self.choices or self.registry:
+            return one_of_words(self.names)
         if self.multiple:
             return f"a multiple of {self.multiple}"
         if self.open:
@@ -76,8 +84,9 @@ def some(bounds: Bounds) -> Bounds:
     return replace(bounds, some=True)
 
 
-def one_of(*choices: str) -> Bounds:
-    return Bounds(choices=choices)
+def one_of(*choices: str, registry: Registry | None = None) -> Bounds:
+    """Any of these, or any name of a registry."""
+    return Bounds(choices=choices, registry=registry)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ ALLOWED_ACROSS = {
     ("gamut.track", "gamut.recipe"),
     ("gamut.registry", "gamut.errors"),
     ("gamut.files", "gamut.errors"),
+    ("gamut.settings", "gamut.registry"),
 }
 
 

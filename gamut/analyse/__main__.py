@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gamut.analyse.tables import markdown, write
 from gamut.commands import command
 from gamut.errors import RunError
 from gamut.shards import Index
+from gamut.track.tables import markdown, write
 
 
 @command

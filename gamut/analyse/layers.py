@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sklearn.metrics import f1_score
 
+from gamut.evaluate import usual_metric
 from gamut.evaluate.probe import exclusive, linear_probe, score
 from gamut.features import FeatureCache
 
@@ -76,7 +77,7 @@ def probe_layers(
         scores.append(float(np.mean(values)))
         f1.append(np.mean(by_class, axis=0).tolist())
         told(layer, scores[-1])
-    return Layers(name, "accuracy" if one_class else "mAP", list(blocks), scores, f1, list(labels))
+    return Layers(name, usual_metric(one_class).name, list(blocks), scores, f1, list(labels))
 
 
 def class_f1(target: np.ndarray, logits: np.ndarray, one_class: bool) -> np.ndarray:

@@ -1,0 +1,75 @@
+"""What models are judged by. A metric is one entry of `METRICS`; `finetune.metric` takes any of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gamut.registry import Registry
+
+Of = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how good a model's scores of all clips are, and how it is to be shown.
+
+    Its functions get the targets {0, 1} [n, classes] and the logits float32 [n, classes] of all n clips at once, and
+    compute in float64.
+
+    >>> def within_five(target, logits):
+    ...     best = np.argsort(-logits, axis=1)[:, :5]
+    ...     return float(np.take_along_axis(target, best, 1).any(axis=1).mean())
+    >>> METRICS.add("top-5", Metric("top-5", within_five, one_label=True)).show(0.5)
+    '50.0%'
+    """
+
+    name: str
+    score: Callable[[np.ndarray, np.ndarray], float]
+    by_class: Of | None = None  # float64 [classes], nan for a class that no clip has
+    by_clip: Of | None = None  # float64 [n], where the score is a mean over clips: it then has a paired bootstrap
+    everything: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None  # to be logged, the score included
+    higher_is_better: bool = True
+    percent: bool = True  # a share of 1 that is shown in percent
+    one_label: bool = False  # it needs clips with exactly one label each
+    confusion: bool = False  # a matrix of true and predicted classes says more; needs one label, too
+
+    def values(self, target: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """The score under the metric's name, and what else is logged with it."""
+        return self.everything(target, logits) if self.everything else {self.name: self.score(target, logits)}
+
+    def better(self, score: float, than: float | None) -> bool:
+        """Whether a score is better than another, or the first; not-a-number is better than none at most."""
+        if than is None or np.isnan(than):
+            return than is None or not np.isnan(score)
+        return score > than if self.higher_is_better else score < than
+
+    def show(self, score: float) -> str:
+        """`85.3%`, or where it is no share of 1 `0.853`."""
+        return f"{score:.1%}" if self.percent else f"{score:.4g}"
+
+    def show_difference(self, difference: float) -> str:
+        """`+1.2 points`, `-0.034`"""
+        return f"{self.scale * difference:+.1f} points" if self.percent else f"{difference:+.4g}"
+
+    @property
+    def scale(self) -> float:
+        """What a score is multiplied with in tables and figures."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def title(self) -> str:
+        """Of a column or an axis."""
+        return f"{self.name}, %" if self.percent else self.name
+
+
+METRICS: Registry[Metric] = Registry(
+    "metric", {"accuracy": "gamut.evaluate.metrics:ACCURACY", "mAP": "gamut.evaluate.metrics:MAP"}
+)
+
+
+def usual_metric(one_class: bool) -> Metric:
+    """Accuracy where clips have `one_class` each, else the macro mean average precision over classes with a clip."""
+    return METRICS["accuracy" if one_class else "mAP"]

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import ndtri
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from gamut.evaluate import Metric
 from gamut.randomness import Purpose, integers, key
 
 BLOCK = 1 << 22  # resampled clips handled at a time by the bootstrap: 32 MB an array
@@ -147,3 +148,40 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else math.nan
+
+
+def _hits(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    return correct(target.argmax(axis=1), logits).astype(np.float64)
+
+
+def _hits_by_class(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """float64 [classes]: share of each class's clips that were classified correctly."""
+    counts = confusion(target.argmax(1), logits.argmax(1), target.shape[1])
+    clips = counts.sum(1)
+    return np.where(clips > 0, np.diag(counts) / np.maximum(clips, 1), np.nan)
+
+
+def _all_of_tagging(target: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    found = tagging(target, logits)
+    return {
+        "mAP": found.mean_average_precision,
+        "AUC": found.auc,
+        "d_prime": found.d_prime,
+        "classes_without_positives": float(found.without_positives),
+    }
+
+
+ACCURACY = Metric(
+    "accuracy",
+    lambda target, logits: accuracy(target.argmax(axis=1), logits),
+    by_class=_hits_by_class,
+    by_clip=_hits,
+    one_label=True,
+    confusion=True,
+)
+MAP = Metric(
+    "mAP",
+    mean_average_precision,
+    by_class=lambda target, logits: _average_precision(target, logits)[1],
+    everything=_all_of_tagging,
+)

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from gamut.evaluate.metrics import accuracy, mean_average_precision
+from gamut.evaluate import usual_metric
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -87,12 +87,10 @@ def exclusive(target: np.ndarray) -> bool:
 
 
 def score(target: np.ndarray, scores: np.ndarray, one_class: bool) -> float:
-    """Accuracy where clips have `one_class` each, else the macro mean average precision over classes with a clip."""
-    if one_class:
-        return accuracy(np.asarray(target).argmax(axis=1), scores)
+    """The usual metric (`gamut.evaluate.usual_metric`) of some clips."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes that this part of the clips lacks
-        return mean_average_precision(target, scores)
+        return usual_metric(one_class).score(np.asarray(target), scores)
 
 
 def probe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gamut.evaluate import METRICS
 from gamut.patches import BINS
 from gamut.plan.policy import Policy
 from gamut.settings import above, at_least, between, bounds_of, key, one_of
@@ -140,7 +141,7 @@ class Finetune:
     """The loss of fine-tuning, and what is scored and kept."""
 
     loss: str = key("ce", "cross-entropy of one label a clip, or bce: binary, of several", one_of("ce", "bce"))
-    metric: str = key("auto", "auto: accuracy with ce, mAP with bce", one_of("auto", "accuracy", "mAP"))
+    metric: str = key("auto", "auto: accuracy with ce, mAP with bce", one_of("auto", registry=METRICS))
     label_smoothing: float = key(0.0, "share of a target that is spread over all classes", between(0, 0.999))
     average_from: int | None = key(
         None,

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from gamut.evaluate import Metric
+
 FRAME_SECONDS = 0.01
 
 
@@ -115,29 +117,29 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "")
     return figure
 
 
-def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str], metric: str) -> Figure:
+def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str], metric: Metric) -> Figure:
     """Models side by side: the metric a seed (dots) and its mean (bar), and what it comes to a class.
 
-    seeds: arm -> float [seeds]; classes: arm -> float [classes], all shares of 1.
+    seeds: arm -> float [seeds]; classes: arm -> float [classes].
     """
     figure = new_figure(4 + 0.5 * len(labels), 4)
     left, right = figure.subplots(1, 2, width_ratios=[1, max(1.0, 0.3 * len(labels))])
-    width = 0.8 / len(classes)
+    width, scale = 0.8 / len(classes), metric.scale
     for place, (arm, values) in enumerate(seeds.items()):
-        left.bar(place, 100 * values.mean(), color=f"C{place}", alpha=0.6)
-        left.scatter(np.full(len(values), place), 100 * values, color="black", s=12, zorder=3)
-        left.text(place, 2, f"{100 * values.mean():.1f}", ha="center")
+        left.bar(place, scale * values.mean(), color=f"C{place}", alpha=0.6)
+        left.scatter(np.full(len(values), place), scale * values, color="black", s=12, zorder=3)
+        left.text(place, 0.02, metric.show(values.mean()), ha="center", transform=left.get_xaxis_transform())
         at = np.arange(len(labels)) + (place - (len(classes) - 1) / 2) * width
-        right.bar(at, 100 * classes[arm], width, label=plain(arm), color=f"C{place}", alpha=0.8)
+        right.bar(at, scale * classes[arm], width, label=plain(arm), color=f"C{place}", alpha=0.8)
     left.set_xticks(range(len(seeds)), [plain(arm) for arm in seeds], rotation=30, ha="right")
-    left.set_ylabel(f"{metric}, %")
+    left.set_ylabel(plain(metric.title))
     left.set_title("mean and seeds")
     names = [plain(label) for label in labels]
     right.set_xticks(range(len(labels)), names, rotation=90 if len(labels) > 12 else 30, ha="right")
     right.set_title("by class")
     right.legend(loc="lower right")
     for axis in (left, right):
-        axis.set_ylim(0, 100)
+        axis.set_ylim(*((0, 100) if metric.percent else (None, None)))
         axis.grid(axis="y", alpha=0.3)
     return figure
 
@@ -194,13 +196,13 @@ def probe_curves(
 def sweep(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
     across: str,
-    metric: str,
+    metric: Metric,
     title: str = "",
     native: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """Scores over lengths or resolutions, one line a model (ElasticAST's figures).
 
-    lines: model -> (places on the axis, mean scores, their deviations over seeds), all scores shares of 1; native:
+    lines: model -> (places on the axis, mean scores, their deviations over seeds); native:
     model -> (place, score), a star in its colour: the score on clips as the model takes them itself.
     """
     figure = new_figure(8, 5)
@@ -209,18 +211,21 @@ def sweep(
     for number, (name, (places, means, deviations)) in enumerate(lines.items()):
         x, mean, deviation = (np.asarray(values, float) for values in (places, means, deviations))
         colour = f"C{number % 10}"
-        axis.plot(x, 100 * mean, color=colour, marker=marks[number % len(marks)], markersize=4, label=plain(name))
+        axis.plot(
+            x, metric.scale * mean, color=colour, marker=marks[number % len(marks)], markersize=4, label=plain(name)
+        )
         if deviation.any():
-            axis.fill_between(x, 100 * (mean - deviation), 100 * (mean + deviation), color=colour, alpha=0.15, lw=0)
+            low, high = metric.scale * (mean - deviation), metric.scale * (mean + deviation)
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         if native and name in native:
             place, score = native[name]
-            axis.scatter([place], [100 * score], marker="*", s=140, color=colour, edgecolors="black", zorder=3)
+            axis.scatter([place], [metric.scale * score], marker="*", s=140, color=colour, edgecolors="black", zorder=3)
     if native:
         axis.scatter(
             [], [], marker="*", s=140, color="white", edgecolors="black", label="clips as it takes them itself"
         )
     axis.set_xlabel(plain(across))
-    axis.set_ylabel(plain(f"{metric}, %"))
+    axis.set_ylabel(plain(metric.title))
     axis.set_title(plain(title))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from sklearn import metrics as sk
 
-from gamut.evaluate import metrics
+from gamut.evaluate import METRICS, Metric, metrics
 
 
 def _problem(clips: int = 200, classes: int = 7, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -128,3 +128,33 @@ def test_bootstrap_is_paired_and_blocks_do_not_show(monkeypatch: pytest.MonkeyPa
     assert metrics.paired_bootstrap(a, b, 300, seed=1) == whole
     with pytest.raises(ValueError, match="same clips"):
         metrics.paired_bootstrap(a, b[:-1])
+
+
+def test_a_metric_knows_which_score_is_better_and_how_it_is_shown() -> None:
+    accuracy, loss = METRICS["accuracy"], Metric("loss", lambda *_: 0.0, higher_is_better=False, percent=False)
+    assert accuracy.better(0.5, 0.4)
+    assert not accuracy.better(0.5, 0.5)
+    assert loss.better(0.4, 0.5)
+    for metric in (accuracy, loss):
+        assert metric.better(math.nan, None)  # the first, whatever it is
+        assert metric.better(0.1, math.nan)
+        assert not metric.better(math.nan, 0.1)
+        assert not metric.better(math.nan, math.nan)
+    assert (accuracy.show(0.853), loss.show(0.853)) == ("85.3%", "0.853")
+    assert (accuracy.show_difference(-0.012), loss.show_difference(0.012)) == ("-1.2 points", "+0.012")
+    assert (accuracy.title, loss.title) == ("accuracy, %", "loss")
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_every_metric_is_what_its_parts_say(name: str) -> None:
+    target, logits = _problem()
+    metric = METRICS[name]
+    if metric.one_label:
+        target = np.eye(target.shape[1], dtype=np.float32)[target.argmax(1)]
+    score = metric.score(target, logits)
+    assert metric.values(target, logits)[name] == score
+    assert metric.better(metric.score(target, target + 0.0), score)
+    if metric.by_clip:
+        assert metric.by_clip(target, logits).mean() == pytest.approx(score, rel=1e-12)
+    if metric.by_class and not metric.by_clip:
+        assert np.nanmean(metric.by_class(target, logits)) == pytest.approx(score, rel=1e-12)

@@ -50,7 +50,7 @@ def test_every_head_is_scored_at_its_best_rate(
         assert words["head.dim"] == "null"
         if job.name.endswith("-choose"):
             assert (words["folds.train"], words["folds.test"]) == ("[1, 2]", "[[3]]")
-            return {"mean": 0.9 if words["optim.lr"] == best[kind] else 0.2}
+            return {"metric": "accuracy", "mean": 0.9 if words["optim.lr"] == best[kind] else 0.2}
         assert words["optim.lr"] == best[kind]
         rounds = [{"score": score[encoder, kind] + more} for more in (-0.1, 0.1)]
         return {"mean": score[encoder, kind], "metric": "accuracy", "labels": ["a", "b"], "rounds": rounds}

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 
+from gamut.evaluate import METRICS, Metric
 from gamut.track.figures import (
     arms,
     attention,
@@ -116,10 +117,10 @@ def test_names_are_never_read_as_formulas() -> None:
     shares, scores = np.array([0.5, 0.6, 0.7]), ([1.0, 2.0], [0.1, 0.2], [0.0, 0.1])
     for figure in (
         confusion_matrix(np.eye(3), odd, odd[0]),
-        arms(dict.fromkeys(odd, shares), dict.fromkeys(odd, shares), odd, "mAP"),
+        arms(dict.fromkeys(odd, shares), dict.fromkeys(odd, shares), odd, METRICS["mAP"]),
         curves({name: ([1], [1.0]) for name in odd}, odd[0], odd[1]),
         probe_curves({f"probe/{how}/{name}": ([1], [1.0]) for name in odd for how in ("knn", "linear")}, {}, odd[0]),
-        sweep(dict.fromkeys(odd, scores), odd[0], odd[1], odd[0]),
+        sweep(dict.fromkeys(odd, scores), odd[0], Metric(odd[1], lambda *_: 0.0), odd[0]),
         embedding(np.zeros((3, 2)), np.arange(3), odd, odd[0]),
     ):
         assert saved(figure).startswith(b"\x89PNG")

@@ -1,0 +1,88 @@
+"""What a module outside of the package registers is there by its name, in commands that GAMUT_PLUGINS tells of it.
+
+Each test writes such a module, one file, and trains, scores or encodes with what it registers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gamut.shards.convert.esc50 import Esc50
+from gamut.shards.convert.run import convert
+from launchers.corpus import synthesise
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["model.dim=16", "model.depth=2", "model.heads=2", "step.packs=2", "epochs=2", "loader.workers=1"]
+TINY += ["track.mlflow=off", "run.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plugins")
+    convert("esc50", Esc50().list(synthesise(folder / "corpus", 30, seconds=0.5)), folder / "shards")
+    subprocess.run([sys.executable, "-m", "gamut.shards", "stats", str(folder / "shards")], cwd=ROOT, check=True)
+    return folder / "shards"
+
+
+def call(tmp_path: Path, plugin: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the clone with `plugin`, the text of a module, in a folder of the user's."""
+    (tmp_path / "mine.py").write_text(plugin)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": paths, "GAMUT_PLUGINS": "mine", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def finetune(shards: Path, tmp_path: Path, *words: str) -> list[str]:
+    return [
+        *("finetune/run.py", "esc10", f"data={shards}", f"run.folder={tmp_path}", "run.name=x", "folds.test=[[5]]"),
+        *("folds.train=[1,2]", "finetune.evaluate_epochs=1", *TINY, *words),
+    ]
+
+
+METRIC = """
+import numpy as np
+from gamut.evaluate import METRICS, Metric
+
+def log_loss(target, logits):
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    likely = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return float(-(target * likely).sum(1).mean())
+
+METRICS.add("log loss", Metric("log loss", log_loss, higher_is_better=False, percent=False, one_label=True))
+"""
+
+
+def test_a_metric_from_outside_judges_a_fine_tuning(shards: Path, tmp_path: Path) -> None:
+    done = call(tmp_path, METRIC, *finetune(shards, tmp_path, "finetune.metric=log loss", "epochs=3"))
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("x/test-5-*")
+    result = json.loads((folder / "result.json").read_text())
+    with np.load(folder / "scores.npz") as scores:
+        logits, target = scores["logits"].astype(np.float64), scores["target"]
+    expected = -(target * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1).mean()
+    assert result["metric"] == "log loss"
+    assert math.isclose(result["score"], expected, rel_tol=1e-9)
+    assert result["by_class"] == []
+    assert "confusion" not in result
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    every = [line["test/log loss"] for line in logged if "test/log loss" in line]
+    assert len(every) == 3
+    assert result["best"]["score"] == min(every)  # of a loss the least
+    assert f"log loss {expected:.4g} on test folds 5" in done.stdout
+    assert f"{expected:.4g} ± 0" in done.stdout
+
+
+def test_a_metric_that_nobody_registers_is_refused_with_those_there_are(shards: Path, tmp_path: Path) -> None:
+    done = call(tmp_path, METRIC, *finetune(shards, tmp_path, "finetune.metric=logloss"))
+    assert done.returncode == 2
+    assert "finetune.metric on the command line must be auto, accuracy, mAP or log loss, not 'logloss'" in done.stderr
