@@ -39,10 +39,10 @@ if __name__ == "__main__":  # started by its path, from wherever
 
 from gamut.models import vit
 from gamut.models.attention import attention
+from gamut.models.backbone import SIZES, sized
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout, layout
-from gamut.models.registry import SIZES, sized
 
 HEADS, WIDTH = 12, 64
 PACKS = {

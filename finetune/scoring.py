@@ -133,8 +133,8 @@ class Scoring:
         """
         scores = Scores.load(self.run.folder / "scores.npz")
         values, metric = scores.values(self.metric), self.metric
-        assert self.best is not None  # the last epoch is always scored
-        judged = "last epoch" if self.validation is None else f"epoch {self.best['epoch']:.0f}, chosen on validation"
+        best = self.best or {"score": values[metric.name], "epoch": float(self.recipe.epochs)}
+        judged = "last epoch" if self.validation is None else f"epoch {best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
             "test": list(self.each.test),
@@ -148,7 +148,7 @@ class Scoring:
             "index": self.index.fingerprint,
             "init": start,
             "seen_in_pretraining": seen,
-            "best": self.best | {"chosen_on": self._chosen_on()},
+            "best": best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),
         }
         counts = scores.confusion() if metric.confusion else None

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from gamut.errors import GamutError, RecipeError, nearest
 
@@ -139,3 +139,7 @@ def _load(name: str, origin: str, load: Callable[[], object]) -> None:
         raise RegistryError(f"{plugin}. {error}") from error
     except Exception as error:  # it runs what others wrote
         raise RegistryError(f"{plugin}: {type(error).__name__}: {error}.") from error
+
+
+# What a recipe names, of kinds that are defined in rooms above it (`gamut.models.backbone.Backbone`).
+BACKBONES: Registry[Any] = Registry("backbone", {"vit": "gamut.models.vit:VisionTransformer"})

@@ -15,7 +15,7 @@ from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import CheckpointError
-from gamut.models.layout import PATCH_FRAMES, ROWS, Layout, layout
+from gamut.models.layout import PATCH_FRAMES, ROWS, Layout
 from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import key_torch
 from gamut.recipe import schema
@@ -87,7 +87,6 @@ class Asit(Objective):
         self.device = device
         self.model: AsitNetwork = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
         self.teacher = make_teacher(self.model)
-        self.class_token = recipe.model.pooling == "cls"
         self.rebuilds = recipe.asit.weight_reconstruction > 0
         self.epochs = recipe.epochs
         asit = recipe.asit
@@ -121,12 +120,12 @@ class Asit(Objective):
             sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
             number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH_FRAMES * ROWS)
             clean = torch.index_select(both, 0, number)
-        teacher = layout(frames, sizes, self.class_token)
+        teacher = self.model.backbone.layout(frames, sizes)
         own = hide(clean, teacher, frames, sizes, keys, batch.views - crops, batch.pack_sizes, options)
         hidden, student = own.patches, teacher
         if crops:
             hidden = both.index_copy(0, number, hidden)
-            student = layout(batch.frames, batch.sizes, self.class_token)
+            student = self.model.backbone.layout(batch.frames, batch.sizes)
         everything = torch.arange(len(clean), device=self.device)
         touched = own.masks.touched.nonzero()[:, 0]
         masked = options.mask_target > 0

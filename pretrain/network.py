@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from gamut.models.backbone import build
 from gamut.models.heads import ProjectionHead, ReconstructionHead, UnitLinear
 from gamut.models.layout import Layout
 from gamut.models.pooling import row_means
-from gamut.models.vit import VisionTransformer
 from gamut.recipe import schema
 
 
@@ -32,7 +32,7 @@ class AsitNetwork(nn.Module):
 
     def __init__(self, model: schema.Model, asit: schema.Asit, seed: int) -> None:
         super().__init__()
-        self.backbone = VisionTransformer(model, seed=seed)
+        self.backbone = build(model, seed)
         self.has_classes, self.has_data = asit.weight_global > 0, asit.weight_local > 0
         self.koleo_on = asit.koleo_on if asit.weight_koleo > 0 else ""
         outputs_data = asit.prototypes_data or asit.prototypes

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gamut.commands import command
-from gamut.models.vit import VisionTransformer
+from gamut.models.backbone import Backbone
 from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             print(loaded, flush=True)
     front = FrontEnd(mean, std, recipe.front.mode)
     encode = Encoder(
-        cast(VisionTransformer, objective.teacher.backbone), front, recipe.precision, world.device, recipe.probe.rows
+        cast(Backbone, objective.teacher.backbone), front, recipe.precision, world.device, recipe.probe.rows
     )
     with (
         session(recipe, world, index, clips) as run,

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from gamut.features import FeatureCache
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import synthesise
@@ -86,3 +88,73 @@ def test_a_metric_that_nobody_registers_is_refused_with_those_there_are(shards: 
     done = call(tmp_path, METRIC, *finetune(shards, tmp_path, "finetune.metric=logloss"))
     assert done.returncode == 2
     assert "finetune.metric on the command line must be auto, accuracy, mAP or log loss, not 'logloss'" in done.stderr
+
+
+BACKBONE = """
+import torch
+from torch import nn
+from gamut.models.backbone import BACKBONES, Backbone
+from gamut.models.initialise import initialise, unfilled
+from gamut.models.pooling import mean_pool
+
+@BACKBONES.register("mixer")
+class Mixer(Backbone):
+    def __init__(self, model, seed=0):
+        super().__init__(model)
+        with unfilled():
+            self.embed = nn.Linear(256, model.dim)
+            self.blocks = nn.ModuleList(nn.Linear(model.dim, model.dim) for _ in range(model.depth))
+        initialise(self, seed)
+
+    def forward(self, patches, where, drop_keys=None):
+        x = self.embed(patches.to(self.embed.weight.dtype))
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        return x
+
+    def pool(self, tokens, where):
+        return mean_pool(tokens, where)
+"""
+MIXER = ["model.backbone=mixer", "model.pooling=mean"]
+
+
+def test_a_backbone_from_outside_is_pretrained_probed_extracted_and_fine_tuned(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "pretrained"
+    small = ["asit.prototypes=16", "asit.hidden=16", "asit.bottleneck=8", "views.frames=32", "optim.warmup_epochs=0"]
+    words = ["asit_tiny", f"data={shards}", f"run.folder={tmp_path}", "run.name=pretrained", *TINY, *MIXER, *small]
+    done = call(tmp_path, BACKBONE, "pretrain/run.py", *words, "probe.every_epochs=1")
+    assert done.returncode == 0, done.stderr
+    with safe_open(next(run.glob("checkpoints/step-*/objective.safetensors")), "pt") as file:
+        trained = file.get_tensor("teacher.backbone.blocks.1.weight")
+    assert trained.shape == (16, 16)
+
+    done = call(tmp_path, BACKBONE, "-m", "gamut.probe", str(run), f"probe.data={shards}")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((run / "probe" / "scores.json").read_text())
+    assert all("probe/linear/mean" in entry["scores"] for entry in scores)
+
+    done = call(
+        tmp_path, BACKBONE, "-m", "gamut.features", "extract", "asit_esc50", f"init={run}", f"data={shards}",
+        f"extract.folder={tmp_path / 'features'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cache = FeatureCache(tmp_path / "features")
+    assert (cache.info.layers, cache.info.dim, len(cache)) == (2, 16, 30)
+
+    done = call(tmp_path, BACKBONE, *finetune(shards, tmp_path, f"init={run}", *MIXER))
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("x/test-5-*")
+    best = ["-m", "gamut.tag", str(folder), str(next((shards.parent / "corpus").rglob("*.wav")))]
+    done = call(tmp_path, BACKBONE, *best)
+    assert done.returncode == 0, done.stderr
+    assert "%" in done.stdout
+
+
+def test_a_backbone_that_is_none_is_refused(shards: Path, tmp_path: Path) -> None:
+    text = "from torch import nn\nfrom gamut.models.backbone import BACKBONES\n"
+    text += "BACKBONES.add('mixer', lambda model, seed: nn.Identity())\n"
+    done = call(tmp_path, text, *finetune(shards, tmp_path, *MIXER))
+    assert done.returncode == 2
+    assert "model.backbone=mixer gives a Identity: derive it from gamut.models.backbone.Backbone" in done.stderr
+    done = call(tmp_path, text, *finetune(shards, tmp_path, "model.backbone=mixr"))
+    assert "model.backbone on the command line must be vit or mixer, not 'mixr'" in done.stderr

@@ -16,8 +16,8 @@ from gamut.audio.overlap import cut
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
+from gamut.models.backbone import Backbone, build
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
-from gamut.models.vit import VisionTransformer
 from gamut.models.weights import find_weights, load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
 from gamut.plan import Policy
@@ -104,7 +104,7 @@ class OfSpectrograms:
     where they overlap), the mean of its 8 (12 at a stride of 10)."""
 
     def __init__(
-        self, vit: VisionTransformer, front: FrontEnd, shift: int, seconds: float, precision: str, device: torch.device
+        self, vit: Backbone, front: FrontEnd, shift: int, seconds: float, precision: str, device: torch.device
     ) -> None:
         assert front.mean is not None
         assert front.std is not None
@@ -168,7 +168,7 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     if own.front.mean is None:
         mean, std = open_sets(cli.require_sets(own), own.remote).normalisation(own.front)
         own = replace(own, front=replace(own.front, mean=mean, std=std))
-    vit = VisionTransformer(own.model, seed=0)
+    vit = build(own.model)
     load_backbone(vit, recipe.init)
     return OfSpectrograms(vit, own.front, hop(own.views.resolutions[0]), seconds, precision, device)
 

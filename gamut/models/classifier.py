@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from gamut.models.backbone import build
 from gamut.models.heads import Classifier
 from gamut.models.layout import Layout
-from gamut.models.vit import VisionTransformer
 from gamut.recipe import schema
 
 
@@ -22,7 +22,7 @@ class ClassifierNetwork(nn.Module):
 
     def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
         super().__init__()
-        self.backbone = VisionTransformer(model, seed=seed)
+        self.backbone = build(model, seed)
         self.head = Classifier(model.dim, classes, seed=seed + 1, eps=model.head_eps)
 
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:

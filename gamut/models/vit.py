@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from gamut.models.attention import attention
+from gamut.models.backbone import Backbone
 from gamut.models.initialise import initialise, unfilled
-from gamut.models.layout import Kept, Layout, layout
+from gamut.models.layout import Layout
 from gamut.models.pooling import AttentionPool, mean_pool
 from gamut.models.positions import factorised_positions, grid_positions
-from gamut.patches import columns, rows
+from gamut.patches import columns
 from gamut.randomness import Purpose, key_torch, uniform_torch
 from gamut.recipe import schema
 from gamut.recipe.check import check_model
@@ -89,7 +90,7 @@ class Block(nn.Module):
         return x + (branch if keep is None else (branch * keep[1]).to(x.dtype))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """ViT (Dosovitskiy et al.) over packed segments, with timm's parameter names.
 
     A CLS token leads every segment where the pooling is `cls`, and only there; in a `distilled` model a second one
@@ -104,12 +105,8 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(self, model: schema.Model, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__(model)
         check_model(model)
-        self.model = model
-        self.class_token = model.pooling == "cls"
-        self.special = int(self.class_token) + int(model.distilled)  # tokens before a segment's patches
-        self.rows = rows(model.stride)
         self.table_columns = columns(model.table_frames, model.stride)
         # timm's schedule: none in the first block, all of it in the last.
         self.drop_path = [model.drop_path * i / max(model.depth - 1, 1) for i in range(model.depth)]
@@ -131,18 +128,8 @@ class VisionTransformer(nn.Module):
                 self.attn_pool = AttentionPool(model.dim, model.pooling_heads, model.attention_scale)
         initialise(self, seed, model.init_std)
 
-    def layout(self, frames: torch.Tensor, sizes: tuple[int, ...], kept: Kept | None = None) -> Layout:
-        """Where the tokens of segments of `frames` (int64 [S]; `sizes` as Python numbers) frames are in this model."""
-        model = self.model
-        return layout(frames, sizes, self.class_token, kept, distilled=model.distilled, stride=model.stride)
-
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens after the final norm, [T, dim], in the order of the layout.
-
-        Args:
-            patches: [N, 256], normalised, in packed order.
-            where: their layout, from `layout`.
-            drop_keys: int64 [S]; with them, and in training mode, branches are dropped for whole segments.
+        """See `Backbone`. With drop_keys, and in training mode, branches are dropped for whole segments.
 
         Raises ValueError where patches and layout do not belong together.
         """

@@ -20,6 +20,7 @@ from torch import nn
 
 from gamut.errors import CheckpointError
 from gamut.files import write_bytes
+from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.names import KERNEL, KERNELS, our_names
 from gamut.models.origin import as_ours
@@ -29,7 +30,8 @@ from gamut.unpickle import unpickle
 OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centres
 MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
 PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
-ANCHOR = KERNEL  # every backbone has it, so it shows where one begins
+ANCHOR = KERNEL  # every vision transformer has it, so it shows where one begins
+OURS = ("teacher.backbone.", "backbone.")  # where our own files have a backbone of any kind, in this order
 # Parts that come with one kind of pooling or positions: of these a classifier must have what its file has.
 KINDS = {
     "cls_token": "model.pooling",
@@ -149,7 +151,7 @@ def _newest(folder: Path) -> Path:
 def _in_checkpoint(folder: Path) -> Path:
     for name in (OBJECTIVE, MODEL):
         path = folder / name
-        if path.is_file() and any(tensor.endswith(KERNELS) for tensor in _names(path)):
+        if path.is_file() and any(tensor.endswith(KERNELS) or tensor.startswith(OURS) for tensor in _names(path)):
             return path
     if (folder / PICKLED).is_file():
         return folder / PICKLED
@@ -193,7 +195,7 @@ class Loaded:
         return "; ".join(parts)
 
 
-def load_backbone(vit: VisionTransformer, init: str | Path, prefix: str = "teacher.backbone.") -> Loaded:
+def load_backbone(vit: Backbone, init: str | Path, prefix: str = "teacher.backbone.") -> Loaded:
     """Copy a saved backbone into `vit`, strictly: every tensor must be there and fit, or nothing is copied.
 
     Position tables of another length are interpolated, once, here. Attention pooling may be absent from the file (it
@@ -252,10 +254,10 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
     return replace(loaded, dropped=dropped, what="backbone and classifier")
 
 
-def _copy_backbone(vit: VisionTransformer, state: dict[str, torch.Tensor], path: Path, prefix: str) -> Loaded:
+def _copy_backbone(vit: Backbone, state: dict[str, torch.Tensor], path: Path, prefix: str) -> Loaded:
     prefix = _prefix(state, prefix, path)
     before = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    saved, note = as_ours(before, prefix, vit, path)
+    saved, note = as_ours(before, prefix, vit, path) if isinstance(vit, VisionTransformer) else (before, "")
     used = {prefix + name for name in before} - {prefix + name for name in saved}  # what became something else
     own = vit.state_dict()
     fresh = tuple(name for name in own if name.startswith("attn_pool.") and name not in saved)
@@ -293,8 +295,9 @@ def _copy_backbone(vit: VisionTransformer, state: dict[str, torch.Tensor], path:
 
 def _prefix(state: dict[str, torch.Tensor], wanted: str, path: Path) -> str:
     found = sorted(name.removesuffix(ANCHOR) for name in state if name.endswith(ANCHOR))
-    if wanted in found:
-        return wanted
+    ours = [one for one in (wanted, *OURS) if any(name.startswith(one) for name in state)]
+    if wanted in found or (ours and not found):  # the latter: a backbone that is no vision transformer
+        return wanted if wanted in found else ours[0]
     averaged = [one for one in found if AVERAGED & set(one.split("."))]
     if len(found) == 1 or len(averaged) == 1:
         return (averaged or found)[0]

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from gamut.errors import CheckpointError
-from gamut.models.vit import VisionTransformer
+from gamut.models.backbone import build
 from gamut.models.weights import load_backbone
 from gamut.probe.features import Encoder, FrontEnd, extract, whole_clips
 from gamut.probe.fit import draw, fit, join
@@ -34,8 +34,8 @@ def score(
     checkpoints: (step, epochs, what to load). Raises CheckpointError for weights that cannot be loaded.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vit = VisionTransformer(recipe.model, seed=recipe.seed).to(device)
-    encode = Encoder(vit, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device, recipe.probe.rows)
+    backbone = build(recipe.model, recipe.seed).to(device)
+    encode = Encoder(backbone, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device, recipe.probe.rows)
     plan = whole_clips(clips.clips, recipe)
     entries: list[dict] = []
 
@@ -54,13 +54,13 @@ def score(
 
     if recipe.init:
         try:
-            load_backbone(vit, recipe.init)
+            load_backbone(backbone, recipe.init)
         except CheckpointError as error:
             said = f"warning: {error} The first row is of a network from the seed instead."
             console.print(said, highlight=False, soft_wrap=True)
     found = take("before training", 0, 0.0)
     for step, epochs, place in checkpoints:
-        load_backbone(vit, place)
+        load_backbone(backbone, place)
         found = take(place.name, step, epochs)
     kind = "both" if "both" in found else "mean"
     name = entries[-1]["name"]

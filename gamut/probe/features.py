@@ -16,9 +16,9 @@ from gamut.data.front import spectrogram
 from gamut.data.loader import Loader
 from gamut.data.reader import open_reader
 from gamut.errors import GamutError
+from gamut.models.backbone import Backbone
 from gamut.models.layout import ROWS, Layout
 from gamut.models.pooling import row_means
-from gamut.models.vit import VisionTransformer
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
 from gamut.recipe.policy import RATE, hop
 from gamut.recipe.schema import Recipe
@@ -50,7 +50,7 @@ class Encoder:
     torch.Size([5, 768])
     """
 
-    backbone: VisionTransformer
+    backbone: Backbone
     front: FrontEnd
     precision: str
     device: torch.device
@@ -81,7 +81,7 @@ class Encoder:
         pixels = self.front(batch)
         where = self.backbone.layout(batch.frames, batch.sizes)
         with self.evaluating():
-            tokens = self.backbone(pixels.to(self.backbone.patch_embed.proj.weight.dtype), where)
+            tokens = self.backbone(pixels, where)
             found = {"mean": _mean(tokens, where)}
             if self.with_rows:
                 found["rows"] = row_means(tokens, where)

@@ -19,6 +19,7 @@ from gamut.recipe.stages import Finetune as Finetune
 from gamut.recipe.stages import Folds as Folds
 from gamut.recipe.stages import Head as Head
 from gamut.recipe.stages import Probe as Probe
+from gamut.registry import BACKBONES
 from gamut.remote import Remote
 from gamut.settings import above, at_least, between, bounds_of, key, multiple_of, one_of, section, some
 
@@ -60,8 +61,9 @@ class FrontEnd:
 
 @dataclass(frozen=True)
 class Model:
-    """A vision transformer on packed 16x16 patches."""
+    """A backbone on packed 16x16 patches, such as a vision transformer, to which the other keys belong."""
 
+    backbone: str = key("vit", "what makes tokens of patches", one_of(registry=BACKBONES))
     dim: int = key(768, "width of a token, a multiple of `heads`", at_least(1))
     depth: int = key(12, "blocks", at_least(1))
     heads: int = key(12, "attention heads of a block", at_least(1))

@@ -13,8 +13,8 @@ from torch import nn
 from gamut.errors import RecipeError
 from gamut.models import vit as vit_module
 from gamut.models.attention import attention
+from gamut.models.backbone import SIZES, build, sized
 from gamut.models.layout import Layout, layout
-from gamut.models.registry import SIZES, build, sized
 from gamut.models.vit import VisionTransformer
 from gamut.randomness import Purpose, key, key_torch, uniform
 from gamut.recipe import schema
