@@ -56,8 +56,8 @@ def _table(cls: type, prefix: str, sections: dict[str, type], all_may_change: bo
 def _kind(hint: Any, known: About) -> str:
     """`a whole number, at least 1 (frames)`."""
     words = describe(hint).removeprefix("a ")
-    allowed = ", ".join(known.bounds.choices) if known.bounds.choices else str(known.bounds)
-    words = allowed if known.bounds.choices else ", ".join(filter(None, (words, allowed)))
+    allowed = ", ".join(known.bounds.names) if known.bounds.names else str(known.bounds)
+    words = allowed if known.bounds.names else ", ".join(filter(None, (words, allowed)))
     return f"{words} ({known.unit})" if known.unit else words
 
 

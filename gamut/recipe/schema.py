@@ -63,7 +63,7 @@ class FrontEnd:
 class Model:
     """A backbone on packed 16x16 patches, such as a vision transformer, to which the other keys belong."""
 
-    backbone: str = key("vit", "what makes tokens of patches", one_of(registry=BACKBONES))
+    backbone: str = key("vit", "what makes tokens of patches; a plugin may register others", one_of(registry=BACKBONES))
     dim: int = key(768, "width of a token, a multiple of `heads`", at_least(1))
     depth: int = key(12, "blocks", at_least(1))
     heads: int = key(12, "attention heads of a block", at_least(1))

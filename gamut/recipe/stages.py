@@ -141,7 +141,9 @@ class Finetune:
     """The loss of fine-tuning, and what is scored and kept."""
 
     loss: str = key("ce", "cross-entropy of one label a clip, or bce: binary, of several", one_of("ce", "bce"))
-    metric: str = key("auto", "auto: accuracy with ce, mAP with bce", one_of("auto", registry=METRICS))
+    metric: str = key(
+        "auto", "auto: accuracy with ce, mAP with bce; a plugin may register others", one_of("auto", registry=METRICS)
+    )
     label_smoothing: float = key(0.0, "share of a target that is spread over all classes", between(0, 0.999))
     average_from: int | None = key(
         None,
