@@ -2,7 +2,7 @@
 
     python bench/listing.py --clips 2000000        # makes that many empty files, and takes them away again
 
-Prints seconds and the growth of resident memory for the source (folders and tables), for the roster (the records,
+Prints seconds and the growth of resident memory for the source (folders and tables), for the manifest (the records,
 sorted, in a file), and for the index that is built when all shards are written.
 """
 
@@ -56,14 +56,14 @@ def measure(folder: Path) -> None:
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     listing = SOURCES["audioset"]().list(folder)
     listed, middle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with preview(listing) as roster:
-        size = (roster.folder / "records.jsonl").stat().st_size
+    with preview(listing) as manifest:
+        size = (manifest.folder / "records.jsonl").stat().st_size
         end = time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"{roster.clips:,} clips there, {roster.missing:,} missing, {len(roster.shards):,} shards")
+        print(f"{manifest.clips:,} clips there, {manifest.missing:,} missing, {len(manifest.shards):,} shards")
         print(f"folders and tables  {middle - begin:7.1f} s of CPU, {(listed - before) / 1024:7.0f} MB")
         print(
-            f"roster              {end - middle:7.1f} s of CPU, {(peak - listed) / 1024:7.0f} MB more, "
+            f"manifest            {end - middle:7.1f} s of CPU, {(peak - listed) / 1024:7.0f} MB more, "
             f"{size / 1e6:.0f} MB on disk"
         )
         print(f"peak of the process {peak / 1024:15.0f} MB")

@@ -30,7 +30,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gamut.plan import Clips, Epoch, Policy, deal, plan_epoch
-from gamut.plan.crops import sizes
+from gamut.plan.crops import measure
 from gamut.plan.packing import exact_fill, next_fit
 
 MAX_CLIPS = 64
@@ -171,7 +171,7 @@ def main() -> None:
             class_token=options.class_token, shifts=shifts, lookahead=options.lookahead,
         )  # fmt: skip
         clips = mix(name, options.clips, options.seed)
-        for row in packer_rows(sizes(clips, options.seed, 0, policy).tokens, policy, options.repeats):
+        for row in packer_rows(measure(clips, options.seed, 0, policy).tokens, policy, options.repeats):
             packers.add_row(name, *row)
         packers.add_section()
         for packer in ("next_fit", "exact"):

@@ -37,8 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.packing import MAX_CLIPS, MIXES, mix, published
 from gamut.data.plans import Ahead
-from gamut.plan import Epoch, Policy, deal, plan_epoch
-from gamut.plan.crops import sizes
+from gamut.plan import Epoch, Policy, crops, deal, plan_epoch
 from gamut.shards import Index
 from gamut.shards.build import build
 from gamut.shards.part import Part
@@ -96,7 +95,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, f
     found["ranks"] = imbalance(epoch, options.world, 1)
     local = plan_epoch(clips, options.seed, 0, replace(policy, locality="node"))
     found["nodes"] = imbalance(local, options.world, NODES)
-    tokens = sizes(clips, options.seed, 0, policy).tokens[: 12 * 20_000]
+    tokens = crops.measure(clips, options.seed, 0, policy).tokens[: 12 * 20_000]
     found["in_order"] = 1 - int(tokens.sum()) / (published(tokens, options.tokens) * options.tokens)
     del epoch, local
     since = time.perf_counter()

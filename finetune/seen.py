@@ -59,7 +59,7 @@ def seen_in_pretraining(init: str, index: Index, test: Clips) -> Seen:
         far = Remote(**(OmegaConf.to_container(recipe.remote) if "remote" in recipe else {}))  # type: ignore[arg-type]
         places = set_folders(str(recipe.data), recipe.get("mixture", {}))
         theirs = open_sets([mirror(where, far) if is_remote(where) else Path(where) for where in places], far)
-        if index.fingerprint not in [part.fingerprint for part in theirs.parts]:
+        if index.fingerprint not in [part.fingerprint for part in theirs.sets]:
             return Seen()
         subset: Any = OmegaConf.to_container(recipe.subset, resolve=True) if recipe.subset else {}
         labelled = recipe.get("stage") == "finetune"

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         clips_per_shard=options.clips_per_shard,
         on_error=options.on_error,
     )
-    clips, shards = conversion.roster.clips, len(conversion.roster.shards)
+    clips, shards = conversion.manifest.clips, len(conversion.manifest.shards)
     jobs, folder = min(options.jobs, shards), _folder(options)
     told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task}
     array, after = submit(_executor(options, cluster, jobs), "convert", folder, jobs, told)
@@ -78,15 +78,15 @@ def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
     from gamut.shards.convert.run import preview
 
     listing = listing_of(options)
-    with preview(listing, options.clips_per_shard) as roster:
-        jobs = min(options.jobs, len(roster.shards))
+    with preview(listing, options.clips_per_shard) as manifest:
+        jobs = min(options.jobs, len(manifest.shards))
         print(_executor(options, cluster, jobs).script(jobs))
         print()
-        most = -(-len(roster.shards) // jobs)
-        print(f"{roster.clips:,} clips in {len(roster.shards)} shards of at most {roster.clips_per_shard} clips")
+        most = -(-len(manifest.shards) // jobs)
+        print(f"{manifest.clips:,} clips in {len(manifest.shards)} shards of at most {manifest.clips_per_shard} clips")
         print(f"{jobs} jobs of at most {most} shards, each with {cluster.cpus_per_task} processes, and 1 after them")
-        if roster.missing:
-            print(f"not there: {roster.missing:,} clips that the data set lists")
+        if manifest.missing:
+            print(f"not there: {manifest.missing:,} clips that the data set lists")
         for why, count in sorted(listing.ignored.items()):
             print(f"passed over: {count:,} {why}")
     return 0

@@ -20,7 +20,7 @@ from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch, Parcel
 from gamut.data.reader import FeatureReader, Features, Reader, Readers, open_reader
 from gamut.errors import GamutError, RunError
-from gamut.plan import Epoch, deal, rounds
+from gamut.plan import Epoch, deal, forwards
 from gamut.shards import Index
 
 # A worker is forked with its parent's handlers; until it has its own, these must not reach it. The preemption signal
@@ -34,7 +34,7 @@ class Loader:
     Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
     and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
     packs are dealt afresh from their costs, so every rank has equally many batches in a step, some perhaps empty (those
-    that would be empty on every rank are left out: `rounds`). With `nodes`
+    that would be empty on every rank are left out: `forwards`). With `nodes`
     above 1 packs stay with the node of their lanes (`locality: node`).
 
     With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
@@ -78,9 +78,9 @@ class Loader:
         """A, the micro-batches of a step: ceil(packs / (world x per_forward))."""
         return self._source.accumulation
 
-    def rounds(self, step: int) -> int:
+    def forwards(self, step: int) -> int:
         """The micro-batches of this step, the same on every rank: fewer than A where the last are empty for all."""
-        return self._source.rounds(step)
+        return self._source.forwards(step)
 
     def __len__(self) -> int:
         """Steps from `start_step` to the end of the epoch."""
@@ -91,7 +91,7 @@ class Loader:
         with _workers_of(parcels) if self.workers else contextlib.nullcontext():
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
-                batches = [self._next(parcels).open() for _ in range(self.rounds(step))]
+                batches = [self._next(parcels).open() for _ in range(self.forwards(step))]
                 self.waited += time.perf_counter() - since
                 yield step, batches
 
@@ -108,7 +108,7 @@ class Loader:
         items = (
             step * self.accumulation + part
             for step in range(self.start_step, self.epoch.steps)
-            for part in range(self.rounds(step))
+            for part in range(self.forwards(step))
         )
         loader = DataLoader(
             self._source,
@@ -162,8 +162,8 @@ class _MicroBatches(Dataset):
         self._reader: Reader | Readers | FeatureReader | None = None  # opened by the process that reads
         self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
 
-    def rounds(self, step: int) -> int:
-        return rounds(self._cost(step), self.world, self.per_forward, self.nodes)
+    def forwards(self, step: int) -> int:
+        return forwards(self._cost(step), self.world, self.per_forward, self.nodes)
 
     def _cost(self, step: int) -> np.ndarray:
         return np.asarray(self.epoch.pack_cost[step * self.epoch.packs : (step + 1) * self.epoch.packs])

@@ -162,7 +162,7 @@ class Readers:
     def __init__(self, index: Joined) -> None:
         self.index: Index = index
         self._joined = index
-        self._readers = [open_reader(part) for part in index.parts]
+        self._readers = [open_reader(part) for part in index.sets]
 
     def read(self, row: int) -> bytes:
         """As `Reader.read`."""

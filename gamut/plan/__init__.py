@@ -9,7 +9,7 @@ planning the next one while one runs is the business of `gamut.data.plans`.
 
 from __future__ import annotations
 
-from gamut.plan.balance import deal, rounds
+from gamut.plan.balance import deal, forwards
 from gamut.plan.clips import Clips
 from gamut.plan.crops import frames_within
 from gamut.plan.epoch import Epoch
@@ -24,9 +24,9 @@ __all__ = [
     "deal",
     "differing",
     "digest",
+    "forwards",
     "frames_within",
     "plan_epoch",
     "plan_evaluation",
     "plan_fingerprint",
-    "rounds",
 ]

@@ -39,8 +39,8 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
         parts = [deal(part, world // nodes, per_forward) for part in np.asarray(cost).reshape(nodes, share)]
         return np.concatenate([np.where(part < 0, -1, part + i * share) for i, part in enumerate(parts)])
 
-    rounds = -(-packs // (world * per_forward))
-    places = rounds * per_forward
+    forwards = -(-packs // (world * per_forward))
+    places = forwards * per_forward
     dealt = np.full((world, places), -1, np.int64)
     ranks = [(0.0, 0, rank) for rank in range(world)]  # cost so far, packs so far, rank
     for pack in np.argsort(-np.asarray(cost, np.float64), kind="stable").tolist():
@@ -48,10 +48,10 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
         dealt[rank, held] = pack
         if held + 1 < places:
             heapq.heappush(ranks, (load + float(cost[pack]), held + 1, rank))
-    return dealt.reshape(world, rounds, per_forward)
+    return dealt.reshape(world, forwards, per_forward)
 
 
-def rounds(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> int:
+def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> int:
     """How many of a step's A micro-batches are run: those behind them are empty packs on every rank, as in the last
     step of an epoch. At least 1. `cost` as for `deal`, 0 for an empty pack."""
     if cost.all():

@@ -13,7 +13,7 @@ from gamut.plan.policy import UNIT_HOP, WINDOW_SAMPLES, Policy
 from gamut.randomness import Purpose, integers, key, uniform
 
 
-class Sizes(NamedTuple):
+class Measures(NamedTuple):
     """Of every clip: n clips with V views each, the local ones last."""
 
     shift: np.ndarray  # int64 [n], hop in samples
@@ -54,7 +54,7 @@ def frames_within(tokens: int, policy: Policy) -> int:
     return max((frames_of(most + 1, policy.stride) - 1) // PATCH * PATCH, 0)  # one frame more is a column more
 
 
-def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray | int = 0) -> Sizes:
+def measure(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray | int = 0) -> Measures:
     """Hop, pooling, frames and tokens of every clip in this epoch (`draw`: which copy of it, int [n]).
 
     A clip of n samples at hop h has T = 1 + (n - 400) // h frames, and T // p averages of p frames, of which a view
@@ -72,7 +72,7 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray 
         )
     if policy.cached:
         ones = np.ones(len(clips), np.int64)
-        return Sizes(ones * policy.shifts[0], ones, ones[:, None] * PATCH, ones, 0)
+        return Measures(ones * policy.shifts[0], ones, ones[:, None] * PATCH, ones, 0)
     shift = _one_of(policy.shifts, seed, epoch, clips.clip_id, draw, Purpose.SHIFT)
     pool = _one_of(policy.pools, seed, epoch, clips.clip_id, draw, Purpose.POOL)
     own, cut = _native(clips, shift, pool, policy)
@@ -83,7 +83,7 @@ def sizes(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarray 
     tokens = view_tokens(frames, policy).sum(1)
     if policy.tokens is not None and tokens.max() > policy.tokens:
         _over_budget(clips, frames, tokens, policy)
-    return Sizes(shift, pool, frames, tokens, cut)
+    return Measures(shift, pool, frames, tokens, cut)
 
 
 def _one_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gamut.patches import PATCH
-from gamut.plan.balance import rounds
+from gamut.plan.balance import forwards
 from gamut.plan.crops import samples_needed
 
 SCALARS = ("number", "steps", "packs", "views", "budget", "pack_clips", "cut", "local_views", "rolled")
@@ -98,7 +98,7 @@ class Epoch:
         """What a person wants to know before the epoch is run, on `world` ranks with so many packs a forward.
 
         `padding`: share of the token budget of packs that have clips which no token fills (0 without a budget).
-        `waste`: share of what all places for packs that are run could hold (`rounds`), those of empty packs included,
+        `waste`: share of what all places for packs that are run could hold (`forwards`), those of empty packs included,
         that is unused, in tokens, or in clips where a pack is so many clips. `silence`: share of the views' samples
         that is padding. `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their
         views. `cut`: draws over `max_frames` or `max_samples`. `mixed`: draws with a mixup partner.
@@ -106,7 +106,7 @@ class Epoch:
         step_tokens = np.asarray(self.pack_tokens).reshape(self.steps, self.packs).sum(1)
         filled = int(np.count_nonzero(np.diff(self.pack_offset)))
         by_step = np.asarray(self.pack_cost).reshape(self.steps, self.packs)
-        places = sum(rounds(cost, world, per_forward) for cost in by_step) * world * per_forward
+        places = sum(forwards(cost, world, per_forward) for cost in by_step) * world * per_forward
         total = int(step_tokens.sum())
         needed = self.needed(slice(None))
         padded = np.asarray(self.length) < needed

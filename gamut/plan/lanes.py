@@ -19,7 +19,7 @@ BLOCK = 16384  # clips the exact packer plans at a time
 Spread = Callable[[Callable[..., Any], Iterable[Any], Iterable[Any]], Iterable[Any]]  # `map`, or a pool's
 
 
-class Layout(NamedTuple):
+class Packs(NamedTuple):
     """The packs of an epoch in the order of their numbers: pack p of step s is number s * P + p."""
 
     steps: int
@@ -98,7 +98,7 @@ def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane
     return lane
 
 
-def lay_out(lanes: list[Lane], packs: int) -> Layout:
+def lay_out(lanes: list[Lane], packs: int) -> Packs:
     """Give each lane P / L packs of every step, in the lane's order; a lane that has run out gives empty packs."""
     share = packs // len(lanes)
     steps = max(-(-lane.packs // share) for lane in lanes)
@@ -115,4 +115,4 @@ def lay_out(lanes: list[Lane], packs: int) -> Layout:
     offset = np.concatenate([[0], np.cumsum(sizes)])
     taken = np.repeat(source - offset[:-1], sizes) + np.arange(placed)
     order = np.concatenate([part for lane in lanes for part in lane.order])
-    return Layout(steps, order[taken], offset)
+    return Packs(steps, order[taken], offset)

@@ -43,7 +43,7 @@ def sequence(clips: Clips, keys: np.ndarray, seed: int, epoch: int, policy: Poli
 
     Shuffled: whole shards in a new order, each front to back, so that a lane streams its shards once; the sets of a
     mixture advance side by side, each at its own pace. A set of no more clips than the window is permuted altogether.
-    Not shuffled: index order. Where a row is a draw, a clip's copies lie side by side (`in_rounds` parts them).
+    Not shuffled: index order. Where a row is a draw, a clip's copies lie side by side (`in_passes` parts them).
     """
     if not policy.shuffle:
         return np.arange(len(clips), dtype=np.int64)
@@ -68,13 +68,13 @@ def _progress(group: np.ndarray) -> np.ndarray:
     return (np.arange(len(group)) - (np.cumsum(counts) - counts)[group] + 0.5) / counts[group]
 
 
-def in_rounds(
+def in_passes(
     order: np.ndarray, bounds: np.ndarray, time: np.ndarray, copies: np.ndarray, clips: Clips, policy: Policy
 ) -> np.ndarray:
-    """int64 [n]: the sequence, each lane in rounds.
+    """int64 [n]: the sequence, each lane in passes.
 
-    Where clips come more than once, a lane goes through the shards of a set in rounds (2, or 4 where a clip of the set
-    comes more than twice), and the copies of a clip come in different rounds, or as far apart as they can. Draws that
+    Where clips come more than once, a lane goes through the shards of a set in passes (2, or 4 where a clip of the set
+    comes more than twice), and the copies of a clip come in different passes, or as far apart as they can. Draws that
     are permuted altogether are left to their times.
     """
     if len(order) <= policy.window or int(copies.max()) == 1:

@@ -9,11 +9,11 @@ import numpy as np
 from gamut.errors import PlanError
 from gamut.plan.balance import ALPHA, PARTNER
 from gamut.plan.clips import Clips
-from gamut.plan.crops import crops, samples_needed, sizes, view_tokens
+from gamut.plan.crops import crops, measure, samples_needed, view_tokens
 from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import Spread, fill_lanes, lay_out
-from gamut.plan.order import block_bounds, draw_keys, in_rounds, lane_bounds, sequence, shuffle_blocks
+from gamut.plan.order import block_bounds, draw_keys, in_passes, lane_bounds, sequence, shuffle_blocks
 from gamut.plan.partners import choose_partners
 from gamut.plan.policy import Policy
 
@@ -45,7 +45,7 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
     nor rolled, with all its tokens.
 
     Packs are of the policy's size, filled in order; the last step is made up of empty packs, so that all ranks run
-    equal rounds. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames or the
+    as many forwards. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames or the
     pooling, since a score is at one resolution.
     """
     for field, several in (("shifts", policy.shifts), ("pools", policy.pools)):
@@ -72,16 +72,16 @@ def _plan(
 ) -> Epoch:
     once = len(drawn.place) == len(whole) and not drawn.repeated
     clips = whole if once else whole.select(drawn.place)  # a row is a draw
-    size = sizes(clips, seed, epoch, policy, drawn.draw)
+    size = measure(clips, seed, epoch, policy, drawn.draw)
     keys = draw_keys(clips, drawn, seed, epoch)
     in_sequence = sequence(clips, keys.lane, seed, epoch, policy)
     bounds = lane_bounds(size.tokens[in_sequence], policy, lanes)
     windows = block_bounds(bounds, policy.window)
     if policy.shuffle:
-        in_sequence = in_rounds(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
+        in_sequence = in_passes(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
         in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
-    layout = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs)
-    order = in_sequence[layout.order]
+    packs = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs)
+    order = in_sequence[packs.order]
 
     clip_id = clips.clip_id[order]
     draw = drawn.draw[order]
@@ -91,21 +91,21 @@ def _plan(
     partners = None
     if policy.mixup:
         edges = np.concatenate([[0], *(lane[1:] for lane in windows)])
-        place, sequenced, at = drawn.place[order], drawn.place[in_sequence], layout.order
+        place, sequenced, at = drawn.place[order], drawn.place[in_sequence], packs.order
         if policy.cached:  # the pack is the window
-            sequenced, at, edges = place, np.arange(len(place)), layout.pack_offset
+            sequenced, at, edges = place, np.arange(len(place)), packs.pack_offset
         partners = choose_partners(whole, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges)
-    pack_tokens = _sum_packs(tokens, layout.pack_offset)
-    squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), layout.pack_offset)
+    pack_tokens = _sum_packs(tokens, packs.pack_offset)
+    squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), packs.pack_offset)
     pack_cost = pack_tokens + ALPHA * squares
     if partners is not None:
-        pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), layout.pack_offset)
+        pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), packs.pack_offset)
     return Epoch(
         number=epoch,
-        steps=layout.steps,
+        steps=packs.steps,
         packs=policy.packs,
         views=policy.segments,
-        pack_offset=layout.pack_offset,
+        pack_offset=packs.pack_offset,
         pack_tokens=pack_tokens,
         pack_cost=pack_cost,
         row=clips.row[order],

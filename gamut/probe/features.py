@@ -183,5 +183,5 @@ def _batches(loader: Loader, index: Index, epoch: Epoch, share: Share) -> Iterat
         share.problem = str(error)
     empty = assemble(open_reader(index), epoch, [])
     for step in range(done, epoch.steps):
-        for _ in range(loader.rounds(step)):
+        for _ in range(loader.forwards(step)):
             yield empty

@@ -130,7 +130,7 @@ class Index:
         return [raw[first:last].decode() for first, last in itertools.pairwise(offset)]
 
     @property
-    def parts(self) -> tuple[Index, ...]:
+    def sets(self) -> tuple[Index, ...]:
         """The sets that this index is of: itself, or those of a mixture (`Joined`)."""
         return (self,)
 
@@ -210,7 +210,7 @@ class Index:
             return front.mean, front.std
         found = self.statistics()
         if found is None:
-            lacking = next(part.folder for part in self.parts if part.statistics() is None)
+            lacking = next(part.folder for part in self.sets if part.statistics() is None)
             raise ShardError(
                 f"The recipe names no front.mean and front.std, and {lacking} has no statistics yet: run "
                 f"`python -m gamut.shards stats {lacking}` once, or set both keys."

@@ -22,7 +22,7 @@ class Joined(Index):
     """The sets of a mixture, one after the other: rows, shards and columns are concatenated (in memory, about 60 bytes
     a clip), class tables are joined by name, in order of first appearance.
 
-    `parts[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a part: `label` holds the joined ids.
+    `sets[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a part: `label` holds the joined ids.
     Columns are those that every set has.
 
     >>> index = open_sets(["shards/audioset-2m", "shards/vggsound"])      # doctest: +SKIP
@@ -60,16 +60,16 @@ class Joined(Index):
             "arrays": {},
         }
         super().__init__(Path(" and ".join(str(part.folder) for part in parts)), content, arrays, parts[0].tars.remote)
-        self._parts = tuple(parts)
+        self._sets = tuple(parts)
         self.first = np.cumsum([0, *(len(part) for part in parts)])
         self._first_shard = shards
 
     @property
-    def parts(self) -> tuple[Index, ...]:
-        return self._parts
+    def sets(self) -> tuple[Index, ...]:
+        return self._sets
 
     def __reduce__(self) -> tuple:
-        return open_sets, ([part.folder for part in self.parts], self.parts[0].tars.remote)
+        return open_sets, ([part.folder for part in self.sets], self.sets[0].tars.remote)
 
     def place(self, row: int) -> tuple[int, int]:
         """(which set, its row there)."""
@@ -78,22 +78,22 @@ class Joined(Index):
 
     def shard_path(self, shard: int) -> Path:
         part = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
-        return self.parts[part].shard_path(shard - int(self._first_shard[part]))
+        return self.sets[part].shard_path(shard - int(self._first_shard[part]))
 
     def table(self) -> Clips:
         table = super().table()
-        source = np.repeat(np.arange(len(self.parts), dtype=np.int32), np.diff(self.first))
+        source = np.repeat(np.arange(len(self.sets), dtype=np.int32), np.diff(self.first))
         return Clips(table.row, table.clip_id, table.shard, table.samples, table.size, source=source)
 
     def where(self, subset: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        return np.concatenate([part.where(subset) + begin for part, begin in zip(self.parts, self.first)])
+        return np.concatenate([part.where(subset) + begin for part, begin in zip(self.sets, self.first)])
 
     def statistics(self) -> tuple[float, float] | None:
         """Mean and standard deviation over all sets, each counting by its length; None where one has none."""
-        found = [part.statistics() for part in self.parts]
+        found = [part.statistics() for part in self.sets]
         if any(one is None for one in found):
             return None
-        length = [float(np.sum(part.samples)) for part in self.parts]
+        length = [float(np.sum(part.samples)) for part in self.sets]
         mean = sum(n * one[0] for n, one in zip(length, found) if one) / sum(length)
         square = sum(n * (one[0] ** 2 + one[1] ** 2) for n, one in zip(length, found) if one) / sum(length)
         return mean, math.sqrt(square - mean**2)

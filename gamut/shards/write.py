@@ -13,7 +13,7 @@ from gamut.audio.decode import RATE, encode_flac, to_int16_16k
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
 from gamut.files import replacing, write_bytes
-from gamut.shards.convert.roster import Stretch
+from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
 from gamut.shards.part import Part, hexadecimal, scan
 

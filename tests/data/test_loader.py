@@ -66,7 +66,7 @@ def test_micro_batches_are_the_dealt_packs(corpus, policy, name: str, workers: i
         for step, batches in loader:
             first = step * epoch.packs
             dealt = deal(epoch.pack_cost[first : first + epoch.packs], 3, 1)[rank]
-            assert len(batches) == loader.rounds(step)
+            assert len(batches) == loader.forwards(step)
             for batch, packs in zip(batches, dealt):
                 corpus.assert_is_plan(batch, epoch, [first + pack for pack in packs if pack >= 0])
 

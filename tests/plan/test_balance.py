@@ -12,10 +12,10 @@ costs = st.lists(st.floats(0, 1e4), min_size=1, max_size=70).map(np.array)
 
 
 @given(costs, st.integers(1, 9), st.integers(1, 5))
-def test_every_pack_is_dealt_once_in_equal_rounds(cost: np.ndarray, world: int, per_forward: int) -> None:
+def test_every_pack_is_dealt_once_in_as_many_forwards(cost: np.ndarray, world: int, per_forward: int) -> None:
     dealt = deal(cost, world, per_forward)
-    rounds = -(-len(cost) // (world * per_forward))
-    assert dealt.shape == (world, rounds, per_forward)
+    forwards = -(-len(cost) // (world * per_forward))
+    assert dealt.shape == (world, forwards, per_forward)
     assert dealt.dtype == np.int64
     assert sorted(dealt[dealt >= 0].tolist()) == list(range(len(cost)))
     assert (dealt == -1).sum() == dealt.size - len(cost)

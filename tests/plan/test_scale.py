@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gamut.plan import Clips, Epoch, Policy, deal, plan_epoch, rounds
+from gamut.plan import Clips, Epoch, Policy, deal, forwards, plan_epoch
 
 RANKS, NODES, A_RANK = 64, 8, 16
 RESOLUTIONS = tuple(range(160, 641, 32))  # 10 ms x {1.0, 1.2, ..., 4.0}
@@ -42,7 +42,7 @@ def imbalance(epoch: Epoch, nodes: int) -> float:
 def run_share(epoch: Epoch, budget: int) -> float:
     """Tokens over what all packs that are run could hold, empty ones included."""
     by_step = epoch.pack_cost.reshape(epoch.steps, epoch.packs)
-    return epoch.tokens.sum() / (sum(rounds(cost, RANKS, 1) for cost in by_step) * RANKS * budget)
+    return epoch.tokens.sum() / (sum(forwards(cost, RANKS, 1) for cost in by_step) * RANKS * budget)
 
 
 @pytest.mark.parametrize("class_token", [False, True], ids=["", "cls"])

@@ -13,7 +13,7 @@ from gamut.errors import ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.convert import SOURCES
-from gamut.shards.convert.roster import write_roster
+from gamut.shards.convert.manifest import write_manifest
 from gamut.shards.convert.run import finish, prepare, preview, write_share
 from gamut.shards.convert.source import Listing, Missing, Record
 from gamut.shards.lock import only_writer
@@ -110,16 +110,16 @@ def listing(count: int, *extra: Record | Missing) -> Listing:
     return Listing("made", ("a", "b", "c"), ("split",), [*made, *extra], names={"split": {"x": [0], "y": [1]}})
 
 
-def test_a_roster_is_in_shard_order_with_shards_of_one_split(tmp_path: Path) -> None:
-    roster = write_roster(listing(25, Missing("gone", 'a "file", gone', 1)), tmp_path / "one", 4)
-    assert [clips for _, clips in roster.shards] == [4, 4, 4, 1, 4, 4, 4]
-    records = [list(roster.stretch(shard).records()) for shard in range(7)]
+def test_a_manifest_is_in_shard_order_with_shards_of_one_split(tmp_path: Path) -> None:
+    manifest = write_manifest(listing(25, Missing("gone", 'a "file", gone', 1)), tmp_path / "one", 4)
+    assert [clips for _, clips in manifest.shards] == [4, 4, 4, 1, 4, 4, 4]
+    records = [list(manifest.stretch(shard).records()) for shard in range(7)]
     assert [{record.columns["split"] for record in shard} for shard in records] == [{0}] * 4 + [{1}] * 3
     assert sorted(record.key for shard in records for record in shard) == sorted(f"clip{n}" for n in range(25))
     assert (tmp_path / "one" / "missing.csv").read_text() == 'clip,split,file\ngone,y,"a ""file"", gone"\n'
     backwards = Listing("made", ("a",), ("split",), listing(25).records[::-1])  # type: ignore[index]
-    again = write_roster(backwards, tmp_path / "two", 4)
-    assert (again.digest, again.shards) == (roster.digest, roster.shards)
+    again = write_manifest(backwards, tmp_path / "two", 4)
+    assert (again.digest, again.shards) == (manifest.digest, manifest.shards)
     assert (tmp_path / "two" / "records.jsonl").read_bytes() == (tmp_path / "one" / "records.jsonl").read_bytes()
     assert not (tmp_path / "two" / "missing.csv").exists()
 
@@ -127,13 +127,13 @@ def test_a_roster_is_in_shard_order_with_shards_of_one_split(tmp_path: Path) -> 
 def test_a_key_that_two_files_have_is_refused_across_splits(tmp_path: Path) -> None:
     twice = Record("clip3", "/elsewhere/3.wav", (), columns={"split": 0})
     with pytest.raises(ShardError, match=r"/nowhere/3\.wav and /elsewhere/3\.wav would both be the clip clip3"):
-        write_roster(listing(5, twice), tmp_path)
+        write_manifest(listing(5, twice), tmp_path)
 
 
 def test_only_some_splits(tmp_path: Path) -> None:
-    with preview(listing(25, Missing("gone", "x", 1)).only(["x"])) as roster:
-        assert (roster.clips, roster.missing) == (13, 0)
-    assert not roster.folder.exists()
+    with preview(listing(25, Missing("gone", "x", 1)).only(["x"])) as manifest:
+        assert (manifest.clips, manifest.missing) == (13, 0)
+    assert not manifest.folder.exists()
     with pytest.raises(ShardError, match="made has no split z; it has x, y"):
         listing(3).only(["z"])
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from gamut.data.batch import Hole, PackedBatch
 from gamut.errors import CheckpointError
-from gamut.plan import deal, rounds
+from gamut.plan import deal, forwards
 from gamut.recipe import schema
 from gamut.train.lease import lease
 from gamut.train.loop import train
@@ -116,7 +116,7 @@ class ToyLoader:
             cost = epoch.pack_cost[first : first + epoch.packs].astype(float)
             dealt = deal(cost, self.world, self.per_forward)
             batches, everything = [], []
-            for micro in dealt[self.rank, : rounds(cost, self.world, self.per_forward)]:
+            for micro in dealt[self.rank, : forwards(cost, self.world, self.per_forward)]:
                 spans = [slice(*epoch.pack_offset[first + p : first + p + 2]) for p in micro if p >= 0]
                 rows = np.concatenate([np.zeros(0, np.int64), *(epoch.row[span] for span in spans)])
                 bad = tuple(Hole(int(row), f"clip{row}", "truncated") for row in rows if int(row) in self.holes)

@@ -25,7 +25,7 @@ from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
 from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.shards.build import build
-from gamut.shards.convert.roster import MISSING, Roster, write_roster
+from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
@@ -34,7 +34,7 @@ from gamut.shards.write import Job, Quarantined, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
 COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list")
-ROSTER = "roster"  # folder of what jobs read; gone when the index is built
+MANIFEST = "roster"  # the folder of the manifest, which jobs read; gone when the index is built
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Conversion:
     """One that has been prepared: any process that sees the folder can do its share."""
 
     folder: Path
-    roster: Roster
+    manifest: Manifest
     settings: dict  # as in index/convert.json
     ignored: dict[str, int]
     stop: bool  # at the first unusable file
@@ -71,13 +71,18 @@ class Conversion:
     @classmethod
     def open(cls, folder: Path) -> Conversion:
         """What `prepare` left in `folder`. Raises ShardError where that is not there."""
-        path = folder / "index" / ROSTER / "conversion.json"
+        path = folder / "index" / MANIFEST / "conversion.json"
         try:
             content = json.loads(path.read_bytes())
-            roster = content["roster"]
-            roster |= {"folder": path.parent, "shards": tuple((at, clips) for at, clips in roster["shards"])}
+            manifest = content["roster"]
+            manifest |= {"folder": path.parent, "shards": tuple((at, clips) for at, clips in manifest["shards"])}
             return cls(
-                folder, Roster(**roster), content["settings"], content["ignored"], content["stop"], content["already"]
+                folder,
+                Manifest(**manifest),
+                content["settings"],
+                content["ignored"],
+                content["stop"],
+                content["already"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ShardError(
@@ -87,17 +92,17 @@ class Conversion:
     def save(self) -> None:
         """Leave it for `open`."""
         content = asdict(self) | {"folder": str(self.folder)}
-        content["roster"]["folder"] = str(self.roster.folder)
-        write_bytes(self.roster.folder / "conversion.json", json.dumps(content).encode(), ShardError)
+        content["roster"] = content.pop("manifest") | {"folder": str(self.manifest.folder)}
+        write_bytes(self.manifest.folder / "conversion.json", json.dumps(content).encode(), ShardError)
 
     def job(self, number: int) -> Job:
         """That writes one shard."""
         labels = tuple(self.settings["labels"])
-        return Job(self.folder, number, self.roster.stretch(number), self.settings["name"], labels, self.stop)
+        return Job(self.folder, number, self.manifest.stretch(number), self.settings["name"], labels, self.stop)
 
     def share(self, number: int, of: int) -> list[Job]:
         """The jobs of share `number` of so many: every `of`-th shard."""
-        return [self.job(shard) for shard in range(number, len(self.roster.shards), of)]
+        return [self.job(shard) for shard in range(number, len(self.manifest.shards), of)]
 
 
 def convert(
@@ -148,29 +153,29 @@ def finish(folder: Path) -> Report:
 
 
 @contextlib.contextmanager
-def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Roster]:
+def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Manifest]:
     """What a listing would come to, writing nothing but into the system's temporary folder. Raises ShardError."""
-    with tempfile.TemporaryDirectory(prefix="gamut-roster-") as folder:
-        yield write_roster(listing, Path(folder), clips_per_shard)
+    with tempfile.TemporaryDirectory(prefix="gamut-manifest-") as folder:
+        yield write_manifest(listing, Path(folder), clips_per_shard)
 
 
 def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool) -> Conversion:
     for place in (folder, folder / "index", folder / "index" / "parts"):
         for left in place.glob(f"*{TEMPORARY}"):
             left.unlink(missing_ok=True)
-    place, fresh = folder / "index" / ROSTER, folder / "index" / f"{ROSTER}-new"
+    place, fresh = folder / "index" / MANIFEST, folder / "index" / f"{MANIFEST}-new"
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        roster = write_roster(listing, fresh, clips_per_shard)
-        settings = _settings(source, listing, roster)
-        _claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the roster of theirs
+        manifest = write_manifest(listing, fresh, clips_per_shard)
+        settings = _settings(source, listing, manifest)
+        _claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the manifest of theirs
         shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
-        roster = replace(roster, folder=place)
+        manifest = replace(manifest, folder=place)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    conversion = Conversion(folder, roster, settings, dict(listing.ignored), stop)
+    conversion = Conversion(folder, manifest, settings, dict(listing.ignored), stop)
     already = 0
     for job in conversion.share(0, 1):
         written = finished(job)
@@ -211,7 +216,7 @@ def _finish(conversion: Conversion) -> Report:
         quarantined=quarantined,
         saturated={key: samples for written in shards for key, samples in written.saturated.items()},
         ignored=dict(conversion.ignored),
-        missing=conversion.roster.missing,
+        missing=conversion.manifest.missing,
     )
     content = {
         "counts": report.reasons,
@@ -226,33 +231,33 @@ def _finish(conversion: Conversion) -> Report:
             f"None of the {len(quarantined)} files could be used. The first: {quarantined[0].message} "
             f"All are listed in {folder / 'index' / 'quarantine.json'}."
         )
-    if conversion.roster.missing:
-        write_bytes(folder / "index" / MISSING, (conversion.roster.folder / MISSING).read_bytes(), ShardError)
+    if conversion.manifest.missing:
+        write_bytes(folder / "index" / MISSING, (conversion.manifest.folder / MISSING).read_bytes(), ShardError)
     about = {"source": settings["source"], "tools": settings["tools"]}
     parts = [written.part for written in shards]
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
-    shutil.rmtree(conversion.roster.folder, ignore_errors=True)
+    shutil.rmtree(conversion.manifest.folder, ignore_errors=True)
     return report
 
 
-def _settings(source: str, listing: Listing, roster: Roster) -> dict:
+def _settings(source: str, listing: Listing, manifest: Manifest) -> dict:
     """What makes a conversion this one. The tools are told, not compared."""
     tools = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
-    if roster.ffmpeg:
-        tools["ffmpeg"] = ffmpeg_version(require_ffmpeg(roster.ffmpeg))
+    if manifest.ffmpeg:
+        tools["ffmpeg"] = ffmpeg_version(require_ffmpeg(manifest.ffmpeg))
     return {
         "format": FORMAT,
         "source": source,
         "name": listing.name,
-        "clips_per_shard": roster.clips_per_shard,
-        "clips": roster.clips,
-        "shards": len(roster.shards),
+        "clips_per_shard": manifest.clips_per_shard,
+        "clips": manifest.clips,
+        "shards": len(manifest.shards),
         "labels": list(listing.labels),
         "columns": list(listing.columns),
         "names": {
             column: {name: list(values) for name, values in names.items()} for column, names in listing.names.items()
         },
-        "list": roster.digest,
+        "list": manifest.digest,
         "tools": tools,
     }
 

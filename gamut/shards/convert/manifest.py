@@ -43,7 +43,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Roster:
+class Manifest:
     """What a listing came to."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Roster:
         return Stretch(self.folder / RECORDS, *self.shards[shard])
 
 
-def write_roster(listing: Listing, folder: Path, clips_per_shard: int | None = None) -> Roster:
+def write_manifest(listing: Listing, folder: Path, clips_per_shard: int | None = None) -> Manifest:
     """Go through a listing and leave its records in `folder`, which is made.
 
     A shard holds clips of one split only, where the set has any: whoever trains on the small one need not fetch the
@@ -83,7 +83,7 @@ def write_roster(listing: Listing, folder: Path, clips_per_shard: int | None = N
         loose.unlink(missing_ok=True)
     if spool.ffmpeg:
         require_ffmpeg(spool.ffmpeg)
-    return Roster(folder, tuple(shards), len(order), each, spool.missing, digest, spool.ffmpeg)
+    return Manifest(folder, tuple(shards), len(order), each, spool.missing, digest, spool.ffmpeg)
 
 
 @dataclass
