@@ -94,12 +94,14 @@ class About:
     """What is known of a key besides its type and default.
 
     may_change: whether another attempt of a run may give another value; of a mapping the entries that may (`a.b`).
+    stage: the only stage whose recipes may say it.
     """
 
     meaning: str = ""
     bounds: Bounds = field(default_factory=Bounds)
     unit: str = ""
     may_change: bool | tuple[str, ...] = False
+    stage: str = ""
 
 
 def key(
@@ -109,17 +111,23 @@ def key(
     *,
     unit: str = "",
     may_change: bool | tuple[str, ...] = False,
+    stage: str = "",
 ) -> Any:
     """A field of a dataclass. With MISSING for `default` it must be given; a list or mapping is copied each time."""
-    metadata = {"about": About(meaning, bounds or Bounds(), unit, may_change)}
+    metadata = {"about": About(meaning, bounds or Bounds(), unit, may_change, stage)}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def section(cls: type, meaning: str = "", may_change: bool = False) -> Any:
+def bounded(default: Any, bounds: Bounds) -> Any:
+    """A key whose meaning is said elsewhere."""
+    return key(default, "", bounds)
+
+
+def section(cls: type, *, may_change: bool = False, stage: str = "") -> Any:
     """A field that is a dataclass of settings itself. may_change: all of its keys may."""
-    return field(default_factory=cls, metadata={"about": About(meaning, may_change=may_change)})
+    return field(default_factory=cls, metadata={"about": About(may_change=may_change, stage=stage)})
 
 
 def about(cls: Any) -> dict[str, About]:

@@ -15,17 +15,17 @@ from gamut.errors import RecipeError, nearest
 from gamut.recipe.find import CONFIGS, list_names, named, show
 from gamut.recipe.names import describe, hints
 from gamut.recipe.text import parse_yaml
-from gamut.settings import at_least, key, problems
+from gamut.settings import at_least, bounded, key, problems
 
 
 @dataclass(frozen=True)
 class Cluster:
     """configs/clusters/NAME.yaml; options of the command line replace single values. One task drives one GPU."""
 
-    nodes: int = key(1, "", at_least(1))
+    nodes: int = bounded(1, at_least(1))
     gpus: int = key(1, "a node, and tasks a node; 0: a job without GPUs", at_least(0))
     cpu_tasks: int = key(1, "tasks a node where gpus is 0", at_least(1))
-    cpus_per_task: int = key(8, "", at_least(1))
+    cpus_per_task: int = bounded(8, at_least(1))
     memory_gb: int | None = None  # a node; None: the partition's default
     time: str = "24:00:00"  # minutes, HH:MM:SS or D-HH:MM:SS
     partition: str | None = None

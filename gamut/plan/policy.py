@@ -10,7 +10,7 @@ from typing import Any
 
 from gamut.errors import PlanError
 from gamut.patches import PATCH
-from gamut.settings import above, at_least, between, key, multiple_of, one_of, problems, some
+from gamut.settings import above, at_least, between, bounded, multiple_of, one_of, problems, some
 
 PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
@@ -50,37 +50,37 @@ class Policy:
     Raises PlanError for a value that cannot be, naming the field and what it may be.
     """
 
-    packs: int = key(MISSING, "", at_least(1))
-    clips: int | None = key(None, "", at_least(1))
-    tokens: int | None = key(None, "", at_least(1))
-    max_clips: int = key(64, "", at_least(1))
-    views: int = key(1, "", at_least(1))
-    crop_frames: int | None = key(None, "", multiple_of(PATCH))
+    packs: int = bounded(MISSING, at_least(1))
+    clips: int | None = bounded(None, at_least(1))
+    tokens: int | None = bounded(None, at_least(1))
+    max_clips: int = bounded(64, at_least(1))
+    views: int = bounded(1, at_least(1))
+    crop_frames: int | None = bounded(None, multiple_of(PATCH))
     random_crop: bool = True
     pad: bool = True
-    max_frames: int | None = key(None, "", multiple_of(PATCH))
-    too_long: str = key("cut", "", one_of("cut", "error"))
-    max_samples: int | None = key(None, "", at_least(WINDOW_SAMPLES))
-    shifts: tuple[int, ...] = key((160,), "", some(at_least(1)))
-    pools: tuple[int, ...] = key((1,), "", some(at_least(1)))
-    pad_to: int | None = key(None, "", multiple_of(PATCH))
-    local_views: int = key(0, "", at_least(0))
-    local_frames: int = key(192, "", multiple_of(PATCH))
-    roll: float = key(0.0, "", between(0, 1))
-    drop_tokens: float = key(0.0, "", between(0, 0.9))
-    mixup: float = key(0.0, "", between(0, 1))
-    mixup_beta: int = key(10, "", at_least(1))
+    max_frames: int | None = bounded(None, multiple_of(PATCH))
+    too_long: str = bounded("cut", one_of("cut", "error"))
+    max_samples: int | None = bounded(None, at_least(WINDOW_SAMPLES))
+    shifts: tuple[int, ...] = bounded((160,), some(at_least(1)))
+    pools: tuple[int, ...] = bounded((1,), some(at_least(1)))
+    pad_to: int | None = bounded(None, multiple_of(PATCH))
+    local_views: int = bounded(0, at_least(0))
+    local_frames: int = bounded(192, multiple_of(PATCH))
+    roll: float = bounded(0.0, between(0, 1))
+    drop_tokens: float = bounded(0.0, between(0, 0.9))
+    mixup: float = bounded(0.0, between(0, 1))
+    mixup_beta: int = bounded(10, at_least(1))
     class_token: bool = True
     cached: bool = False  # the model gets stored features: every clip is one token, and mixed within its pack
     distillation_token: bool = False
-    stride: int = key(PATCH, "", between(1, PATCH))
-    packer: str = key("exact", "", one_of("exact", "next_fit"))
-    lookahead: int = key(64, "", at_least(1))
-    window: int = key(16384, "", at_least(1))
+    stride: int = bounded(PATCH, between(1, PATCH))
+    packer: str = bounded("exact", one_of("exact", "next_fit"))
+    lookahead: int = bounded(64, at_least(1))
+    window: int = bounded(16384, at_least(1))
     shuffle: bool = True
-    locality: str = key("none", "", one_of("none", "node"))
-    draws: int | None = key(None, "", at_least(1))  # an epoch; None: as many as there are clips
-    proportions: tuple[float, ...] = key((), "", above(0))  # of the draws, one for each set of a mixture
+    locality: str = bounded("none", one_of("none", "node"))
+    draws: int | None = bounded(None, at_least(1))  # an epoch; None: as many as there are clips
+    proportions: tuple[float, ...] = bounded((), above(0))  # of the draws, one for each set of a mixture
 
     def __post_init__(self) -> None:
         for field in ("shifts", "pools"):

@@ -151,7 +151,7 @@ def _optim(recipe: Recipe) -> Iterator[Problem]:
         yield ("optim.betas",), f"optim.betas must lie in [0, 1), not {list(optim.betas)}"
     if recipe.precision == "fp16" and recipe.stage != "features":
         # Training would have to scale its loss.
-        yield ("precision",), "precision fp16 is for frozen encoders alone: train in fp32 or bf16"
+        yield ("precision",), "precision must be fp32 or bf16, not 'fp16', which is for frozen encoders alone"
 
 
 def _clips(recipe: Recipe) -> Iterator[Problem]:

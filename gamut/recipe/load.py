@@ -26,10 +26,9 @@ from gamut.recipe.check import COMMAND_LINE, at, check
 from gamut.recipe.find import CONFIGS, find_recipe, name_of, show
 from gamut.recipe.names import RENAMED, by_current_names, current, describe, hints, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
+from gamut.settings import about
 
-# Sections that only one stage reads: setting them in the other is a mistake, not a wish.
-ONLY = {"asit": "pretrain", "probe": "pretrain", "augment": "finetune", "folds": "finetune", "finetune": "finetune"}
-ONLY |= {"head": "finetune", "features": "finetune", "encoder": "finetune", "extract": "features"}
+ONLY = {name: known.stage for name, known in about(schema.Recipe).items() if known.stage}
 
 
 def load_recipe(

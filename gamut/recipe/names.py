@@ -51,6 +51,10 @@ def by_current_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
         *into, last = new.split(".")
         for name in into:
             target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise RecipeError(
+                    f"{old} is called {new} today, and {name} must be a section for that, not {target!r}."
+                )
         if last in target:
             raise RecipeError(f"{new} is given twice, also under the name that it had before, {old}: take that out.")
         target[last] = value

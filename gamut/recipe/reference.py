@@ -50,7 +50,8 @@ def _table(cls: type, prefix: str, sections: dict[str, type], all_may_change: bo
             continue
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         free = "yes" if all_may_change or known.may_change is True else "in part" if known.may_change else ""
-        yield f"| `{prefix}{f.name}` | {_kind(hint, known)} | `{_typed(default)}` | {known.meaning} | {free} |"
+        meaning = known.meaning + (f" (`{known.stage}` recipes)" if known.stage else "")
+        yield f"| `{prefix}{f.name}` | {_kind(hint, known)} | `{_typed(default)}` | {meaning} | {free} |"
 
 
 def _kind(hint: Any, known: About) -> str:

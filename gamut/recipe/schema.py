@@ -290,7 +290,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `stage` names the objective; sections that a stage does not use keep their defaults."""
+    """A whole recipe. What is of another stage (`stage=...`) keeps its default: setting it is a mistake, not a wish."""
 
     stage: str = key("pretrain", "what is done; the command says it", one_of("pretrain", "finetune", "features"))
     # Where the data lies may change, not what it is: the index fingerprint holds to that.
@@ -302,11 +302,14 @@ class Recipe:
         "transformers), public weights of ElasticAST, AST, SSAST or ASiT",
     )
     features: str = key(
-        "", "a cache of features, to train a `head` on in place of sound (`gamut features`); with it `init` is a head"
+        "",
+        "a cache of features, to train a `head` on in place of sound (`gamut features`); with it `init` is a head",
+        stage="finetune",
     )
     encoder: str = key(
         "",
         "a Whisper (a folder of transformers, or an OpenAI .pt) to be fine-tuned with a `head`; `init` is a head then",
+        stage="finetune",
     )
     mixture: dict[str, float] = key({}, "folder of a set, inside `data` -> proportion of the draws", above(0))
     subset: dict[str, Any] = key(
@@ -325,23 +328,23 @@ class Recipe:
     )
     front: FrontEnd = section(FrontEnd)
     model: Model = section(Model)
-    head: Head = section(Head)
+    head: Head = section(Head, stage="finetune")
     views: Views = section(Views)
     step: Step = section(Step)
     plan: PlanOptions = section(PlanOptions)
     loader: Loader = section(Loader, may_change=True)
     remote: Remote = section(Remote, may_change=True)
     optim: Optim = section(Optim)
-    asit: Asit = section(Asit)
-    augment: Augment = section(Augment)
-    folds: Folds = section(Folds)
-    finetune: Finetune = section(Finetune)
-    extract: Extract = section(Extract)
+    asit: Asit = section(Asit, stage="pretrain")
+    augment: Augment = section(Augment, stage="finetune")
+    folds: Folds = section(Folds, stage="finetune")
+    finetune: Finetune = section(Finetune, stage="finetune")
+    extract: Extract = section(Extract, stage="features")
     compute: Compute = section(Compute, may_change=True)
     guard: Guard = section(Guard, may_change=True)
     checkpoint: Checkpoint = section(Checkpoint, may_change=True)
     track: Track = section(Track, may_change=True)
-    probe: Probe = section(Probe, may_change=True)
+    probe: Probe = section(Probe, may_change=True, stage="pretrain")
     run: Run = section(Run, may_change=True)
     deepspeed: dict[str, Any] = key(
         {"zero_optimization": {"stage": 1}},

@@ -103,6 +103,9 @@ def test_given_by_both_names_it_is_refused(renamed: Path) -> None:
     renamed.write_text("defaults: asit_tiny\noptim: {rate: 0.5, lr: 0.5}")
     with pytest.raises(RecipeError, match=r"In .*mine\.yaml optim\.lr is given twice.* optim\.rate"):
         load_recipe("pretrain", str(renamed))
+    renamed.write_text("defaults: asit_tiny\nplan: 3\nshuffled: true")
+    with pytest.raises(RecipeError, match=r"shuffled is called plan\.shuffle today, and plan must be a section"):
+        load_recipe("pretrain", str(renamed))
 
 
 def test_run_folders_and_checkpoints_of_earlier_versions_open_in_silence(
