@@ -63,7 +63,7 @@ def batch(clips: Segments) -> dict[str, Any]:
         "waveform": torch.cat([waveform for waveform, *_ in clips]),
         "offset": torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
         "length": lengths,
-        "shift": torch.tensor([hop for _, hop, *_ in clips]),
+        "hop": torch.tensor([hop for _, hop, *_ in clips]),
         "frames": torch.tensor(sizes),
         "sizes": sizes,
         "pool": torch.tensor(pools) if max(pools) > 1 else None,

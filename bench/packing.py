@@ -164,11 +164,11 @@ def main() -> None:
     for column in ("mix", "packer", "padding", "waste", "clips/s", "in turn", "by cost"):
         planner.add_column(column, justify="left" if column in ("mix", "packer") else "right")
 
-    for name, (_, shifts) in MIXES.items():
+    for name, (_, hops) in MIXES.items():
         fits = (options.tokens - options.class_token) // 8 * 16
         policy = Policy(
             packs=options.packs, tokens=options.tokens, max_clips=MAX_CLIPS, max_frames=min(CUT_AT, fits),
-            class_token=options.class_token, shifts=shifts, lookahead=options.lookahead,
+            class_token=options.class_token, hops=hops, lookahead=options.lookahead,
         )  # fmt: skip
         clips = mix(name, options.clips, options.seed)
         for row in packer_rows(measure(clips, options.seed, 0, policy).tokens, policy, options.repeats):

@@ -76,7 +76,7 @@ def policy_of(name: str, options: argparse.Namespace) -> Policy:
     fits = (options.tokens - options.class_token) // 8 * 16
     return Policy(
         packs=options.packs, tokens=options.tokens, max_clips=MAX_CLIPS, max_frames=min(CUT_AT, fits),
-        class_token=options.class_token, shifts=MIXES[name][1],
+        class_token=options.class_token, hops=MIXES[name][1],
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def batches(index: Index, tars: list[str]) -> dict[str, Callable[[], int]]:
             done = 0
             for _, (batch,) in Loader(index, epoch, rank=0, world=1, per_forward=1, workers=0):
                 if features:
-                    log_mel(batch.waveform, batch.offset, batch.length, batch.shift, batch.frames, batch.sizes)
+                    log_mel(batch.waveform, batch.offset, batch.length, batch.hop, batch.frames, batch.sizes)
                 done += batch.clips
             return done
 

@@ -155,7 +155,7 @@ class Classify(Objective):
         keys = (self.seed, batch.epoch, *batch.segment_key())
         if training and (augment.time_mask or augment.frequency_mask):
             fill = 0.0 if augment.mask_fill == "zero" else self.mean
-            widest = time_maximum(augment.time_mask, augment.time_scale, batch.frames, batch.shift, batch.pool)
+            widest = time_maximum(augment.time_mask, augment.time_scale, batch.frames, batch.hop, batch.pool)
             mel = spec_augment(mel, batch.frames, batch.sizes, keys, widest, augment.frequency_mask, fill=fill)
         mel = normalise(mel, self.mean, self.std)
         if training and augment.noise:

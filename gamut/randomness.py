@@ -32,7 +32,7 @@ class Purpose(IntEnum):
     ORDER_CLIPS = 2
     DRAW = 3
     CROP = 4
-    SHIFT = 5
+    HOP = 5
     MIXUP = 6
     PARTNER = 7
     MASK = 8

@@ -63,7 +63,7 @@ class Pictures:
             span = slice(start, start + frames)
             start += frames
             key = self.index.key(int(batch.row[clip]))
-            seconds = float(batch.shift[clip]) / 16_000
+            seconds = float(batch.hop[clip]) / 16_000
             title = f"{key}, student after epoch {epoch + 1}"
             figure = figures.reconstruction(mels[0][span], mels[1][span] > 0, mels[2][span], title, seconds)
             self.tracker.figure(f"reconstruction-{clip}", figure, at.step)

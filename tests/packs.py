@@ -16,14 +16,14 @@ def packed(
     views: int = 1,
     seed: int = 0,
     packs: tuple[int, ...] | None = None,
-    shifts: list[int] | None = None,
+    hops: list[int] | None = None,
 ) -> PackedBatch:
-    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples, or those in `shifts`.
+    """A batch of len(frames) segments, `views` of them a clip, of noise at a hop of 160 samples, or those in `hops`.
 
     packs: clips of each pack; one pack of all by default.
     """
-    shifts = shifts if shifts is not None else [160] * len(frames)
-    lengths = [(f - 1) * shift + 400 for f, shift in zip(frames, shifts, strict=True)]
+    hops = hops if hops is not None else [160] * len(frames)
+    lengths = [(f - 1) * hop + 400 for f, hop in zip(frames, hops, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     waves = [torch.randint(-8000, 8000, (n,), generator=generator, dtype=torch.int16) for n in lengths]
     clips = len(frames) // views
@@ -32,7 +32,7 @@ def packed(
         waveform=torch.cat([torch.zeros(0, dtype=torch.int16), *waves]),
         offset=torch.tensor([0, *lengths]).cumsum(0),
         length=torch.tensor(lengths, dtype=torch.int64),
-        shift=torch.tensor(shifts, dtype=torch.int64),
+        hop=torch.tensor(hops, dtype=torch.int64),
         frames=torch.tensor(frames, dtype=torch.int64),
         clip_id=torch.arange(clips) + 11,
         draw=torch.zeros(clips, dtype=torch.int64),
@@ -57,7 +57,7 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         waveform=batch.waveform[begin:end],
         offset=batch.offset[a : b + 1] - begin,
         length=batch.length[a:b],
-        shift=batch.shift[a:b],
+        hop=batch.hop[a:b],
         frames=batch.frames[a:b],
         clip_id=batch.clip_id[first:last],
         draw=batch.draw[first:last],

@@ -47,18 +47,18 @@ def spec_augment(
 
 
 def time_maximum(
-    time_mask: int, scale: str, frames: torch.Tensor, shift: torch.Tensor, pool: torch.Tensor | None = None
+    time_mask: int, scale: str, frames: torch.Tensor, hop: torch.Tensor, pool: torch.Tensor | None = None
 ) -> int | torch.Tensor:
     """The maximum width of each segment's time mask, in frames: what `spec_augment` takes.
 
     scale: `none`: `time_mask` for all; `length`: time_mask * frames / 1,024 (ElasticAST, native length);
     `resolution`: time_mask / C (ElasticAST, mixed resolution), where a frame of the segment is C * 10 ms: C = hop x
-    frames averaged into one. Rounded down. frames, shift, pool: int64 [S].
+    frames averaged into one. Rounded down. frames, hop, pool: int64 [S].
     """
     if scale == "length":
         return time_mask * frames // AST_FRAMES
     if scale == "resolution":
-        return time_mask * UNIT_HOP // (shift if pool is None else shift * pool)
+        return time_mask * UNIT_HOP // (hop if pool is None else hop * pool)
     return time_mask
 
 

@@ -41,15 +41,15 @@ def zero_frames(
     frames: torch.Tensor,
     sizes: tuple[int, ...],
     length: torch.Tensor,
-    shift: torch.Tensor,
+    hop: torch.Tensor,
     pool: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Frames that do not lie wholly in a segment's own samples become 0.0, before normalisation (AST's padding).
 
-    Under 16 frames are padded in the waveform, so the first 16 always stay. mel: [N, bins]; length, shift, pool:
+    Under 16 frames are padded in the waveform, so the first 16 always stay. mel: [N, bins]; length, hop, pool:
     int64 [S], own samples, hop in samples, frames averaged into one; frames and sizes as in `frame_table`.
     """
-    own = 1 + torch.div(length - 400, shift, rounding_mode="floor")
+    own = 1 + torch.div(length - 400, hop, rounding_mode="floor")
     if pool is not None:
         own = torch.div(own, pool, rounding_mode="floor")
     owner, time = frame_table(frames, sizes)

@@ -53,7 +53,7 @@ def log_mel(
     waveform: torch.Tensor,
     offset: torch.Tensor,
     length: torch.Tensor,
-    shift: torch.Tensor,
+    hop: torch.Tensor,
     frames: torch.Tensor,
     sizes: tuple[int, ...],
     mode: str = "fast",
@@ -67,9 +67,9 @@ def log_mel(
     Args:
         waveform: int16 [samples], 16 kHz, all segments.
         offset: int64 [S + 1]; segment s owns samples [offset[s], offset[s + 1]), at least
-            (frames[s] * pool[s] - 1) * shift[s] + 400 of them.
+            (frames[s] * pool[s] - 1) * hop[s] + 400 of them.
         length: int64 [S], samples that are the clip's own. Their mean is subtracted; what follows them is silence.
-        shift: int64 [S], hop in samples.
+        hop: int64 [S], in samples.
         frames: int64 [S], frames to return.
         sizes: `frames` as Python numbers, so that nothing waits for the device.
         mode: `fast`, within 1e-4 of Kaldi's; or `exact`, the bits of `torchaudio.compliance.kaldi.fbank` on the
@@ -79,9 +79,9 @@ def log_mel(
 
     Raises ValueError for an unknown mode or tensors that do not belong together.
     """
-    if not len(offset) - 1 == len(length) == len(shift) == len(frames) == len(sizes):
+    if not len(offset) - 1 == len(length) == len(hop) == len(frames) == len(sizes):
         raise ValueError(
-            f"offset, length, shift, frames and sizes describe {len(offset) - 1}, {len(length)}, {len(shift)}, "
+            f"offset, length, hop, frames and sizes describe {len(offset) - 1}, {len(length)}, {len(hop)}, "
             f"{len(frames)} and {len(sizes)} segments; they must describe the same."
         )
     if mode not in ("fast", "exact"):
@@ -99,20 +99,20 @@ def log_mel(
         if partner is not None:
             samples = (mix if each else mix_ragged)(samples, offset, partner)
         if mode == "exact":
-            mel = _exact(samples, offset, shift, raw_sizes)
+            mel = _exact(samples, offset, hop, raw_sizes)
         else:
-            mel = _fast(samples, offset, shift, raw, sum(raw_sizes))
+            mel = _fast(samples, offset, hop, raw, sum(raw_sizes))
         return mel if pool is None else average_pool(mel, frames, sizes, pool, pools)
 
 
 def _fast(
-    samples: torch.Tensor, offset: torch.Tensor, shift: torch.Tensor, frames: torch.Tensor, total: int
+    samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, frames: torch.Tensor, total: int
 ) -> torch.Tensor:
     """Frames of mean-free float32 `samples`: one gather of the frames' samples, then row-wise work."""
     before = torch.repeat_interleave(frames.cumsum(0) - frames, frames, output_size=total)
-    hop = torch.repeat_interleave(shift, frames, output_size=total)
+    spacing = torch.repeat_interleave(hop, frames, output_size=total)
     first = torch.repeat_interleave(offset[:-1], frames, output_size=total)
-    start = first + (torch.arange(total, device=samples.device) - before) * hop
+    start = first + (torch.arange(total, device=samples.device) - before) * spacing
     # Row i of this view is samples [i, i + 400): picking rows gathers frames without N x 400 indices.
     windows = samples.as_strided((len(samples) - WINDOW + 1, WINDOW), (1, 1))
     chunk = min(total, CHUNK_CPU if samples.device.type == "cpu" else CHUNK_DEVICE)
@@ -148,14 +148,14 @@ def _filter_banks(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, 
     result.clamp_min_(FLOOR).log_()
 
 
-def _exact(samples: torch.Tensor, offset: torch.Tensor, shift: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+def _exact(samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     from torchaudio.compliance.kaldi import fbank  # takes a second to import, and only this mode needs it
 
     pieces = []
-    for begin, hop, size in zip(offset.tolist(), shift.tolist(), sizes):
-        segment = samples[begin : begin + (size - 1) * hop + WINDOW]
+    for begin, spacing, size in zip(offset.tolist(), hop.tolist(), sizes):
+        segment = samples[begin : begin + (size - 1) * spacing + WINDOW]
         # torchaudio truncates milliseconds to samples; half a sample more keeps rounding from losing one.
-        pieces.append(fbank(segment[None], frame_shift=(hop + 0.5) * 1000.0 / RATE, **PARAMETERS))
+        pieces.append(fbank(segment[None], frame_shift=(spacing + 0.5) * 1000.0 / RATE, **PARAMETERS))
     return torch.cat(pieces)
 
 

@@ -40,7 +40,7 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
     common = {
         "offset": _starts(needed.reshape(-1)),
         "length": _int64(np.asarray(epoch.length[draws[kept]]).reshape(-1)),
-        "shift": _int64(np.asarray(epoch.shift[draws[kept]]).reshape(-1)),
+        "hop": _int64(np.asarray(epoch.hop[draws[kept]]).reshape(-1)),
         "frames": _int64(frames),
         "clip_id": _int64(np.asarray(epoch.clip_id[draws[kept]]).view(np.int64)),
         "draw": _int64(epoch.draw[draws[kept]]),

@@ -26,7 +26,7 @@ class PackedBatch:
 
     `waveform` is one flat buffer; segment s owns samples [offset[s], offset[s + 1]), of which the first length[s] are
     the clip's and the rest are zero padding. It yields exactly frames[s] log-mel frames, each the mean of pool[s] at
-    hop shift[s]: offset[s + 1] - offset[s] = (frames[s] * pool[s] - 1) * shift[s] + 400. Views of one clip may differ
+    a hop of hop[s]: offset[s + 1] - offset[s] = (frames[s] * pool[s] - 1) * hop[s] + 400. Views of one clip may differ
     in length; the last `local_views` of each are its local crops. A batch of no clips is legal (an empty pack).
 
     Where the features of clips are cached (a plan of `cached` clips) the payload is `features`, a record a clip, and
@@ -40,7 +40,7 @@ class PackedBatch:
     waveform: torch.Tensor  # int16 [samples], 16 kHz
     offset: torch.Tensor  # int64 [S + 1]
     length: torch.Tensor  # int64 [S], samples that are the clip's own
-    shift: torch.Tensor  # int64 [S], hop in samples
+    hop: torch.Tensor  # int64 [S], in samples
     frames: torch.Tensor  # int64 [S], a multiple of 16
     clip_id: torch.Tensor  # int64 [C], the 64-bit hash read as signed
     draw: torch.Tensor  # int64 [C], which copy of the clip in this epoch

@@ -26,7 +26,7 @@ def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence
         batch.waveform,
         batch.offset,
         batch.length,
-        batch.shift,
+        batch.hop,
         batch.frames,
         batch.sizes,
         mode,
@@ -36,4 +36,4 @@ def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence
     )
     if pad_with == "silence":
         return mel
-    return zero_frames(mel, batch.frames, batch.sizes, batch.length, batch.shift, batch.pool)
+    return zero_frames(mel, batch.frames, batch.sizes, batch.length, batch.hop, batch.pool)

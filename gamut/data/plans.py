@@ -38,6 +38,7 @@ from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
 
 FORMAT = 2
 DESCRIPTION = "plan.json"
+ON_DISK = {"hop": "shift"}  # arrays whose file has another name
 LOCK = "plan.lock"
 FIRST_PROCESSES = 4  # plan the first epoch, which the run waits for; later ones get one core in the background
 INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves
@@ -82,7 +83,7 @@ def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, veri
         if changed:
             raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
         names = [*ARRAYS, *(name for name in OPTIONAL if name in about["files"])]
-        arrays: dict[str, Any] = {name: _map(folder, name, about["files"][name], verify) for name in names}
+        arrays: dict[str, Any] = {name: _map(folder, name, about["files"], verify) for name in names}
         scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
     except FileNotFoundError as error:
         raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
@@ -123,10 +124,10 @@ def _write(epoch: Epoch, folder: Path) -> None:
     for name, dtype in (ARRAYS | OPTIONAL).items():
         if getattr(epoch, name) is None:
             continue
-        path = folder / f"{name}.npy"
+        path = folder / f"{ON_DISK.get(name, name)}.npy"
         np.save(path, np.ascontiguousarray(getattr(epoch, name), dtype=dtype), allow_pickle=False)
         sync(path)
-        files[name] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        files[path.stem] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
     description = {
         "format": FORMAT,
         **{name: getattr(epoch, name) for name in SCALARS},
@@ -136,8 +137,9 @@ def _write(epoch: Epoch, folder: Path) -> None:
     write_text(folder / DESCRIPTION, json.dumps(description, indent=1))
 
 
-def _map(folder: Path, name: str, about: Mapping[str, int], verify: bool) -> np.ndarray:
-    path = folder / f"{name}.npy"
+def _map(folder: Path, name: str, files: Mapping[str, Mapping[str, int]], verify: bool) -> np.ndarray:
+    path = folder / f"{ON_DISK.get(name, name)}.npy"
+    about = files[path.stem]
     if path.stat().st_size != about["bytes"]:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
     if verify and _crc32(path) != about["crc32"]:

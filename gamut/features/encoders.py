@@ -104,22 +104,22 @@ class OfSpectrograms:
     where they overlap), the mean of its 8 (12 at a stride of 10)."""
 
     def __init__(
-        self, vit: Backbone, front: FrontEnd, shift: int, seconds: float, precision: str, device: torch.device
+        self, vit: Backbone, front: FrontEnd, hop_length: int, seconds: float, precision: str, device: torch.device
     ) -> None:
         assert front.mean is not None
         assert front.std is not None
         self._vit, self._device, self._precision = vit.to(device).eval().requires_grad_(False), device, precision
         self._mean, self._std, self._mode = front.mean, front.std, front.mode
-        self._shift = shift
-        self._frames = max((round(seconds * RATE) - WINDOW) // shift + 1, PATCH) // PATCH * PATCH
+        self._hop_length = hop_length
+        self._frames = max((round(seconds * RATE) - WINDOW) // hop_length + 1, PATCH) // PATCH * PATCH
         self.depth, self.dim = len(vit.blocks), vit.model.dim
         self.model = {"kind": "spectrogram transformer", "weights": digest(vit), "precision": precision}
         self.front = {"kind": "log-mel", "mean": front.mean, "std": front.std, "mode": front.mode}
-        self.front |= {"shift": shift, "frames": self._frames}
+        self.front |= {"shift": hop_length, "frames": self._frames}
         self.front |= {"stride": vit.model.stride} if vit.model.stride != PATCH else {}
 
     def policy(self, clips: int) -> Policy:
-        return _policy(clips, self._frames, self._shift)
+        return _policy(clips, self._frames, self._hop_length)
 
     @torch.no_grad()
     def __call__(self, batch: PackedBatch, each: Each) -> None:
@@ -181,9 +181,15 @@ def _recipe_of(path: Path, recipe: Recipe) -> Recipe:
     return own if recipe.front.mean is None else replace(own, front=recipe.front)
 
 
-def _policy(clips: int, frames: int, shift: int) -> Policy:
+def _policy(clips: int, frames: int, hop_length: int) -> Policy:
     return Policy(
-        packs=1, clips=clips, crop_frames=frames, shifts=(shift,), random_crop=False, shuffle=False, class_token=False
+        packs=1,
+        clips=clips,
+        crop_frames=frames,
+        hops=(hop_length,),
+        random_crop=False,
+        shuffle=False,
+        class_token=False,
     )
 
 

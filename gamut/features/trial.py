@@ -10,8 +10,8 @@ from gamut.plan import Policy
 
 def noise(policy: Policy, clips: int) -> PackedBatch:
     """A batch of so many clips of faint noise, each filling its view."""
-    frames, shift = policy.crop_frames or 16, policy.shifts[0]
-    samples = (frames - 1) * shift + 400
+    frames, hop = policy.crop_frames or 16, policy.hops[0]
+    samples = (frames - 1) * hop + 400
     generator = torch.Generator().manual_seed(0)
     sizes = torch.full((clips,), samples, dtype=torch.int64)
     none = torch.zeros(clips, dtype=torch.int64)
@@ -19,7 +19,7 @@ def noise(policy: Policy, clips: int) -> PackedBatch:
         waveform=torch.randint(-99, 99, (clips * samples,), generator=generator, dtype=torch.int16),
         offset=torch.arange(clips + 1) * samples,
         length=sizes,
-        shift=torch.full((clips,), shift, dtype=torch.int64),
+        hop=torch.full((clips,), hop, dtype=torch.int64),
         frames=torch.full((clips,), frames, dtype=torch.int64),
         clip_id=torch.arange(clips),
         draw=none,

@@ -16,20 +16,20 @@ from gamut.randomness import Purpose, integers, key, uniform
 class Measures(NamedTuple):
     """Of every clip: n clips with V views each, the local ones last."""
 
-    shift: np.ndarray  # int64 [n], hop in samples
+    hop: np.ndarray  # int64 [n], in samples
     pool: np.ndarray  # int64 [n], frames averaged into one
     frames: np.ndarray  # int64 [n, V], after the averaging; a multiple of 16
     tokens: np.ndarray  # int64 [n], of all views, class tokens included
     cut: int  # clips longer than `max_frames` or `max_samples`
 
 
-def samples_needed(frames: np.ndarray, shift: np.ndarray, pool: np.ndarray | int = 1) -> np.ndarray:
-    """Samples under `frames` averages of `pool` frames at a hop of `shift` samples: (frames * pool - 1) * shift + 400.
+def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int = 1) -> np.ndarray:
+    """Samples under `frames` averages of `pool` frames at a hop of `hop` samples: (frames * pool - 1) * hop + 400.
 
     >>> int(samples_needed(992, 160)), int(samples_needed(496, 160, 2))
     (158960, 158960)
     """
-    return (frames * pool - 1) * shift + WINDOW_SAMPLES
+    return (frames * pool - 1) * hop + WINDOW_SAMPLES
 
 
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
@@ -72,18 +72,18 @@ def measure(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarra
         )
     if policy.cached:
         ones = np.ones(len(clips), np.int64)
-        return Measures(ones * policy.shifts[0], ones, ones[:, None] * PATCH, ones, 0)
-    shift = _one_of(policy.shifts, seed, epoch, clips.clip_id, draw, Purpose.SHIFT)
+        return Measures(ones * policy.hops[0], ones, ones[:, None] * PATCH, ones, 0)
+    hop = _one_of(policy.hops, seed, epoch, clips.clip_id, draw, Purpose.HOP)
     pool = _one_of(policy.pools, seed, epoch, clips.clip_id, draw, Purpose.POOL)
-    own, cut = _native(clips, shift, pool, policy)
+    own, cut = _native(clips, hop, pool, policy)
     frames = np.empty((len(clips), policy.segments), np.int64)
-    frames[:, : policy.views] = _global_frames(own, shift, pool, policy)[:, None]
+    frames[:, : policy.views] = _global_frames(own, hop, pool, policy)[:, None]
     frames[:, policy.views :] = policy.local_frames if policy.pad else np.minimum(own, policy.local_frames)[:, None]
 
     tokens = view_tokens(frames, policy).sum(1)
     if policy.tokens is not None and tokens.max() > policy.tokens:
         _over_budget(clips, frames, tokens, policy)
-    return Measures(shift, pool, frames, tokens, cut)
+    return Measures(hop, pool, frames, tokens, cut)
 
 
 def _one_of(
@@ -96,14 +96,14 @@ def _one_of(
     return np.asarray(values, np.int64)[which]
 
 
-def _native(clips: Clips, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> tuple[np.ndarray, int]:
+def _native(clips: Clips, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> tuple[np.ndarray, int]:
     """(int64 [n], each clip's own frames within `max_samples`; how many clips are over that or `max_frames`)."""
     samples = clips.samples
     too_long = np.zeros(len(clips), bool)
     if policy.max_samples is not None:
         too_long = samples > policy.max_samples
         samples = np.minimum(samples, policy.max_samples)
-    own = np.maximum((1 + (samples - WINDOW_SAMPLES) // shift) // pool // PATCH * PATCH, PATCH)
+    own = np.maximum((1 + (samples - WINDOW_SAMPLES) // hop) // pool // PATCH * PATCH, PATCH)
     if policy.max_frames is not None:
         too_long |= own > policy.max_frames
     cut = int(too_long.sum())
@@ -118,10 +118,10 @@ def _native(clips: Clips, shift: np.ndarray, pool: np.ndarray, policy: Policy) -
     return own, cut
 
 
-def _global_frames(own: np.ndarray, shift: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray:
+def _global_frames(own: np.ndarray, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray:
     """int64 [n]: frames of a view that is not local."""
     if policy.pad_to is not None:
-        return np.maximum(policy.pad_to * UNIT_HOP // (shift * pool) // PATCH * PATCH, PATCH)
+        return np.maximum(policy.pad_to * UNIT_HOP // (hop * pool) // PATCH * PATCH, PATCH)
     if policy.crop_frames is not None and policy.pad:
         return np.full(len(own), policy.crop_frames, np.int64)
     limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]

@@ -21,7 +21,7 @@ ARRAYS: dict[str, type] = {
     "draw": np.int32,
     "start": np.int64,
     "length": np.int64,
-    "shift": np.int32,
+    "hop": np.int32,
     "frames": np.int32,
     "tokens": np.int64,
 }
@@ -41,8 +41,8 @@ class Epoch:
     pack_offset[k + 1] of the arrays of draws. Times are in samples at 16 kHz.
 
     View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, round the
-    clip's end to its beginning), zero-pads them to (frames * pool - 1) * shift + 400 samples, and makes `frames[i, v]`
-    averages of `pool[i, v]` frames (None: of 1) at a hop of `shift[i, v]`. The last `local_views` of a draw's views are
+    clip's end to its beginning), zero-pads them to (frames * pool - 1) * hop + 400 samples, and makes `frames[i, v]`
+    averages of `pool[i, v]` frames (None: of 1) at a hop of `hop[i, v]`. The last `local_views` of a draw's views are
     local crops.
 
     A draw with a mixup partner (`partner[i]` >= 0) is mixed, view by view, with `partner_length[i, v]` samples of that
@@ -64,7 +64,7 @@ class Epoch:
     draw: np.ndarray  # int32 [n], which copy of the clip in this epoch
     start: np.ndarray  # int64 [n, V]
     length: np.ndarray  # int64 [n, V]
-    shift: np.ndarray  # int32 [n, V]
+    hop: np.ndarray  # int32 [n, V]
     frames: np.ndarray  # int32 [n, V], a multiple of 16
     tokens: np.ndarray  # int64 [n], of all views, class tokens included
     pool: np.ndarray | None = None  # int32 [n, V]; None: no averaging
@@ -87,8 +87,8 @@ class Epoch:
     def needed(self, draws: slice | np.ndarray) -> np.ndarray:
         """int64 [k, V]: samples of the views of some draws, padding included."""
         pool = 1 if self.pool is None else np.asarray(self.pool[draws], np.int64)
-        frames, shift = np.asarray(self.frames[draws], np.int64), np.asarray(self.shift[draws], np.int64)
-        return samples_needed(frames, shift, pool)
+        frames, hop = np.asarray(self.frames[draws], np.int64), np.asarray(self.hop[draws], np.int64)
+        return samples_needed(frames, hop, pool)
 
     def draws_before(self, step: int) -> int:
         """Draws of all steps before this one; `step` may be `steps`."""

@@ -48,7 +48,7 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
     as many forwards. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames or the
     pooling, since a score is at one resolution.
     """
-    for field, several in (("shifts", policy.shifts), ("pools", policy.pools)):
+    for field, several in (("hops", policy.hops), ("pools", policy.pools)):
         if len(several) > 1:
             raise PlanError(
                 f"An evaluation is at one resolution, but `{field}` has {len(several)} values {several}. "
@@ -85,8 +85,8 @@ def _plan(
 
     clip_id = clips.clip_id[order]
     draw = drawn.draw[order]
-    shift, pool, frames, tokens = (of[order] for of in (size.shift, size.pool, size.frames, size.tokens))
-    needed = samples_needed(frames, shift[:, None], pool[:, None])
+    hop, pool, frames, tokens = (of[order] for of in (size.hop, size.pool, size.frames, size.tokens))
+    needed = samples_needed(frames, hop[:, None], pool[:, None])
     start, length = crops(clip_id, draw, clips.samples[order], needed, seed, epoch, policy)
     partners = None
     if policy.mixup:
@@ -113,7 +113,7 @@ def _plan(
         draw=draw,
         start=start,
         length=length,
-        shift=np.repeat(shift.astype(np.int32)[:, None], policy.segments, axis=1),
+        hop=np.repeat(hop.astype(np.int32)[:, None], policy.segments, axis=1),
         frames=frames.astype(np.int32),
         tokens=tokens,
         pool=np.repeat(pool.astype(np.int32)[:, None], policy.segments, axis=1) if max(policy.pools) > 1 else None,

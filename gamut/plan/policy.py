@@ -14,6 +14,7 @@ from gamut.settings import above, at_least, between, bounded, multiple_of, one_o
 
 PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
+FINGERPRINTED = {"hops": "shifts"}  # the names in fingerprints of fields that were renamed since
 
 UNIT_HOP = 160  # 10 ms at 16 kHz: the hop at resolution C = 1
 WINDOW_SAMPLES = 400  # 25 ms at 16 kHz: the first frame of a log-mel
@@ -30,7 +31,7 @@ class Policy:
     A view is `crop_frames` frames, padded where the clip is shorter and `pad` is set; without `pad`, or without a
     crop, it is as long as the clip, floored to a multiple of 16 frames (at least 16, padded), and never over
     `max_frames`, nor made of more than `max_samples` of the clip: a longer clip is cut there, or is an error, as
-    `too_long` says. `shifts` are hops between frames in samples at 16 kHz and `pools` are numbers of frames averaged
+    `too_long` says. `hops` are the distances of frames in samples at 16 kHz and `pools` are numbers of frames averaged
     into one; of several, one is drawn for each clip and epoch. Frames are counted after the averaging. With `pad_to`
     every view is as long in time as so many frames at 10 ms, cut or padded: at C times 10 ms, floor16(pad_to / C).
 
@@ -61,7 +62,7 @@ class Policy:
     max_frames: int | None = bounded(None, multiple_of(PATCH))
     too_long: str = bounded("cut", one_of("cut", "error"))
     max_samples: int | None = bounded(None, at_least(WINDOW_SAMPLES))
-    shifts: tuple[int, ...] = bounded((160,), some(at_least(1)))
+    hops: tuple[int, ...] = bounded((160,), some(at_least(1)))
     pools: tuple[int, ...] = bounded((1,), some(at_least(1)))
     pad_to: int | None = bounded(None, multiple_of(PATCH))
     local_views: int = bounded(0, at_least(0))
@@ -83,7 +84,7 @@ class Policy:
     proportions: tuple[float, ...] = bounded((), above(0))  # of the draws, one for each set of a mixture
 
     def __post_init__(self) -> None:
-        for field in ("shifts", "pools"):
+        for field in ("hops", "pools"):
             object.__setattr__(self, field, tuple(int(value) for value in getattr(self, field)))
         object.__setattr__(self, "proportions", tuple(float(part) for part in self.proportions))
         for field, problem in problems(self):
@@ -104,10 +105,12 @@ class Policy:
     def fields(self) -> dict[str, str]:
         """Each field by name, with the planner's version: what a fingerprint is made of.
 
-        `cached` is named where it is set: a plan made before there was such a field is still the same plan.
+        A plan made by an earlier version is still the same plan: a field that was renamed keeps its name here, and
+        `cached`, which there was not always, is named where it is set.
         """
-        values = {name: value for name, value in asdict(self).items() if name != "cached" or value}
-        return {"planner": str(PLANNER_VERSION)} | {name: json.dumps(value) for name, value in values.items()}
+        values = {FINGERPRINTED.get(name, name): value for name, value in asdict(self).items()}
+        named = {name: json.dumps(value) for name, value in values.items() if name != "cached" or value}
+        return {"planner": str(PLANNER_VERSION)} | named
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field or with the planner's version."""

@@ -121,7 +121,7 @@ def whole_clips(clips: Clips, recipe: Recipe, packs: int = PACKS) -> Epoch:
         tokens=tokens,
         pad=False,
         max_samples=longest,
-        shifts=(resolution,),
+        hops=(resolution,),
         pools=(recipe.views.poolings[0],),
         class_token=recipe.model.pooling == "cls",
     )

@@ -37,6 +37,6 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     first = 0
     for clip, frames in enumerate(batch.sizes):
         title = f"{index.key(int(batch.row[clip]))}, attention {when}"
-        seconds = float(batch.shift[clip]) / 16_000
+        seconds = float(batch.hop[clip]) / 16_000
         yield figures.attention(mels[first : first + frames], maps[clip].float().numpy(), title, seconds)
         first += frames

@@ -48,7 +48,7 @@ class Spectrograms:
         frames = policy.crop_frames or policy.pad_to or policy.max_frames
         limits = [frames] if frames else []
         limits += [frames_within(policy.tokens, policy)] if policy.tokens is not None else []
-        longest = [((limit * policy.pools[0] - 1) * policy.shifts[0] + FRAME) / RATE for limit in limits]
+        longest = [((limit * policy.pools[0] - 1) * policy.hops[0] + FRAME) / RATE for limit in limits]
         longest += [policy.max_samples / RATE] if policy.max_samples else []
         return min(longest, default=30.0)
 
@@ -66,7 +66,7 @@ class Spectrograms:
         """
         policy = evaluation_policy(self.recipe)
         # Like a clip in training, a span loses what is behind its last whole patch.
-        longest = self.seconds + (PATCH * policy.pools[0] * policy.shifts[0] - 1) / RATE
+        longest = self.seconds + (PATCH * policy.pools[0] * policy.hops[0] - 1) / RATE
         seconds = self.seconds if every is None else every
         if not SHORTEST <= seconds <= longest:
             raise RecipeError(f"This model reads spans of {SHORTEST:g} to {longest:.2f} s, not of {seconds:g} s.")
@@ -90,7 +90,7 @@ class Spectrograms:
 
     def _waveforms(self, recordings: Sequence[Recording], samples: int) -> Iterator[tuple[int, np.ndarray]]:
         policy = evaluation_policy(self.recipe)
-        least = (PATCH * policy.pools[0] - 1) * policy.shifts[0] + FRAME
+        least = (PATCH * policy.pools[0] - 1) * policy.hops[0] + FRAME
         for number, recording in enumerate(recordings):
             yield from ((number, waveform) for waveform in _spans(recording, samples, least))
 

@@ -118,9 +118,9 @@ def test_noise_and_roll_are_asts() -> None:
 
 def test_time_masks_scale_with_length_or_resolution() -> None:
     """192 * frames / 1,024 at native length, 192 / C at mixed resolution, for which a frame is C x 10 ms."""
-    frames, shift = torch.tensor([1024, 512, 2992, 16]), torch.tensor([160, 192, 640, 160])
+    frames, hop = torch.tensor([1024, 512, 2992, 16]), torch.tensor([160, 192, 640, 160])
     pool = torch.tensor([1, 1, 1, 3])
-    assert time_maximum(192, "none", frames, shift) == 192
-    assert time_maximum(192, "length", frames, shift).tolist() == [192, 96, 561, 3]
-    assert time_maximum(192, "resolution", frames, shift).tolist() == [192, 160, 48, 192]
-    assert time_maximum(192, "resolution", frames, shift, pool).tolist() == [192, 160, 48, 64]
+    assert time_maximum(192, "none", frames, hop) == 192
+    assert time_maximum(192, "length", frames, hop).tolist() == [192, 96, 561, 3]
+    assert time_maximum(192, "resolution", frames, hop).tolist() == [192, 160, 48, 192]
+    assert time_maximum(192, "resolution", frames, hop, pool).tolist() == [192, 160, 48, 64]

@@ -20,11 +20,11 @@ from gamut.audio.logmel import RunningStatistics, log_mel, normalise, patches, u
 TOLERANCE = 1e-4
 
 
-def oracle(samples: torch.Tensor, shift: int, frames: int) -> torch.Tensor:
+def oracle(samples: torch.Tensor, hop: int, frames: int) -> torch.Tensor:
     """torchaudio's Kaldi filter banks as the papers call them, written out here a second time."""
     wave = samples.float() / 32768.0
     wave = wave - wave.mean()
-    needed = (frames - 1) * shift + 400
+    needed = (frames - 1) * hop + 400
     wave = torch.nn.functional.pad(wave, (0, max(0, needed - len(wave))))[:needed]
     return kaldi.fbank(
         wave[None],
@@ -34,21 +34,21 @@ def oracle(samples: torch.Tensor, shift: int, frames: int) -> torch.Tensor:
         window_type="hanning",
         num_mel_bins=128,
         dither=0.0,
-        frame_shift=shift / 16.0 + 1e-6,
+        frame_shift=hop / 16.0 + 1e-6,
     )
 
 
-def batch(clips: list[torch.Tensor], shifts: list[int], sizes: list[int]) -> tuple:
+def batch(clips: list[torch.Tensor], hops: list[int], sizes: list[int]) -> tuple:
     """A ragged batch of clips, each padded with zeros, or cut, to what its frames need."""
     pieces, length = [], []
-    for clip, shift, size in zip(clips, shifts, sizes):
-        needed = (size - 1) * shift + 400
+    for clip, hop, size in zip(clips, hops, sizes):
+        needed = (size - 1) * hop + 400
         own = clip[:needed]
         pieces.append(torch.cat([own, own.new_zeros(needed - len(own))]))
         length.append(len(own))
     offset = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces])], dtype=torch.int64)
     waveform = torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int16)
-    return waveform, offset, torch.tensor(length), torch.tensor(shifts), torch.tensor(sizes), tuple(sizes)
+    return waveform, offset, torch.tensor(length), torch.tensor(hops), torch.tensor(sizes), tuple(sizes)
 
 
 def noise(samples: int, seed: int, loudness: float = 3000.0) -> torch.Tensor:
@@ -79,9 +79,9 @@ def test_real_sound_equals_kaldi(sounds: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_ragged_batch_with_a_hop_a_segment(mode: str, sounds: list[torch.Tensor]) -> None:
     clips = [*sounds[:3], noise(3000, 0), sounds[4][:500], noise(100, 1), sounds[5]]
-    shifts, sizes = [160, 192, 640, 160, 224, 608, 176], [496, 400, 112, 16, 16, 16, 448]
-    expected = [oracle(c[: (f - 1) * s + 400], s, f) for c, s, f in zip(clips, shifts, sizes)]
-    result = log_mel(*batch(clips, shifts, sizes), mode=mode)
+    hops, sizes = [160, 192, 640, 160, 224, 608, 176], [496, 400, 112, 16, 16, 16, 448]
+    expected = [oracle(c[: (f - 1) * s + 400], s, f) for c, s, f in zip(clips, hops, sizes)]
+    result = log_mel(*batch(clips, hops, sizes), mode=mode)
     assert result.dtype == torch.float32
     for segment, reference in zip(result.split(sizes), expected):
         if mode == "exact":
@@ -89,14 +89,14 @@ def test_ragged_batch_with_a_hop_a_segment(mode: str, sounds: list[torch.Tensor]
         assert (segment - reference).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("shift", [160 * c // 10 for c in range(10, 41, 2)])
-def test_exact_at_every_hop_of_elastic_training(shift: int) -> None:
-    clip = noise(16000, shift)
-    frames = 1 + (len(clip) - 400) // shift
-    own = (frames - 1) * shift + 400
-    given = batch([clip], [shift], [frames])
-    assert torch.equal(log_mel(*given, mode="exact"), oracle(clip[:own], shift, frames))
-    assert (log_mel(*given) - oracle(clip[:own], shift, frames)).abs().max() <= TOLERANCE
+@pytest.mark.parametrize("hop", [160 * c // 10 for c in range(10, 41, 2)])
+def test_exact_at_every_hop_of_elastic_training(hop: int) -> None:
+    clip = noise(16000, hop)
+    frames = 1 + (len(clip) - 400) // hop
+    own = (frames - 1) * hop + 400
+    given = batch([clip], [hop], [frames])
+    assert torch.equal(log_mel(*given, mode="exact"), oracle(clip[:own], hop, frames))
+    assert (log_mel(*given) - oracle(clip[:own], hop, frames)).abs().max() <= TOLERANCE
 
 
 @settings(max_examples=25)
@@ -109,9 +109,9 @@ def test_exact_at_every_hop_of_elastic_training(shift: int) -> None:
 )
 def test_a_batch_is_its_segments(segments: list[tuple[int, int, int]]) -> None:
     clips = [noise(length, i) for i, (length, _, _) in enumerate(segments)]
-    shifts, sizes = [s for _, s, _ in segments], [16 * f for _, _, f in segments]
-    whole = log_mel(*batch(clips, shifts, sizes))
-    alone = torch.cat([log_mel(*batch([c], [s], [f])) for c, s, f in zip(clips, shifts, sizes)])
+    hops, sizes = [s for _, s, _ in segments], [16 * f for _, _, f in segments]
+    whole = log_mel(*batch(clips, hops, sizes))
+    alone = torch.cat([log_mel(*batch([c], [s], [f])) for c, s, f in zip(clips, hops, sizes)])
     assert (whole - alone).abs().max() <= 1e-5
 
 

@@ -27,7 +27,7 @@ POLICIES = {
     "two padded crops": Policy(packs=4, clips=3, tokens=None, views=2, crop_frames=48),
     "native lengths": Policy(packs=2, clips=None, tokens=160, views=1, pad=False, max_frames=96),
     "three crops at mixed resolution": Policy(
-        packs=4, clips=None, tokens=256, views=3, crop_frames=32, pad=False, shifts=(160, 320, 640)
+        packs=4, clips=None, tokens=256, views=3, crop_frames=32, pad=False, hops=(160, 320, 640)
     ),
     "rolled, with local crops": Policy(
         packs=4, clips=3, tokens=None, views=2, crop_frames=48, local_views=2, local_frames=16, roll=0.5
@@ -77,14 +77,14 @@ class Corpus:
             assert [self.index.labels[label] for label in labels] == [self.classes[row]]
             for view in range(epoch.views):
                 start, length = int(epoch.start[n, view]), int(epoch.length[n, view])
-                shift, frames = int(epoch.shift[n, view]), int(epoch.frames[n, view])
+                hop, frames = int(epoch.hop[n, view]), int(epoch.frames[n, view])
                 pool = 1 if epoch.pool is None else int(epoch.pool[n, view])
-                expected = np.zeros((frames * pool - 1) * shift + 400, np.int16)
+                expected = np.zeros((frames * pool - 1) * hop + 400, np.int16)
                 expected[:length] = np.roll(self.waveforms[row], -start)[:length]
                 assert epoch.rolled or start + length <= len(self.waveforms[row])
                 found = batch.waveform[batch.offset[segment] : batch.offset[segment + 1]].numpy()
                 np.testing.assert_array_equal(found, expected)
-                assert (batch.length[segment], batch.shift[segment], batch.frames[segment]) == (length, shift, frames)
+                assert (batch.length[segment], batch.hop[segment], batch.frames[segment]) == (length, hop, frames)
                 if batch.pool is not None:
                     assert (batch.pool[segment], batch.pools[segment]) == (pool, pool)
                 segment += 1
@@ -94,7 +94,7 @@ class Corpus:
         if batch.partner_row is not None:
             self.assert_are_partners(batch, epoch, numbers, missing)
         assert batch.offset[-1] == len(batch.waveform)
-        integers = (batch.offset, batch.length, batch.shift, batch.frames, batch.clip_id, batch.draw, batch.row,
+        integers = (batch.offset, batch.length, batch.hop, batch.frames, batch.clip_id, batch.draw, batch.row,
                     batch.label_offset, batch.label)  # fmt: skip
         assert batch.waveform.dtype == torch.int16
         assert all(tensor.dtype == torch.int64 for tensor in integers)

@@ -15,20 +15,20 @@ from gamut.models.layout import layout
 from gamut.plan import Policy, plan_epoch
 
 POLICIES = {
-    "resolution": Policy(packs=4, tokens=300, pad=False, max_frames=96, shifts=tuple(range(160, 641, 32))),
+    "resolution": Policy(packs=4, tokens=300, pad=False, max_frames=96, hops=tuple(range(160, 641, 32))),
     "pooling": Policy(packs=4, tokens=300, pad=False, max_frames=96, pools=(1, 2, 3, 4)),
-    "mixup": Policy(packs=4, clips=4, crop_frames=48, mixup=0.8, shifts=(160, 240)),
+    "mixup": Policy(packs=4, clips=4, crop_frames=48, mixup=0.8, hops=(160, 240)),
     "rolled, with local crops": Policy(
         packs=4, clips=3, views=2, crop_frames=48, local_views=2, local_frames=16, roll=0.5
     ),
     "everything": Policy(
-        packs=4, tokens=400, views=2, crop_frames=64, pad=False, pools=(1, 3), shifts=(160, 200), local_views=1,
+        packs=4, tokens=400, views=2, crop_frames=64, pad=False, pools=(1, 3), hops=(160, 200), local_views=1,
         local_frames=32, mixup=0.5, roll=0.5, drop_tokens=0.1, class_token=False,
     ),
 }  # fmt: skip
 
 
-def oracle(wave: np.ndarray, shift: int) -> torch.Tensor:
+def oracle(wave: np.ndarray, hop: int) -> torch.Tensor:
     return kaldi.fbank(
         torch.from_numpy(wave.astype(np.float32))[None],
         htk_compat=True,
@@ -37,7 +37,7 @@ def oracle(wave: np.ndarray, shift: int) -> torch.Tensor:
         window_type="hanning",
         num_mel_bins=128,
         dither=0.0,
-        frame_shift=shift / 16.0 + 1e-6,
+        frame_shift=hop / 16.0 + 1e-6,
     )
 
 
@@ -56,10 +56,10 @@ def test_a_batch_is_its_clips_one_by_one(corpus, name: str) -> None:
     seen = set()
     for n in range(int(epoch.pack_offset[epoch.packs])):
         for view in range(epoch.views):
-            start, length, shift = int(epoch.start[n, view]), int(epoch.length[n, view]), int(epoch.shift[n, view])
+            start, length, hop = int(epoch.start[n, view]), int(epoch.length[n, view]), int(epoch.hop[n, view])
             pool = 1 if epoch.pool is None else int(epoch.pool[n, view])
             frames = int(epoch.frames[n, view])
-            wave = np.zeros((frames * pool - 1) * shift + 400)
+            wave = np.zeros((frames * pool - 1) * hop + 400)
             wave[:length] = mean_free(np.roll(corpus.waveforms[int(epoch.row[n])], -start)[:length].astype(float))
             if epoch.partner is not None and epoch.partner[n] >= 0:
                 share = float(epoch.partner_weight[n])
@@ -67,14 +67,14 @@ def test_a_batch_is_its_clips_one_by_one(corpus, name: str) -> None:
                 other = mean_free(corpus.waveforms[int(epoch.partner[n])][first : first + count].astype(float))
                 wave *= share
                 wave[:count] += (1 - share) * other
-            mel = F.avg_pool1d(oracle(wave, shift).T[None], pool)[0].T
+            mel = F.avg_pool1d(oracle(wave, hop).T[None], pool)[0].T
             found = next(pieces)
             assert found.shape == (frames, 128)
             # A mixture in float32 has another rounding than one in float64, which bins of no energy amplify.
             assert (found - mel).abs().max() <= (1e-2 if epoch.partner is not None else 1e-3)
             assert (found - mel).abs().mean() <= (1e-4 if epoch.partner is not None else 1e-5)
-            seen.add((shift, pool))
-    assert len(seen) >= min(4, len(policy.shifts) * len(policy.pools))
+            seen.add((hop, pool))
+    assert len(seen) >= min(4, len(policy.hops) * len(policy.pools))
 
 
 def test_exact_mode_knows_pooling_and_partners_too(corpus) -> None:

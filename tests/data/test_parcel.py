@@ -22,7 +22,7 @@ def _batch(clips: int, views: int = 2) -> PackedBatch:
         waveform=torch.randint(-(2**15), 2**15, (segments * size,), dtype=torch.int16, generator=numbers),
         offset=torch.arange(segments + 1) * size,
         length=some(segments),
-        shift=some(segments),
+        hop=some(segments),
         frames=frames,
         clip_id=some(clips),
         draw=some(clips),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gamut.data.plans import Ahead, ensure_epoch, load_epoch, plan_on, save_epoch
+from gamut.data.plans import ON_DISK, Ahead, ensure_epoch, load_epoch, plan_on, save_epoch
 from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, plan_epoch, plan_fingerprint
 from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
@@ -23,7 +23,7 @@ from tests.clips import make_clips
 
 POLICY = Policy(packs=6, tokens=1300, views=2, crop_frames=96, pad=False)
 FULL = replace(POLICY, pools=(1, 2), drop_tokens=0.1, mixup=0.5, local_views=1, local_frames=32, roll=0.5)
-FILES = ["plan.json", *(f"{name}.npy" for name in ARRAYS)]
+FILES = ["plan.json", *(f"{ON_DISK.get(name, name)}.npy" for name in ARRAYS)]
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_of_many_ranks_one_plans(clips: Clips, epoch: Epoch, tmp_path: Path) -> 
     assert_same(load_epoch(tmp_path / "plan" / "epoch"), epoch)
 
 
-@pytest.mark.parametrize("call", [1, 6, 12, 13, 14, 15, 16])
+@pytest.mark.parametrize("call", [1, 6, 12, 13, 14, 15, 16, 17])
 def test_a_planner_killed_while_it_saves_leaves_no_plan_and_no_rubbish(
     clips: Clips, epoch: Epoch, tmp_path: Path, call: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_planner_killed_while_it_saves_leaves_no_plan_and_no_rubbish(
     child = multiprocessing.get_context("fork").Process(target=killed)
     child.start()
     child.join(60)
-    assert (child.exitcode == -signal.SIGKILL) == (call <= 15)  # 11 arrays, their description, folder, rename, parent
+    assert (child.exitcode == -signal.SIGKILL) == (call <= 16)  # 11 arrays, description, folder twice, rename, parent
     assert_same(ensure_epoch(folder, lambda: epoch), epoch)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch", "plan.lock"]
 

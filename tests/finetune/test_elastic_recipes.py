@@ -60,7 +60,7 @@ def test_elastic_ast(name: str) -> None:
         assert recipe.views.resolutions == RESOLUTIONS
         assert (recipe.augment.time_mask, recipe.augment.time_scale) == (192, "resolution")
         assert policy.mixup == 0.5
-        assert evaluation_policy(recipe).shifts == (160,)
+        assert evaluation_policy(recipe).hops == (160,)
     else:
         assert policy.max_frames == recipe.model.table_frames == 3072
         assert (recipe.augment.time_mask, recipe.augment.time_scale) == (192, "length")
@@ -90,7 +90,7 @@ def test_the_standard_ast_differs_in_length_model_and_epochs_alone(name: str) ->
     elastic, ast = load_recipe("finetune", f"elastic_{name}"), load_recipe("finetune", f"ast_{name}")
     assert (ast.model.positions, ast.model.pooling, ast.model.table_frames) == ("learned", "cls", 1024)
     policy = training_policy(ast)
-    assert (policy.crop_frames, policy.pad, ast.views.pad_with, policy.shifts) == (1024, True, "zero", (160,))
+    assert (policy.crop_frames, policy.pad, ast.views.pad_with, policy.hops) == (1024, True, "zero", (160,))
     assert policy.packs * (policy.clips or 0) == 12
     assert ast.epochs == STANDARD_EPOCHS[name]
     assert (ast.optim, ast.folds, ast.plan) == (elastic.optim, elastic.folds, elastic.plan)
@@ -98,7 +98,7 @@ def test_the_standard_ast_differs_in_length_model_and_epochs_alone(name: str) ->
     assert (ast.finetune.loss, ast.finetune.metric) == (elastic.finetune.loss, elastic.finetune.metric)
     other = ["views.frames=null", "views.pad_to=1024", "views.resolutions=[2.0]", "model.table_frames=512"]
     at_2 = training_policy(load_recipe("finetune", f"ast_{name}", other))
-    assert (at_2.pad_to, at_2.shifts) == (1024, (320,))
+    assert (at_2.pad_to, at_2.hops) == (1024, (320,))
 
 
 def test_the_small_ones_are_alike_too() -> None:

@@ -31,7 +31,7 @@ def frames(name: str, point: Point, *overrides: str) -> tuple[list[int], list[in
     recipe = at(load_recipe("finetune", name, overrides), point)
     epoch = plan_evaluation(clips(2, 10, 31), evaluation_policy(recipe))
     assert not recipe.model.table_frames % 16
-    return epoch.frames[:, 0].tolist(), epoch.shift[:, 0].tolist()
+    return epoch.frames[:, 0].tolist(), epoch.hop[:, 0].tolist()
 
 
 def test_the_papers_grid() -> None:

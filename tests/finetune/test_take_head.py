@@ -25,11 +25,11 @@ MODEL = schema.Model(
 def filter_banks(batch: PackedBatch) -> list[torch.Tensor]:
     """Normalised log-mels [128, frames] of each clip, by torchaudio."""
     mels = []
-    for first, last, shift in zip(batch.offset[:-1].tolist(), batch.offset[1:].tolist(), batch.shift.tolist()):
+    for first, last, hop in zip(batch.offset[:-1].tolist(), batch.offset[1:].tolist(), batch.hop.tolist()):
         wave = batch.waveform[first:last].float() / 32768
         mel = kaldi.fbank(
             (wave - wave.mean())[None], htk_compat=True, sample_frequency=16000, use_energy=False,
-            window_type="hanning", num_mel_bins=128, dither=0.0, frame_shift=shift / 16 + 1e-6,
+            window_type="hanning", num_mel_bins=128, dither=0.0, frame_shift=hop / 16 + 1e-6,
         )  # fmt: skip
         mels.append(((mel - MEAN) / (2 * STD)).T)
     return mels
@@ -49,7 +49,7 @@ def test_logits_from_the_waveform_are_the_public_model_s(tmp_path: Path, kind: s
         torch.save(task.model.state_dict(), tmp_path / "best.pth")
         task = Classify(recipe, 5, MEAN, STD, seed=2, device=torch.device("cpu"))
         task.start_from(str(tmp_path / "best.pth"))
-    batch = packed([16, 96, 192, 48], shifts=[160, 160, 320, 640])  # C of 1, 1, 2 and 4
+    batch = packed([16, 96, 192, 48], hops=[160, 160, 320, 640])  # C of 1, 1, 2 and 4
     mels = filter_banks(batch)
     with torch.no_grad():
         expected = reference([mels[:2], mels[2:]])

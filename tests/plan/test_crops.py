@@ -14,18 +14,18 @@ from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, plan_epoch
 
 
-def slow_frames(samples: int, shift: int, pool: int, policy: Policy) -> int:
+def slow_frames(samples: int, hop: int, pool: int, policy: Policy) -> int:
     """Count whole 25 ms windows one by one, average them, then take whole patches."""
     windows, at = 0, 0
     while at + 400 <= min(samples, policy.max_samples or samples):
         windows += 1
-        at += shift
+        at += hop
     whole = 0
     while (whole + 1) * 16 * pool <= windows:
         whole += 1
     frames = max(1, whole) * 16
     if policy.pad_to:
-        return max(1, int(policy.pad_to * 160 / (shift * pool) / 16)) * 16
+        return max(1, int(policy.pad_to * 160 / (hop * pool) / 16)) * 16
     if policy.crop_frames and policy.pad:
         return policy.crop_frames
     for limit in (policy.crop_frames, policy.max_frames):
@@ -34,11 +34,11 @@ def slow_frames(samples: int, shift: int, pool: int, policy: Policy) -> int:
     return frames
 
 
-def slow_local(samples: int, shift: int, pool: int, policy: Policy) -> int:
+def slow_local(samples: int, hop: int, pool: int, policy: Policy) -> int:
     if policy.pad:
         return policy.local_frames
     free = replace(policy, crop_frames=None, max_frames=None)
-    return min(policy.local_frames, slow_frames(samples, shift, pool, free))
+    return min(policy.local_frames, slow_frames(samples, hop, pool, free))
 
 
 def of_lengths(samples: list[int]) -> Clips:
@@ -62,7 +62,7 @@ policies = st.builds(
     max_frames=st.none() | st.just(96),
     pad=st.booleans(),
     random_crop=st.booleans(),
-    shifts=st.lists(st.integers(80, 640), min_size=1, max_size=4).map(tuple),
+    hops=st.lists(st.integers(80, 640), min_size=1, max_size=4).map(tuple),
     class_token=st.booleans(),
     distillation_token=st.booleans(),
     stride=st.sampled_from([16, 16, 10]),
@@ -85,20 +85,20 @@ def test_frames_tokens_and_crops_are_those_of_the_slow_reference(
     epoch = plan_epoch(of_lengths(samples), seed, number, policy)
     assert sorted(epoch.row.tolist()) == list(range(len(samples)))
     for i, row in enumerate(epoch.row.tolist()):
-        shift = int(epoch.shift[i, 0])
+        hop = int(epoch.hop[i, 0])
         pool = 1 if epoch.pool is None else int(epoch.pool[i, 0])
-        assert shift in policy.shifts
+        assert hop in policy.hops
         assert pool in policy.pools
-        local = slow_local(samples[row], shift, pool, policy)
-        frames = [slow_frames(samples[row], shift, pool, policy)] * policy.views + [local] * policy.local_views
+        local = slow_local(samples[row], hop, pool, policy)
+        frames = [slow_frames(samples[row], hop, pool, policy)] * policy.views + [local] * policy.local_views
         views = len(frames)
         assert epoch.frames[i].tolist() == frames
-        assert epoch.shift[i].tolist() == [shift] * views
+        assert epoch.hop[i].tolist() == [hop] * views
         apart = policy.stride
         whole = [len(range(0, f - 15, apart)) * len(range(0, 128 - 15, apart)) for f in frames]
         patches = [math.ceil(cells - Fraction(str(policy.drop_tokens)) * cells) for cells in whole]
         assert epoch.tokens[i] == sum(patches) + views * (policy.class_token + policy.distillation_token)
-        needed = [(f * pool - 1) * shift + 400 for f in frames]
+        needed = [(f * pool - 1) * hop + 400 for f in frames]
         assert epoch.needed(slice(i, i + 1))[0].tolist() == needed
         for view in range(views):
             start, length = int(epoch.start[i, view]), int(epoch.length[i, view])
@@ -142,27 +142,27 @@ def test_a_rolled_waveform_is_cropped_anywhere_and_round_its_end() -> None:
 
 
 def test_frames_averaged_are_uniform_over_the_candidates_and_independent_of_the_hop() -> None:
-    policy = Policy(packs=1, clips=3000, shifts=(160, 320), pools=(1, 2, 3, 4))
+    policy = Policy(packs=1, clips=3000, hops=(160, 320), pools=(1, 2, 3, 4))
     epoch = plan_epoch(of_lengths([160000] * 3000), 1, 0, policy)
     assert epoch.pool is not None
-    counts = np.bincount(epoch.shift[:, 0] // 320 * 4 + epoch.pool[:, 0] - 1, minlength=8)
+    counts = np.bincount(epoch.hop[:, 0] // 320 * 4 + epoch.pool[:, 0] - 1, minlength=8)
     assert chisquare(counts).pvalue > 1e-4
 
 
 def test_padded_to_one_length_in_time_as_the_paper_has_it() -> None:
     """A 10 s clip at C takes floor16(1,024 / C) frames: 1,024, 848, ... 256."""
     hops = tuple(range(160, 641, 32))
-    epoch = plan_epoch(of_lengths([160000] * 400), 0, 0, Policy(packs=1, clips=400, shifts=hops, pad_to=1024))
+    epoch = plan_epoch(of_lengths([160000] * 400), 0, 0, Policy(packs=1, clips=400, hops=hops, pad_to=1024))
     paper = {160 * tenths // 10: 1024 * 10 // tenths // 16 * 16 for tenths in range(10, 41, 2)}
-    assert {int(h): int(f) for h, f in zip(epoch.shift[:, 0], epoch.frames[:, 0])} == paper
+    assert {int(h): int(f) for h, f in zip(epoch.hop[:, 0], epoch.frames[:, 0])} == paper
 
 
 def test_thirty_seconds_are_thirty_seconds_at_any_resolution() -> None:
     clips = of_lengths([40 * 16000] * 60 + [5 * 16000])
-    policy = Policy(packs=1, clips=61, shifts=(160, 640), max_samples=30 * 16000)
+    policy = Policy(packs=1, clips=61, hops=(160, 640), max_samples=30 * 16000)
     epoch = plan_epoch(clips, 0, 0, policy)
     long = epoch.row < 60
-    assert set(zip(epoch.shift[long, 0].tolist(), epoch.frames[long, 0].tolist())) == {(160, 2992), (640, 736)}
+    assert set(zip(epoch.hop[long, 0].tolist(), epoch.frames[long, 0].tolist())) == {(160, 2992), (640, 736)}
     assert epoch.length.max() <= 30 * 16000
     assert epoch.start[long].max() > 5 * 16000  # and the thirty may be any
     assert epoch.summary()["cut"] == 60
@@ -171,26 +171,26 @@ def test_thirty_seconds_are_thirty_seconds_at_any_resolution() -> None:
 
 
 def test_hops_are_uniform_over_the_candidates() -> None:
-    policy = Policy(packs=1, clips=3000, shifts=tuple(range(160, 641, 32)))
+    policy = Policy(packs=1, clips=3000, hops=tuple(range(160, 641, 32)))
     epoch = plan_epoch(of_lengths([160000] * 3000), 1, 0, policy)
-    counts = np.bincount((epoch.shift[:, 0] - 160) // 32, minlength=16)
+    counts = np.bincount((epoch.hop[:, 0] - 160) // 32, minlength=16)
     assert len(counts) == 16
     assert chisquare(counts).pvalue > 1e-4
     again = plan_epoch(of_lengths([160000] * 3000), 1, 1, policy)
     by_row, other = np.argsort(epoch.row), np.argsort(again.row)
-    same = np.mean(epoch.shift[by_row, 0] == again.shift[other, 0])
+    same = np.mean(epoch.hop[by_row, 0] == again.hop[other, 0])
     assert 0.03 < same < 0.1  # drawn anew every epoch: 1 in 16 agree
 
 
 def test_a_crop_does_not_depend_on_what_else_is_planned(make_clips) -> None:
     clips = make_clips(300, low=1.0)
-    policy = Policy(packs=4, clips=3, views=2, crop_frames=48, shifts=(160, 200))
+    policy = Policy(packs=4, clips=3, views=2, crop_frames=48, hops=(160, 200))
     whole = plan_epoch(clips, 3, 2, policy)
     part = plan_epoch(clips.select(np.arange(0, 300, 7)), 3, 2, replace(policy, packs=2, clips=5, shuffle=False))
     place = {row: i for i, row in enumerate(whole.row.tolist())}
     for i, row in enumerate(part.row.tolist()):
         assert part.start[i].tolist() == whole.start[place[row]].tolist()
-        assert part.shift[i].tolist() == whole.shift[place[row]].tolist()
+        assert part.hop[i].tolist() == whole.hop[place[row]].tolist()
 
 
 def test_a_clip_over_the_budget_is_an_error_that_says_what_to_change() -> None:

@@ -51,7 +51,7 @@ def cases(draw: st.DrawFn) -> tuple[int, bool, int, Policy]:
             window=draw(st.sampled_from([1, 30, 16384])),
             shuffle=draw(st.booleans()),
             locality=draw(st.sampled_from(["none", "node"])),
-            shifts=draw(st.sampled_from([(160,), (160, 320)])),
+            hops=draw(st.sampled_from([(160,), (160, 320)])),
             mixup=draw(st.sampled_from([0.0, 0.5])),
             draws=draw(st.none() | st.integers(60, 500)),
             proportions=tuple(draw(st.floats(0.3, 3.0)) for _ in range(sets)) if sets > 1 else (),

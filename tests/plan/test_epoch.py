@@ -32,7 +32,7 @@ def policies(draw: st.DrawFn) -> Policy:
         crop_frames=draw(st.none() | st.sampled_from([16, 96, 192])),
         pad=draw(st.booleans()),
         max_frames=192,
-        shifts=draw(st.sampled_from([(160,), (160, 320, 640)])),
+        hops=draw(st.sampled_from([(160,), (160, 320, 640)])),
         class_token=draw(st.booleans()),
         packer=draw(st.sampled_from(["exact", "next_fit"])),
         lookahead=draw(st.integers(1, 64)),
@@ -90,7 +90,7 @@ def test_every_clip_once_and_every_pack_within_its_bounds(
     clips = make_clips(n, seed)
     for epoch in (
         plan_epoch(clips, seed, number, policy),
-        plan_evaluation(clips, replace(policy, shifts=(160,), pools=(2,))),
+        plan_evaluation(clips, replace(policy, hops=(160,), pools=(2,))),
     ):
         assert sorted(epoch.row.tolist()) == list(range(n))
         assert np.array_equal(epoch.clip_id, clips.clip_id[epoch.row])
@@ -172,7 +172,7 @@ def test_an_evaluation_is_in_index_order_with_first_crops(make_clips, packer: st
     filled = np.diff(epoch.pack_offset) > 0
     assert (filled[:-1] >= filled[1:]).all()  # empty packs only make up the last step
     assert (epoch.steps - 1) * 6 < filled.sum()
-    for several in ({"shifts": (160, 320)}, {"pools": (1, 2)}):
+    for several in ({"hops": (160, 320)}, {"pools": (1, 2)}):
         with pytest.raises(PlanError, match="one resolution"):
             plan_evaluation(clips, replace(policy, **several))
     plain = plan_evaluation(clips, replace(policy, mixup=1.0, roll=1.0, drop_tokens=0.5))

@@ -6,6 +6,7 @@ import pytest
 
 from gamut.errors import PlanError
 from gamut.plan import Policy, differing, plan_fingerprint, policy
+from gamut.plan.policy import FINGERPRINTED
 
 BASE = Policy(packs=32, tokens=2048)
 OTHER = {
@@ -19,7 +20,7 @@ OTHER = {
     "pad": False,
     "max_frames": 96,
     "too_long": "error",
-    "shifts": (160, 320),
+    "hops": (160, 320),
     "pools": (1, 2),
     "pad_to": 1024,
     "max_samples": 480000,
@@ -57,7 +58,8 @@ def test_every_field_is_in_the_fingerprint(make_clips) -> None:
     for name, value in OTHER.items():
         changed = replace(BASE, **{name: value} | ({"tokens": None} if name == "clips" else {}))
         assert changed.fingerprint() != BASE.fingerprint()
-        assert any(text.startswith(f"{name} (") for text in differing(base, plan_fingerprint(clips, 0, changed)))
+        named = f"{FINGERPRINTED.get(name, name)} ("
+        assert any(text.startswith(named) for text in differing(base, plan_fingerprint(clips, 0, changed)))
     assert [text.split()[0] for text in differing(base, plan_fingerprint(clips, 1, BASE))] == ["seed"]
     assert [text.split()[0] for text in differing(base, plan_fingerprint(make_clips(10, seed=1), 0, BASE))] == ["index"]
     assert differing(base, plan_fingerprint(make_clips(10), 0, replace(BASE))) == []
@@ -82,8 +84,8 @@ def test_the_planner_version_is_in_the_fingerprint(make_clips, monkeypatch: pyte
         ({"packer": "best_fit"}, "exact or next_fit"),
         ({"locality": "rack"}, "none or node"),
         ({"too_long": "skip"}, "cut or error"),
-        ({"shifts": ()}, "`shifts`"),
-        ({"shifts": (0,)}, "`shifts`"),
+        ({"hops": ()}, "`hops`"),
+        ({"hops": (0,)}, "`hops`"),
         ({"window": 0}, "`window`"),
         ({"pools": ()}, "`pools`"),
         ({"pools": (0, 1)}, "`pools`"),

@@ -52,7 +52,7 @@ def test_an_epoch_is_whole_full_and_balanced(mix: str, class_token: bool, n: int
     clips = clips_of(mix, n)
     policy = Policy(
         packs=RANKS * A_RANK, tokens=2048, max_frames=2992, class_token=class_token,
-        shifts=RESOLUTIONS if mix == "AudioSet" else (160,),
+        hops=RESOLUTIONS if mix == "AudioSet" else (160,),
     )  # fmt: skip
     epoch = plan_epoch(clips, 0, 0, policy)
     assert np.array_equal(np.sort(epoch.row), np.arange(n))

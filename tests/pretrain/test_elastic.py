@@ -33,8 +33,8 @@ def elastic(pooling: str = "cls", **asit: object) -> Asit:
 def mixed() -> PackedBatch:
     """Five clips of two views in two packs: native lengths from the shortest to beyond the table, four resolutions."""
     frames = [48, 48, 16, 16, 192, 192, 96, 96, 80, 80]
-    shifts = [160, 160, 160, 160, 192, 192, 640, 640, 320, 320]
-    return packed(frames, views=2, packs=(3, 2), shifts=shifts)
+    hops = [160, 160, 160, 160, 192, 192, 640, 640, 320, 320]
+    return packed(frames, views=2, packs=(3, 2), hops=hops)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

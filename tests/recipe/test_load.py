@@ -271,10 +271,10 @@ def test_a_recipe_becomes_a_policy() -> None:
     ]
     recipe = load_recipe("finetune", "esc50", elastic)
     policy = training_policy(recipe)
-    assert policy.shifts == tuple(range(160, 641, 32))
+    assert policy.hops == tuple(range(160, 641, 32))
     assert (policy.mixup, policy.mixup_beta, policy.drop_tokens, policy.max_samples) == (0.5, 10, 0.1, 480_000)
     score = evaluation_policy(recipe)
-    assert (score.shifts, score.mixup, score.drop_tokens, score.max_samples) == ((160,), 0.0, 0.0, 480_000)
+    assert (score.hops, score.mixup, score.drop_tokens, score.max_samples) == ((160,), 0.0, 0.0, 480_000)
     ast = load_recipe("finetune", "esc50", ["model.stride=10", "model.distilled=true"])
     assert (training_policy(ast).stride, evaluation_policy(ast).distillation_token) == (10, True)
     crops = load_recipe("pretrain", "asit", ["views.local_count=4", "views.roll=0.5"])

@@ -76,7 +76,7 @@ def toy_batch(rows: np.ndarray, epoch: int, holes: tuple[Hole, ...] = ()) -> Pac
         waveform=torch.zeros(0, dtype=torch.int16),
         offset=torch.zeros(n + 1, dtype=torch.int64),
         length=torch.zeros(n, dtype=torch.int64),
-        shift=torch.full((n,), 160),
+        hop=torch.full((n,), 160),
         frames=torch.full((n,), 16),
         clip_id=whole * 7919 + 13,
         draw=torch.zeros(n, dtype=torch.int64),
