@@ -13,8 +13,7 @@ from torch import nn
 
 from finetune.average import WeightAverage
 from gamut.audio.augment import random_noise, spec_augment, time_maximum
-from gamut.audio.logmel import normalise
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import cut, normalise
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.models.classifier import ClassifierNetwork

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from gamut.audio.frames import average_pool
+from gamut.audio.frames import average_pool, frame_table
 from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
-from gamut.patches import PATCH
+from gamut.patches import PATCH, columns
 
 RATE = 16000  # Hz
 WINDOW = 400  # samples, 25 ms
@@ -211,6 +211,23 @@ def patches(log_mel: torch.Tensor) -> torch.Tensor:
     rows = len(log_mel) // PATCH
     grid = log_mel.reshape(rows, PATCH, MELS // PATCH, PATCH)
     return grid.transpose(1, 2).reshape(rows * (MELS // PATCH), PATCH * PATCH)
+
+
+def cut(log_mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], stride: int = PATCH) -> torch.Tensor:
+    """Patches [sum(columns * rows), 256] of segments of `frames` frames [N, 128]: `patches`, at any stride. Where it is
+    below 16 they overlap in time and in frequency (AST: 10).
+
+    Time-major within each segment, pixel 16 * t + f inside a patch. No patch reaches over the end of its segment; what
+    is left of its frames, and of the mel bins, is in none. frames: int64 [S]; sizes: the same as Python numbers.
+    """
+    if stride == PATCH:
+        return patches(log_mel)
+    wide = columns(frames, stride)
+    owner, column = frame_table(wide, tuple(columns(size, stride) for size in sizes))
+    start = (frames.cumsum(0) - frames)[owner] + column * stride
+    rows = start[:, None] + torch.arange(PATCH, device=start.device)
+    tall = torch.index_select(log_mel, 0, rows.flatten()).unflatten(0, (-1, PATCH))  # [columns, 16, 128]
+    return tall.unfold(2, PATCH, stride).transpose(1, 2).reshape(-1, PATCH * PATCH)
 
 
 def unpatch(patches: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,7 @@ import torch
 import xxhash
 from torch import nn
 
-from gamut.audio.logmel import PATCH, normalise
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import PATCH, cut, normalise
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError

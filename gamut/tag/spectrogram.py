@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from gamut.audio.decode import RATE
-from gamut.audio.logmel import normalise
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import cut, normalise
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from gamut.audio.logmel import log_mel, normalise, patches
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import cut, log_mel, normalise, patches
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
 from gamut.data.reader import Reader

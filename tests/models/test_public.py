@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import cut
 from gamut.errors import CheckpointError
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.vit import VisionTransformer

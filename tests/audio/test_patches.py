@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gamut.audio.logmel import patches
-from gamut.audio.overlap import cut
+from gamut.audio.logmel import cut, patches
 from gamut.models.layout import layout
 from gamut.patches import columns, rows
 
