@@ -36,7 +36,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.packing import MAX_CLIPS, MIXES, mix, published
-from gamut.data.plans import Ahead
+from gamut.data.ahead import Ahead
 from gamut.plan import Epoch, Policy, crops, deal, plan_epoch
 from gamut.shards import Index
 from gamut.shards.build import build

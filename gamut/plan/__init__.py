@@ -3,8 +3,8 @@ torch, no operating system, no audio.
 
     epoch = plan_epoch(index.table(), seed=0, epoch=3, policy=Policy(packs=32, clips=5, views=2, crop_frames=592))
 
-The number of ranks, nodes and loader workers only decides who runs which pack (`deal`). Saving epochs, mapping them and
-planning the next one while one runs is the business of `gamut.data.plans`.
+The number of ranks, nodes and loader workers only decides who runs which pack (`deal`). Epochs are saved and
+mapped by `gamut.data.plans`, and planned ahead by `gamut.data.ahead`.
 """
 
 from __future__ import annotations

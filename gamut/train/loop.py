@@ -29,7 +29,7 @@ from gamut.train.world import World
 
 
 class Plans(Protocol):
-    """Gives the plan of an epoch (`gamut.data.plans.Ahead`)."""
+    """Gives the plan of an epoch (`gamut.data.ahead.Ahead`)."""
 
     fingerprint: dict[str, str]
 
@@ -77,7 +77,7 @@ def train(
     """Train `objective` for `recipe.epochs` epochs of `plans`, or as far as it gets.
 
     Every rank calls it, after `world.start` and within `lease(folder, world)`, `folder` being the run folder. It
-    resumes from the newest checkpoint in folder/checkpoints that verifies. `plans` is a `gamut.data.plans.Ahead` below
+    resumes from the newest checkpoint in folder/checkpoints that verifies. `plans` is a `gamut.data.ahead.Ahead` below
     the run folder, with `lead` on each node's first rank; `index` names clips and is handed to `make_loader`.
 
     A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`; pass a

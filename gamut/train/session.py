@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gamut.data.plans import Ahead
+from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
 from gamut.plan import Clips
 from gamut.recipe.policy import training_policy

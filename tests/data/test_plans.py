@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gamut.data.plans import ON_DISK, Ahead, ensure_epoch, load_epoch, plan_on, save_epoch
+from gamut.data.ahead import Ahead, plan_on
+from gamut.data.plans import ON_DISK, ensure_epoch, load_epoch, save_epoch
 from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, plan_epoch, plan_fingerprint
 from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
@@ -209,13 +210,13 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_the_next_epoch_is_planned_while_one_runs(clips: Clips, tmp_path: Path, monkeypatch, inline: bool) -> None:
-    monkeypatch.setattr("gamut.data.plans.INLINE_CLIPS", len(clips) if inline else 0)
+    monkeypatch.setattr("gamut.data.ahead.INLINE_CLIPS", len(clips) if inline else 0)
     with Ahead(tmp_path, clips, 5, POLICY, epochs=4) as plans:
         for number in range(4):
             if number:
                 wait_for(plans.path(number))
                 if not inline:
-                    monkeypatch.setattr("gamut.data.plans.plan_epoch", None)  # it must not be needed any more
+                    monkeypatch.setattr("gamut.data.ahead.plan_epoch", None)  # it must not be needed any more
             assert_same(plans.take(number), plan_epoch(clips, 5, number, POLICY))
         assert sorted(p.name for p in plans.folder.glob("epoch-*")) == ["epoch-00002", "epoch-00003"]
         assert_same(plans.take(3), plan_epoch(clips, 5, 3, POLICY))
@@ -241,7 +242,7 @@ def test_an_error_of_the_plan_reaches_the_run(clips: Clips, tmp_path: Path) -> N
 
 
 def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gamut.data.plans.INLINE_CLIPS", 0)
+    monkeypatch.setattr("gamut.data.ahead.INLINE_CLIPS", 0)
     with Ahead(tmp_path, clips, 0, POLICY, epochs=3) as plans:
         plans.take(0)
         assert plans._process is not None
@@ -253,7 +254,7 @@ def test_a_planner_that_dies_is_replaced(clips: Clips, tmp_path: Path, monkeypat
 def test_a_run_that_is_gone_leaves_nobody_planning(tmp_path: Path, processes: int) -> None:
     code = """
 import sys, time, numpy as np
-from gamut.data.plans import Ahead
+from gamut.data.ahead import Ahead
 from gamut.plan import Clips, Policy
 n = 1_500_000
 clips = Clips(np.arange(n), np.arange(n) * 77 + 1, np.arange(n) // 999, 16000 + np.arange(n) % 160000, np.arange(n))
@@ -300,12 +301,12 @@ def test_a_plan_is_the_same_however_many_processes_make_it(locality: str) -> Non
 
 
 def test_where_a_process_that_packs_is_killed_the_plan_is_the_same(clips: Clips, monkeypatch) -> None:
-    monkeypatch.setattr("gamut.data.plans.watch_ancestors", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("gamut.data.ahead.watch_ancestors", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     assert_same(plan_on(2, clips, 0, 3, POLICY), plan_epoch(clips, 0, 3, POLICY))
 
 
 def test_the_process_that_plans_ahead_loads_no_torch() -> None:
-    program = "import sys, gamut.data.plans; print(*sys.modules)"
+    program = "import sys, gamut.data.ahead; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert "gamut.plan" in loaded
     assert not {"torch", "omegaconf", "soundfile"}.intersection(loaded)

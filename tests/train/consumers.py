@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from toy import Toy, teach
 
+from gamut.data.ahead import Ahead
 from gamut.data.loader import Loader
-from gamut.data.plans import Ahead
 from gamut.errors import GamutError
 from gamut.recipe import schema
 from gamut.recipe.policy import training_policy
