@@ -47,7 +47,7 @@ def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
 
     WAV, FLAC and their like are read from the segment's first sample to its last; HDF5 likewise; Ogg and MP3 are
     decoded whole and then cut, as a clip's samples may not depend on how a decoder seeks; the rest goes through ffmpeg.
-    Raises AudioError where the bytes are of no use, OSError where they cannot be read, ShardError without ffmpeg.
+    Raises AudioError where the bytes cannot be decoded, OSError where they cannot be read, ShardError without ffmpeg.
     """
     if segment is None:
         return decode_with_ffmpeg(path) if needs_ffmpeg(path) else read_audio(path.read_bytes())

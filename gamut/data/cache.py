@@ -61,7 +61,7 @@ class Cache:
                     return payload
         except OSError as error:
             raise ShardError(
-                f"The cache {self.folder} is of no use: {error.strerror or error} ({size:,} bytes of piece {name}). "
+                f"The cache {self.folder} cannot be used: {error.strerror or error} ({size:,} bytes of piece {name}). "
                 "Free its disk, or name another folder with remote.cache."
             ) from error
 

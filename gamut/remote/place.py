@@ -45,7 +45,7 @@ def parse(where: str) -> tuple[str, tuple[str, ...] | None]:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ShardError(
             f"The URL of {parts.hostname} carries a user, a password or a query, which would end up in recipes and "
-            "logs. Give it without; a web server's credentials belong into ~/.netrc, S3's to where boto3 looks."
+            "logs. Give it without; a web server's credentials belong in ~/.netrc, those of S3 where boto3 looks."
         )
     base, _, last = where.rpartition("/")
     if not parts.netloc or "{" in base:

@@ -278,7 +278,7 @@ def test_what_is_wrong_with_epic_sounds_is_a_sentence(tmp_path: Path, capsys) ->
     assert "has no HDF5 file or recordings" in capsys.readouterr().err
     (src / "EPIC_audio.hdf5").write_bytes(b"\x89HDF\r\n\x1a\nbroken")
     assert convert("epic-sounds", src, tmp_path / "set") == 2
-    assert "is no HDF5 file that can be read" in capsys.readouterr().err
+    assert "cannot be read as HDF5" in capsys.readouterr().err
     (src / "EPIC_audio.hdf5").unlink()
     sound(src / "P01_01.wav", rate=24000)
     rows = (HEADER, ("a", "P01", "P01_01", "0", "1", 0, 24000, "x", "one", 0))

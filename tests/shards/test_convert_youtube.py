@@ -129,7 +129,7 @@ def test_a_clip_of_training_and_evaluation_is_refused(audioset: Path, tmp_path: 
 def test_what_is_wrong_with_audiosets_tables_is_a_sentence(audioset: Path, tmp_path: Path, capsys) -> None:
     table = audioset / "csv" / "balanced_train_segments.csv"
     for content, message in (
-        ("--4gqARaEJE, zero, 10.000, /m/0bt9lr\n", "line 1: start_seconds is 'zero', which is no number"),
+        ("--4gqARaEJE, zero, 10.000, /m/0bt9lr\n", "line 1: start_seconds is 'zero', which is not a number"),
         ("--4gqARaEJE, 0.000, 10.000\n", "line 1 has 3 fields where 4 are expected"),
         ("\xff", "is not UTF-8"),
     ):

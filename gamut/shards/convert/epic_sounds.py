@@ -69,7 +69,7 @@ def _members(path: Path) -> list[str]:
         with h5py.File(path, "r") as file:
             return list(file)
     except OSError as error:
-        raise ShardError(f"{path} is no HDF5 file that can be read: {error}.") from error
+        raise ShardError(f"{path} cannot be read as HDF5: {error}.") from error
 
 
 def _classes(tables: dict[str, Path]) -> tuple[str, ...]:

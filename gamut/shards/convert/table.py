@@ -72,14 +72,14 @@ def number(table: Path, line: int, name: str, text: str) -> float:
             return value
     except ValueError:
         pass
-    raise ShardError(f"{table}, line {line}: {name} is {text!r}, which is no number.")
+    raise ShardError(f"{table}, line {line}: {name} is {text!r}, which is not a number.")
 
 
 def integer(table: Path, line: int, name: str, text: str) -> int:
     """A field as a whole number. Raises ShardError."""
     value = number(table, line, name, text)
     if value != int(value):
-        raise ShardError(f"{table}, line {line}: {name} is {text!r}, which is no whole number.")
+        raise ShardError(f"{table}, line {line}: {name} is {text!r}, which is not a whole number.")
     return int(value)
 
 
