@@ -13,7 +13,6 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from rich.table import Table
 
 from finetune.jobs import Job, choose_rates, run_all
 from finetune.rounds import Fold, folds_of
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RecipeError
 from gamut.evaluate import METRICS, Metric
 from gamut.evaluate.metrics import paired_bootstrap
@@ -83,7 +82,7 @@ def most_different(scores: list[np.ndarray], most: int = 50) -> np.ndarray:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("compare", __doc__)
     parser.add_argument("recipe")
     parser.add_argument("--arm", action="append", required=True, metavar="NAME=INIT", help="INIT empty: from scratch")
     parser.add_argument("--train", type=folds_of, required=True, metavar="1,2,3", help="folds, or splits by name")

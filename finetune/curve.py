@@ -10,26 +10,28 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from finetune.jobs import Job, run_all
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError
 from gamut.evaluate import METRICS, Metric
 from gamut.recipe.resolved import read_resolved
 from gamut.track.figures import new_figure
 from gamut.train import milestones
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def starts(run: Path, zero: bool) -> dict[int, str]:
@@ -64,7 +66,7 @@ def plot(points: dict[int, list[float]], metric: Metric, title: str) -> Figure:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("curve", __doc__)
     parser.add_argument("run", type=Path, help="the folder of a pretraining run")
     parser.add_argument("recipe", help="of fine-tuning")
     parser.add_argument("--zero", action="store_true", help="also from what the pretraining began with, as epoch 0")

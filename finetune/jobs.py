@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from finetune.start import require_start, start_of
 from gamut.errors import GamutError, RecipeError
 from gamut.evaluate import METRICS
 from gamut.recipe.load import load_recipe
@@ -64,6 +63,8 @@ def run_job(job: Job, threads: int) -> dict:
     if result.exists():
         found = json.loads(result.read_text())
         recipe = load_recipe("finetune", job.arguments[0], job.arguments[1:])
+        from finetune.start import require_start, start_of  # here: torch takes its time
+
         require_start(found.get("rounds", []), start_of(recipe), recipe.init, job.folder)
         return found
     job.folder.mkdir(parents=True, exist_ok=True)

@@ -11,33 +11,38 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from finetune.frozen import described, loader_of, open_features, require_features
-from finetune.rounds import RESULT, Round, require_labels, rounds
-from finetune.seen import Seen, seen_in_pretraining
-from finetune.start import START, Start, keep_start, kept_start, require_start, start_of
 from gamut.commands import command
 from gamut.errors import GamutError, RunError
-from gamut.features import FeatureCache
 from gamut.recipe import cli, schema
-from gamut.shards import Index
-from gamut.shards.joined import open_sets
-from gamut.shards.select import for_scoring, select
-from gamut.track.run import RunFolder
-from gamut.train import world as ranks
-from gamut.train.loop import train
-from gamut.train.preview import preview
-from gamut.train.session import EXIT_PREEMPTED, begins, session
-from gamut.train.world import World
+
+if TYPE_CHECKING:
+    from finetune.rounds import Round
+    from finetune.start import Start
+    from gamut.features import FeatureCache
+    from gamut.shards import Index
+    from gamut.train.world import World
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Run the rounds of the recipe that the command line names. 0: all done; 75: preempted, to be started again."""
     typed = cli.parse("finetune", sys.argv[1:] if argv is None else argv)
+
+    from finetune.frozen import open_features  # here: --help need not wait for torch
+    from finetune.rounds import rounds
+    from finetune.start import require_start, start_of
+    from gamut.shards.joined import open_sets
+    from gamut.shards.select import select
+    from gamut.track.run import RunFolder
+    from gamut.train import world as ranks
+    from gamut.train.preview import preview
+    from gamut.train.session import EXIT_PREEMPTED
+
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)
     todo = rounds(recipe, index)
@@ -85,6 +90,15 @@ def run_round(
 
     cache: the features to train a head on; mean and std: of the log-mel, where there is none; start: what `init` means.
     """
+    from finetune.frozen import described, loader_of, require_features
+    from finetune.rounds import RESULT, require_labels
+    from finetune.seen import Seen, seen_in_pretraining
+    from finetune.start import START, keep_start, kept_start
+    from gamut.shards.select import for_scoring, select
+    from gamut.track.run import RunFolder
+    from gamut.train.loop import train
+    from gamut.train.session import begins, session
+
     folder = RunFolder.place(recipe)
     if world.broadcast((folder / RESULT).exists()):
         return _finished(folder, recipe, index, start, world)
@@ -149,6 +163,10 @@ def run_round(
 def _finished(folder: Path, recipe: schema.Recipe, index: Index, start: Start, world: World) -> dict:
     """The result that a round has. Raises RunError where it was trained by another recipe, on another shard set or from
     other weights; one of an earlier version does not name its set and its weights, and is taken."""
+    from finetune.rounds import RESULT
+    from finetune.start import require_start
+    from gamut.track.run import RunFolder
+
     found: dict = {}
     problem: Exception | None = None
     if world.first:

@@ -15,7 +15,6 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from finetune.points import LENGTHS, RESOLUTIONS, Point, at
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.evaluate import METRICS
 from gamut.plan import Clips
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("sweep", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a fine-tuning run, or one of its rounds")
     parser.add_argument(
         "--lengths", default="paper", help="frames, such as 256,512,1024; paper: 256 to 3,072; none (default: paper)"

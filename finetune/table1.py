@@ -29,9 +29,8 @@ from rich.console import Console
 from finetune.jobs import Job, choose_rates, run_all
 from finetune.rounds import folds_of
 from finetune.table1_report import Row, report
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RecipeError
-from gamut.features import FeatureCache
 from gamut.models.cost import ENCODERS, tagger_cost
 from gamut.recipe import schema
 
@@ -61,7 +60,7 @@ def heads(text: str) -> dict[str, schema.Head]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("table1", __doc__)
     parser.add_argument("recipe", nargs="?", default="", help="of a head's training; without --features none")
     parser.add_argument("--features", action="append", default=[], metavar="NAME=CACHE", help="of an encoder")
     parser.add_argument("--encoders", default="large", help=f"for costs alone: {', '.join(ENCODERS)}")
@@ -111,6 +110,9 @@ def scores(
         if not equals or not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in caches:
             raise RecipeError(f"--features takes NAME=CACHE, each name once, of letters, digits and ._-; not {one!r}.")
         caches[name] = Path(folder)
+
+    from gamut.features import FeatureCache  # here: torch takes its time
+
     infos = {name: FeatureCache(folder).info for name, folder in caches.items()}
     pairs = [(encoder, head) for encoder in caches for head in wanted]
 

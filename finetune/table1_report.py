@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from gamut.evaluate import METRICS, Metric
 from gamut.models.cost import AST_MULTIPLY_ADDS, AST_PARAMETERS, Cost
 from gamut.track.figures import new_figure
 from gamut.track.tables import markdown, write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

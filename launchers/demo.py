@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -25,7 +24,7 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.shards import Index
 from launchers.corpus import CLASSES, synthesise
@@ -43,7 +42,7 @@ def run(console: Console, *words: str) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("demo", __doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
     parser.add_argument("--clips", type=int, default=360)
     options = parser.parse_args(argv)

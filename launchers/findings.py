@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from gamut.errors import RunError
 from gamut.track.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNTRAINED, LOGMEL = "untrained", "log-mel"
 HOW = (("knn", "k-NN"), ("linear", "linear probe"))

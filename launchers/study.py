@@ -31,11 +31,10 @@ from rich.console import Console
 
 from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
 from finetune.rounds import rounds
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import GamutError, RecipeError
 from gamut.files import write_text
 from gamut.plan import plan_epoch
-from gamut.probe.features import kinds
 from gamut.probe.labelled import labelled
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe, override
@@ -153,6 +152,8 @@ class Study:
 
     def check_kind(self, kind: str) -> None:
         """Raises RecipeError where the probes of a recipe give no such vectors."""
+        from gamut.probe.features import kinds  # here: torch takes its time
+
         for recipe in self.recipes:
             known = kinds(load_recipe("pretrain", recipe, self.overrides))
             if kind not in known:
@@ -205,7 +206,7 @@ def side_by_side(what: Sequence[tuple[str, Callable[[], Any]]], jobs: int, conso
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("study", __doc__)
     parser.add_argument("recipe", nargs="+", help="recipes of pretraining; words with `=` are overrides of all of them")
     parser.add_argument(
         "--task", action="append", required=True, metavar="NAME=SHARDS[,RECIPE]", help="RECIPE: to fine-tune with"

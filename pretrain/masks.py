@@ -9,48 +9,41 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-import torch
-
-from gamut.audio.logmel import normalise, patches, unpatch
-from gamut.commands import command
-from gamut.data.assemble import assemble
-from gamut.data.front import spectrogram
+from gamut.commands import command, parser_of
 from gamut.errors import ShardError
-from gamut.models.layout import layout
-from gamut.plan import plan_evaluation
 from gamut.recipe import cli, schema
-from gamut.recipe.load import load_recipe
-from gamut.recipe.policy import evaluation_policy
-from gamut.shards import Index
-from gamut.shards.joined import open_sets
-from gamut.shards.select import select
-from gamut.shards.show import find
-from gamut.track import figures
-from pretrain.hide import Hidden, hide
-from pretrain.masking import mask_keys
+
+if TYPE_CHECKING:
+    import torch
+
+    from gamut.shards import Index
+    from pretrain.hide import Hidden
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Draw the clip that the command line names, or the recipe's first."""
-    parser = argparse.ArgumentParser(
-        prog="pretrain/masks.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("masks", __doc__)
     parser.add_argument("recipe", help="a pretraining recipe, or a path to a YAML file")
     parser.add_argument("override", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     parser.add_argument("--clip", metavar="KEY", help="the clip; the first of the recipe's without it")
     parser.add_argument("--epoch", type=int, default=0, help="the epoch whose masks are drawn; 0 without it")
     parser.add_argument("--out", type=Path, default=Path("masks.png"), help="the picture; masks.png without it")
     typed = parser.parse_intermixed_args(argv)
+
+    from gamut.audio.logmel import unpatch  # here: --help need not wait for torch
+    from gamut.recipe.load import load_recipe
+    from gamut.shards.joined import open_sets
+    from gamut.track import figures
+
     recipe = load_recipe("pretrain", typed.recipe, typed.override)
     index = open_sets(cli.require_sets(recipe), recipe.remote)
     clean, variants = masked(recipe, index, typed.clip, typed.epoch)
@@ -75,6 +68,19 @@ def masked(recipe: schema.Recipe, index: Index, key: str | None, epoch: int) -> 
 
     Raises ShardError where there is no clip of that key, as `gamut.shards.show.find`.
     """
+    import numpy as np
+
+    from gamut.audio.logmel import normalise, patches
+    from gamut.data.assemble import assemble
+    from gamut.data.front import spectrogram
+    from gamut.models.layout import layout
+    from gamut.plan import plan_evaluation
+    from gamut.recipe.policy import evaluation_policy
+    from gamut.shards.select import select
+    from gamut.shards.show import find
+    from pretrain.hide import hide
+    from pretrain.masking import mask_keys
+
     mean, std = index.normalisation(recipe.front)
     clips = select(index, recipe.subset)
     row = int(clips.row[0]) if key is None else find(index, key)

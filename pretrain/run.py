@@ -15,24 +15,26 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gamut.commands import command
-from gamut.models.backbone import Backbone
-from gamut.probe.features import Encoder, FrontEnd
-from gamut.probe.labelled import labelled
-from gamut.probe.watch import Watch
 from gamut.recipe import cli
-from gamut.shards.joined import open_sets
-from gamut.shards.select import select
-from gamut.train import world as ranks
-from gamut.train.loop import train
-from gamut.train.objective import Moment
-from gamut.train.preview import preview, short_clips_warning
-from gamut.train.session import EXIT_PREEMPTED, begins, session
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Train the recipe that the command line names. 0: finished; 75: preempted and saved, to be started again."""
     typed = cli.parse("pretrain", sys.argv[1:] if argv is None else argv)
+
+    from gamut.models.backbone import Backbone  # here: --help need not wait for torch
+    from gamut.probe.features import Encoder, FrontEnd
+    from gamut.probe.labelled import labelled
+    from gamut.probe.watch import Watch
+    from gamut.shards.joined import open_sets
+    from gamut.shards.select import select
+    from gamut.train import world as ranks
+    from gamut.train.loop import train
+    from gamut.train.objective import Moment
+    from gamut.train.preview import preview, short_clips_warning
+    from gamut.train.session import EXIT_PREEMPTED, begins, session
+
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)
     clips = select(index, recipe.subset, recipe.plan.weights)

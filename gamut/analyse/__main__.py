@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.shards import Index
 from gamut.track.tables import markdown, write
@@ -27,9 +27,7 @@ from gamut.track.tables import markdown, write
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.analyse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("analyse", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     layers = commands.add_parser("layers", help="a linear probe on every layer")
     layers.add_argument("data", type=Path, help="the shard set that was encoded")

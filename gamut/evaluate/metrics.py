@@ -11,8 +11,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from gamut.evaluate import Metric
 from gamut.randomness import Purpose, integers, key
@@ -76,6 +74,8 @@ def tagging(target: np.ndarray, scores: np.ndarray) -> Tagging:
     everywhere = (positives == len(target)) & (positives > 0)
     scored = np.flatnonzero((positives > 0) & ~everywhere)
     scores = np.asarray(scores, np.float64)
+    from sklearn.metrics import roc_auc_score  # here and below: they take long to import
+
     area = _mean(np.array([roc_auc_score(target[:, c], scores[:, c]) for c in scored], np.float64))
     return Tagging(
         mean_average_precision=_mean(precision),
@@ -90,6 +90,8 @@ def tagging(target: np.ndarray, scores: np.ndarray) -> Tagging:
 
 def d_prime(auc: float) -> float:
     """sqrt(2) * Phi^-1(auc): infinite for a perfect AUC, nan for none."""
+    from scipy.special import ndtri
+
     return float(math.sqrt(2.0) * ndtri(auc))
 
 
@@ -122,6 +124,8 @@ def _average_precision(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
     target, scores = np.asarray(target).astype(bool), _finite(scores)
     if target.shape != scores.shape:
         raise ValueError(f"targets of shape {target.shape} do not fit scores of shape {scores.shape}")
+    from sklearn.metrics import average_precision_score
+
     precision = np.full(target.shape[1], np.nan)
     with_positives = np.asarray(target.any(axis=0))
     for c in np.flatnonzero(with_positives):

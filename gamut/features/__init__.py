@@ -24,7 +24,19 @@ knows safetensors can read it.
 
 from __future__ import annotations
 
-from gamut.features.arrays import write_cache
-from gamut.features.cache import FeatureCache, Info
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gamut.features.arrays import write_cache
+    from gamut.features.cache import FeatureCache, Info
 
 __all__ = ["FeatureCache", "Info", "write_cache"]
+_PLACES = {"FeatureCache": "cache", "Info": "cache", "write_cache": "arrays"}
+
+
+def __getattr__(name: str) -> Any:
+    """These import torch, which whoever only asks a command for help need not wait for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -8,11 +8,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import FeatureError
-from gamut.features.cache import ABOUT, CACHE, FeatureCache
 from gamut.recipe.find import list_recipes
-from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 
 STAGE = "features"
@@ -38,11 +36,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.features",
-        description="Encode a shard set once with a frozen encoder, and keep every block's output for training heads.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "features",
+        "Encode a shard set once with a frozen encoder, and keep every block's output for training heads.",
+        EXAMPLES,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -60,12 +57,11 @@ def _parser() -> argparse.ArgumentParser:
 def extraction_parser() -> argparse.ArgumentParser:
     """Of `extract`."""
     recipes = ", ".join(list_recipes(STAGE))
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.features extract",
-        description="Encode what is not in the cache yet. Run it again to go on; run it several times at once, on one "
+    parser = parser_of(
+        "features extract",
+        "Encode what is not in the cache yet. Run it again to go on; run it several times at once, on one "
         "machine or on many that share the folder, and they share the work.",
-        epilog=f"recipes: {recipes}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        f"recipes: {recipes}\n\n{EXAMPLES}",
         allow_abbrev=False,
     )
     add_extraction(parser)
@@ -85,6 +81,8 @@ def add_extraction(parser: argparse.ArgumentParser) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    from gamut.recipe.load import load_recipe
+
     recipe = load_recipe(STAGE, arguments.recipe, arguments.overrides)
 
     from gamut.features.extract import prepare, require_room, run
@@ -107,6 +105,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 
 def mend(folder: Path) -> None:
     """Take damaged shards and those with holes out of a finished cache, so that they are made anew."""
+    from gamut.features.cache import ABOUT, CACHE, FeatureCache
     from gamut.features.store import Store
     from gamut.features.verify import verify
 
@@ -134,6 +133,7 @@ def set_threads(recipe: Recipe) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from gamut.features.cache import FeatureCache
     from gamut.features.verify import verify
 
     cache = FeatureCache(arguments.folder)
@@ -152,6 +152,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from gamut.features.cache import ABOUT, CACHE, FeatureCache
+
     folders = [arguments.folder]
     if not (arguments.folder / ABOUT).is_file():
         folders = sorted({path.parent for path in arguments.folder.rglob(ABOUT)}) or folders

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from gamut.models.tagger import Tagger
 from gamut.recipe import schema
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # AST on 10 s of sound as the Whisper-AT paper counts it (Table 1): ViT-B on 1,214 tokens.
 AST_MULTIPLY_ADDS = 133e9
@@ -53,6 +50,10 @@ def cost(module: nn.Module, *shapes: tuple[int, ...]) -> Cost:
     torch counts matrix products and attention as two FLOPs a multiply-add; a LayerNorm counts five multiply-adds an
     element, as fvcore has it. Nothing is computed: a copy on the meta device has shapes alone.
     """
+    import torch  # here: what the paper counts is known without
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
     module = copy.deepcopy(module).to("meta")
     inputs = [torch.empty(shape, device="meta") for shape in shapes]
 
@@ -67,4 +68,6 @@ def cost(module: nn.Module, *shapes: tuple[int, ...]) -> Cost:
 
 def tagger_cost(head: schema.Head, layers: int, dim: int, classes: int = 527, steps: int = 25) -> Cost:
     """Of a head on features [layers, steps, dim] of one clip."""
+    from gamut.models.tagger import Tagger
+
     return cost(Tagger(head, layers, dim, classes, seed=None), (1, layers, steps, dim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError, RecipeError, RunError
 from gamut.probe.labelled import Labelled, labelled, read_probed
 from gamut.recipe import cli
@@ -33,12 +32,11 @@ EXAMPLES = """examples:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.probe",
-        description="Score checkpoints by k-NN and logistic regression on whole labelled clips, beside the untrained "
+    parser = parser_of(
+        "probe",
+        "Score checkpoints by k-NN and logistic regression on whole labelled clips, beside the untrained "
         "network and the log-mel's own mean and deviation.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     parser.add_argument("what", type=Path, help="a run folder (all its checkpoints), a checkpoint, or a weights file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as probe.data=shards/esc50")

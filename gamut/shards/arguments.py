@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gamut.commands import as_typed, parser_of
 from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.pool import cores
@@ -37,17 +38,13 @@ class ConversionHelp(argparse.RawDescriptionHelpFormatter):
 def parser() -> argparse.ArgumentParser:
     """Of all subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        prog="python -m gamut.shards",
-        description="Shard sets: plain WebDataset tars of 16 kHz mono FLAC, with an index beside them.",
-        epilog=EXAMPLE,
-        formatter_class=raw,
-    )
+    about = "Shard sets: plain WebDataset tars of 16 kHz mono FLAC, with an index beside them."
+    top = parser_of("shards", about, EXAMPLE)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"example:\n  {example}",
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=as_typed(f"example:\n  {example}"),
             formatter_class=ConversionHelp if name == "convert" else raw,
         )  # fmt: skip
 

@@ -7,20 +7,16 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import soundfile
-
-from gamut.audio.ffmpeg import SUFFIXES
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
-from gamut.shards.progress import Progress
-from gamut.tag import report
-from gamut.tag.choose import classes_among, load
-from gamut.tag.recording import Recording
-from gamut.tag.result import Tagged
 
-SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"} | SUFFIXES
+if TYPE_CHECKING:
+    from gamut.tag import report
+    from gamut.tag.result import Tagged
+
+SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}  # and what ffmpeg reads
 EXAMPLE = """examples:
   python -m gamut.tag runs/esc50/test-1-seed-0 clip.wav
   python -m gamut.tag runs/as20k recordings/ --every 10 --top 3 --format csv --out tags.csv
@@ -33,6 +29,12 @@ EXAMPLE = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tag every file; 0, or 1 where some of several could not be read."""
     arguments = _parser().parse_args(argv)
+
+    from gamut.shards.progress import Progress  # here: torch takes its time, and --help does without
+    from gamut.tag import report
+    from gamut.tag.choose import load
+    from gamut.tag.recording import Recording
+
     files = list(_files(arguments.sounds))
     for name in ("language", "task"):
         if getattr(arguments, name) is not None and not arguments.transcribe:
@@ -72,10 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.tag", description=__doc__, epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = parser_of("tag", __doc__, EXAMPLE)
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -108,11 +107,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _files(given: Sequence[Path]) -> Iterator[Path]:
+    from gamut.audio.ffmpeg import SUFFIXES
+
     for one in given:
         if not one.is_dir():
             yield one
             continue
-        inside = sorted(path for path in one.rglob("*") if path.suffix.lower() in SOUNDS and path.is_file())
+        inside = sorted(path for path in one.rglob("*") if path.suffix.lower() in SOUNDS | SUFFIXES and path.is_file())
         if not inside:
             raise RecipeError(f"There is no sound file in {one}.")
         yield from inside
@@ -126,11 +127,16 @@ def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _choice(arguments: argparse.Namespace, tagged: Tagged) -> report.Choice:
+    from gamut.tag import report
+    from gamut.tag.choose import classes_among
+
     among = classes_among(arguments.classes, tagged.labels) if tagged.labels else None
     return report.Choice(arguments.top, among, arguments.least)
 
 
 def _shown(form: str, tagged: Tagged, choice: report.Choice) -> str:
+    from gamut.tag import report
+
     make = {"table": report.as_table, "json": report.as_json, "csv": report.as_csv}[form]
     return make(tagged, choice)
 
@@ -149,6 +155,8 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
 
 def _seconds(files: list[Path]) -> float:
     """Of all files, as their headers state; what libsndfile does not read counts nothing."""
+    import soundfile
+
     total = 0.0
     for file in files:
         with contextlib.suppress(soundfile.LibsndfileError, OSError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from gamut.commands import command
+from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.files import lock
 from gamut.recipe.resolved import read_resolved
@@ -16,10 +15,10 @@ from gamut.track.store import public, store_uri
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m gamut.track",
-        description="Bring a run's metrics.jsonl to MLflow. Doing it twice changes nothing.",
-        epilog="example: python -m gamut.track feed runs/asit_tiny",
+    parser = parser_of(
+        "track",
+        "Bring a run's metrics.jsonl to MLflow. Doing it twice changes nothing.",
+        "example: python -m gamut.track feed runs/asit_tiny",
     )
     parser.add_argument("action", choices=["feed"])
     parser.add_argument("run", type=Path, help="a run folder")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from gamut.evaluate import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FRAME_SECONDS = 0.01
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of width x height inches that can be saved from any thread."""
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # here: a command that has not come to draw need not wait
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -236,6 +241,8 @@ def embedding(points: np.ndarray, classes: np.ndarray, labels: Sequence[str], ti
     """Clips as points in a plane, coloured by class: points [n, 2], classes int [n]. A legend of up to 20 classes."""
     figure = new_figure(8, 6.5)
     axis = figure.subplots()
+    import matplotlib
+
     colours = matplotlib.colormaps["tab10" if len(labels) <= 10 else "tab20" if len(labels) <= 20 else "hsv"]
     for number, label in enumerate(labels):
         here = classes == number

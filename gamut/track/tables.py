@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from gamut.errors import RunError
 from gamut.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
