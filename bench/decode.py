@@ -29,7 +29,8 @@ if __name__ == "__main__":  # started by its path, from wherever
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.peers import Peer
-from gamut.audio.decode import RATE, decode_flac, encode_flac, read_audio, to_int16_16k
+from gamut.audio.decode import decode_flac, encode_flac, read_audio, to_int16_16k
+from gamut.numbers import RATE
 from gamut.shards.convert.folder import SUFFIXES
 
 SAMPLES = 10 * RATE

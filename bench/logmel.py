@@ -30,7 +30,8 @@ if __name__ == "__main__":  # started by its path, from wherever
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.peers import Peer
-from gamut.audio.logmel import PARAMETERS, RATE, log_mel
+from gamut.audio.logmel import PARAMETERS, log_mel
+from gamut.numbers import RATE
 
 BATCH = 8  # clips a call
 LOADS = {

@@ -15,8 +15,8 @@ from gamut.data.batch import PackedBatch
 from gamut.features.extract import pool
 from gamut.models.tagger import LoadedHead, Tagger, load_tagger
 from gamut.models.whisper import STEP, Whisper, load_whisper
+from gamut.numbers import HOP, RATE
 from gamut.recipe import schema
-from gamut.recipe.policy import RATE
 
 
 class TaggingWhisper(nn.Module):
@@ -115,7 +115,7 @@ class EndToEnd(TagFeatures):
         batch = batch.to(self.device)
         targets = soft_targets(batch, self.classes)
         wave = waveforms(batch, self.samples)
-        mel = self._made.whisper.log_mel(wave) if batch.clips else wave.new_zeros(0, self.mels, self.samples // 160)
+        mel = self._made.whisper.log_mel(wave) if batch.clips else wave.new_zeros(0, self.mels, self.samples // HOP)
         hidden, maximum = None, self.recipe.augment.time_mask
         if training and maximum:
             keys = (self.seed, batch.epoch, *batch.segment_key())

@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass, replace
 
 from gamut.errors import RecipeError
+from gamut.numbers import HOP, PATCH
 from gamut.recipe import schema
 from gamut.recipe.check import check
-from gamut.recipe.policy import UNIT_HOP, hop
+from gamut.recipe.policy import hop
 
-PATCH = 16  # frames
 LENGTHS = tuple(
     sorted({*range(256, 3073, 128), 400, 1600})
 )  # frames: the paper's grid, and where its ASTs were trained
@@ -44,7 +44,7 @@ def frames_of(views: schema.Views) -> int:
     if views.frames is not None:
         return views.frames
     assert views.pad_to is not None
-    return max(PATCH, views.pad_to * UNIT_HOP // (hop(views.resolutions[0]) * views.poolings[0]) // PATCH * PATCH)
+    return max(PATCH, views.pad_to * HOP // (hop(views.resolutions[0]) * views.poolings[0]) // PATCH * PATCH)
 
 
 def at(recipe: schema.Recipe, point: Point) -> schema.Recipe:
@@ -68,7 +68,7 @@ def at(recipe: schema.Recipe, point: Point) -> schema.Recipe:
             views = replace(views, frames=None, max_frames=frames, max_seconds=None)
     elif point.axis == "resolution":
         if standard:
-            in_time = frames_of(views) * hop(views.resolutions[0]) * views.poolings[0] / UNIT_HOP
+            in_time = frames_of(views) * hop(views.resolutions[0]) * views.poolings[0] / HOP
             views = replace(views, frames=None, pad_to=views.pad_to or math.ceil(in_time / PATCH) * PATCH)
         if max(recipe.views.poolings) > 1 and float(point.value).is_integer():
             views = replace(views, resolutions=[1.0], poolings=[int(point.value)])

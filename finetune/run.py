@@ -36,12 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     from finetune.frozen import open_features  # here: --help need not wait for torch
     from finetune.rounds import rounds
     from finetune.start import require_start, start_of
+    from gamut.numbers import EXIT_PREEMPTED
     from gamut.shards.joined import open_sets
     from gamut.shards.select import select
     from gamut.track.run import RunFolder
     from gamut.train import world as ranks
     from gamut.train.preview import preview
-    from gamut.train.session import EXIT_PREEMPTED
 
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)

@@ -21,9 +21,9 @@ from typing import Any
 from submitit.helpers import Checkpointable
 
 from gamut.errors import RunError
+from gamut.numbers import EXIT_PREEMPTED
 from launchers.options import STAGES
 
-EXIT_PREEMPTED = os.EX_TEMPFAIL  # how a stage says: saved, start me again
 _TRIES, _TRY_SECONDS = 5, 5.0
 _WAIT_FOR_SLURM = 600.0  # seconds a task that is to be requeued waits for SLURM to end it
 

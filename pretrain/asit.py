@@ -15,8 +15,9 @@ from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import CheckpointError
-from gamut.models.layout import PATCH_FRAMES, ROWS, Layout
+from gamut.models.layout import ROWS, Layout
 from gamut.models.weights import Loaded, load_backbone
+from gamut.numbers import PATCH
 from gamut.randomness import key_torch
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Objective, Prepared
@@ -53,7 +54,7 @@ def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> t
 
     frames: int64 [clips * views].
     """
-    count = frames // PATCH_FRAMES * ROWS
+    count = frames // PATCH * ROWS
     first = count.cumsum(0) - count
     count, first = (x.view(-1, views)[:, :whole].reshape(-1) for x in (count, first))
     ahead = torch.repeat_interleave(first - (count.cumsum(0) - count), count, output_size=total)
@@ -118,7 +119,7 @@ class Asit(Objective):
             whole = batch.views - crops
             frames, keys = (x.view(-1, batch.views)[:, :whole].reshape(-1) for x in (frames, keys))
             sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
-            number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH_FRAMES * ROWS)
+            number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * ROWS)
             clean = torch.index_select(both, 0, number)
         teacher = self.model.backbone.layout(frames, sizes)
         own = hide(clean, teacher, frames, sizes, keys, batch.views - crops, batch.pack_sizes, options)

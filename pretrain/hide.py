@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 
 from gamut.models.layout import Layout
+from gamut.numbers import BINS
 from gamut.recipe import schema
 from pretrain import fills
-from pretrain.masking import BINS, Blocks, Masks, block_masks, mask_targets
+from pretrain.masking import Blocks, Masks, block_masks, mask_targets
 
 
 class Hidden(NamedTuple):

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
+from gamut.numbers import BINS, PATCH
 from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
 
-BINS = 128
-PATCH = 16
 CHUNK = 60  # blocks laid by one matrix product: 4**-60 is still a normal float32
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
+from gamut.numbers import RATE
 from gamut.plan import Clips, plan_evaluation
 from gamut.probe.features import Encoder
 from gamut.probe.pictures import attention_figures
@@ -63,7 +64,7 @@ class Pictures:
             span = slice(start, start + frames)
             start += frames
             key = self.index.key(int(batch.row[clip]))
-            seconds = float(batch.hop[clip]) / 16_000
+            seconds = float(batch.hop[clip]) / RATE
             title = f"{key}, student after epoch {epoch + 1}"
             figure = figures.reconstruction(mels[0][span], mels[1][span] > 0, mels[2][span], title, seconds)
             self.tracker.figure(f"reconstruction-{clip}", figure, at.step)

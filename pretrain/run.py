@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     typed = cli.parse("pretrain", sys.argv[1:] if argv is None else argv)
 
     from gamut.models.backbone import Backbone  # here: --help need not wait for torch
+    from gamut.numbers import EXIT_PREEMPTED
     from gamut.probe.features import Encoder, FrontEnd
     from gamut.probe.labelled import labelled
     from gamut.probe.watch import Watch
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     from gamut.train.loop import train
     from gamut.train.objective import Moment
     from gamut.train.preview import preview, short_clips_warning
-    from gamut.train.session import EXIT_PREEMPTED, begins, session
+    from gamut.train.session import begins, session
 
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from gamut.processes import Process
 from tests.stand_in import stand_in
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -33,3 +36,18 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "fsdd/, or to `made`"
         )
     return stand_in(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[Process, float], bool]:
+    """Whether a process ends within so many seconds."""
+
+    def gone(process: Process, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not process.alive():
+                return True
+            time.sleep(0.05)
+        return False
+
+    return gone

@@ -15,10 +15,11 @@ SOURCE = sorted(p for top in ("gamut", "pretrain", "finetune", "launchers") for 
 FLOOR = {
     "gamut.errors": 0,
     "gamut.files": 0,
+    "gamut.processes": 0,
     "gamut.commands": 1,
     "gamut.registry": 0,
     "gamut.randomness": 0,
-    "gamut.patches": 0,
+    "gamut.numbers": 0,
     "gamut.settings": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
@@ -133,3 +134,25 @@ def test_dangerous_calls_stand_in_one_place(path: Path) -> None:
             if keyword.arg == "weights_only" and not true:
                 wrong.append(f"line {node.lineno}: {name}(weights_only=...)")
     assert not wrong, wrong
+
+
+SAID_ONCE = {"RATE": 16_000, "HOP": 160, "WINDOW": 400, "BINS": 128, "MELS": 128, "PATCH": 16, "EXIT_PREEMPTED": 75}
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_numbers_of_all_rooms_stand_in_one_place(path: Path) -> None:
+    """Nobody but gamut/numbers.py gives them a name, writes 16 kHz, or reckons with the hop or the window in digits."""
+    if path == ROOT / "gamut" / "numbers.py":
+        return
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and node.value == 16_000:
+            wrong.append(f"line {node.lineno}: 16_000")
+        elif isinstance(node, ast.BinOp):
+            digits = {side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)}
+            wrong += [f"line {node.lineno}: {number}" for number in digits & {160, 400}]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            again = [name for name in names & SAID_ONCE.keys() if SAID_ONCE[name] == node.value.value]
+            wrong += [f"line {node.lineno}: {name}" for name in again]
+    assert not wrong, f"{wrong}: import them from gamut.numbers"

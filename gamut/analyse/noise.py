@@ -17,11 +17,11 @@ from torchaudio.functional import add_noise
 
 from gamut.data.reader import open_reader
 from gamut.errors import RunError, ShardError
+from gamut.numbers import RATE
 from gamut.randomness import Purpose, key
 from gamut.shards import Index
 from gamut.shards.text import texts
 
-RATE = 16_000  # Hz
 LONGEST = 30.0  # seconds: what a recogniser hears at once
 Transcriber = Callable[[list[np.ndarray]], list[str]]  # float32 [samples] at 16 kHz each -> text each
 

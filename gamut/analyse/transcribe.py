@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gamut.analyse.noise import LONGEST, RATE, Transcriber
+from gamut.analyse.noise import LONGEST, Transcriber
 from gamut.errors import CheckpointError
 from gamut.models.folder import CONFIG, read_json
 from gamut.models.whisper import PRECISIONS, load_whisper
+from gamut.numbers import RATE
 
 CTC = ("hubert", "wav2vec2")
 TOKENIZERS = ("tokenizer.json", "vocab.json")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from gamut.audio.frames import frame_table
+from gamut.numbers import HOP
 from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
 
 ROLL = 10  # frames
-UNIT_HOP = 160  # samples: 10 ms
 AST_FRAMES = 1024  # of AST's 10 s input, for which the papers name the widths of masks
 
 
@@ -58,7 +58,7 @@ def time_maximum(
     if scale == "length":
         return time_mask * frames // AST_FRAMES
     if scale == "resolution":
-        return time_mask * UNIT_HOP // (hop if pool is None else hop * pool)
+        return time_mask * HOP // (hop if pool is None else hop * pool)
     return time_mask
 
 

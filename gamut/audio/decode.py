@@ -25,8 +25,8 @@ import soxr
 from gamut.audio.containers import check_whole
 from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
+from gamut.numbers import RATE
 
-RATE = 16_000  # Hz
 LOST_MPEG_FRAMES = 10
 
 

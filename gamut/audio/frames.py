@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gamut.patches import PATCH
+from gamut.numbers import PATCH, WINDOW
 
 
 def frame_table(frames: torch.Tensor, sizes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ def zero_frames(
     Under 16 frames are padded in the waveform, so the first 16 always stay. mel: [N, bins]; length, hop, pool:
     int64 [S], own samples, hop in samples, frames averaged into one; frames and sizes as in `frame_table`.
     """
-    own = 1 + torch.div(length - 400, hop, rounding_mode="floor")
+    own = 1 + torch.div(length - WINDOW, hop, rounding_mode="floor")
     if pool is not None:
         own = torch.div(own, pool, rounding_mode="floor")
     owner, time = frame_table(frames, sizes)

@@ -21,12 +21,9 @@ import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool, frame_table
 from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
-from gamut.patches import PATCH, columns
+from gamut.numbers import BINS, PATCH, RATE, WINDOW, columns
 
-RATE = 16000  # Hz
-WINDOW = 400  # samples, 25 ms
 FFT = 512
-MELS = 128
 LOW = 20.0  # Hz
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps
@@ -41,7 +38,7 @@ PARAMETERS: dict[str, Any] = {
     "htk_compat": True,
     "use_energy": False,
     "window_type": "hanning",
-    "num_mel_bins": MELS,
+    "num_mel_bins": BINS,
     "dither": 0.0,
     "frame_length": 25.0,
     "sample_frequency": float(RATE),
@@ -89,7 +86,7 @@ def log_mel(
     if pool is not None and len(pools) != len(sizes):
         raise ValueError(f"`pools` describes {len(pools)} segments and `sizes` {len(sizes)}; they must be as many.")
     if not sum(sizes):
-        return torch.empty(0, MELS, device=waveform.device)
+        return torch.empty(0, BINS, device=waveform.device)
     raw, raw_sizes = frames, sizes
     if pool is not None:
         raw, raw_sizes = frames * pool, tuple(size * span for size, span in zip(sizes, pools))
@@ -120,7 +117,7 @@ def _fast(
     rows = torch.empty(chunk, WINDOW, device=samples.device)
     line = torch.zeros(chunk * WINDOW, device=samples.device)
     padded = torch.zeros(chunk, FFT, device=samples.device)
-    result = torch.empty(total, MELS, device=samples.device)
+    result = torch.empty(total, BINS, device=samples.device)
     for begin in range(0, total, chunk):
         n = min(chunk, total - begin)
         torch.index_select(windows, 0, start[begin : begin + n], out=rows[:n])
@@ -176,8 +173,8 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 def mel_weights() -> torch.Tensor:
     """Triangular filters, float32 [128, 257]: equal to torchaudio's `get_mel_banks`, with the Nyquist bin of zeros."""
     low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (LOW, RATE / 2.0))
-    step = (high - low) / (MELS + 1)
-    index = torch.arange(MELS)[:, None]
+    step = (high - low) / (BINS + 1)
+    index = torch.arange(BINS)[:, None]
     left, centre, right = low + index * step, low + (index + 1.0) * step, low + (index + 2.0) * step
     mel = (1127.0 * (1.0 + RATE / FFT * torch.arange(FFT / 2) / 700.0).log())[None]
     slopes = torch.min((mel - left) / (centre - left), (right - mel) / (right - centre))
@@ -189,8 +186,8 @@ def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, in
     """(window [400], bands of filters); a band has only its own range of bins: (low, high, first mel, weights)."""
     weights = mel_weights()
     bands = []
-    for first in range(0, MELS, MELS // BANDS):
-        band = weights[first : first + MELS // BANDS]
+    for first in range(0, BINS, BINS // BANDS):
+        band = weights[first : first + BINS // BANDS]
         used = band.any(dim=0).nonzero()[:, 0]
         low, high = int(used[0]), int(used[-1]) + 1
         bands.append((low, high, first, band[:, low:high].T.contiguous().to(device)))
@@ -209,8 +206,8 @@ def patches(log_mel: torch.Tensor) -> torch.Tensor:
     of frames are multiples of 16 stay apart, so a ragged batch is cut in one go.
     """
     rows = len(log_mel) // PATCH
-    grid = log_mel.reshape(rows, PATCH, MELS // PATCH, PATCH)
-    return grid.transpose(1, 2).reshape(rows * (MELS // PATCH), PATCH * PATCH)
+    grid = log_mel.reshape(rows, PATCH, BINS // PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(rows * (BINS // PATCH), PATCH * PATCH)
 
 
 def cut(log_mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], stride: int = PATCH) -> torch.Tensor:
@@ -232,9 +229,9 @@ def cut(log_mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], str
 
 def unpatch(patches: torch.Tensor) -> torch.Tensor:
     """The inverse of `patches`: [P, 256] -> [P // 8 * 16, 128]."""
-    rows = len(patches) // (MELS // PATCH)
-    grid = patches.reshape(rows, MELS // PATCH, PATCH, PATCH)
-    return grid.transpose(1, 2).reshape(rows * PATCH, MELS)
+    rows = len(patches) // (BINS // PATCH)
+    grid = patches.reshape(rows, BINS // PATCH, PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(rows * PATCH, BINS)
 
 
 class RunningStatistics:

@@ -6,9 +6,10 @@ import numpy as np
 import soundfile
 
 from gamut.audio.containers import check_whole
-from gamut.audio.decode import RATE, _Bytes, decode_flac, flac_header, read_audio, to_int16_16k
+from gamut.audio.decode import _Bytes, decode_flac, flac_header, read_audio, to_int16_16k
 from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
+from gamut.numbers import RATE
 
 CODECS = {"flac": "flac", "wav": "wav", "ogg": "ogg", "oga": "ogg", "opus": "ogg", "mp3": "mp3"}  # by ending of a name
 LARGEST = 1 << 29  # samples over all channels: three hours at 48 kHz; a small file can state more than a machine holds

@@ -6,9 +6,9 @@ import functools
 
 import torch
 
-RATE = 16_000  # Hz
+from gamut.numbers import HOP, RATE
+
 FFT = 400  # samples: 25 ms
-HOP = 160  # samples: 10 ms
 FLOOR = 8.0  # decades below a clip's loudest bin, where everything quieter is held
 
 

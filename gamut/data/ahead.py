@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gamut.data.ancestors import watch_ancestors
 from gamut.data.plans import ensure_epoch
 from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, digest, plan_epoch, plan_fingerprint
 from gamut.plan.clips import OPTIONAL, TYPES
+from gamut.processes import watch_ancestors
 
 FIRST_PROCESSES = 4  # plan the first epoch, which the run waits for; later ones get one core in the background
 INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gamut.data.ancestors import watch_ancestors
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch, Parcel
 from gamut.data.reader import FeatureReader, Features, Reader, Readers, open_reader
 from gamut.errors import GamutError, RunError
 from gamut.plan import Epoch, deal, forwards
+from gamut.processes import watch_ancestors
 from gamut.shards import Index
 
 # A worker is forked with its parent's handlers; until it has its own, these must not reach it. The preemption signal

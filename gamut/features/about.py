@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 
 from gamut.features import numbers
+from gamut.numbers import CLIPS_A_SHARD
 
 FORMAT = 1
-PER_SHARD = 128  # clips
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class About:
     index: str  # fingerprint of the shard set
     chosen: str  # of the rows of the index that are in the cache, in order
     clips: int
-    per_shard: int = PER_SHARD
+    per_shard: int = CLIPS_A_SHARD
     format: int = field(default=FORMAT)
 
     @property

@@ -10,9 +10,10 @@ import torch
 import xxhash
 
 from gamut.data.batch import Hole
-from gamut.features.about import PER_SHARD, About, chosen
+from gamut.features.about import About, chosen
 from gamut.features.cache import FeatureCache
 from gamut.features.store import Store
+from gamut.numbers import CLIPS_A_SHARD
 
 
 def write_cache(
@@ -26,7 +27,7 @@ def write_cache(
     dtype: str = "fp16",
     holes: Sequence[Hole] = (),
     name: str = "arrays",
-    per_shard: int = PER_SHARD,
+    per_shard: int = CLIPS_A_SHARD,
 ) -> FeatureCache:
     """A whole cache, in `folder` itself, from x float [n, layers, steps, dim]: one record a clip.
 

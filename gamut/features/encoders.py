@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import nn
 
-from gamut.audio.logmel import PATCH, cut, normalise
+from gamut.audio.logmel import cut, normalise
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
@@ -19,14 +19,14 @@ from gamut.models.backbone import Backbone, build
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.weights import find_weights, load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
+from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.plan import Policy
 from gamut.recipe import cli
-from gamut.recipe.policy import RATE, hop
+from gamut.recipe.policy import hop
 from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import FrontEnd, Recipe
 from gamut.shards.joined import open_sets
 
-WINDOW = 400  # samples of a log-mel frame, which a plan counts views in
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
 
 

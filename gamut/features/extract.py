@@ -17,11 +17,12 @@ import torch
 from gamut.data.batch import Hole, PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import FeatureError, RecipeError
-from gamut.features.about import PER_SHARD, About, chosen
+from gamut.features.about import About, chosen
 from gamut.features.cache import ABOUT, FeatureCache
 from gamut.features.encoders import Encoder, load_encoder
 from gamut.features.store import Records, Store, refuse_holes
 from gamut.features.trial import noise
+from gamut.numbers import CLIPS_A_SHARD
 from gamut.plan import Clips, plan_evaluation
 from gamut.recipe.cli import require_data
 from gamut.recipe.schema import Recipe
@@ -91,7 +92,7 @@ def prepare(recipe: Recipe) -> Job:
         index=index.fingerprint,
         chosen=chosen(clips.row),
         clips=len(clips),
-        per_shard=PER_SHARD,
+        per_shard=CLIPS_A_SHARD,
     )
     while about.per_shard > 1 and about.per_shard * about.record_bytes > LARGEST:
         about = replace(about, per_shard=about.per_shard // 2)

@@ -6,6 +6,7 @@ from collections import Counter
 
 from gamut.features.cache import FeatureCache
 from gamut.features.extract import Job
+from gamut.numbers import RATE
 from gamut.recipe.schema import Recipe
 
 SHOWN = 5
@@ -16,8 +17,8 @@ def describe(job: Job) -> str:
     about = job.about
     size = about.clips * about.record_bytes
     model, front = (", ".join(f"{name} {value}" for name, value in of.items()) for of in (about.model, about.front))
-    cut = int((job.clips.samples > job.recipe.extract.seconds * 16_000).sum())
-    short = int((job.clips.samples < job.recipe.extract.seconds * 16_000).sum())
+    cut = int((job.clips.samples > job.recipe.extract.seconds * RATE).sum())
+    short = int((job.clips.samples < job.recipe.extract.seconds * RATE).sum())
     lines = [
         f"encoder: {model}",
         f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and followed by silence",

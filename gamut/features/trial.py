@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from gamut.data.batch import PackedBatch
+from gamut.numbers import WINDOW
 from gamut.plan import Policy
 
 
 def noise(policy: Policy, clips: int) -> PackedBatch:
     """A batch of so many clips of faint noise, each filling its view."""
     frames, hop = policy.crop_frames or 16, policy.hops[0]
-    samples = (frames - 1) * hop + 400
+    samples = (frames - 1) * hop + WINDOW
     generator = torch.Generator().manual_seed(0)
     sizes = torch.full((clips,), samples, dtype=torch.int64)
     none = torch.zeros(clips, dtype=torch.int64)

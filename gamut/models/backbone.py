@@ -11,7 +11,7 @@ from torch import nn
 
 from gamut.errors import RecipeError
 from gamut.models.layout import Kept, Layout, layout
-from gamut.patches import rows
+from gamut.numbers import rows
 from gamut.recipe import schema
 from gamut.registry import BACKBONES
 

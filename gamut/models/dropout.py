@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gamut.models.layout import Kept
-from gamut.patches import PATCH, columns, kept, rows
+from gamut.numbers import PATCH, columns, kept, rows
 from gamut.randomness import Purpose, key_torch
 
 
@@ -17,7 +17,7 @@ def drop_tokens(
     share: float,
     stride: int = PATCH,
 ) -> Kept:
-    """Which patches stay where `share` of each segment's is dropped: `gamut.patches.kept` of them, as the plan counts
+    """Which patches stay where `share` of each segment's is dropped: `gamut.numbers.kept` of them, as the plan counts
     them too, every subset of that size equally likely.
 
     keys: (seed, epoch, clip id, draw, view), integers or int64 [S]; frames: int64 [S], and as Python numbers. stride:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gamut.patches import PATCH, columns, rows
+from gamut.numbers import PATCH, columns, rows
 
-PATCH_FRAMES = PATCH  # frames a column of patches is long
 ROWS = rows()  # patches over frequency where they lie side by side: 128 mel bins of 16
 
 
@@ -66,9 +65,9 @@ def layout(
     (`VisionTransformer.layout`). Raises ValueError for a length that is not a multiple of 16: the front end gives whole
     patches only.
     """
-    odd = [size for size in sizes if size % PATCH_FRAMES or size <= 0]
+    odd = [size for size in sizes if size % PATCH or size <= 0]
     if odd or len(frames) != len(sizes):
-        raise ValueError(f"Segments must have a positive multiple of {PATCH_FRAMES} frames, not {odd or sizes}.")
+        raise ValueError(f"Segments must have a positive multiple of {PATCH} frames, not {odd or sizes}.")
     device = frames.device
     special, high = int(class_token) + int(distilled), rows(stride)
     widths = tuple(columns(size, stride) for size in sizes)

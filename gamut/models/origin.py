@@ -22,7 +22,7 @@ from gamut.errors import CheckpointError
 from gamut.models.names import KERNEL, State
 from gamut.models.positions import middle, resize_grid, resize_image, stretch
 from gamut.models.vit import VisionTransformer
-from gamut.patches import PATCH, rows
+from gamut.numbers import PATCH, rows
 
 SPECIAL = ("cls_token", "dist_token")  # tokens that may have a position of their own, in this order
 

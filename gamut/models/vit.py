@@ -12,7 +12,7 @@ from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout
 from gamut.models.pooling import AttentionPool, mean_pool
 from gamut.models.positions import factorised_positions, grid_positions
-from gamut.patches import columns
+from gamut.numbers import columns
 from gamut.randomness import Purpose, key_torch, uniform_torch
 from gamut.recipe import schema
 from gamut.recipe.check import check_model

@@ -23,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gamut.audio.whisper_mel import HOP, RATE, whisper_log_mel
+from gamut.audio.whisper_mel import whisper_log_mel
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.folder import CONFIG, load_strictly, read_json, read_state
 from gamut.models.whisper_openai import openai_whisper
+from gamut.numbers import HOP, RATE
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STEP = 2 * HOP  # samples of an encoder step: 20 ms

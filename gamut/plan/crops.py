@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.patches import PATCH, columns, frames_of, rows
+from gamut.numbers import HOP, PATCH, WINDOW, columns, frames_of, rows
 from gamut.plan.clips import Clips
-from gamut.plan.policy import UNIT_HOP, WINDOW_SAMPLES, Policy
+from gamut.plan.policy import Policy
 from gamut.randomness import Purpose, integers, key, uniform
 
 
@@ -29,12 +29,12 @@ def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int =
     >>> int(samples_needed(992, 160)), int(samples_needed(496, 160, 2))
     (158960, 158960)
     """
-    return (frames * pool - 1) * hop + WINDOW_SAMPLES
+    return (frames * pool - 1) * hop + WINDOW
 
 
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
     """Tokens of views of so many frames: 8 patches for every 16 frames (more where they overlap), less those that are
-    dropped (`gamut.patches.kept`), and the class and distillation tokens."""
+    dropped (`gamut.numbers.kept`), and the class and distillation tokens."""
     patches = columns(frames, policy.stride) * rows(policy.stride)
     if policy.drop_tokens:
         patches = patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
@@ -103,7 +103,7 @@ def _native(clips: Clips, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> 
     if policy.max_samples is not None:
         too_long = samples > policy.max_samples
         samples = np.minimum(samples, policy.max_samples)
-    own = np.maximum((1 + (samples - WINDOW_SAMPLES) // hop) // pool // PATCH * PATCH, PATCH)
+    own = np.maximum((1 + (samples - WINDOW) // hop) // pool // PATCH * PATCH, PATCH)
     if policy.max_frames is not None:
         too_long |= own > policy.max_frames
     cut = int(too_long.sum())
@@ -121,7 +121,7 @@ def _native(clips: Clips, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> 
 def _global_frames(own: np.ndarray, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray:
     """int64 [n]: frames of a view that is not local."""
     if policy.pad_to is not None:
-        return np.maximum(policy.pad_to * UNIT_HOP // (hop * pool) // PATCH * PATCH, PATCH)
+        return np.maximum(policy.pad_to * HOP // (hop * pool) // PATCH * PATCH, PATCH)
     if policy.crop_frames is not None and policy.pad:
         return np.full(len(own), policy.crop_frames, np.int64)
     limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]

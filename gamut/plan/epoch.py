@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gamut.patches import PATCH
+from gamut.numbers import PATCH
 from gamut.plan.balance import forwards
 from gamut.plan.crops import samples_needed
 

@@ -9,15 +9,12 @@ from dataclasses import MISSING, asdict, dataclass
 from typing import Any
 
 from gamut.errors import PlanError
-from gamut.patches import PATCH
+from gamut.numbers import HOP, PATCH, WINDOW
 from gamut.settings import above, at_least, between, bounded, multiple_of, one_of, problems, some
 
 PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
 MAX_LANES = 16
 FINGERPRINTED = {"hops": "shifts"}  # the names in fingerprints of fields that were renamed since
-
-UNIT_HOP = 160  # 10 ms at 16 kHz: the hop at resolution C = 1
-WINDOW_SAMPLES = 400  # 25 ms at 16 kHz: the first frame of a log-mel
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ class Policy:
     pad: bool = True
     max_frames: int | None = bounded(None, multiple_of(PATCH))
     too_long: str = bounded("cut", one_of("cut", "error"))
-    max_samples: int | None = bounded(None, at_least(WINDOW_SAMPLES))
-    hops: tuple[int, ...] = bounded((160,), some(at_least(1)))
+    max_samples: int | None = bounded(None, at_least(WINDOW))
+    hops: tuple[int, ...] = bounded((HOP,), some(at_least(1)))
     pools: tuple[int, ...] = bounded((1,), some(at_least(1)))
     pad_to: int | None = bounded(None, multiple_of(PATCH))
     local_views: int = bounded(0, at_least(0))

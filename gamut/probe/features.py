@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gamut.audio.logmel import PATCH, normalise, patches, unpatch
+from gamut.audio.logmel import normalise, patches, unpatch
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
@@ -19,8 +19,9 @@ from gamut.errors import GamutError
 from gamut.models.backbone import Backbone
 from gamut.models.layout import ROWS, Layout
 from gamut.models.pooling import row_means
+from gamut.numbers import PATCH, RATE
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
-from gamut.recipe.policy import RATE, hop
+from gamut.recipe.policy import hop
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 

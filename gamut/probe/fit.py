@@ -122,7 +122,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.nice(10)
-    from gamut.data.ancestors import watch_ancestors
+    from gamut.processes import watch_ancestors
 
     watch_ancestors(int(sys.argv[2]), parent=int(sys.argv[2]))
     main(Path(sys.argv[1]))

@@ -11,6 +11,7 @@ from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
 from gamut.models.attention_map import attention_maps
 from gamut.models.vit import VisionTransformer
+from gamut.numbers import RATE
 from gamut.plan import Clips
 from gamut.probe.features import Encoder, whole_clips
 from gamut.recipe.schema import Recipe
@@ -37,6 +38,6 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     first = 0
     for clip, frames in enumerate(batch.sizes):
         title = f"{index.key(int(batch.row[clip]))}, attention {when}"
-        seconds = float(batch.hop[clip]) / 16_000
+        seconds = float(batch.hop[clip]) / RATE
         yield figures.attention(mels[first : first + frames], maps[clip].float().numpy(), title, seconds)
         first += frames

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from gamut.errors import RecipeError
-from gamut.patches import PATCH, columns, rows
+from gamut.numbers import HOP, PATCH, columns, rows
 from gamut.plan.policy import clashes
 from gamut.recipe.check_stages import Problem, extracting, finetuning, pretraining
-from gamut.recipe.policy import KEYS, UNIT_HOP, hop, training_fields
+from gamut.recipe.policy import KEYS, hop, training_fields
 from gamut.recipe.schema import Model, Recipe
 from gamut.remote import is_remote
 from gamut.remote.fetch import LONGEST_PAUSE
@@ -92,11 +92,11 @@ def _views(recipe: Recipe) -> Iterator[Problem]:
             "front.mean and front.std must both be given, or both be left to the shards' own statistics",
         )
     for c in views.resolutions:
-        if abs(c * UNIT_HOP - hop(c)) > 1e-6:
+        if abs(c * HOP - hop(c)) > 1e-6:
             yield (
                 ("views.resolutions",),
                 f"views.resolutions: a hop of 10 ms x {c:g} is no whole number of samples at 16 kHz; the nearest that "
-                f"is: {max(hop(c), 1) / UNIT_HOP:g}",
+                f"is: {max(hop(c), 1) / HOP:g}",
             )
     if views.pad_with == "zero" and (not views.pad or (views.frames is None and views.pad_to is None)):
         yield (

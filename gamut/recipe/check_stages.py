@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gamut.patches import PATCH
-from gamut.recipe.policy import RATE, UNIT_HOP
+from gamut.numbers import CLIPS_A_SHARD, HOP, PATCH, RATE, WINDOW
 from gamut.recipe.schema import Recipe
 
 Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence without its end
-
-CLIPS = 128  # of a shard of a cache of features
 
 
 def pretraining(recipe: Recipe) -> Iterator[Problem]:
@@ -159,7 +156,7 @@ def _with_encoder(recipe: Recipe) -> Iterator[Problem]:
     augment, views = recipe.augment, recipe.views
     if recipe.features:
         yield (("features", "encoder"), "features are of a frozen encoder: with encoder set features to ''")
-    covers = math.ceil(((recipe.head.seconds * RATE - 400) / UNIT_HOP + 1) / PATCH) * PATCH
+    covers = math.ceil(((recipe.head.seconds * RATE - WINDOW) / HOP + 1) / PATCH) * PATCH
     if views.frames != covers or not views.pad or list(views.resolutions) != [1.0] or list(views.poolings) != [1]:
         yield (
             ("views.frames", "head.seconds"),
@@ -174,9 +171,12 @@ def _with_encoder(recipe: Recipe) -> Iterator[Problem]:
 def extracting(recipe: Recipe) -> Iterator[Problem]:
     """What of the section `extract` contradicts itself or the rest."""
     extract = recipe.extract
-    if CLIPS % extract.batch:
-        near = min((size for size in range(1, CLIPS + 1) if not CLIPS % size), key=lambda n: abs(n - extract.batch))
-        yield ("extract.batch",), f"extract.batch must divide {CLIPS}, such as {near}, not {extract.batch}"
+    if CLIPS_A_SHARD % extract.batch:
+        near = min(
+            (size for size in range(1, CLIPS_A_SHARD + 1) if not CLIPS_A_SHARD % size),
+            key=lambda n: abs(n - extract.batch),
+        )
+        yield ("extract.batch",), f"extract.batch must divide {CLIPS_A_SHARD}, such as {near}, not {extract.batch}"
     if sorted(set(extract.blocks)) != list(extract.blocks):
         yield ("extract.blocks",), f"extract.blocks are numbers of blocks from 0, ascending, not {extract.blocks}"
     if recipe.mixture:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gamut.numbers import HOP, RATE
 from gamut.plan import Policy
 from gamut.recipe.schema import Recipe
-
-RATE = 16000  # Hz
-UNIT_HOP = 160  # samples: 10 ms, resolution C = 1
-
 
 # The plan's fields that can contradict each other, and the keys that they come from.
 KEYS = {
@@ -74,7 +71,7 @@ def evaluation_policy(recipe: Recipe) -> Policy:
 
 def hop(resolution: float) -> int:
     """Samples between two frames at 10 ms * C."""
-    return round(resolution * UNIT_HOP)
+    return round(resolution * HOP)
 
 
 def _common(recipe: Recipe) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gamut.patches import PATCH
+from gamut.numbers import PATCH
 from gamut.plan.policy import Policy
 from gamut.recipe.stages import Asit as Asit
 from gamut.recipe.stages import Augment as Augment

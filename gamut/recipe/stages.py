@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gamut.evaluate import METRICS
-from gamut.patches import BINS
+from gamut.numbers import BINS
 from gamut.plan.policy import Policy
 from gamut.settings import above, at_least, between, bounds_of, key, one_of
 

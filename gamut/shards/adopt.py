@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.files import TEMPORARY, write_bytes
+from gamut.numbers import RATE
 from gamut.shards.build import build
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.labels import class_table
@@ -126,7 +127,7 @@ def _report(found: list[Found], tars: Tars) -> Report:
         ignored.update(one.ignored)
     return Report(
         clips=sum(len(one.part.key) for one in found),
-        seconds=sum(sum(one.part.samples) for one in found) / 16_000,
+        seconds=sum(sum(one.part.samples) for one in found) / RATE,
         shards=len(found),
         classes=len({label for one in found for labels in one.labels for label in labels}),
         unlabelled=sum(not labels for one in found for labels in one.labels),

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gamut.patches import PATCH, rows
+from gamut.numbers import HOP, PATCH, WINDOW, rows
 from gamut.plan.packing import exact_fill, next_fit
-from gamut.plan.policy import WINDOW_SAMPLES
 
-HOP = 160  # samples, 10 ms
 STANDARD = 1024  # frames that a standard AST cuts or pads every clip to
 LONGEST = 3072  # frames, about 30 s: where the packed ways cut (ElasticAST, section 4)
 ROW = 2048  # tokens
@@ -40,7 +38,7 @@ def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spendin
     ['standard AST, 1,024 frames: 3%', 'in order, batches of 12: 0%']
     """
     order = np.random.default_rng(seed).permutation(len(samples))[:MOST]
-    frames = 1 + (np.asarray(samples, np.int64)[order] - WINDOW_SAMPLES) // HOP
+    frames = 1 + (np.asarray(samples, np.int64)[order] - WINDOW) // HOP
     own = np.maximum(frames // PATCH, 1) * rows()
     tokens = np.minimum(own, min(LONGEST // PATCH * rows(), row))
     standard = STANDARD // PATCH * rows()

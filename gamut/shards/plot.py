@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gamut.audio.decode import RATE
-from gamut.audio.logmel import LOW, MELS
+from gamut.audio.logmel import LOW
 from gamut.errors import ShardError
 from gamut.files import write_bytes
+from gamut.numbers import BINS, HOP, RATE, WINDOW
 from gamut.shards.batching import ROW
 from gamut.shards.index import Index
-from gamut.shards.statistics import HOP, Statistics
+from gamut.shards.statistics import Statistics
 from gamut.track.figures import new_figure, plain
 
 HERTZ = (125, 250, 500, 1000, 2000, 4000, 8000)  # marked on the axis of frequencies
@@ -36,14 +36,14 @@ def clip_picture(waveform: np.ndarray, log_mel: np.ndarray, title: str) -> Figur
     above.grid(alpha=0.3)
     low, high = np.percentile(log_mel, [1, 99])
     # A frame begins every 10 ms and spans 25; it is drawn around its middle.
-    start = (400 - HOP) / 2 / RATE
-    extent = (start, start + len(log_mel) * HOP / RATE, -0.5, MELS - 0.5)
+    start = (WINDOW - HOP) / 2 / RATE
+    extent = (start, start + len(log_mel) * HOP / RATE, -0.5, BINS - 0.5)
     image = below.imshow(
         log_mel.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", cmap="magma",
         vmin=low, vmax=max(high, low + 1.0),
     )  # fmt: skip
-    below.set_yticks([min(mel_bin(hertz), MELS - 0.5) for hertz in HERTZ], [f"{hertz:,}" for hertz in HERTZ])
-    below.set_ylim(-0.5, MELS - 0.5)
+    below.set_yticks([min(mel_bin(hertz), BINS - 0.5) for hertz in HERTZ], [f"{hertz:,}" for hertz in HERTZ])
+    below.set_ylim(-0.5, BINS - 0.5)
     below.set_ylabel("frequency (Hz)")
     below.set_xlabel("time (s)")
     below.set_xlim(0, max(seconds, 0.025))
@@ -55,7 +55,7 @@ def clip_picture(waveform: np.ndarray, log_mel: np.ndarray, title: str) -> Figur
 def mel_bin(hertz: float) -> float:
     """Where a frequency lies among the 128 mel bins, whose centres are equally far apart in mel."""
     low, high, here = (1127.0 * np.log(1.0 + f / 700.0) for f in (LOW, RATE / 2, hertz))
-    return float((here - low) / ((high - low) / (MELS + 1)) - 1.0)
+    return float((here - low) / ((high - low) / (BINS + 1)) - 1.0)
 
 
 def draw_set(folder: Path, statistics: Statistics) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from gamut.audio.decode import RATE
 from gamut.errors import AudioError, ShardError
+from gamut.numbers import RATE
 from gamut.remote import Remote
 from gamut.shards.index import Index
 from gamut.shards.plot import clip_picture

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import xxhash
 
-from gamut.audio.decode import RATE
-from gamut.audio.logmel import WINDOW, RunningStatistics, log_mel
+from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.files import write_bytes
+from gamut.numbers import HOP, RATE, WINDOW
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.index import Index
@@ -29,7 +29,6 @@ from gamut.shards.progress import Progress
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 
-HOP = 160  # samples, 10 ms
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 RAREST = 10  # classes
 LARGEST_JSON = 16 << 20  # bytes

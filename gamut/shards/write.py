@@ -9,10 +9,11 @@ from pathlib import Path
 
 import xxhash
 
-from gamut.audio.decode import RATE, encode_flac, to_int16_16k
+from gamut.audio.decode import encode_flac, to_int16_16k
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
 from gamut.files import replacing, write_bytes
+from gamut.numbers import RATE
 from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
 from gamut.shards.part import Part, hexadecimal, scan

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gamut.audio.whisper_mel import FFT, FLOOR, HOP, RATE, mel_filters, whisper_log_mel
+from gamut.audio.whisper_mel import FFT, FLOOR, mel_filters, whisper_log_mel
+from gamut.numbers import HOP, RATE
 from gamut.tag.recording import Recording
 
 HALF = FFT // 2  # samples of a frame before its centre

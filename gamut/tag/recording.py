@@ -14,10 +14,10 @@ import soundfile
 import soxr
 
 from gamut.audio.containers import check_whole
-from gamut.audio.decode import RATE
 from gamut.audio.ffmpeg import needs_ffmpeg, to_file_with_ffmpeg
 from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
+from gamut.numbers import RATE
 
 SECONDS = 10  # of a block
 

@@ -8,20 +8,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gamut.audio.decode import RATE
 from gamut.audio.logmel import cut, normalise
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
 from gamut.models.classifier import ClassifierNetwork
-from gamut.patches import PATCH
+from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.plan import Clips, Policy, frames_within, plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag.recording import Recording
 from gamut.tag.result import Span, Tagged
 
-FRAME = 400  # samples of a frame
 SHORTEST = 0.1  # seconds of a span
 
 
@@ -47,7 +45,7 @@ class Spectrograms:
         frames = policy.crop_frames or policy.pad_to or policy.max_frames
         limits = [frames] if frames else []
         limits += [frames_within(policy.tokens, policy)] if policy.tokens is not None else []
-        longest = [((limit * policy.pools[0] - 1) * policy.hops[0] + FRAME) / RATE for limit in limits]
+        longest = [((limit * policy.pools[0] - 1) * policy.hops[0] + WINDOW) / RATE for limit in limits]
         longest += [policy.max_samples / RATE] if policy.max_samples else []
         return min(longest, default=30.0)
 
@@ -89,7 +87,7 @@ class Spectrograms:
 
     def _waveforms(self, recordings: Sequence[Recording], samples: int) -> Iterator[tuple[int, np.ndarray]]:
         policy = evaluation_policy(self.recipe)
-        least = (PATCH * policy.pools[0] - 1) * policy.hops[0] + FRAME
+        least = (PATCH * policy.pools[0] - 1) * policy.hops[0] + WINDOW
         for number, recording in enumerate(recordings):
             yield from ((number, waveform) for waveform in _spans(recording, samples, least))
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gamut.audio.whisper_mel import RATE
 from gamut.models.tagger import Tagger
 from gamut.models.whisper import Whisper
+from gamut.numbers import RATE
 from gamut.tag.listen import Listening
 from gamut.tag.mels import LongMel, short
 from gamut.tag.recording import Recording

@@ -8,9 +8,9 @@ import math
 
 import torch
 
-from gamut.audio.whisper_mel import RATE
 from gamut.errors import RecipeError
 from gamut.models.whisper import STEP
+from gamut.numbers import RATE
 
 UNIT = 20  # steps: 0.4 s (Gong et al. 2023, section 3)
 

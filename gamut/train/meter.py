@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamut.patches import PATCH
+from gamut.numbers import PATCH
 from gamut.plan import Epoch
 
 

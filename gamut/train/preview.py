@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gamut.data.remote import cache_needed, require_cache
+from gamut.numbers import HOP, RATE, WINDOW
 from gamut.plan import Clips, Epoch, plan_epoch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
@@ -66,11 +67,11 @@ def short_clips_warning(views: Views, clips: Clips) -> str:
     frames = views.frames
     if frames is None or not views.random or not views.pad:
         return ""
-    needed = (frames - 1) * 160 + 400
+    needed = (frames - 1) * HOP + WINDOW
     share = float(np.mean(np.asarray(clips.samples) < needed))
     if share <= 0.10:
         return ""
     return (
-        f"{share:.0%} of the clips are shorter than the crop of {frames} frames ({needed / 16_000:.2f} s): their crops "
+        f"{share:.0%} of the clips are shorter than the crop of {frames} frames ({needed / RATE:.2f} s): their crops "
         "are all the same, padded with zeros. A smaller views.frames gives them views of their own."
     )

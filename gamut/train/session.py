@@ -21,8 +21,6 @@ from gamut.train.lease import lease
 from gamut.train.preempt import Preemption
 from gamut.train.world import World
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved; start again to go on
-
 
 @dataclass(frozen=True)
 class Session:

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 
-from gamut.data.ancestors import watch_ancestors
 from gamut.errors import RunError
+from gamut.processes import watch_ancestors
 from gamut.recipe import schema
 from gamut.train.build import build
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gamut.audio.logmel import cut, patches
 from gamut.models.layout import layout
-from gamut.patches import columns, rows
+from gamut.numbers import columns, rows
 
 MEL = torch.randn(16 * 40, 128, generator=torch.Generator().manual_seed(0))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import soundfile
 import torch
 
-from gamut.data.ancestors import Process
 from gamut.data.batch import PackedBatch
 from gamut.plan import Epoch, Policy
 from gamut.shards import Index
@@ -168,18 +166,3 @@ def equal() -> Callable[[PackedBatch, PackedBatch], bool]:
         return True
 
     return equal
-
-
-@pytest.fixture(scope="session")
-def gone() -> Callable[[Process, float], bool]:
-    """Whether a process ends within so many seconds."""
-
-    def gone(process: Process, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if not process.alive():
-                return True
-            time.sleep(0.05)
-        return False
-
-    return gone

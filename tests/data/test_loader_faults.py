@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from gamut.data import loader as module
-from gamut.data.ancestors import Process
 from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import PlanError, RunError, ShardError
 from gamut.plan import plan_epoch
+from gamut.processes import Process
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "PER_SHARD", SHARD)
+    monkeypatch.setattr(extract, "CLIPS_A_SHARD", SHARD)
 
 
 @pytest.fixture

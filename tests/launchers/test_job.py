@@ -13,9 +13,9 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from gamut.errors import RunError
-from gamut.train.session import EXIT_PREEMPTED as STAGES_EXIT_PREEMPTED
+from gamut.numbers import EXIT_PREEMPTED
 from launchers import job
-from launchers.job import EXIT_PREEMPTED, STAGES, Job, rank_environment, run, write_job
+from launchers.job import STAGES, Job, rank_environment, run, write_job
 
 TASK = {
     "SLURM_JOB_ID": "4711",
@@ -151,7 +151,7 @@ def test_other_ranks_leave_requeueing_to_the_first(task: None, tmp_path: Path, m
 
 
 def test_status_of_a_preempted_stage() -> None:
-    assert EXIT_PREEMPTED == STAGES_EXIT_PREEMPTED
+    assert os.EX_TEMPFAIL == EXIT_PREEMPTED
 
 
 def test_every_stage_is_there_and_lists_its_recipes() -> None:

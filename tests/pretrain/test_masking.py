@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from gamut.numbers import BINS
 from gamut.randomness import key_torch
-from pretrain.masking import BINS, Blocks, block_masks, draw_blocks, mask_keys, mask_targets
+from pretrain.masking import Blocks, block_masks, draw_blocks, mask_keys, mask_targets
 
 
 def keys(n: int, salt: int = 0) -> torch.Tensor:

@@ -20,10 +20,10 @@ from pathlib import Path
 import soundfile
 import soxr
 
-from gamut.audio.decode import RATE
 from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
 from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
+from gamut.numbers import RATE
 from gamut.shards.build import build
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing

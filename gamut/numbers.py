@@ -1,12 +1,20 @@
-"""How a log-mel is cut into patches of 16x16: side by side, or overlapping where their stride is below 16 (AST: 10)."""
+"""The numbers that all rooms agree on, and how a log-mel is cut into patches.
+
+Patches are of 16x16: side by side, or overlapping where their stride is below 16 (AST: 10).
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TypeVar
 
-PATCH = 16  # frames and mel bins of a patch
+RATE = 16_000  # Hz, of everything that is stored and seen by a model
+HOP = 160  # samples, 10 ms: from frame to frame at resolution C = 1
+WINDOW = 400  # samples, 25 ms: of a frame
 BINS = 128  # mel bins of a frame
+PATCH = 16  # frames and mel bins of a patch
+CLIPS_A_SHARD = 128  # of a cache of features
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL, how a stage says: saved; start me again to go on
 
 Count = TypeVar("Count")  # a number, a NumPy array or a tensor of integers
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gamut.data.ancestors import Process, ancestors
+from gamut.processes import Process, ancestors
 
 LEAF = """
 import sys, time
-from gamut.data.ancestors import watch_ancestors
+from gamut.processes import watch_ancestors
 watch_ancestors(every=0.1)
 print("ready", flush=True)
 time.sleep(60)
