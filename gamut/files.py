@@ -54,6 +54,7 @@ def replacing(path: Path, error: type[GamutError] | None = None) -> Iterator[Bin
 def write_bytes(path: Path, content: bytes, error: type[GamutError] | None = None) -> None:
     """Write a whole file at once, as `replacing` does."""
     with replacing(path, error) as file:
+        hook("write", path)
         file.write(content)
 
 
