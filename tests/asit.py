@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from gamut.recipe import schema
@@ -21,6 +22,15 @@ RECIPE = schema.Recipe(
 def objective(**changes: object) -> Asit:
     recipe = replace(RECIPE, asit=replace(RECIPE.asit, **changes))  # type: ignore[arg-type]
     return Asit(recipe, -4.0, 4.0, torch.device("cpu"))
+
+
+def assert_same_metrics(found: dict[str, float], expected: dict[str, float]) -> None:
+    """Metrics of one step split in two ways: within 1e-5, but a spread, the small difference of two numbers of about
+    1 / prototypes, within 1e-6 of these."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        terms = 1 / RECIPE.asit.prototypes if "/spread" in name else 0.0
+        assert found[name] == pytest.approx(value, rel=1e-5, abs=max(1e-6 * terms, 1e-12)), name
 
 
 def whole_step(task: Asit, batches: list) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:

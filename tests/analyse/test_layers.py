@@ -15,6 +15,7 @@ from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import CLASSES, synthesise
+from tests.close import assert_close
 
 LAYERS, STEPS, DIM = 3, 5, 8
 
@@ -56,7 +57,7 @@ def test_a_layer_scores_by_what_it_knows(index: Index) -> None:
 def test_f1_of_several_labels_a_clip_is_of_those_above_even_odds() -> None:
     target = np.array([[1, 1], [1, 0], [0, 1]], bool)
     logits = np.array([[2.0, -1.0], [1.0, -1.0], [3.0, 1.0]])
-    np.testing.assert_allclose(class_f1(target, logits, one_class=False), [2 * 2 / (2 * 2 + 1), 2 * 1 / (2 * 1 + 1)])
+    assert_close(class_f1(target, logits, one_class=False), [2 * 2 / (2 * 2 + 1), 2 * 1 / (2 * 1 + 1)])
 
 
 def test_the_command_writes_a_table_and_pictures(index: Index, tmp_path: Path, capsys) -> None:

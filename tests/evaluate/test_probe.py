@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gamut.evaluate.metrics import accuracy, mean_average_precision
 from gamut.evaluate.probe import exclusive, knn, linear_probe, probe, score
+from tests.close import assert_close
 
 
 def _clusters(
@@ -29,15 +30,15 @@ def test_knn_votes_by_the_exponential_of_cosine_similarity(k: int) -> None:
         for other in np.argsort(-row)[:k]:
             expected[clip, y[other]] += np.exp(row[other] / 0.07)
     expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(knn(x, target, test_x, k=k), expected, rtol=1e-9)
+    assert_close(knn(x, target, test_x, k=k), expected, 1e-9)
 
 
 def test_knn_sees_directions_only() -> None:
     (x, y, target), (test_x, _, _) = _clusters(), _clusters(1)
     scaled = test_x * np.linspace(0.01, 100, len(test_x))[:, None]
-    np.testing.assert_allclose(knn(x, target, scaled), knn(x, target, test_x), atol=1e-9)
+    assert_close(knn(x, target, scaled), knn(x, target, test_x), 1e-9)
     assert (knn(x, target, x, k=1).argmax(1) == y).all()
-    np.testing.assert_allclose(knn(x[:2], target[[0, 0]], x, k=50), np.tile([1.0, 0.0, 0.0], (len(x), 1)))
+    assert_close(knn(x[:2], target[[0, 0]], x, k=50), np.tile([1.0, 0.0, 0.0], (len(x), 1)))
 
 
 def test_linear_probe_is_softmax_regression_on_scaled_features() -> None:
@@ -47,8 +48,8 @@ def test_linear_probe_is_softmax_regression_on_scaled_features() -> None:
     model = LogisticRegression(max_iter=1000).fit((x - mean) / deviation, y)
     expected = model.predict_log_proba((test_x - mean) / deviation)
     found = linear_probe(x, target, test_x)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_allclose(np.exp(found).sum(1), 1.0)
+    assert_close(found, expected, 1e-6)
+    assert_close(np.exp(found).sum(1), np.ones(len(found)))
 
 
 def test_linear_probe_scores_a_class_that_training_lacks_last_and_survives_constant_features() -> None:
@@ -79,7 +80,7 @@ def test_clips_of_several_classes_get_a_regression_a_class() -> None:
     scaled, tested = ((part - x.mean(0)) / x.std(0) for part in (x, test_x))
     for column in range(3):
         model = LogisticRegression(max_iter=1000).fit(scaled, target[:, column])
-        np.testing.assert_allclose(scores[:, column], model.decision_function(tested), atol=1e-6)
+        assert_close(scores[:, column], model.decision_function(tested), 1e-6)
     assert score(test_target, scores, one_class=False) == mean_average_precision(test_target, scores)
 
 

@@ -18,6 +18,7 @@ from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features import FeatureCache, write_cache
 from gamut.features.numbers import Error, load, store
+from tests.close import assert_close
 
 SHAPE = (3, 5, 8)
 
@@ -33,7 +34,7 @@ def test_reads_what_was_written_in_any_order(tmp_path: Path, dtype: str, within:
     rows = [58, 1, 1, 25, 22]  # the last, the first twice, and both sides of a border
     got = cache.read(rows)
     assert got.dtype == (np.float32 if dtype == "fp32" else np.float16)
-    np.testing.assert_allclose(got, x[[19, 0, 0, 8, 7]], atol=within * 4, rtol=within)
+    assert_close(got, x[[19, 0, 0, 8, 7]], within)
     np.testing.assert_array_equal(cache.read_ids(cache.clip_id[[19, 0, 0, 8, 7]]), got)
     np.testing.assert_array_equal(cache.read_ids(cache.clip_id[[19, 0, 0, 8, 7]].view(np.int64)), got)
     assert (cache.info.layers, cache.info.steps, cache.info.dim, cache.info.dtype) == (*SHAPE, dtype)
@@ -45,7 +46,7 @@ def test_says_what_storing_has_cost(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "c", x, dtype="int8", per_shard=8)
     difference = cache.read(np.arange(20)).astype(np.float64) - x
     expected = np.sqrt((difference**2).sum((0, 2, 3)) / (x.astype(np.float64) ** 2).sum((0, 2, 3)))
-    np.testing.assert_allclose(cache.info.error, expected, rtol=1e-6)
+    assert_close(cache.info.error, expected, 1e-6)
     assert 1e-4 < max(cache.info.error) < 1e-2
 
 
@@ -81,7 +82,7 @@ def test_a_hole_is_an_error_and_never_zeros(tmp_path: Path) -> None:
     assert cache.has([3, 4, 5, 99]).tolist() == [True, False, True, False]
     with pytest.raises(FeatureError, match=r"Clip clip4 has no features.*\(checksum\)"):
         cache.read([3, 4])
-    np.testing.assert_allclose(cache.read([3, 5]), x[[3, 4]], atol=4e-3)
+    assert_close(cache.read([3, 5]), x[[3, 4]], 1e-3)
     with pytest.raises(FeatureError, match="no clip of row 10"):
         cache.read([10])
     with pytest.raises(FeatureError, match="no clip 0x0000000000000001"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -26,6 +25,7 @@ from gamut.recipe import schema
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
+from tests.close import assert_close
 from tests.features.conftest import changed, opened
 from tests.models.test_speech import SIZES, STABLE
 
@@ -67,7 +67,7 @@ def test_a_pretrained_asit_by_its_run_folder(recipe: Recipe, asit_run: Path) -> 
             for layer, block in enumerate(vit.blocks):
                 x = block(x, where, None)
                 columns = x[where.patch].view(12, 8, 32).mean(1)
-                np.testing.assert_allclose(features[layer], columns.view(3, 4, 32).mean(1), atol=1e-5)
+                assert_close(features[layer], columns.view(3, 4, 32).mean(1), 1e-5)
 
 
 def test_overlapping_patches_are_columns_of_as_many_rows_as_they_have(esc10: Path) -> None:
@@ -86,7 +86,7 @@ def test_overlapping_patches_are_columns_of_as_many_rows_as_they_have(esc10: Pat
         for block, got in zip(vit.blocks, found, strict=True):
             x = block(x, where, None)
             assert got.shape == (2, 18, 32)  # of 192 frames, 12 rows each
-            torch.testing.assert_close(got, x[where.patch].view(2, 18, 12, 32).mean(2), atol=1e-5, rtol=0)
+            assert_close(got, x[where.patch].view(2, 18, 12, 32).mean(2), 1e-5)
     assert encoder.front["stride"] == 10
 
 
@@ -115,8 +115,8 @@ def test_a_speech_model_by_its_folder(recipe: Recipe, tmp_path: Path) -> None:
     got = cache.read([row])[0]
     for layer, x in enumerate(found):
         assert len(x) == 259
-        np.testing.assert_allclose(got[layer, 12], x[240:].mean(0), atol=1e-5)
-        np.testing.assert_allclose(got[layer, :12], x[:240].view(12, 20, -1).mean(1), atol=1e-5)
+        assert_close(got[layer, 12], x[240:].mean(0), 1e-5)
+        assert_close(got[layer, :12], x[:240].view(12, 20, -1).mean(1), 1e-5)
 
 
 def test_weights_that_are_no_encoder_are_a_sentence(recipe: Recipe, tmp_path: Path) -> None:

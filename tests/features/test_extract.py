@@ -27,6 +27,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
+from tests.close import assert_close
 from tests.features.conftest import SHARD, changed, opened
 from tests.models.whispers import saved_by_transformers
 
@@ -58,7 +59,7 @@ def expected(recipe: Recipe, cache: FeatureCache, rows: np.ndarray | None = None
 def test_a_cache_holds_what_the_encoder_gives_clip_by_clip(recipe: Recipe) -> None:
     cache = extracted(recipe)
     assert (cache.info.layers, cache.info.steps, cache.info.dim, len(cache)) == (3, 10, 64, 40)
-    np.testing.assert_allclose(cache.read(cache.rows), expected(recipe, cache), atol=2e-5)
+    assert_close(cache.read(cache.rows), expected(recipe, cache), 2e-5)
     index = opened(recipe)
     np.testing.assert_array_equal(cache.clip_id, index.clip_id[cache.rows])
     assert [cache.key(place) for place in range(40)] == [index.key(row) for row in cache.rows]
@@ -99,10 +100,10 @@ def test_means_of_neighbours_the_last_of_what_is_left() -> None:
     x = torch.randn(2, 499, 5, generator=torch.Generator().manual_seed(0))
     got = pool(x, 20)
     assert got.shape == (2, 25, 5)
-    torch.testing.assert_close(got[:, 0], x[:, :20].mean(1))
-    torch.testing.assert_close(got[:, 24], x[:, 480:].mean(1))  # of 19
+    assert_close(got[:, 0], x[:, :20].mean(1))
+    assert_close(got[:, 24], x[:, 480:].mean(1))  # of 19
     assert torch.equal(pool(x, 1), x)
-    torch.testing.assert_close(pool(x[:, :7], 20), x[:, :7].mean(1, keepdim=True))
+    assert_close(pool(x[:, :7], 20), x[:, :7].mean(1, keepdim=True))
 
 
 def test_goes_on_after_a_kill(recipe: Recipe, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_jobs_at_once_share_the_work(recipe: Recipe) -> None:
     assert [one.exitcode for one in jobs] == [0, 0, 0]
     assert sorted(log.read_text().split()) == ["0", "1", "2"]  # each made once
     cache = FeatureCache(job.folder)
-    np.testing.assert_allclose(cache.read(cache.rows), expected(recipe, cache), atol=2e-5)
+    assert_close(cache.read(cache.rows), expected(recipe, cache), 2e-5)
 
 
 @pytest.mark.long
@@ -215,7 +216,7 @@ def test_a_changed_clip_is_a_hole_and_comes_back_when_mended(
     with pytest.raises(FeatureError, match=rf"Clip {key} has no features.*checksum"):
         cache.read([row])
     others = cache.rows[cache.rows != row]
-    np.testing.assert_allclose(cache.read(others), expected(recipe, cache, others), atol=2e-5)
+    assert_close(cache.read(others), expected(recipe, cache, others), 2e-5)
 
     damage(data, row)  # back as it was
     from gamut.features.__main__ import mend
@@ -224,7 +225,7 @@ def test_a_changed_clip_is_a_hole_and_comes_back_when_mended(
     assert "1 shards are damaged or lack clips" in capsys.readouterr().out
     cache = extracted(recipe)
     assert not cache.holes
-    np.testing.assert_allclose(cache.read([row]), expected(recipe, cache, np.array([row])), atol=2e-5)
+    assert_close(cache.read([row]), expected(recipe, cache, np.array([row])), 2e-5)
 
 
 def test_too_many_unusable_clips_stop_it_with_their_names(recipe: Recipe, tmp_path: Path) -> None:
@@ -279,7 +280,7 @@ def test_large_records_make_small_shards(recipe: Recipe, monkeypatch: pytest.Mon
     monkeypatch.setattr("gamut.features.extract.LARGEST", 5 * record)
     cache = extracted(recipe)
     assert cache.about.per_shard == 4
-    np.testing.assert_allclose(cache.read(cache.rows), expected(recipe, cache), atol=2e-5)
+    assert_close(cache.read(cache.rows), expected(recipe, cache), 2e-5)
 
 
 def test_what_cannot_be_is_a_sentence(recipe: Recipe) -> None:

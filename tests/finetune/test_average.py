@@ -19,6 +19,7 @@ from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.shards.select import select
 from launchers.corpus import synthesise
+from tests.close import assert_close
 from tests.shards.layouts import convert
 from tests.train.ranks import run
 
@@ -38,7 +39,7 @@ def test_it_is_the_mean_and_the_model_gets_its_own_weights_back() -> None:
     expected = torch.stack([model.weight.detach() for model in models]).mean(0)
     model, own = models[-1], models[-1].weight.detach().clone()
     with average.inside(model):
-        assert torch.allclose(model.weight, expected, rtol=0, atol=1e-7)
+        assert_close(model.weight, expected, 1e-7)
     assert torch.equal(model.weight, own)
     with WeightAverage().inside(model):  # of nothing
         assert torch.equal(model.weight, own)
@@ -92,7 +93,7 @@ def test_a_run_is_scored_with_the_mean_over_its_epochs(shards: Path, tmp_path: P
     assert mean[COUNT].tolist() == [2]
     for name in kept[0]:
         expected = torch.stack([kept[1][name], kept[2][name]]).mean(0)
-        assert torch.allclose(mean[PREFIX + name], expected, rtol=0, atol=1e-7), name
+        assert_close(mean[PREFIX + name], expected, 1e-7, name)
         assert not torch.equal(kept[1][name], kept[2][name]) or "norm1.bias" in name, name
     recipe = load_recipe("finetune", line[0], line[1:])
     index = Index.open(shards)

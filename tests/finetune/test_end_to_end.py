@@ -23,6 +23,7 @@ from gamut.shards.convert.run import convert
 from gamut.train.objective import Moment
 from launchers.corpus import synthesise
 from tests.analyse.speech_models import tiny_whisper
+from tests.close import assert_close
 from tests.packs import packed
 from tests.train.ranks import run
 
@@ -67,7 +68,7 @@ def test_the_network_sees_what_a_cache_of_its_encoder_holds(whisper: Path) -> No
     assert tuple(features.shape) == (2, *objective.shape) == (2, 2, 5, 16)
     network = objective.model
     assert isinstance(network, TaggingWhisper)
-    torch.testing.assert_close(objective.logits(batch), network.tagger(features))
+    assert_close(objective.logits(batch), network.tagger(features))
 
 
 def test_a_clip_is_mixed_without_its_mean_and_is_itself_alone() -> None:
@@ -84,7 +85,7 @@ def test_a_clip_is_mixed_without_its_mean_and_is_itself_alone() -> None:
     added = other.float() / 32768
     expected = 0.25 * (x[1] - x[1].mean())
     expected[:2000] += 0.75 * (added - added.mean())
-    torch.testing.assert_close(found[1], expected[:2560], atol=1e-6, rtol=0)
+    assert_close(found[1], expected[:2560], 1e-6)
 
 
 def test_encoder_and_head_learn_at_their_own_rates(whisper: Path) -> None:

@@ -13,6 +13,7 @@ from finetune.heads import TagFeatures, hidden_steps, mask_time, mix
 from gamut.data.batch import PackedBatch
 from gamut.recipe import schema
 from gamut.train.objective import Moment
+from tests.close import assert_close
 from tests.packs import packed
 
 NOW = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.0)
@@ -55,8 +56,8 @@ def test_features_are_mixed_with_their_partner_in_float32() -> None:
     made = batch()
     x = made.features.float()
     found = mix(made)
-    torch.testing.assert_close(found[0], 0.75 * x[0] + 0.25 * x[2])
-    torch.testing.assert_close(found[2], 0.5 * x[2] + 0.5 * x[1])
+    assert_close(found[0], 0.75 * x[0] + 0.25 * x[2])
+    assert_close(found[2], 0.5 * x[2] + 0.5 * x[1])
     assert torch.equal(found[[1, 3]], x[[1, 3]])
     assert mix(batch(mixed=False)).dtype == torch.float16
 
@@ -99,7 +100,7 @@ def test_the_loss_is_torch_s_on_mixed_and_smoothed_targets(kind: str, smoothing:
 def test_scores_are_of_clean_features() -> None:
     objective = task(time_mask=10)
     made = batch()
-    torch.testing.assert_close(objective.logits(made), objective.model(made.features.float()))
+    assert_close(objective.logits(made), objective.model(made.features.float()))
 
 
 @pytest.mark.parametrize("kind", ["last_mlp", "wa_mlp", "wa_tr", "tl_tr"])

@@ -23,6 +23,7 @@ from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import CLASSES, synthesise
+from tests.close import assert_close
 from tests.train.ranks import run
 
 from .tuning import tune
@@ -98,7 +99,7 @@ def test_a_head_learns_alike_at_any_world(made: tuple[Index, np.ndarray, Path], 
     rounds = [tmp_path / f"of{size}" / "test-1-seed-0" for size in (1, 2)]
     one, two = (losses(folder) for folder in rounds)
     assert len(one) == 5 * 6  # 48 clips in steps of 8, the last of them whole
-    np.testing.assert_allclose(one, two, rtol=2e-5)
+    assert one == pytest.approx(two, rel=2e-5)
     assert np.mean(one[-6:]) < np.mean(one[:6]) - 0.1
     result = json.loads((rounds[0] / "result.json").read_text())
     assert result["score"] > 0.5
@@ -113,7 +114,7 @@ def test_a_head_learns_alike_at_any_world(made: tuple[Index, np.ndarray, Path], 
     assert torch.equal(head.state_dict()["layer_tr.mlp.0.weight"], state["layer_tr.mlp.0.weight"])
     with np.load(rounds[0] / "scores.npz") as scores:  # the weights that are kept give the scores that are told
         found = head(torch.from_numpy(made[1][scores["row"]]).half().float()).detach().numpy()
-        np.testing.assert_allclose(found, scores["logits"], atol=1e-4)
+        assert_close(found, scores["logits"], 1e-4)
 
 
 def test_a_head_starts_from_another(made: tuple[Index, np.ndarray, Path], tmp_path: Path, capfd) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gamut.models.attention import attention, pooling_attention
 from gamut.models.layout import Layout, layout
+from tests.close import assert_close
 
 # One column of patches (16 frames), runs of equal lengths, 30 s, and the same length apart from its run.
 SIZES = (16, 160, 160, 2992, 48, 48, 48, 160)
@@ -63,7 +64,7 @@ def test_loop_equals_dense(columns: list[int], class_token: bool) -> None:
     q, k, v = (random(where.tokens, 2, 8, seed=i) for i in range(3))
     loop, dense = (attention(q, k, v, where, backend=backend) for backend in ("loop", "dense"))
     assert loop.shape == (where.tokens, 2, 8)
-    assert torch.allclose(loop, dense, rtol=0, atol=1e-5)
+    assert_close(loop, dense, 1e-5)
 
 
 def test_segments_do_not_see_each_other() -> None:

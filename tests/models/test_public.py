@@ -17,6 +17,7 @@ from gamut.models.classifier import ClassifierNetwork
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import load_backbone, load_classifier
 from gamut.recipe import schema
+from tests.close import assert_close
 from tests.models.elastic_reference import ElasticReference
 from tests.models.old_names import OLD
 
@@ -104,7 +105,7 @@ def test_elastic_ast_is_a_start_for_fine_tuning_on_longer_clips(tmp_path: Path) 
     assert (start.prefix, start.resized, start.fresh) == ("module.backbone.", ("pos_embed_time",), ())
     assert all(name.startswith("module.head.") for name in start.dropped)
     stretched = F.interpolate(reference.pos_embed_time.T[None], size=24, mode="linear", align_corners=False)[0].T
-    torch.testing.assert_close(vit.pos_embed_time, stretched)
+    assert_close(vit.pos_embed_time, stretched)
     assert torch.equal(vit.attn_pool.query[0], reference.attn_pool_queries)
 
 
@@ -267,8 +268,8 @@ def test_ssast_becomes_factorised_tables(tmp_path: Path) -> None:
     assert start.fresh == tuple(name for name in vit.state_dict() if name.startswith("attn_pool."))
     grid = v["pos_embed"][:, 2:].transpose(1, 2).unflatten(2, (8, 64))
     wide = F.interpolate(grid, size=(8, 192), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(vit.pos_embed_time, wide.mean(1).T, rtol=0, atol=1e-6)
-    torch.testing.assert_close(vit.pos_embed_freq, wide.mean(2).T, rtol=0, atol=1e-6)
+    assert_close(vit.pos_embed_time, wide.mean(1).T, 1e-6)
+    assert_close(vit.pos_embed_freq, wide.mean(2).T, 1e-6)
     kernel = v["patch_embed.proj.weight"]
     assert torch.equal(vit.patch_embed.proj.weight[:, 16 * 3 + 5], kernel[:, 0, 5, 3])  # time 3, frequency 5
 
@@ -318,7 +319,7 @@ def test_an_image_model_starts_ast_as_ast_does(tmp_path: Path) -> None:
         else:
             expected = grid[..., 12 - columns // 2 :][..., :columns]
         expected = torch.cat([special, expected.permute(0, 3, 2, 1).flatten(1, 2)], dim=1)
-        torch.testing.assert_close(vit.pos_embed, expected, rtol=0, atol=2e-6)
+        assert_close(vit.pos_embed, expected, 2e-6)
         kernel = deit.patch_embed.proj.weight.sum(1)
-        torch.testing.assert_close(vit.patch_embed.proj.weight[:, 16 * 3 + 5], kernel[:, 5, 3])
+        assert_close(vit.patch_embed.proj.weight[:, 16 * 3 + 5], kernel[:, 5, 3])
         assert torch.equal(vit.dist_token, deit.dist_token)

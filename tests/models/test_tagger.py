@@ -14,6 +14,7 @@ from gamut.models.tagger import Tagger, load_tagger, open_tagger
 from gamut.models.weights import save_weights
 from gamut.recipe import schema
 from gamut.settings import about
+from tests.close import assert_close
 
 KINDS = about(schema.Head)["kind"].bounds.choices
 
@@ -113,7 +114,7 @@ def test_a_head_computes_what_the_paper_says(kind: str, dim: int | None) -> None
             parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))) * 0.2
         found = head(features())
     expected = torch.stack([reference(head, clip) for clip in features()])
-    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
+    assert_close(found.double(), expected, 2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +130,7 @@ def test_weights_come_from_the_seed_and_the_average_starts_even() -> None:
     same, other = tagger("wa_tr").state_dict(), tagger("wa_tr", seed=4).state_dict()
     assert all(torch.equal(value, same[name]) for name, value in tagger("wa_tr").state_dict().items())
     assert not torch.equal(same["time_tr.mlp.0.weight"], other["time_tr.mlp.0.weight"])
-    torch.testing.assert_close(same["layer_weight"], torch.full((3,), 1 / 3))
+    assert_close(same["layer_weight"], torch.full((3,), 1 / 3))
 
 
 @pytest.mark.parametrize("prefix", ["at_model.", "module.", "module.at_model.", "head.", ""])
@@ -145,10 +146,10 @@ def test_public_and_own_names_load(tmp_path: Path, prefix: str, kind: str, dim: 
     said = str(load_tagger(mine, tmp_path / "theirs.pth"))
     assert prefix in said
     assert ("left out 2 other" in said) == (prefix == "at_model.")
-    torch.testing.assert_close(mine(features()), theirs(features()))
+    assert_close(mine(features()), theirs(features()))
     again = open_tagger(tmp_path / "theirs.pth", layers=3, layer_heads=4)
     assert again.head == theirs.head
-    torch.testing.assert_close(again(features()), theirs(features()))
+    assert_close(again(features()), theirs(features()))
 
 
 def test_a_public_model_has_these_names() -> None:

@@ -15,6 +15,7 @@ from gamut.models.positions import resize_grid, stretch
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import find_weights, load_backbone, load_weights, save_weights
 from gamut.recipe import schema
+from tests.close import assert_close
 
 MODEL = schema.Model(dim=24, depth=2, heads=2, table_frames=96, pooling_heads=4)
 
@@ -126,8 +127,8 @@ def test_a_learned_grid_becomes_factorised_tables_and_not_the_other_way(tmp_path
     assert "positions of 6x8 to 13x8" in str(loaded)
     assert loaded.dropped == ("centre.class", "teacher.backbone.cls_token", "teacher.projection.mlp.0.weight")
     grid = stretch(saved.pos_embed[0, 1:].detach().unflatten(0, (6, 8)).flatten(1), 13, "linear").unflatten(1, (8, -1))
-    torch.testing.assert_close(vit.pos_embed_time, grid.mean(1))
-    torch.testing.assert_close(vit.pos_embed_freq, grid.mean(0))
+    assert_close(vit.pos_embed_time, grid.mean(1))
+    assert_close(vit.pos_embed_freq, grid.mean(0))
     checkpoint(tmp_path / "factorised", vit)
     with pytest.raises(CheckpointError, match=r"no tensor teacher\.backbone\.pos_embed;"):
         load_backbone(VisionTransformer(dataclasses.replace(MODEL, pooling="mean")), tmp_path / "factorised")

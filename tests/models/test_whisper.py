@@ -16,6 +16,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from gamut.audio.whisper_mel import whisper_log_mel
 from gamut.errors import CheckpointError
 from gamut.models.whisper import Whisper, load_whisper
+from tests.close import assert_close
 from tests.models.whispers import (
     BLOCKS,
     DIM,
@@ -59,19 +60,19 @@ def test_the_log_mel_is_that_of_both_libraries(mels: int, seconds: int) -> None:
     assert got.shape == (3, mels, 100 * seconds)
     extractor = WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
     theirs = extractor(list(waveform.numpy()), sampling_rate=16_000, return_tensors="pt").input_features
-    torch.testing.assert_close(got, theirs, atol=1e-6, rtol=0)
+    assert_close(got, theirs, 1e-6)
     for one, clip in zip(got, waveform):
         openai = whisper.audio.log_mel_spectrogram(clip, mels)
-        torch.testing.assert_close(one, openai, atol=1e-6, rtol=0)
+        assert_close(one, openai, 1e-6)
 
 
 def test_the_floor_is_a_clips_own(mine: Whisper) -> None:
     waveform = sounds(32_000)
     together = mine.log_mel(waveform)
     for one, clip in zip(together, waveform):
-        torch.testing.assert_close(mine.log_mel(clip[None])[0], one, atol=1e-6, rtol=0)
+        assert_close(mine.log_mel(clip[None])[0], one, 1e-6)
     int16 = (waveform * 32768).round().clamp(-32768, 32767).to(torch.int16)
-    torch.testing.assert_close(mine.log_mel(int16), mine.log_mel(int16 / 32768.0), atol=0, rtol=0)
+    assert_close(mine.log_mel(int16), mine.log_mel(int16 / 32768.0), 0)
 
 
 def test_blocks_and_final_are_those_of_transformers(mine: Whisper, folder: Path) -> None:
@@ -83,8 +84,8 @@ def test_blocks_and_final_are_those_of_transformers(mine: Whisper, folder: Path)
     assert len(encoded.blocks) == BLOCKS
     for ours, expected in zip(encoded.blocks, blocks):
         assert ours.shape == (2, 1500, DIM)
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoded.final, final[0], atol=1e-5, rtol=0)
+        assert_close(ours, expected, 1e-5)
+    assert_close(encoded.final, final[0], 1e-5)
     # What transformers calls the last hidden state is not the last block's output.
     assert (encoded.final - encoded.blocks[-1]).abs().max() > 0.1
 
@@ -101,8 +102,8 @@ def test_blocks_are_those_of_openai_with_positions_cut(tmp_path: Path, seconds: 
     encoded = mine(mel)
     for ours, expected in zip(encoded.blocks, blocks):
         assert ours.shape == (3, 50 * seconds, DIM)
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoded.final, final[0], atol=1e-5, rtol=0)
+        assert_close(ours, expected, 1e-5)
+    assert_close(encoded.final, final[0], 1e-5)
 
 
 def test_outputs_can_be_made_small_as_they_come(mine: Whisper) -> None:
@@ -110,8 +111,8 @@ def test_outputs_can_be_made_small_as_they_come(mine: Whisper) -> None:
     whole = mine(mel)
     means = mine(mel, lambda number, x: x.mean(1) if number != 1 else None)
     assert len(means.blocks) == BLOCKS - 1
-    torch.testing.assert_close(means.blocks[1], whole.blocks[2].mean(1))
-    torch.testing.assert_close(means.final, whole.final)
+    assert_close(means.blocks[1], whole.blocks[2].mean(1))
+    assert_close(means.final, whole.final)
 
 
 @pytest.mark.parametrize(("precision", "within"), [("bf16", 0.1), ("fp16", 0.02)])
@@ -121,7 +122,7 @@ def test_lower_precisions_are_near(mine: Whisper, folder: Path, precision: str, 
     encoded = low(mel)
     assert encoded.final.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     for ours, expected in zip(encoded.blocks, mine(mel).blocks):
-        torch.testing.assert_close(ours.float(), expected, atol=within * float(expected.abs().max()), rtol=0)
+        assert_close(ours.float(), expected, within)
 
 
 def test_text_from_the_same_pass_is_that_of_transformers(folder: Path) -> None:
@@ -148,7 +149,7 @@ def test_an_openai_file_gives_transformers_whole_model(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(mel, tokens)
         got = mine.generator(encoder_outputs=mine(mel).for_decoder(), decoder_input_ids=tokens).logits
-    torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+    assert_close(got, expected, 2e-5)
 
 
 def test_a_model_without_its_head_and_in_several_files(tmp_path: Path, mine: Whisper) -> None:
@@ -158,7 +159,7 @@ def test_a_model_without_its_head_and_in_several_files(tmp_path: Path, mine: Whi
     assert (tmp_path / "split" / "model.safetensors.index.json").exists()
     mel = mine.log_mel(sounds(32_000))
     for name in ("trunk", "split"):
-        torch.testing.assert_close(load_whisper(tmp_path / name)(mel).final, mine(mel).final, atol=0, rtol=0)
+        assert_close(load_whisper(tmp_path / name)(mel).final, mine(mel).final, 0)
     assert load_whisper(tmp_path / "trunk", decoder=True).generator is not None
 
 

@@ -10,6 +10,7 @@ from scipy.stats import beta, binomtest, chisquare, kstest
 from gamut.plan import Clips, Policy, plan_epoch
 from gamut.plan.partners import beta_weights
 from gamut.randomness import key
+from tests.close import assert_close
 
 
 def of_length(n: int, samples: int = 16000, shards: int = 1) -> Clips:
@@ -81,4 +82,4 @@ def test_partners_do_not_depend_on_the_packs_and_are_in_their_cost() -> None:
     assert np.array_equal(plain.pack_tokens, plans[0].pack_tokens)
     more = plans[0].pack_cost - plain.pack_cost
     mixed = np.add.reduceat((plans[0].partner >= 0) * plans[0].tokens, plans[0].pack_offset[:-1])
-    assert np.allclose(more, 0.02 * mixed)
+    assert_close(more, 0.02 * mixed)

@@ -11,7 +11,8 @@ from gamut.data.batch import PackedBatch
 from gamut.errors import CheckpointError
 from gamut.models.layout import layout
 from pretrain.teacher import Spread, sum_up
-from tests.asit import NOW, objective, whole_step
+from tests.asit import NOW, assert_same_metrics, objective, whole_step
+from tests.close import assert_close
 from tests.packs import packed, part
 
 
@@ -23,13 +24,11 @@ def test_a_step_does_not_depend_on_how_it_is_split() -> None:
     three = whole_step(objective(), [part(batch, 0, 3), empty, part(batch, 3, 5)])
     for other in (two, three):
         assert other[0] == pytest.approx(one[0], rel=1e-6)
-        for name, value in one[1].items():
-            assert other[1][name] == pytest.approx(value, rel=1e-5), name
+        assert_same_metrics(other[1], one[1])
         for name, gradient in one[2].items():
             if name.endswith("attn.qkv.bias"):
                 continue  # its key part has no true gradient, only rounding
-            scale = gradient.abs().max().item()
-            assert torch.allclose(other[2][name], gradient, rtol=0, atol=3e-6 * scale + 1e-12), name
+            assert_close(other[2][name], gradient, 3e-6, name)
 
 
 def test_the_step_replays_bit_for_bit() -> None:
@@ -98,7 +97,7 @@ def test_teacher_and_centres_move_after_an_applied_step_only() -> None:
     speed = values["teacher/momentum"]
     for name, parameter in task.model.named_parameters():
         expected = before[f"teacher.{name}"] * speed + parameter.detach() * (1 - speed)
-        assert torch.allclose(after[f"teacher.{name}"], expected, atol=1e-6), name
+        assert_close(after[f"teacher.{name}"], expected, 1e-6, name)
     assert after["centre.class"].any()
     assert after["centre.data"].any()
 
@@ -112,7 +111,7 @@ def test_data_centre_is_a_mean_over_all_data_tokens() -> None:
         _, data, *_ = task.teacher(clean, where, None, torch.arange(len(clean)))
     whole_step(task, [batch])
     task.after_step(NOW)
-    assert torch.allclose(task.centre_data.value, 0.1 * data.mean(0), atol=1e-6)
+    assert_close(task.centre_data.value, 0.1 * data.mean(0), 1e-6)
 
 
 def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
@@ -215,8 +214,7 @@ def test_a_step_with_local_crops_does_not_depend_on_how_it_is_split() -> None:
     one = whole_step(objective(), [batch])
     two = whole_step(objective(), [part(batch, 0, 1), part(batch, 1, 3)])
     assert two[0] == pytest.approx(one[0], rel=1e-6)
-    for name, value in one[1].items():
-        assert two[1][name] == pytest.approx(value, rel=1e-5), name
+    assert_same_metrics(two[1], one[1])
 
 
 def test_a_picture_of_a_batch_with_local_crops_shows_its_views() -> None:

@@ -18,7 +18,8 @@ from gamut.recipe.policy import training_policy
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from pretrain.asit import Asit
-from tests.asit import NOW, RECIPE, whole_step
+from tests.asit import NOW, RECIPE, assert_same_metrics, whole_step
+from tests.close import assert_close
 from tests.packs import packed, part
 
 POOLINGS = ("cls", "attention", "mean")
@@ -78,8 +79,7 @@ def test_a_step_of_mixed_lengths_does_not_depend_on_how_it_is_split(pooling: str
     assert two[0] == pytest.approx(one[0], rel=1e-6)
     for name, gradient in one[2].items():
         if not name.endswith(("attn.qkv.bias", "to_kv.bias")):  # keys' biases have no true gradient, only rounding
-            atol = 3e-6 * gradient.abs().max().item() + 1e-12
-            assert torch.allclose(two[2][name], gradient, rtol=0, atol=atol), name
+            assert_close(two[2][name], gradient, 3e-6, name)
             assert gradient.any(), name
 
 
@@ -134,9 +134,7 @@ def test_on_views_of_equal_length_it_equals_the_fixed_form(crop: int | None, tmp
     assert packs == [3, 3, 3]
     assert sorted(others, reverse=True) == [2, 2, 2, 2, 1]
     assert packed_by_tokens[0] == pytest.approx(fixed[0], rel=1e-5)
-    for name, value in fixed[1].items():
-        assert packed_by_tokens[1][name] == pytest.approx(value, rel=1e-5), name
+    assert_same_metrics(packed_by_tokens[1], fixed[1])
     for name, gradient in fixed[2].items():
         if not name.endswith("attn.qkv.bias"):
-            atol = 1e-5 * gradient.abs().max().item()
-            assert torch.allclose(packed_by_tokens[2][name], gradient, rtol=0, atol=atol), name
+            assert_close(packed_by_tokens[2][name], gradient, 1e-5, name)

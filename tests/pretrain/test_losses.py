@@ -10,6 +10,7 @@ from torch import nn
 
 from pretrain import losses
 from pretrain.teacher import Centre, make_teacher, momentum, move, sum_up
+from tests.close import assert_close
 
 
 def test_reconstruction_counts_hidden_pixels_only() -> None:
@@ -57,7 +58,7 @@ def test_teacher_moves_in_fp32_even_after_a_bf16_student() -> None:
     for (name, slow), fast in zip(teacher.named_parameters(), student.parameters(), strict=True):
         assert slow.dtype == torch.float32
         assert not slow.requires_grad
-        assert torch.allclose(slow, 0.999 * before[name] + 0.001 * fast.float(), atol=1e-7)
+        assert_close(slow, 0.999 * before[name] + 0.001 * fast.float(), 1e-7)
         assert not torch.equal(slow, before[name])
 
 
@@ -69,12 +70,12 @@ def test_centre_is_a_mean_over_the_global_step() -> None:
     sum_up([centre])
     assert torch.equal(centre.value, torch.zeros(2))  # the step may yet be refused
     centre.move()
-    assert torch.allclose(centre.value, torch.tensor([0.4, 0.2]))
+    assert_close(centre.value, torch.tensor([0.4, 0.2]))
     centre.add(torch.tensor([[9.0, 9.0]]))
     centre.drop()
     sum_up([centre])  # a step without rows leaves it where it is
     centre.move()
-    assert torch.allclose(centre.value, torch.tensor([0.4, 0.2]))
+    assert_close(centre.value, torch.tensor([0.4, 0.2]))
 
 
 def test_entropy_in_nats() -> None:

@@ -18,6 +18,7 @@ from gamut.train.world import World
 from launchers.corpus import synthesise
 from pretrain.run import main
 from tests.asit import NOW, objective
+from tests.close import assert_close
 from tests.packs import packed
 from tests.train.ranks import run
 
@@ -36,7 +37,7 @@ def test_student_and_teacher_start_from_an_image_s_vit(tmp_path: Path) -> None:
     for network in (task.model, task.teacher):
         state = network.state_dict()
         kernel = vit.patch_embed.proj.weight.detach().sum(1).flatten(1)
-        assert torch.allclose(state["backbone.patch_embed.proj.weight"], kernel, atol=1e-6)
+        assert_close(state["backbone.patch_embed.proj.weight"], kernel, 1e-6)
         assert torch.equal(state["backbone.blocks.0.attn.qkv.weight"], vit.blocks[0].attn.qkv.weight)
         for name, tensor in untouched.model.state_dict().items():
             if not name.startswith("backbone."):

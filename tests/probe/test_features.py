@@ -18,6 +18,7 @@ from gamut.probe.features import Share, extract, kinds, whole_clips
 from gamut.probe.fit import join
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
+from tests.close import assert_close
 
 from .conftest import encoder
 
@@ -75,7 +76,7 @@ def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, label
         mel = unpatch(pixels)
         alone["logmel"] = torch.cat([mel.mean(0), mel.std(0, correction=0)])
         for name, value in found.items():
-            np.testing.assert_allclose(value[number], alone[name].numpy(), atol=2e-5, err_msg=name)
+            assert_close(value[number], alone[name].numpy(), 2e-5, name)
 
 
 def test_a_rank_that_cannot_read_goes_on_with_empty_packs(recipe: Recipe, labelled_set: Index, monkeypatch) -> None:

@@ -17,6 +17,7 @@ from gamut.shards.build import build
 from gamut.shards.joined import Joined
 from gamut.shards.part import Part
 from gamut.shards.select import chosen_rows, clip_weights, for_scoring, per_class
+from tests.close import assert_close
 
 CLASSES = ["bell", "dog", "rain", "wind"]
 
@@ -165,9 +166,9 @@ def test_balanced_weights_are_those_of_ast(index: Index) -> None:
     weights = clip_weights(index, np.arange(12), "balanced")
     bell, dog, rain = (1000 / (count + 0.01) for count in (6, 4, 2))
     expected = [bell, dog, bell, bell, dog, bell, rain, bell, dog, bell, 0.0, dog + rain]
-    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+    assert_close(weights, expected, 1e-12)
     part = clip_weights(index, np.array([0, 1, 2]), "balanced")  # counted over what is chosen
-    np.testing.assert_allclose(part, [1000 / 2.01, 1000 / 1.01, 1000 / 2.01], rtol=1e-12)
+    assert_close(part, [1000 / 2.01, 1000 / 1.01, 1000 / 2.01], 1e-12)
     with pytest.raises(ShardError, match="needs labels"):
         clip_weights(index, np.array([10]), "balanced")
 

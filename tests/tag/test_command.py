@@ -29,6 +29,7 @@ from gamut.tag.__main__ import main
 from gamut.tag.choose import classes_among, read_labels
 from gamut.tag.report import Choice, as_table
 from gamut.tag.result import Span, Tagged, Words
+from tests.close import assert_close
 
 from .whispers import DIM, LAYERS, talking_whisper
 
@@ -108,7 +109,7 @@ def test_spans_cover_a_long_file_whatever_is_tagged_beside_it(sounds: Path, run:
         assert [span.end for span in one.spans][-1] == pytest.approx(one.seconds, abs=1e-4)
         assert len(one.spans) == -(-one.seconds // 2.0)
         for mine, other in zip(one.spans, alone.spans, strict=True):
-            np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-5)
+            assert_close(mine.probabilities, other.probabilities, 1e-5)
             assert mine.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(RecipeError, match=r"reads spans of 0\.1 to 5\.\d* s, not of 60 s"):
         list(model.tag([Recording(sounds / "a.wav")], every=60.0))

@@ -18,6 +18,7 @@ from gamut.tag.mels import short
 from gamut.tag.recording import Recording
 from gamut.tag.speech import Head, Speech
 from gamut.tag.units import Units
+from tests.close import assert_close
 
 from .whispers import DIM, LAYERS, talking_whisper
 
@@ -148,7 +149,7 @@ def test_tags_of_a_window_are_the_heads_on_its_pooled_blocks(
         units = [blocks[:, :, at : min(at + unit, steps)].mean(2) for at in range(0, steps, unit)]
         with torch.no_grad():
             expected = judge.tagger(torch.stack(units, 2)).sigmoid()[0]
-        np.testing.assert_allclose(span.probabilities, expected.numpy(), atol=1e-5)
+        assert_close(span.probabilities, expected.numpy(), 1e-5)
     assert [span.end for span in found.spans] == [10.0, 20.0, 21.0]
 
 
@@ -160,7 +161,7 @@ def test_tags_beside_text_are_of_the_same_pass(folder: Path, sounds: list[Path])
     (beside,) = speech.tag([Recording(sounds[0])], every=4.4, text={})
     assert [(one.start, one.end) for one in beside.spans] == [(0.0, 4.4), (4.4, 7.3)]
     for one, other in zip(alone.spans, beside.spans):
-        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+        assert_close(one.probabilities, other.probabilities, 1e-5)
 
 
 @pytest.mark.parametrize("text", [None, {}])
@@ -173,7 +174,7 @@ def test_files_at_once_are_the_files_one_by_one(folder: Path, sounds: list[Path]
         assert len(one.spans) == -(-Recording(path).samples // 32_000)
         for mine, other in zip(one.spans, alone.spans, strict=True):
             assert (mine.start, mine.end) == (other.start, other.end)
-            np.testing.assert_allclose(mine.probabilities, other.probabilities, atol=1e-5)
+            assert_close(mine.probabilities, other.probabilities, 1e-5)
 
 
 def test_a_window_of_no_whole_units_is_cut_to_them(folder: Path, sounds: list[Path]) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gamut.errors import RecipeError
 from gamut.tag.units import STEP, UNIT, Units, units_of
+from tests.close import assert_close
 
 
 @pytest.mark.parametrize("units", [1, 2, 7, 11, 25, 75, 1000])
@@ -47,7 +48,7 @@ def test_windows_that_overlap_give_the_means_of_the_steps(
         found.append(rest)
     assert sums.take(units, rest=True) is None
     expected = [truth[:, at : min(at + UNIT, steps)].mean(1) for at in range(0, steps, UNIT)]
-    torch.testing.assert_close(torch.cat(found, 1), torch.stack(expected, 1), rtol=1e-5, atol=1e-5)
+    assert_close(torch.cat(found, 1), torch.stack(expected, 1), 1e-5)
 
 
 def test_a_step_counts_once_from_the_first_window_that_had_it() -> None:

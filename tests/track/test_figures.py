@@ -19,6 +19,7 @@ from gamut.track.figures import (
     reconstruction,
     sweep,
 )
+from tests.close import assert_close
 
 
 def saved(figure) -> bytes:
@@ -50,7 +51,7 @@ def test_reconstruction_shows_the_mask_and_the_error_under_it() -> None:
     np.testing.assert_array_equal(shown[0], clip.T)
     np.testing.assert_array_equal(np.ma.getmaskarray(np.ma.masked_invalid(shown[1])), mask.T)
     np.testing.assert_array_equal(shown[2], made.T)
-    np.testing.assert_allclose(np.ma.filled(shown[3], np.nan)[mask.T], np.abs(made - clip).T[mask.T])
+    assert_close(np.ma.filled(shown[3], np.nan)[mask.T], np.abs(made - clip).T[mask.T])
     assert saved(figure).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="shapes differ"):
         reconstruction(clip, mask[:3], made)
@@ -60,7 +61,7 @@ def test_confusion_matrix_counts_and_shares() -> None:
     counts = np.array([[3, 1], [0, 0]])
     figure = confusion_matrix(counts, ["dog", "cat"], "fold 1")
     axis = figure.axes[0]
-    np.testing.assert_allclose(axis.images[0].get_array(), [[0.75, 0.25], [0.0, 0.0]])
+    assert_close(axis.images[0].get_array(), [[0.75, 0.25], [0.0, 0.0]])
     assert {(text.get_position(), text.get_text()) for text in axis.texts} == {((0, 0), "3"), ((1, 0), "1")}
     assert [label.get_text() for label in axis.get_xticklabels()] == ["dog", "cat"]
     assert saved(figure).startswith(b"\x89PNG")
@@ -72,7 +73,7 @@ def test_curves() -> None:
     figure = curves({"loss": ([1, 2, 3], [3.0, float("nan"), 1.0]), "lr": ([1], [0.1]), "x": ([], [])})
     lines = [axis.lines[0].get_xydata() for axis in figure.axes if axis.get_visible()]
     assert len(lines) == 3
-    np.testing.assert_allclose(lines[0], [[1, 3.0], [2, np.nan], [3, 1.0]])
+    assert_close(lines[0], [[1, 3.0], [2, np.nan], [3, 1.0]])
     assert saved(curves({})).startswith(b"\x89PNG")
 
 
@@ -106,8 +107,8 @@ def test_probe_curves_have_their_reference_line() -> None:
     logged = {"probe/knn/cls": ([0, 10], [0.2, 0.4]), "probe/knn/logmel": ([0], [0.3])}
     now = {"probe/knn/cls": [(20, 0.5), (-1, 0.9)], "probe/linear/logmel": [(0, 0.6)]}
     left, right = probe_curves(logged, now, "run").axes
-    np.testing.assert_allclose(left.lines[0].get_xydata(), [[0, 20.0], [10, 40.0]])
-    np.testing.assert_allclose(left.collections[0].get_offsets(), [[20, 50.0]])
+    assert_close(left.lines[0].get_xydata(), [[0, 20.0], [10, 40.0]])
+    assert_close(left.collections[0].get_offsets(), [[20, 50.0]])
     assert list(left.lines[1].get_ydata()) == [30.0, 30.0]
     assert list(right.lines[0].get_ydata()) == [60.0, 60.0]
 
