@@ -1,0 +1,26 @@
+"""What the documents name must be there: files of this repository, and links between the pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
+TOPS = ("gamut", "pretrain", "finetune", "launchers", "configs", "tests", "bench", "docs")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text()
+    named = {
+        path
+        for path in re.findall(rf"\b((?:{'|'.join(TOPS)})/[\w./-]*\w/?)", text)
+        if not re.search(r"\.\.\.|\b[A-Z]{3,}\b", path)
+    }  # NAME
+    wrong = [path for path in named if path.endswith((".py", ".md", ".yaml", "/")) and not (ROOT / path).exists()]
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    wrong += [link for link in links if not (page.parent / link).exists()]
+    assert not wrong, f"{page.name} names what is not there: {sorted(wrong)}"
