@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from gamut.data.reader import open_reader
 from gamut.features import FeatureCache
+from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import synthesise
@@ -158,3 +160,48 @@ def test_a_backbone_that_is_none_is_refused(shards: Path, tmp_path: Path) -> Non
     assert "model.backbone=mixer gives a Identity: derive it from gamut.models.backbone.Backbone" in done.stderr
     done = call(tmp_path, text, *finetune(shards, tmp_path, "model.backbone=mixr"))
     assert "model.backbone on the command line must be vit or mixer, not 'mixr'" in done.stderr
+
+
+ENCODER = """
+import torch
+from gamut.features.encoders import ENCODERS, Kind
+from gamut.plan import Policy
+
+class Loudness:
+    depth, dim = 2, 3
+
+    def __init__(self, path, recipe, device):
+        self.gain = float(path.read_text())
+        self.model = {"kind": "loudness", "gain": self.gain}
+        self.front = {"kind": "waveform"}
+
+    def policy(self, clips):
+        return Policy(packs=1, clips=clips, crop_frames=1600, hops=(1,), random_crop=False, shuffle=False,
+                      class_token=False)
+
+    def __call__(self, batch, each):
+        waveform = batch.waveform.view(batch.clips, -1)[:, :1600].float() / 32768
+        loud = waveform.view(batch.clips, 4, 400).abs().mean(2, keepdim=True)
+        for block in range(self.depth):
+            each(block, self.gain * (block + 1) * loud.expand(-1, -1, self.dim))
+
+ENCODERS.add("loudness", Kind(lambda path, recipe: path.suffix == ".gain", Loudness))
+"""
+
+
+def test_features_are_extracted_with_an_encoder_from_outside(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.gain").write_text("2.0")
+    done = call(
+        tmp_path, ENCODER, "-m", "gamut.features", "extract", "asit_esc50", f"init={tmp_path / 'mine.gain'}",
+        f"data={shards}", f"extract.folder={tmp_path / 'features'}", "extract.pool=1", "extract.dtype=fp32",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cache = FeatureCache(tmp_path / "features")
+    assert (cache.info.layers, cache.info.steps, cache.info.dim, len(cache)) == (2, 4, 3, 30)
+    index = Index.open(shards)
+    samples = open_reader(index).decode(7)[:1600].astype(np.float32) / 32768
+    expected = 2.0 * np.abs(samples).reshape(4, 400).mean(1)
+    (found,) = cache.read(np.array([7]))
+    assert expected.max() > 0
+    np.testing.assert_allclose(found[0], expected[:, None].repeat(3, 1), rtol=1e-5)
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from gamut.recipe import cli
 from gamut.recipe.policy import hop
 from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import FrontEnd, Recipe
+from gamut.registry import Registry
 from gamut.shards.joined import open_sets
 
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
@@ -150,18 +151,42 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     Raises CheckpointError where the weights are missing or not what they should be, RecipeError where the recipe does
     not say which or asks for what the encoder cannot do.
     """
-    extract, precision, seconds = recipe.extract, recipe.precision, recipe.extract.seconds
     if not recipe.init:
         raise RecipeError(
             "The recipe names no encoder: add init=PATH, a folder that transformers wrote (Whisper, HuBERT, wav2vec2), "
             "an OpenAI Whisper (.pt), torchaudio weights (with extract.architecture), or an ASiT run."
         )
     path = Path(recipe.init).expanduser()
-    if extract.architecture or is_speech(path):
-        speech = load_speech(path, extract.architecture, precision=precision, device=device)
-        return OfSpeech(speech, seconds, precision, device)
-    if is_whisper(path) or (path.is_file() and path.suffix == ".pt"):
-        return OfWhisper(load_whisper(path, precision=precision, device=device), seconds, precision, device)
+    kinds = [ENCODERS[name] for name in ENCODERS]
+    return next(kind for kind in reversed(kinds) if kind.knows(path, recipe)).load(path, recipe, device)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Frozen encoders of one kind: which weights are theirs, and how they are loaded.
+
+    Both get `init` as a path and the recipe. The kind that was registered last is asked first, so that one from outside
+    is asked before the package's own; the first that knows the weights loads them.
+    """
+
+    knows: Callable[[Path, Recipe], bool]  # without reading the tensors; the path may not be there
+    load: Callable[[Path, Recipe, torch.device], Encoder]  # at a window of `extract.seconds`, on the device
+
+
+ENCODERS: Registry[Kind] = Registry("frozen encoder")
+
+
+def _load_whisper(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
+    whisper = load_whisper(path, precision=recipe.precision, device=device)
+    return OfWhisper(whisper, recipe.extract.seconds, recipe.precision, device)
+
+
+def _load_speech(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
+    speech = load_speech(path, recipe.extract.architecture, precision=recipe.precision, device=device)
+    return OfSpeech(speech, recipe.extract.seconds, recipe.precision, device)
+
+
+def _load_spectrograms(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
     find_weights(path)  # before anything else is said to be missing
     own = _recipe_of(path, recipe)
     if own.front.mean is None:
@@ -169,7 +194,15 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
         own = replace(own, front=replace(own.front, mean=mean, std=std))
     vit = build(own.model)
     load_backbone(vit, recipe.init)
-    return OfSpectrograms(vit, own.front, hop(own.views.resolutions[0]), seconds, precision, device)
+    hop_length = hop(own.views.resolutions[0])
+    return OfSpectrograms(vit, own.front, hop_length, recipe.extract.seconds, recipe.precision, device)
+
+
+ENCODERS.add("spectrogram transformer", Kind(lambda path, recipe: True, _load_spectrograms))  # all that is no other's
+ENCODERS.add(
+    "whisper", Kind(lambda path, recipe: is_whisper(path) or (path.is_file() and path.suffix == ".pt"), _load_whisper)
+)
+ENCODERS.add("speech", Kind(lambda path, recipe: bool(recipe.extract.architecture) or is_speech(path), _load_speech))
 
 
 def _recipe_of(path: Path, recipe: Recipe) -> Recipe:
