@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from gamut.evaluate import usual_metric
-from gamut.evaluate.probe import exclusive, linear_probe, score
+from gamut.evaluate.probe import exclusive, linear_probe, rounds, score
 from gamut.features import FeatureCache
 
 AT_A_TIME = 64  # records
@@ -63,13 +63,11 @@ def probe_layers(
     vectors: float [n, layers, dim]; target: bool [n, classes]; part: int [n], the fold in which a clip is scored, -1
     for one that is only trained on. `told(layer, score)` is called as each layer is done.
     """
-    folds = [fold for fold in np.unique(part) if fold >= 0]
     one_class = exclusive(target)
     scores, f1 = [], []
     for layer in range(vectors.shape[1]):
         values, by_class = [], []
-        for fold in folds:
-            scored = part == fold
+        for scored in rounds(part):
             x = vectors[:, layer]
             logits = linear_probe(x[~scored], target[~scored], x[scored])
             values.append(score(target[scored], logits, one_class))

@@ -18,8 +18,8 @@ from torchaudio.functional import add_noise
 from gamut.data.reader import open_reader
 from gamut.errors import RunError, ShardError
 from gamut.numbers import RATE
-from gamut.randomness import Purpose, key
 from gamut.shards import Index
+from gamut.shards.select import sample
 from gamut.shards.text import texts
 
 LONGEST = 30.0  # seconds: what a recogniser hears at once
@@ -81,7 +81,7 @@ def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Ma
     What is said is KEY.json's `text`, or where a set has none the clip's label (a spoken digit). Raises ShardError
     where nothing is said anywhere, or the sounds have no classes.
     """
-    chosen = _some(speech, np.flatnonzero(np.asarray(speech.samples) <= LONGEST * RATE), 4 * utterances)
+    chosen = sample(speech, np.flatnonzero(np.asarray(speech.samples) <= LONGEST * RATE), 4 * utterances)
     said = texts(speech, chosen)
     if not any(said):
         said = [" ".join(speech.labels[label] for label in speech.label_ids(int(row))) for row in chosen]
@@ -96,18 +96,13 @@ def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Ma
     if not there:
         raise ShardError(f"The sounds of {sounds.folder} have no labels: there are no classes to mix speech with.")
     reader, other = open_reader(speech), open_reader(sounds)
-    of = [_some(sounds, np.array([r for r, labels in enumerate(target) if n in labels]), of_class) for n in there]
+    of = [sample(sounds, np.array([r for r, labels in enumerate(target) if n in labels]), of_class) for n in there]
     return Material(
         [reader.decode(row) / np.float32(32768) for row, _ in spoken],
         [text for _, text in spoken],
         [[other.decode(int(row)) / np.float32(32768) for row in rows] for rows in of],
         [sounds.labels[number] for number in there],
     )
-
-
-def _some(index: Index, rows: np.ndarray, most: int) -> np.ndarray:
-    order = np.argsort(key(0, np.asarray(index.clip_id)[rows], Purpose.SAMPLE), kind="stable")
-    return rows[order[:most]]
 
 
 def mixed(speech: np.ndarray, noise: np.ndarray, ratio: float) -> np.ndarray:

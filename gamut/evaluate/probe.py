@@ -7,7 +7,7 @@ clips have several are scored by the same functions.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -93,6 +93,19 @@ def score(target: np.ndarray, scores: np.ndarray, one_class: bool) -> float:
         return usual_metric(one_class).score(np.asarray(target), scores)
 
 
+def rounds(part: np.ndarray) -> Iterator[np.ndarray]:
+    """bool [n] of each round, in order of its number: which clips are scored in it; it is trained on the others.
+
+    part: int [n], the round in which a clip is scored, -1 for one that is only trained on.
+
+    >>> [scored.tolist() for scored in rounds(np.array([5, -1, 2]))]
+    [[False, False, True], [True, False, False]]
+    """
+    for number in np.unique(part):
+        if number >= 0:
+            yield part == number
+
+
 def probe(
     features: Mapping[str, np.ndarray], target: np.ndarray, part: np.ndarray, *, k: int = NEIGHBOURS
 ) -> dict[str, float]:
@@ -103,14 +116,12 @@ def probe(
     cross-validation. The score (`score`) is the mean over rounds, each counting by its clips.
     """
     target, part = np.asarray(target).astype(bool), np.asarray(part)
-    rounds = [number for number in np.unique(part) if number >= 0]
     one_class = exclusive(target)
     results: dict[str, float] = {}
     for name, values in features.items():
         for kind in ("knn", "linear"):
             total = 0.0
-            for number in rounds:
-                scored = part == number
+            for scored in rounds(part):
                 known = (values[~scored], target[~scored], values[scored])
                 scores = knn(*known, k=k) if kind == "knn" else linear_probe(*known)
                 total += score(target[scored], scores, one_class) * int(scored.sum())

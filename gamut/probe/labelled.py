@@ -13,12 +13,11 @@ import numpy as np
 
 from gamut.errors import ShardError
 from gamut.plan import Clips
-from gamut.randomness import Purpose, key
 from gamut.recipe.cli import require_data, require_sets
 from gamut.recipe.schema import Probe, Recipe
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
-from gamut.shards.select import chosen_rows
+from gamut.shards.select import chosen_rows, sample
 
 PROBED = "probe.json"  # in a run folder
 
@@ -82,7 +81,7 @@ def labelled(recipe: Recipe, pretraining: Index | None = None) -> tuple[Labelled
     elif options.folds not in index.columns:
         lacking = f"the shards in {index.folder} have no column {options.folds}"
     else:
-        chosen = _thin(index, chosen_rows(index, subset), options.clips)
+        chosen = np.sort(sample(index, chosen_rows(index, subset), options.clips))
         folds = np.asarray(index.columns[options.folds])[chosen]
         if len(np.unique(folds)) > 1:
             return _of(index, chosen, np.unique(folds, return_inverse=True)[1]), ""
@@ -103,7 +102,7 @@ def _split(index: Index, train: Mapping[str, Any], test: Mapping[str, Any], most
             f"{len(both)} clips of {index.folder} are in probe.train and in probe.test, the first of them "
             f"{index.key(int(both[0]))}: a probe is scored on clips that it was not trained on."
         )
-    known, scored = _thin(index, known, most), _thin(index, scored, most)
+    known, scored = (np.sort(sample(index, rows, most)) for rows in (known, scored))
     chosen = np.concatenate([known, scored])
     part = np.concatenate([np.full(len(known), -1), np.zeros(len(scored), np.int64)])
     order = np.argsort(chosen)
@@ -133,11 +132,3 @@ def _of(index: Index, chosen: np.ndarray, part: np.ndarray) -> Labelled:
         labels=tuple(index.labels[number] for number in classes),
         unlabelled=int((~has).sum()),
     )
-
-
-def _thin(index: Index, chosen: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of these rows, always the same ones, ascending."""
-    if len(chosen) <= most:
-        return chosen
-    order = np.argsort(key(0, np.asarray(index.clip_id)[chosen], Purpose.SAMPLE), kind="stable")
-    return np.sort(chosen[order[:most]])

@@ -72,6 +72,12 @@ def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
     return chosen
 
 
+def sample(index: Index, rows: np.ndarray, most: int) -> np.ndarray:
+    """int64 [k]: at most so many of these rows, always the same ones, in the order of their hash."""
+    order = np.argsort(key(0, np.asarray(index.clip_id)[rows], Purpose.SAMPLE), kind="stable")
+    return rows[order[:most]]
+
+
 def for_scoring(subset: Mapping[str, Any]) -> dict[str, Any]:
     """The subset without the entries that only thin out what is trained on."""
     return {name: value for name, value in subset.items() if name not in SAMPLING}
