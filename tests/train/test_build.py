@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gamut import files
 from gamut.train import build
 
 LOAD = "from gamut.train.build import build; build(); print('loaded')"
@@ -28,8 +29,8 @@ def test_a_killed_build_is_not_waited_for() -> None:
 
 def test_a_turn_ends_with_its_holder(tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time, pathlib; from gamut.train.build import _turn\n"
-         "with _turn(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(600)", str(tmp_path)],
+        [sys.executable, "-c", "import sys, time, pathlib; from gamut.files import lock\n"
+         "with lock(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(600)", str(tmp_path / ".turn")],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout is not None
@@ -37,7 +38,7 @@ def test_a_turn_ends_with_its_holder(tmp_path: Path) -> None:
     holder.kill()
     holder.wait()
     began = time.monotonic()
-    with build._turn(tmp_path):
+    with files.lock(tmp_path / ".turn"):
         assert time.monotonic() - began < 30
 
 
