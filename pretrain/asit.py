@@ -24,8 +24,7 @@ from gamut.train.objective import Moment, Objective, Prepared
 from gamut.train.parts import fill, shape, whole_state
 from pretrain import losses
 from pretrain.collapse import collapse
-from pretrain.hide import Hidden, hide
-from pretrain.masking import mask_keys
+from pretrain.masking import Hidden, hide, mask_keys
 from pretrain.network import AsitNetwork, Outputs
 from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, sum_up, temperature
 

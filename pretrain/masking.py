@@ -1,9 +1,14 @@
-"""Group-masked model learning: blocks hide a share of a spectrogram's pixels.
+"""Masking: what of a clip's views is hidden from the student, and what stands there instead.
 
-Blocks overlap, have a uniform start and a uniform size of up to `time_share` T by `frequency_share` F, are cut at the
-border, and are laid down until the target share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section
-III-A and the published sampler). In the variants a block reaches over all frequencies (`time`) or over all of the
-segment's time (`frequency`). All blocks of all segments are drawn and laid at once, on the training device.
+Group-masked model learning: blocks hide a share of a spectrogram's pixels. They overlap, have a uniform start and a
+uniform size of up to `time_share` T by `frequency_share` F, are cut at the border, and are laid down until the target
+share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section III-A and the published sampler). In the
+variants a block reaches over all frequencies (`time`) or over all of the segment's time (`frequency`). All blocks of
+all segments are drawn and laid at once, on the training device.
+
+What is hidden is filled with zeros, noise, or what another clip of the same pack has there. Zeros come after
+normalisation, so they are the data's mean. Which clip is copied from depends on the plan's pack alone, not on how many
+packs a rank joins.
 """
 
 from __future__ import annotations
@@ -12,15 +17,19 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
+from gamut.models.layout import ROWS, Layout
 from gamut.numbers import BINS, PATCH
-from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
+from gamut.randomness import Purpose, integers_torch, key_torch, normal_torch, uniform_torch
+from gamut.recipe import schema
 
 CHUNK = 60  # blocks laid by one matrix product: 4**-60 is still a normal float32
+NOISE = 0.5  # standard deviation of the noise: that of the data, after (x - mean) / (2 * std)
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,66 @@ class Masks:
     touched: torch.Tensor  # bool [N / 16 * 8]: patches hidden wholly or in part
 
 
+class Hidden(NamedTuple):
+    """C clips with V views each, masked and filled."""
+
+    patches: torch.Tensor  # float32 [N, 256]: what the student sees
+    masks: Masks
+    alone: torch.Tensor  # int64 []: clips to be filled from another clip that had none in their pack
+
+    def first(self, patches: int) -> Hidden:
+        """The first so many patches, a whole number of views."""
+        masks = self.masks
+        pixels = masks.pixels[: patches * 256 // BINS]
+        return Hidden(
+            self.patches[:patches], Masks(pixels, masks.patches[:patches], masks.touched[:patches]), self.alone
+        )
+
+
 def mask_keys(seed: int, epoch: int, clip_id: torch.Tensor, draw: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
     """int64 [S]: the key of every segment's mask."""
     return key_torch(seed, epoch, clip_id, draw, view, Purpose.MASK, device=clip_id.device)
+
+
+def hide(
+    clean: torch.Tensor,
+    where: Layout,
+    frames: torch.Tensor,
+    sizes: tuple[int, ...],
+    keys: torch.Tensor,
+    views: int,
+    pack_sizes: tuple[int, ...],
+    options: schema.Asit,
+) -> Hidden:
+    """Mask the views and fill what is hidden as the recipe says. The keys alone decide, and for copies the pack.
+
+    clean: float32 [N, 256], normalised patches; frames: int64 [S = C * V], and `sizes` the same as Python numbers;
+    keys: int64 [S], from `mask_keys`; views: V; pack_sizes: clips of each pack, in order.
+    """
+    blocks = Blocks(options.mask_shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
+    target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
+    clip = torch.arange(len(sizes) // views, device=clean.device)
+    other, copied = clip, torch.zeros_like(clip, dtype=torch.bool)
+    copies = options.mask_fill == "clip" or options.mask_copied > 0
+    if copies:
+        of_clip = keys[::views]  # one decision a clip: both views are copied from the same one
+        other = other_clips(of_clip, pack_sizes)
+        if options.mask_copied:
+            copied = copied_clips(of_clip, options.mask_copied)
+            target = torch.where(copied.repeat_interleave(views), options.mask_copied_share, target)
+            most = max(most, options.mask_copied_share)
+        if options.mask_fill == "clip":
+            copied = torch.ones_like(copied)
+    masks = block_masks(keys, frames, sizes, target, blocks, most)
+
+    if options.mask_fill == "noise":
+        hidden = torch.where(masks.patches, noise(keys, where), clean)
+    else:
+        hidden = clean.masked_fill(masks.patches, 0.0)
+    if copies:
+        copy = masks.patches & copied.repeat_interleave(views)[where.owner][:, None]
+        hidden = torch.where(copy, of_others(clean, where, other, views), hidden)
+    return Hidden(hidden, masks, (copied & (other == clip)).sum())
 
 
 def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.Tensor:
@@ -198,3 +264,43 @@ def _cut(pixels: torch.Tensor) -> Masks:
     grid = pixels.view(-1, PATCH, BINS // PATCH, PATCH).transpose(1, 2)
     patches = grid.reshape(-1, PATCH * PATCH)
     return Masks(pixels, patches, patches.any(1))
+
+
+def noise(keys: torch.Tensor, where: Layout) -> torch.Tensor:
+    """N(0, 0.5^2), float32 [N, 256], from one key a segment (int64 [S])."""
+    within = where.time * ROWS + where.frequency
+    pixel = torch.arange(256, device=keys.device)
+    parts = keys[where.owner][:, None], Purpose.FILL, within[:, None] * 256 + pixel
+    return normal_torch(key_torch(*parts)) * NOISE
+
+
+def other_clips(keys: torch.Tensor, pack_sizes: tuple[int, ...]) -> torch.Tensor:
+    """int64 [C]: another clip of each clip's pack, all equally likely; the clip itself where it is alone.
+
+    keys: int64 [C], one a clip; pack_sizes: clips of each pack, in order.
+    """
+    assert sum(pack_sizes) == len(keys), f"packs of {pack_sizes} clips are not {len(keys)} clips"
+    sizes = torch.tensor(pack_sizes, dtype=torch.int64)
+    both = torch.stack([sizes, sizes.cumsum(0) - sizes]).repeat_interleave(sizes, dim=1)
+    count, first = both.to(keys.device, non_blocking=True)
+    own = torch.arange(len(keys), device=keys.device) - first
+    further = 1 + integers_torch(key_torch(keys, Purpose.PARTNER), 0, (count - 1).clamp_min(1))
+    return first + (own + further) % count
+
+
+def copied_clips(keys: torch.Tensor, chance: float) -> torch.Tensor:
+    """bool [C]: the clips whose mask is replaced by a copy from another clip. keys: int64 [C]."""
+    return uniform_torch(key_torch(keys, Purpose.FILL)) < chance
+
+
+def of_others(clean: torch.Tensor, where: Layout, other: torch.Tensor, views: int) -> torch.Tensor:
+    """What the same region of the other clip's view of the same number has, [N, 256] from clean patches [N, 256].
+
+    other: int64 [C], from `other_clips`; segment = clip * views + view. Of a shorter view the time goes round.
+    """
+    view = torch.arange(views, device=other.device)
+    segment = (other[:, None] * views + view).reshape(-1)[where.owner]
+    patches = where.columns * ROWS
+    first = patches.cumsum(0) - patches
+    patch = first[segment] + where.time % where.columns[segment] * ROWS + where.frequency
+    return torch.index_select(clean, 0, patch)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from gamut.shards import Index
-    from pretrain.hide import Hidden
+    from pretrain.masking import Hidden
 
 
 @command
@@ -78,8 +78,7 @@ def masked(recipe: schema.Recipe, index: Index, key: str | None, epoch: int) -> 
     from gamut.recipe.policy import evaluation_policy
     from gamut.shards.select import select
     from gamut.shards.show import find
-    from pretrain.hide import hide
-    from pretrain.masking import mask_keys
+    from pretrain.masking import hide, mask_keys
 
     mean, std = index.normalisation(recipe.front)
     clips = select(index, recipe.subset)

@@ -10,7 +10,7 @@ import torch
 from gamut.models.layout import layout
 from gamut.randomness import key_torch
 from gamut.recipe import schema
-from pretrain.hide import Hidden, hide
+from pretrain.masking import Hidden, hide
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -11,9 +11,8 @@ import torch
 from gamut.models.layout import layout
 from gamut.randomness import key_torch, normal_torch
 from gamut.recipe import schema
-from pretrain import fills
-from pretrain.hide import Hidden, hide
-from pretrain.masking import mask_keys
+from pretrain import masking
+from pretrain.masking import Hidden, hide, mask_keys
 
 PLAIN = schema.Asit()
 
@@ -62,9 +61,9 @@ def test_noise_has_the_datas_spread_and_is_a_segments_own() -> None:
     assert noise.std().item() == pytest.approx(0.5, abs=0.003)
     assert torch.equal(pack.hide(mask_fill="noise").patches, found.patches)
     assert not torch.equal(pack.hide(mask_fill="noise", epoch=1).patches, found.patches)
-    first = fills.noise(keys(6), pack.where).split(296)
+    first = masking.noise(keys(6), pack.where).split(296)
     alone = Pack([592], (1,))
-    assert torch.equal(fills.noise(keys(6)[2:4], alone.where), torch.cat(first[2:4]))
+    assert torch.equal(masking.noise(keys(6)[2:4], alone.where), torch.cat(first[2:4]))
     assert not torch.equal(first[0], first[1])
 
 
@@ -104,12 +103,12 @@ def test_a_partner_is_of_the_same_pack_and_every_other_clip_is_as_likely() -> No
     packs = (3, 1, 4)
     seen: dict[int, set[int]] = {clip: set() for clip in range(8)}
     for salt in range(200):
-        for clip, partner in enumerate(fills.other_clips(keys(8, salt), packs).tolist()):
+        for clip, partner in enumerate(masking.other_clips(keys(8, salt), packs).tolist()):
             seen[clip].add(partner)
     assert [seen[clip] for clip in range(3)] == [{1, 2}, {0, 2}, {0, 1}]
     assert seen[3] == {3}  # alone in its pack
     assert [seen[clip] for clip in range(4, 8)] == [set(range(4, 8)) - {clip} for clip in range(4, 8)]
-    assert fills.other_clips(keys(0), ()).tolist() == []
+    assert masking.other_clips(keys(0), ()).tolist() == []
 
 
 def test_joining_packs_in_one_forward_changes_no_copy() -> None:
