@@ -97,7 +97,7 @@ def run_round(
     from gamut.shards.select import for_scoring, select
     from gamut.track.run import RunFolder
     from gamut.train.loop import train
-    from gamut.train.session import begins, session
+    from gamut.train.session import begins, open_session
 
     folder = RunFolder.place(recipe)
     if world.broadcast((folder / RESULT).exists()):
@@ -134,26 +134,14 @@ def run_round(
         require_features(cache, index, some, scored=some is not clips)
         if metric_of(recipe.finetune).one_label:
             require_labels(index, some, folds)
-    with session(recipe, world, index, clips) as run:
+    with open_session(recipe, world, index, clips) as run:
         if world.first and (fresh or not (folder / START).exists()):
             keep_start(folder, start if fresh else {}, seen_in_pretraining(recipe.init, index, test))
         began, seen = kept_start(folder) if world.first else ({}, Seen())
         if seen.clips:
             print(f"{recipe.run.name}: {seen.told(len(test), column, each.train)}", flush=True)
         scoring = Scoring(objective, recipe, each, index, test, validation, run, world, loader_of(cache))
-        result = train(
-            objective=objective,
-            recipe=recipe,
-            world=world,
-            index=index,
-            plans=run.plans,
-            folder=folder,
-            tracker=run.tracker,
-            progress=run.progress,
-            at_epoch_end=scoring,
-            preemption=run.preemption,
-            make_loader=loader_of(cache),
-        )
+        result = train(objective, run, scoring, loader_of(cache))
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     from gamut.train.loop import train
     from gamut.train.objective import Moment
     from gamut.train.preview import preview, short_clips_warning
-    from gamut.train.session import begins, session
+    from gamut.train.session import begins, open_session
 
     recipe = typed.recipe
     index = open_sets(cli.require_sets(recipe), recipe.remote)
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         cast(Backbone, objective.teacher.backbone), front, recipe.precision, world.device, recipe.probe.rows
     )
     with (
-        session(recipe, world, index, clips) as run,
+        open_session(recipe, world, index, clips) as run,
         Watch(recipe, probed, encode, world, run.folder, run.tracker) as watch,
     ):
         draw = Pictures(objective, encode, recipe, index, clips, run.tracker)
@@ -76,18 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             return watch.after_epoch(epoch, at)
 
         watch.before(as_begun)
-        result = train(
-            objective=objective,
-            recipe=recipe,
-            world=world,
-            index=index,
-            plans=run.plans,
-            folder=run.folder,
-            tracker=run.tracker,
-            progress=run.progress,
-            at_epoch_end=at_epoch_end,
-            preemption=run.preemption,
-        )
+        result = train(objective, run, at_epoch_end)
         if result.status == "finished":
             watch.finish()
         run.tracker.close(result.status)

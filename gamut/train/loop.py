@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
+from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import GamutError, PlanError
 from gamut.plan import Epoch
-from gamut.recipe import schema
 from gamut.train import milestones
 from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
@@ -21,33 +20,13 @@ from gamut.train.guard import BadSteps, Garbage, Watchdog
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
-from gamut.train.preempt import Preemption
 from gamut.train.schedule import Schedule
+from gamut.train.session import Session
 from gamut.train.state import State
-from gamut.train.step import Asks, Stepper
+from gamut.train.step import Asks, Outcome, Stepper
 from gamut.train.world import World
 
-
-class Plans(Protocol):
-    """Gives the plan of an epoch (`gamut.data.ahead.Ahead`)."""
-
-    fingerprint: dict[str, str]
-
-    def take(self, number: int) -> Epoch: ...
-
-
-class Tracker(Protocol):
-    """Where metrics go; a null object on all ranks but the first."""
-
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-
-    def checkpoint(self, step: int, uri: str, sha256: str) -> None: ...
-
-
-class Progress(Protocol):
-    """What the person at the terminal sees; a null object on all ranks but the first."""
-
-    def update(self, done: float, values: dict[str, float]) -> None: ...
+AtEpochEnd = Callable[[int, Moment], dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -61,160 +40,201 @@ class Result:
 
 
 def train(
-    *,
     objective: Objective,
-    recipe: schema.Recipe,
-    world: World,
-    index: Any,
-    plans: Plans,
-    folder: Path,
-    tracker: Tracker,
-    progress: Progress,
-    at_epoch_end: Callable[[int, Moment], dict[str, float] | None] | None = None,
+    session: Session,
+    at_epoch_end: AtEpochEnd | None = None,
     make_loader: Callable[..., Iterable] = Loader,
-    preemption: Preemption | None = None,
 ) -> Result:
-    """Train `objective` for `recipe.epochs` epochs of `plans`, or as far as it gets.
+    """Train `objective` for the recipe's epochs of the session's plans, or as far as it gets.
 
-    Every rank calls it, after `world.start` and within `lease(folder, world)`, `folder` being the run folder. It
-    resumes from the newest checkpoint in folder/checkpoints that verifies. `plans` is a `gamut.data.ahead.Ahead` below
-    the run folder, with `lead` on each node's first rank; `index` names clips and is handed to `make_loader`.
+    Every rank calls it, after `world.start`, with the session that `open_session` gave. It resumes from the newest
+    checkpoint in the run folder that verifies. The session's `index` names clips and is handed to `make_loader`.
 
-    A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`; pass a
-    `Preemption` that was entered earlier to have those count that came before. `at_epoch_end(epoch, moment)` is called
-    on every rank once an epoch's steps are taken, before the checkpoint of that moment, so it may be called again for
-    the same epoch after a restart; it may use collectives and put the model in evaluation mode. Its values are logged.
+    A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`.
+    `at_epoch_end(epoch, moment)` is called on every rank once an epoch's steps are taken, before the checkpoint of that
+    moment, so it may be called again for the same epoch after a restart; it may use collectives and put the model in
+    evaluation mode. Its values are logged.
 
     Raises PlanError or CheckpointError where a checkpoint is of another plan, recipe, model or engine, or where all are
     damaged; RunError past the limits of holes or of bad steps in a row, where the ranks have drifted apart, and where
     `guard.policy` is to stop. Where it is to go back, the status is `preempted` as well: the next attempt goes on from
     the last checkpoint without the steps in question.
     """
-    preemption = preemption or Preemption()
-    with preemption, Watchdog(recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
-        accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
-        engine = make_engine(objective, recipe, world, accumulation)
-        keeper = Keeper(folder / "checkpoints", recipe, world, plans.fingerprint, engine, objective)
-        state = keeper.resume() or beginning(take(plans, 0, world))
-        schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
-        announce(world, schedule, state, recipe.epochs)
-
-        alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
-        stepper = Stepper(objective, engine, world, alarm.allows)
-        bad = BadSteps(world, index, state.skipped, state.bad_in_a_row)
-        holes = Holes(folder, recipe.loader.max_holes, state, world)
-        every = recipe.checkpoint.every_epochs
-
-        def save(state: State, keep: bool = False) -> None:
-            watchdog.beat()
-            holes.sync()
-            path = keeper.save(state, keep)
-            tracker.checkpoint(state.step, str(path), keeper.sha256)
-            watchdog.beat()
-
-        while state.epoch < recipe.epochs:
-            epoch = take(plans, state.epoch, world)
-            objective.model.train()
-            meter = Meter(epoch)
-            facts = meter.facts() if world.first else {}  # logged once an epoch
-            steps = make_loader(
-                index,
-                epoch,
-                rank=world.rank,
-                world=world.size,
-                per_forward=recipe.loader.packs_per_forward,
-                start_step=state.step_in_epoch,
-                workers=recipe.loader.workers,
-                prefetch=recipe.loader.prefetch,
-                pin=world.device.type == "cuda",
-                nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
-            )
-            asked = False  # whether a checkpoint was due by the clock at the epoch's last step
-            since = time.perf_counter()
-            for step_in_epoch, batches in steps:
-                waited = time.perf_counter() - since
-                at = moment(state, epoch, recipe.epochs)
-                asks = Asks(preemption.asked, world.first and keeper.minutes_passed())
-                lr, decay = schedule.lr(at.fraction), schedule.decay(at.fraction)
-                if alarm.leaves_out(state.step):
-                    outcome = stepper.leave_out(batches, asks, waited)
-                else:
-                    outcome = stepper.take(batches, at, lr, decay, asks, waited)
-                    if alarm.act(state.step, keeper):
-                        return Result("preempted", state, keeper.newest, schedule)
-
-                if outcome.applied:
-                    bad.good()
-                elif not outcome.refused:
-                    bad.bad(state.step, batches, outcome.finite)
-                found = [hole for batch in batches for hole in batch.holes]
-                holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
-                state = replace(
-                    state,
-                    step=state.step + 1,
-                    step_in_epoch=step_in_epoch + 1,
-                    draws=state.epoch_draws * state.epoch + epoch.draws_before(step_in_epoch + 1),
-                    holes=holes.total,
-                    holes_this_epoch=holes.this_epoch,
-                    hole_reasons=dict(holes.reasons),
-                    skipped=bad.skipped,
-                    bad_in_a_row=bad.in_a_row,
-                    leaps=alarm.leaps,
-                    recent_losses=alarm.recent,
-                    collapsed_in_a_row=alarm.in_a_row,
-                )
-                meter.add(step_in_epoch, time.perf_counter() - since, outcome.waited, outcome.bytes)
-                if state.step % recipe.track.log_steps == 0:
-                    values = outcome.values | meter.read() | {"lr": lr, "weight_decay": decay}
-                    counts = holes.counts | {"skipped_steps": state.skipped, "leaps": state.leaps, "epoch": at.epoch}
-                    tracker.log(state.step, values | counts | facts)
-                    facts = {}
-                    progress.update(state.draws / (state.epoch_draws * recipe.epochs), values)
-                if recipe.guard.drift_steps and state.step % recipe.guard.drift_steps == 0:
-                    compare(world, objective.replicas(), state.step)
-                watchdog.beat()
-                garbage.after_step(state.step)
-
-                if outcome.asks.stop:
-                    save(state)
-                    return Result("preempted", state, keeper.newest, schedule)
-                mid_epoch = state.step_in_epoch < epoch.steps
-                asked = outcome.asks.save
-                if mid_epoch and (asked or due(state, epoch, every)):
-                    save(state)
-                since = time.perf_counter()
-
-            at = moment(state, epoch, recipe.epochs)
-            if objective.averages(state.epoch):
-                objective.average(engine.weights())
-            if at_epoch_end is not None:
-                watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
-                with engine.whole():
-                    values = at_epoch_end(state.epoch, at) or {}
-                if values:
-                    tracker.log(state.step, values)
-                watchdog.beat()
-            last = state.epoch + 1 == recipe.epochs
-            save_now = last or asked or due(state, epoch, every)
-            state = state.next_epoch()
-            holes.new_epoch()
-            keep = milestones.due(state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
-            if save_now or keep:
-                save(state, keep)
-        engine.close()
-    if world.first and (said := holes.said()):
+    with session.preemption, Watchdog(session.recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
+        training = _Training(objective, session, at_epoch_end, make_loader, watchdog, garbage)
+        status = training.run()
+    if status == "finished" and session.world.first and (said := training.holes.said()):
         print(said, flush=True)
-    return Result("finished", state, keeper.newest, schedule)
+    return Result(status, training.state, training.keeper.newest, training.schedule)
 
 
-def take(plans: Plans, number: int, world: World) -> Epoch:
+class _Training:
+    """One attempt at a run: `state` is where it stands, the rest does one duty each."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        session: Session,
+        at_epoch_end: AtEpochEnd | None,
+        make_loader: Callable[..., Iterable],
+        watchdog: Watchdog,
+        garbage: Garbage,
+    ) -> None:
+        recipe, world, folder = session.recipe, session.world, session.folder
+        self.objective, self.session, self.recipe, self.world = objective, session, recipe, world
+        self.at_epoch_end, self.make_loader = at_epoch_end, make_loader
+        self.watchdog, self.garbage = watchdog, garbage
+        accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
+        self.engine = make_engine(objective, recipe, world, accumulation)
+        self.keeper = Keeper(folder / "checkpoints", recipe, world, session.plans.fingerprint, self.engine, objective)
+        self.state = state = self.keeper.resume() or beginning(take(session, 0))
+        self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
+        announce(world, self.schedule, state, recipe.epochs)
+        self.alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
+        self.stepper = Stepper(objective, self.engine, world, self.alarm.allows)
+        self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
+        self.holes = Holes(folder, recipe.loader.max_holes, state, world)
+        self.asked = False  # whether a checkpoint was due by the clock at the step before
+
+    def run(self) -> str:
+        """Train to the end, or until the attempt has to end: finished | preempted."""
+        while self.state.epoch < self.recipe.epochs:
+            epoch = take(self.session, self.state.epoch)
+            if not self._steps(epoch):
+                return "preempted"
+            self._end(epoch)
+        self.engine.close()
+        return "finished"
+
+    def _steps(self, epoch: Epoch) -> bool:
+        """Take the steps of an epoch that are left; False where the attempt ends among them."""
+        self.objective.model.train()
+        meter = Meter(epoch)
+        facts = meter.facts() if self.world.first else {}  # logged once an epoch
+        self.asked = False
+        since = time.perf_counter()
+        for number, batches in self._loader(epoch):
+            waited = time.perf_counter() - since
+            at = moment(self.state, epoch, self.recipe.epochs)
+            outcome = self._step(batches, at, waited)
+            if outcome is None:
+                return False
+            self._count(epoch, number, batches, outcome)
+            meter.add(number, time.perf_counter() - since, outcome.waited, outcome.bytes)
+            if self.state.step % self.recipe.track.log_steps == 0:
+                self._log(at, outcome.values | meter.read(), facts)
+                facts = {}
+            self._guard()
+            if outcome.asks.stop:
+                self._save()
+                return False
+            self.asked = outcome.asks.save
+            mid_epoch = self.state.step_in_epoch < epoch.steps
+            if mid_epoch and (self.asked or due(self.state, epoch, self.recipe.checkpoint.every_epochs)):
+                self._save()
+            since = time.perf_counter()
+        return True
+
+    def _loader(self, epoch: Epoch) -> Iterable[tuple[int, list[PackedBatch]]]:
+        recipe, world = self.recipe, self.world
+        return self.make_loader(
+            self.session.index,
+            epoch,
+            rank=world.rank,
+            world=world.size,
+            per_forward=recipe.loader.packs_per_forward,
+            start_step=self.state.step_in_epoch,
+            workers=recipe.loader.workers,
+            prefetch=recipe.loader.prefetch,
+            pin=world.device.type == "cuda",
+            nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
+        )
+
+    def _step(self, batches: list[PackedBatch], at: Moment, waited: float) -> Outcome | None:
+        """Take a step, or leave it out; None where the attempt ends, to go back to before it."""
+        asks = Asks(self.session.preemption.asked, self.world.first and self.keeper.minutes_passed())
+        if self.alarm.leaves_out(at.step):
+            return self.stepper.leave_out(batches, asks, waited)
+        lr, decay = self.schedule.lr(at.fraction), self.schedule.decay(at.fraction)
+        outcome = self.stepper.take(batches, at, lr, decay, asks, waited)
+        return None if self.alarm.act(at.step, self.keeper) else outcome
+
+    def _count(self, epoch: Epoch, number: int, batches: list[PackedBatch], outcome: Outcome) -> None:
+        """Bring `state` behind the step: the `number`-th of its epoch, from 0."""
+        state = self.state
+        if outcome.applied:
+            self.bad.good()
+        elif not outcome.refused:
+            self.bad.bad(state.step, batches, outcome.finite)
+        found = [hole for batch in batches for hole in batch.holes]
+        self.holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
+        self.state = replace(
+            state,
+            step=state.step + 1,
+            step_in_epoch=number + 1,
+            draws=state.epoch_draws * state.epoch + epoch.draws_before(number + 1),
+            holes=self.holes.total,
+            holes_this_epoch=self.holes.this_epoch,
+            hole_reasons=dict(self.holes.reasons),
+            skipped=self.bad.skipped,
+            bad_in_a_row=self.bad.in_a_row,
+            leaps=self.alarm.leaps,
+            recent_losses=self.alarm.recent,
+            collapsed_in_a_row=self.alarm.in_a_row,
+        )
+
+    def _log(self, at: Moment, values: dict[str, float], facts: dict[str, float]) -> None:
+        """Log the step that began `at`, and what only the plan knows, `facts`."""
+        state = self.state
+        values |= {"lr": self.schedule.lr(at.fraction), "weight_decay": self.schedule.decay(at.fraction)}
+        counts = self.holes.counts | {"skipped_steps": state.skipped, "leaps": state.leaps, "epoch": at.epoch}
+        self.session.tracker.log(state.step, values | counts | facts)
+        self.session.progress.update(state.draws / (state.epoch_draws * self.recipe.epochs), values)
+
+    def _guard(self) -> None:
+        """What is looked after at every step boundary."""
+        every, step = self.recipe.guard.drift_steps, self.state.step
+        if every and step % every == 0:
+            compare(self.world, self.objective.replicas(), step)
+        self.watchdog.beat()
+        self.garbage.after_step(step)
+
+    def _end(self, epoch: Epoch) -> None:
+        """An epoch's steps are taken: average and evaluate, then save where a checkpoint is due."""
+        state, recipe = self.state, self.recipe
+        if self.objective.averages(state.epoch):
+            self.objective.average(self.engine.weights())
+        if self.at_epoch_end is not None:
+            self.watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
+            with self.engine.whole():
+                values = self.at_epoch_end(state.epoch, moment(state, epoch, recipe.epochs)) or {}
+            if values:
+                self.session.tracker.log(state.step, values)
+            self.watchdog.beat()
+        last = state.epoch + 1 == recipe.epochs
+        save_now = last or self.asked or due(state, epoch, recipe.checkpoint.every_epochs)
+        self.state = state.next_epoch()
+        self.holes.new_epoch()
+        keep = milestones.due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
+        if save_now or keep:
+            self._save(keep)
+
+    def _save(self, keep: bool = False) -> None:
+        self.watchdog.beat()
+        self.holes.sync()
+        path = self.keeper.save(self.state, keep)
+        self.session.tracker.checkpoint(self.state.step, str(path), self.keeper.sha256)
+        self.watchdog.beat()
+
+
+def take(session: Session, number: int) -> Epoch:
     """The plan of an epoch, or on every rank the error of the one that could not get it."""
     epoch, problem = None, None
     try:
-        epoch = plans.take(number)
+        epoch = session.plans.take(number)
     except (GamutError, OSError) as error:
         problem = error
-    world.agree(problem, f"get the plan of epoch {number}")
+    session.world.agree(problem, f"get the plan of epoch {number}")
     assert epoch is not None
     return epoch
 

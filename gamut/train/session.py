@@ -1,15 +1,23 @@
-"""What every stage does around its training: data, ranks, run folder, tracker, progress."""
+"""A run while it is open: its folder, held by one process group alone, its plans, and where its numbers go."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol
 
+from gamut import files
 from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
-from gamut.plan import Clips
+from gamut.errors import RunError
+from gamut.plan import Clips, Epoch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
@@ -17,24 +25,68 @@ from gamut.track.progress import NullProgress, Progress
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.checkpoint import saved
-from gamut.train.lease import lease
-from gamut.train.preempt import Preemption
 from gamut.train.world import World
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+class Plans(Protocol):
+    """Gives the plan of an epoch (`gamut.data.ahead.Ahead`)."""
+
+    fingerprint: dict[str, str]
+
+    def take(self, number: int) -> Epoch: ...
+
+
+class Preemption:
+    """While entered, SIGUSR2 (SLURM's warning) and SIGTERM only set `asked`; the handlers before come back on leaving.
+
+    The ranks agree on it in the next step's reduction. Saving inside a handler would deadlock: only some ranks may have
+    the signal yet, and a checkpoint is collective.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+        self._depth = 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __enter__(self) -> Preemption:
+        self._depth += 1  # the loop may be handed one that its caller has entered
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():  # Python's rule for handlers
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()
 
 
 @dataclass(frozen=True)
 class Session:
-    """One run while it is open: its folder, held by us, and where its numbers go."""
+    """One run while it is open, as `open_session` gives it. Ranks but the first have nulls to track and show with."""
 
+    recipe: Recipe
+    world: World
+    index: Index
     folder: Path
-    plans: Ahead
-    tracker: NullTracker
-    progress: NullProgress
-    preemption: Preemption  # entered: a signal counts from the moment the folder is ours
+    plans: Plans
+    tracker: NullTracker = field(default_factory=NullTracker)
+    progress: NullProgress = field(default_factory=NullProgress)
+    preemption: Preemption = field(default_factory=Preemption)  # entered: a signal counts once the folder is ours
 
 
 @contextlib.contextmanager
-def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterator[Session]:
+def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterator[Session]:
     """Hold the recipe's run folder, record this attempt, and close both however the run ends. All ranks enter it.
 
     `clips`: what the run trains on.
@@ -43,9 +95,10 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
     Raises RunError where another process holds the folder or it belongs to another recipe, ShardError where the node's
     cache is too small for a remote set.
     """
+    policy = training_policy(recipe)
     if index.tars.is_remote:
         nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
-        require_cache(index, cache_needed(index, clips, training_policy(recipe), nodes))
+        require_cache(index, cache_needed(index, clips, policy, nodes))
     folder = RunFolder.place(recipe)
     with Preemption() as preemption, lease(folder, world):
         problem: Exception | None = None
@@ -61,10 +114,48 @@ def session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterato
                 problem = error
         world.agree(problem, "open the run folder")
         lead = world.local_rank == 0
-        policy = training_policy(recipe)
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
             plans.begin()
-            yield Session(folder, plans, tracker, progress, preemption)
+            yield Session(recipe, world, index, folder, plans, tracker, progress, preemption)
+
+
+@contextlib.contextmanager
+def lease(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run folder (made if need be, mode 0700) while entered; rank 0 locks FOLDER/lock for all ranks.
+
+    The lock is the kernel's (fcntl): it ends with the process, however that ends, and works between nodes on a
+    network file system that has locks. Enter it before anything is written into the folder.
+
+    Raises RunError on every rank, naming the holder's process and host, where another process holds it.
+    """
+    error: Exception | None = None
+    with contextlib.ExitStack() as held:
+        if world.first:
+            try:
+                held.enter_context(_locked(Path(folder)))
+            except (RunError, OSError) as problem:
+                error = problem
+        world.agree(error, "take the run folder")
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Not inherited: a worker that outlives this process for a moment must not keep the next attempt out. Such a lock
+    # goes when this process closes any descriptor of the file, so all is done through this one.
+    with open(descriptor, "r+") as file, files.lock_open(descriptor, wait=False, inherited=False) as held:
+        if not held:
+            holder = file.read(200).strip() or "another process"
+            raise RunError(
+                f"The run folder {folder} is in use by {holder}. Wait for it to end or stop it, or give this run "
+                "another name (run.name=...)."
+            )
+        file.truncate()
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield
 
 
 def begins(recipe: Recipe, world: World) -> bool:

@@ -22,10 +22,9 @@ from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
 from gamut.train import loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
-from gamut.train.lease import lease
 from gamut.train.objective import Moment
 from gamut.train.parts import whole_state
-from gamut.train.preempt import SIGNALS
+from gamut.train.session import SIGNALS, lease
 from gamut.train.step import Outcome, Stepper
 from gamut.train.world import World
 

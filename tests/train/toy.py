@@ -16,11 +16,10 @@ from gamut.data.batch import Hole, PackedBatch
 from gamut.errors import CheckpointError
 from gamut.plan import deal, forwards
 from gamut.recipe import schema
-from gamut.train.lease import lease
 from gamut.train.loop import train
 from gamut.train.objective import Moment, Objective, Prepared
 from gamut.train.parts import fill, part, whole_state
-from gamut.train.preempt import Preemption
+from gamut.train.session import Preemption, Session, lease
 from gamut.train.world import World
 
 WIDTH = 6
@@ -297,25 +296,14 @@ def teach(
     stop_after: ask for preemption in the last of so many steps of the run.
     """
     objective = objective or Toy()
-    if stop_after is not None:
-        more["preemption"] = StopAt(objective, stop_after)
     notes = Notes()
     ToyLoader.seen = []
+    preemption = Preemption() if stop_after is None else StopAt(objective, stop_after)
+    plans = more.pop("plans", None) or ToyPlans()
+    index = more.pop("index", None) or Index()
+    session = Session(recipe, world, index, folder, plans, notes, notes, preemption)
     with lease(folder, world):
-        result = train(
-            **{
-                "objective": objective,
-                "recipe": recipe,
-                "world": world,
-                "index": Index(),
-                "plans": ToyPlans(),
-                "folder": folder,
-                "tracker": notes,
-                "progress": notes,
-                "make_loader": ToyLoader,
-            }
-            | more
-        )
+        result = train(objective, session, **({"make_loader": ToyLoader} | more))
     weights = {name: value.detach().float().numpy().copy() for name, value in objective.model.state_dict().items()}
     extra = {name: value.detach().numpy().copy() for name, value in objective.extra_state().items()}
     return {
