@@ -14,6 +14,7 @@ from finetune.cost import forward_flops
 from finetune.evaluation import evaluate, metric_of
 from finetune.points import Point, at
 from finetune.trained import Subject, Trained
+from gamut.accelerator import accelerator
 from gamut.files import write_text
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
@@ -29,7 +30,7 @@ class Scorer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(accelerator())
         self._subject: tuple[Trained, Subject] | None = None
 
     def score(self, one: Trained, index: Index, clips: Clips, point: Point) -> tuple[dict[str, Any], bool]:

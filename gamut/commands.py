@@ -38,6 +38,7 @@ COMMANDS = {
     "study": ("launchers.study", "compare pretraining recipes over tasks and seeds"),
     "masks": ("pretrain.masks", "draw a clip as the student of a pretraining sees it"),
     "track": ("gamut.track.__main__", "bring a run's metrics to MLflow"),
+    "doctor": ("launchers.doctor", "look at everything that a run needs here, and say what to mend"),
     "demo": ("launchers.demo", "from nothing to a fine-tuned classifier on this machine"),
 }
 

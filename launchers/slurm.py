@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from gamut.accelerator import CHOICE
 from gamut.commands import ROOT, command, parser_of
 from gamut.errors import RunError
 from gamut.recipe import cli
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         return dry_run(options.stage, options.words, typed.recipe, cluster)
     if options.local:
+        if options.gpus or not cluster.gpus:  # without a word on GPUs those that are here will do, and none
+            os.environ.update(stage_environment(cluster))
         return run_here(options.stage, options.words, cluster)
     cli.require_data(typed.recipe)
     return submit(options.stage, options.words, typed.recipe, cluster)
@@ -85,7 +88,8 @@ def executor(recipe: Recipe, cluster: Cluster) -> Executor:
 
 
 def stage_environment(cluster: Cluster) -> dict[str, str]:
-    return {} if cluster.gpus else {"DS_ACCELERATOR": "cpu"}
+    """A job with GPUs ends where it cannot use them, and does not go on without."""
+    return {CHOICE: "cuda" if cluster.gpus else "cpu"}
 
 
 def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
@@ -143,7 +147,6 @@ def run_here(stage: str, words: list[str], cluster: Cluster) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ.update(stage_environment(cluster))
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for deepspeed
     )

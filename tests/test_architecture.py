@@ -23,6 +23,7 @@ FLOOR = {
     "gamut.randomness": 0,
     "gamut.numbers": 0,
     "gamut.settings": 0,
+    "gamut.accelerator": 1,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

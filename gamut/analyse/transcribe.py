@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gamut.accelerator import accelerator
 from gamut.analyse.noise import LONGEST, Transcriber
 from gamut.errors import CheckpointError
 from gamut.models.folder import CONFIG, read_json
@@ -28,7 +29,7 @@ def transcriber(
     tokenizer is not there, RecipeError for a language that it does not know.
     """
     path = Path(path).expanduser()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(accelerator())
     kind = read_json(path / CONFIG).get("model_type") if path.is_dir() else "whisper"
     return (
         _ctc(path, kind, precision, device)

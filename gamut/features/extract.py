@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gamut.accelerator import accelerator
 from gamut.data.batch import Hole, PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import FeatureError, RecipeError
@@ -67,7 +68,7 @@ def prepare(recipe: Recipe) -> Job:
     extract = recipe.extract
     index = Index.open(require_data(recipe), remote=recipe.remote)
     clips = select(index, recipe.subset)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(accelerator())
     encoder = load_encoder(recipe, device)
     if extract.blocks and max(extract.blocks) >= encoder.depth:
         raise RecipeError(

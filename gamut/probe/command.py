@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError
 from gamut.models.backbone import build
 from gamut.models.weights import load_backbone
@@ -33,7 +34,7 @@ def score(
 
     checkpoints: (step, epochs, what to load). Raises CheckpointError for weights that cannot be loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(accelerator())
     backbone = build(recipe.model, recipe.seed).to(device)
     encode = Encoder(backbone, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device, recipe.probe.rows)
     plan = whole_clips(clips.clips, recipe)

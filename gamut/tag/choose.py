@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.folder import CONFIG, load_strictly
@@ -50,7 +51,7 @@ def load(
     >>> load("runs/esc50/test-1-seed-0").tag([Recording("clip.wav")])      # doctest: +SKIP
     """
     place = Path(model).expanduser()
-    on = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on = _device(device or accelerator())
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
     found = _round(place)

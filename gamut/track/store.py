@@ -38,17 +38,23 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def warn_of_network(database: Path) -> None:
-    """SQLite's locks are not to be trusted on a network file system."""
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system that a file lies on, or would; None where it is local."""
     place, kind = Path("/"), ""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
-        return
+        return None
     for point, system in mounts:
-        if database.is_relative_to(point) and Path(point).is_relative_to(place):
+        if path.is_relative_to(point) and Path(point).is_relative_to(place):
             place, kind = Path(point), system
-    if kind in _NETWORK_FILE_SYSTEMS:
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def warn_of_network(database: Path) -> None:
+    """SQLite's locks are not to be trusted on a network file system."""
+    kind = network_file_system(database)
+    if kind is not None:
         print(
             f"warning: MLflow's file {database} is on a network file system ({kind}), where two runs at once may "
             "damage it. Name a server with track.mlflow=http://..., or a local folder with track.mlflow=sqlite:///...",

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from gamut import files
+from gamut.accelerator import CHOICE
 
 FOLDER = "TORCH_EXTENSIONS_DIR"  # torch's name for where it builds
 BATON = "lock"  # the file that torch leaves behind when it is killed
@@ -51,8 +52,7 @@ def build() -> None:
     """
     own_tools_first()
     folder = operators()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if os.environ["DS_ACCELERATOR"] != "cpu":
+    if os.environ.setdefault(CHOICE, "cpu") != "cpu":
         return
     from deepspeed.accelerator import get_accelerator
 

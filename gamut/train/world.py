@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 
+from gamut.accelerator import CHOICE, accelerator
 from gamut.errors import RunError
 from gamut.processes import watch_ancestors
 from gamut.recipe import schema
@@ -92,7 +93,8 @@ def start(run: schema.Run) -> World:
     Under a launcher (deepspeed, torchrun, ours) RANK, WORLD_SIZE and the rest come from the environment; a plain
     `python run.py` is a world of one. The process ends when its launcher is gone.
 
-    Raises RunError where the environment says that there are several ranks but not where they meet.
+    Raises RunError where the environment says that there are several ranks but not where they meet, and where there
+    are GPUs that torch cannot use.
     """
     launched = "RANK" in os.environ
     _complete_environment()
@@ -100,14 +102,14 @@ def start(run: schema.Run) -> World:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if launched:
         watch_ancestors()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ[CHOICE] = accelerator()
 
     import deepspeed  # here: it reads the environment when it is imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here: we know
     build()
-    on_cpu = os.environ["DS_ACCELERATOR"] == "cpu"
+    on_cpu = os.environ[CHOICE] == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
     if not on_cpu:
         torch.cuda.set_device(device)

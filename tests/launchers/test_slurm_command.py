@@ -75,7 +75,7 @@ def test_the_script_for_gpus(tmp_path: Path) -> None:
     lines = script.splitlines()
     assert lines.index("module load x") < lines.index("export SUBMITIT_EXECUTOR=slurm")
     assert ["export", "A=b'c"] in [shlex.split(line) for line in lines if line.startswith("export")]
-    assert command.stage_environment(cluster) == {}
+    assert command.stage_environment(cluster) == {"DS_ACCELERATOR": "cuda"}
     assert command.stage_environment(Cluster(gpus=0)) == {"DS_ACCELERATOR": "cpu"}
 
 
