@@ -141,5 +141,7 @@ def _load(name: str, origin: str, load: Callable[[], object]) -> None:
         raise RegistryError(f"{plugin}: {type(error).__name__}: {error}.") from error
 
 
-# What a recipe names, of kinds that are defined in rooms above it (`gamut.models.backbone.Backbone`).
+# What a recipe names, of kinds that are defined in rooms above it (`gamut.models.backbone.Backbone`,
+# `gamut.train.objective.Pretraining`).
 BACKBONES: Registry[Any] = Registry("backbone", {"vit": "gamut.models.vit:VisionTransformer"})
+OBJECTIVES: Registry[Any] = Registry("objective", {"asit": "pretrain.asit:Asit"})

@@ -7,6 +7,7 @@ crops (multi-crop), where the recipe asks for them, go to the student alone, who
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,12 +16,13 @@ from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import CheckpointError
+from gamut.models.backbone import Backbone
 from gamut.models.layout import ROWS, Layout
 from gamut.models.weights import Loaded, load_backbone
 from gamut.numbers import PATCH
 from gamut.randomness import key_torch
 from gamut.recipe import schema
-from gamut.train.objective import Moment, Objective, Prepared
+from gamut.train.objective import Moment, Prepared, Pretraining
 from gamut.train.parts import fill, shape, whole_state
 from pretrain import losses
 from pretrain.collapse import collapse
@@ -73,7 +75,7 @@ def neighbourhoods(batch: PackedBatch) -> torch.Tensor:
     return number.view(-1).to(device, non_blocking=True)
 
 
-class Asit(Objective):
+class Asit(Pretraining):
     """Teacher and student on packed views. `model` is the student; the teacher is ours to move."""
 
     count_names = ("masked_pixels", "local_tokens", "class_pairs", "pixels", "neighbours")
@@ -95,6 +97,10 @@ class Asit(Objective):
         widths = {"teacher/spread": asit.prototypes, "student/spread": asit.prototypes} if asit.weight_global else {}
         widths |= {"teacher/spread_data": asit.prototypes_data or asit.prototypes} if asit.weight_local else {}
         self.spreads = {name: Spread(width, device) for name, width in widths.items()}
+
+    @property
+    def backbone(self) -> Backbone:
+        return cast(Backbone, self.teacher.backbone)
 
     def start_from(self, init: str) -> Loaded:
         """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""

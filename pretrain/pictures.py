@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from gamut.audio.logmel import unpatch
@@ -18,10 +16,7 @@ from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.tracker import NullTracker
 from gamut.train import milestones
-from gamut.train.objective import Moment
-
-if TYPE_CHECKING:
-    from pretrain.asit import Asit  # which reads the environment when it is imported
+from gamut.train.objective import Moment, Pretraining
 
 
 class Pictures:
@@ -33,7 +28,7 @@ class Pictures:
     """
 
     def __init__(
-        self, objective: Asit, encode: Encoder, recipe: Recipe, index: Index, clips: Clips, tracker: NullTracker
+        self, objective: Pretraining, encode: Encoder, recipe: Recipe, index: Index, clips: Clips, tracker: NullTracker
     ) -> None:
         self.objective = objective
         self.encode = encode

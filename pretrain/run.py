@@ -1,4 +1,4 @@
-"""ASiT pretraining.
+"""Pretraining: ASiT, or the objective that the recipe names.
 
 Examples:
     python pretrain/run.py asit_tiny data=shards/esc10
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,8 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train the recipe that the command line names. 0: finished; 75: preempted and saved, to be started again."""
     typed = cli.parse("pretrain", sys.argv[1:] if argv is None else argv)
 
-    from gamut.models.backbone import Backbone  # here: --help need not wait for torch
-    from gamut.numbers import EXIT_PREEMPTED
+    from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
     from gamut.probe.features import Encoder, FrontEnd
     from gamut.probe.labelled import labelled
     from gamut.probe.watch import Watch
@@ -32,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     from gamut.shards.select import select
     from gamut.train import world as ranks
     from gamut.train.loop import train
-    from gamut.train.objective import Moment
+    from gamut.train.objective import Moment, pretraining
     from gamut.train.preview import preview, short_clips_warning
     from gamut.train.session import begins, open_session
 
@@ -52,19 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     if world.first and (probed or reason):
         print(f"probe: {probed}" if probed else f"no probe: {reason}", flush=True)
 
-    from pretrain.asit import Asit  # after the ranks have started: what they import reads the environment
-    from pretrain.pictures import Pictures
+    from pretrain.pictures import Pictures  # after the ranks have started: what it imports reads the environment
 
-    objective = Asit(recipe, mean, std, world.device)
+    objective = pretraining(recipe, mean, std, world.device)
     as_begun = begins(recipe, world) or not recipe.init  # else the weights come from a checkpoint, later
     if recipe.init and as_begun:
         loaded = objective.start_from(recipe.init)
         if world.first:
             print(loaded, flush=True)
     front = FrontEnd(mean, std, recipe.front.mode)
-    encode = Encoder(
-        cast(Backbone, objective.teacher.backbone), front, recipe.precision, world.device, recipe.probe.rows
-    )
+    encode = Encoder(objective.backbone, front, recipe.precision, world.device, recipe.probe.rows)
     with (
         open_session(recipe, world, index, clips) as run,
         Watch(recipe, probed, encode, world, run.folder, run.tracker) as watch,

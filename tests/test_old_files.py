@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gamut.data.reader import Reader
 from gamut.features import FeatureCache
 from gamut.features.__main__ import main as features
 from gamut.probe.__main__ import main as probe
+from gamut.recipe.resolved import read_resolved, recipe_hash
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
@@ -98,6 +100,17 @@ def test_a_shard_set(old: Path, expected: dict) -> None:
     assert shards(["verify", "shards"]) == 0
     assert shards(["index", "shards"]) == 0  # made again from the tars
     assert Index.open("shards").fingerprint == expected["fingerprint"]
+
+
+HASHES = {"asit": "94ec67665f83dbc1", "oss": "ca37a62c842d80b5", "zero3": "961d8bed3e0b51b4"}  # as they were tracked
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_a_recipe_has_the_hash_that_it_had(name: str) -> None:
+    """Keys that have come since then count only where they are used."""
+    recipe = read_resolved(FIXTURES / "runs" / name / "recipe.yaml")
+    assert recipe_hash(recipe) == HASHES[name]
+    assert recipe_hash(replace(recipe, options={"weight": 1.0})) != HASHES[name]
 
 
 @pytest.mark.parametrize("name", ["asit", "oss", "zero3"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -205,3 +206,116 @@ def test_features_are_extracted_with_an_encoder_from_outside(shards: Path, tmp_p
     assert expected.max() > 0
     np.testing.assert_allclose(found[0], expected[:, None].repeat(3, 1), rtol=1e-5)
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-6)
+
+
+OBJECTIVE = """
+import sys
+from dataclasses import dataclass
+import torch
+from torch import nn
+from gamut.audio.logmel import normalise, patches
+from gamut.data.front import spectrogram
+from gamut.models.backbone import build
+from gamut.recipe.load import options_of
+from gamut.registry import OBJECTIVES
+from gamut.settings import at_least, key
+from gamut.train.objective import Prepared, Pretraining
+
+assert "deepspeed" not in sys.modules  # it reads the environment, before the ranks have started
+
+class Network(nn.Module):
+    def __init__(self, model, seed):
+        super().__init__()
+        self.backbone = build(model, seed)
+        self.head = nn.Linear(model.dim, 1)
+        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
+
+    def forward(self, patches, where):
+        return self.head(self.backbone.pool(self.backbone(patches, where), where))[:, 0]
+
+@dataclass(frozen=True)
+class Options:
+    weight: float = key(1.0, "of the loss", at_least(0))
+
+@OBJECTIVES.register("loudness")
+class Loudness(Pretraining):
+    "Says how loud a crop is, a thing that any recording tells of itself."
+    count_names = ("crops",)
+    Options = Options
+
+    def __init__(self, recipe, mean, std, device):
+        self.options = options_of(recipe)
+        self.mean, self.std, self.device = mean, std, device
+        self.model = Network(recipe.model, recipe.seed).to(device)
+
+    @property
+    def backbone(self):
+        return self.model.backbone
+
+    def prepare(self, batch, at):
+        batch = batch.to(self.device)
+        clean = patches(normalise(spectrogram(batch, "fast", "silence"), self.mean, self.std))
+        where = self.backbone.layout(batch.frames, batch.sizes)
+        counts = torch.tensor([float(len(batch.frames))], dtype=torch.float64, device=self.device)
+        loud = torch.stack([part.mean() for part in clean.split([size // 16 * 8 for size in batch.sizes])])
+        return Prepared((clean, where, loud), counts)
+
+    def loss(self, engine, prepared, totals, at):
+        clean, where, loud = prepared.inputs
+        loss = self.options.weight * (engine(clean, where) - loud).square().sum() / max(totals["crops"], 1.0)
+        return loss, {"loss": loss.detach()}
+"""
+
+
+def test_an_objective_from_outside_is_pretrained_resumed_and_fine_tuned(shards: Path, tmp_path: Path) -> None:
+    def pretrain(name: str, *words: str) -> tuple[Path, dict[str, np.ndarray]]:
+        tiny = [*TINY, "objective=loudness", "options.weight=2", "views.frames=32", "optim.warmup_epochs=0", "epochs=3"]
+        command = ["pretrain/run.py", "asit_tiny", f"data={shards}", f"run.folder={tmp_path}", f"run.name={name}"]
+        done = call(tmp_path, OBJECTIVE, *command, *tiny, "checkpoint.every_epochs=1", "checkpoint.keep=3", *words)
+        assert done.returncode == 0, done.stderr
+        newest = tmp_path / name / "checkpoints" / (tmp_path / name / "checkpoints" / "latest").read_text().strip()
+        with safe_open(newest / "model.safetensors", "np") as file:
+            return tmp_path / name, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+    run, whole = pretrain("whole")
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in losses if "loss" in line]
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
+    assert np.abs(whole["head.weight"]).max() > 0  # which began at 0: it was trained
+
+    checkpoints = sorted((run / "checkpoints").glob("step-*"))
+    assert len(checkpoints) == 3
+    shutil.copytree(run, tmp_path / "again")  # as it stood after the first epoch
+    for path in checkpoints[1:]:
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / path.name)
+    (tmp_path / "again" / "checkpoints" / "latest").write_text(checkpoints[0].name)
+    shutil.rmtree(run.parent / "again" / "plan", ignore_errors=True)
+    _, resumed = pretrain("again")
+    assert sorted(resumed) == sorted(whole)
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+
+    done = call(tmp_path, OBJECTIVE, *finetune(shards, tmp_path, f"init={run}", "model.pooling=cls"))
+    assert done.returncode == 0, done.stderr
+    assert "(backbone.*)" in done.stdout
+
+
+def test_an_objective_that_is_none_is_refused(shards: Path, tmp_path: Path) -> None:
+    text = "from gamut.registry import OBJECTIVES\nOBJECTIVES.add('loudness', lambda *all: 1)\n"
+    words = ["pretrain/run.py", "asit_tiny", f"data={shards}", f"run.folder={tmp_path}", "run.name=none", *TINY]
+    done = call(tmp_path, text, *words, "objective=loudness")
+    assert done.returncode == 2
+    assert "objective=loudness gives a int: derive it from gamut.train.objective.Pretraining" in done.stderr
+    done = call(tmp_path, text, *words, "options.weight=2")
+    assert "The objective asit has no option weight (options on the command line); it has none." in done.stderr
+    for typed, said in {
+        "wait=2": "The objective loudness has no option wait (options on the command line); the nearest valid name is "
+        "options.weight.",
+        "weight=much": "options.weight on the command line must be a number, not 'much'.",
+        "weight=-1": "options.weight on the command line must be at least 0, not -1.0.",
+    }.items():
+        done = call(tmp_path, OBJECTIVE, *words, "objective=loudness", f"options.{typed}", "--dry-run")
+        assert done.returncode == 2
+        assert said in done.stderr
+    done = call(tmp_path, text, *words, "objective=loudnes")
+    assert "objective on the command line must be asit or loudness, not 'loudnes'" in done.stderr

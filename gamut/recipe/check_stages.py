@@ -12,6 +12,18 @@ Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence with
 
 
 def pretraining(recipe: Recipe) -> Iterator[Problem]:
+    """What contradicts itself in any pretraining, and in that of ASiT."""
+    if recipe.objective == "asit":
+        yield from _asit(recipe)
+    if recipe.optim.layer_decay != 1 or recipe.optim.head_scale != 1:
+        yield (
+            ("optim.layer_decay", "optim.head_scale"),
+            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining all learns at one rate, leave "
+            "them at 1",
+        )
+
+
+def _asit(recipe: Recipe) -> Iterator[Problem]:
     """Losses, masks and heads that contradict each other, the views or the model."""
     asit, views, step, model, optim = recipe.asit, recipe.views, recipe.step, recipe.model, recipe.optim
     least = asit.mask_target_least
@@ -95,12 +107,6 @@ def pretraining(recipe: Recipe) -> Iterator[Problem]:
             ("asit.freeze_output_epochs", "optim.name"),
             "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay, as part of the gradient, moves the "
             "output layer that should rest",
-        )
-    if optim.layer_decay != 1 or optim.head_scale != 1:
-        yield (
-            ("optim.layer_decay", "optim.head_scale"),
-            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining all learns at one rate, leave "
-            "them at 1",
         )
 
 

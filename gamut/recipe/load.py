@@ -20,13 +20,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gamut.errors import RecipeError
+from gamut.errors import RecipeError, nearest
 from gamut.recipe import schema
 from gamut.recipe.check import COMMAND_LINE, at, check
 from gamut.recipe.find import CONFIGS, find_recipe, name_of, show
 from gamut.recipe.names import RENAMED, by_current_names, current, describe, hints, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
-from gamut.settings import about
+from gamut.registry import OBJECTIVES
+from gamut.settings import about, problems
 
 ONLY = {name: known.stage for name, known in about(schema.Recipe).items() if known.stage}
 
@@ -58,6 +59,8 @@ def load_recipe(
     if not recipe.run.name:
         recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, name=name_of(stage, path, configs)))
     check(recipe, origin)
+    if recipe.options:
+        options_of(recipe, at(origin["options"]))
     return recipe
 
 
@@ -71,7 +74,35 @@ def override(recipe: schema.Recipe, overrides: list[str] | tuple[str, ...]) -> s
         _apply(config, values, schema.Recipe, (), COMMAND_LINE, stage, origin)
     changed = typing.cast(schema.Recipe, OmegaConf.to_object(config))
     check(changed, origin)
+    if "options" in origin:
+        options_of(changed, at(origin["options"]))
     return changed
+
+
+def options_of(recipe: schema.Recipe, where: str = "of the recipe") -> Any:
+    """`recipe.options` as the dataclass that the recipe's objective names as its `Options`; None where it has none.
+
+    `where` they were set, for the message. Raises RecipeError naming the key that is unknown, of another type or out of
+    its bounds.
+    """
+    cls = getattr(OBJECTIVES[recipe.objective], "Options", None)
+    known = hints(cls) if cls else {}
+    for name in recipe.options:
+        if name not in known:
+            has = nearest(name, list(known), "options.") or (
+                f"; it has {', '.join(known)}" if known else "; it has none"
+            )
+            raise RecipeError(f"The objective {recipe.objective} has no option {name} (options {where}){has}.")
+    if cls is None:
+        return None
+    config = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(config, False)
+    for name, value in recipe.options.items():
+        _assign(config, name, value, known[name], f"options.{name}", where)
+    made = OmegaConf.to_object(config)
+    for key, problem in problems(made, "options."):
+        raise RecipeError(f"{key} {where} {problem}.")
+    return made
 
 
 def _writable(config: DictConfig) -> DictConfig:

@@ -21,6 +21,8 @@ from gamut.settings import about, flatten
 
 # What checkpoints of earlier versions did not record, though it decides numbers.
 UNRECORDED = ("init", "engine", "deepspeed")
+# Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
+ADDED = ("model.backbone", "objective", "options")
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -30,7 +32,9 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe) -> str:
     """16 hexadecimal digits over all that decides the run's numbers: the same for two runs of the same experiment."""
-    return hashlib.sha256(json.dumps(decisive(recipe), sort_keys=True).encode()).hexdigest()[:16]
+    defaults = decisive(Recipe())
+    said = {key: value for key, value in decisive(recipe).items() if key not in ADDED or value != defaults[key]}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_resolved(path: Path) -> Recipe:

@@ -19,7 +19,7 @@ from gamut.recipe.stages import Finetune as Finetune
 from gamut.recipe.stages import Folds as Folds
 from gamut.recipe.stages import Head as Head
 from gamut.recipe.stages import Probe as Probe
-from gamut.registry import BACKBONES
+from gamut.registry import BACKBONES, OBJECTIVES
 from gamut.remote import Remote
 from gamut.settings import above, at_least, between, bounds_of, key, multiple_of, one_of, section, some
 
@@ -300,6 +300,17 @@ class Recipe:
         "",
         "where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, "
         "transformers), public weights of ElasticAST, AST, SSAST or ASiT",
+    )
+    objective: str = key(
+        "asit",
+        "what is learned without labels; a plugin may register others",
+        one_of(registry=OBJECTIVES),
+        stage="pretrain",
+    )
+    options: dict[str, Any] = key(
+        {},
+        "what an `objective` from outside is told, by the names of its own; those of asit are in `asit`",
+        stage="pretrain",
     )
     features: str = key(
         "",

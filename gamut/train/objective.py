@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from gamut.data.batch import PackedBatch
+from gamut.errors import RecipeError
+from gamut.models.backbone import Backbone
 from gamut.models.vit import Block
+from gamut.models.weights import Loaded, load_backbone
+from gamut.recipe import schema
+from gamut.registry import OBJECTIVES
 from gamut.train.parts import is_cut
 
 
@@ -111,3 +116,45 @@ class Objective(ABC):
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Optional groups with `lr_scale` and `weight_decay_scale`; None: decay all but biases and 1-D parameters."""
         return None
+
+
+class Pretraining(Objective):
+    """An objective that trains a backbone without labels, for what comes after: probes, features, fine-tuning.
+
+    A subclass takes `Mine(recipe, mean, std, device)`, with the normalisation of the log-mel. `model` has the backbone
+    that is trained as its attribute `backbone`, or `extra_state` names another `teacher.backbone`: there a run's
+    weights are looked for. Registered under a name, it is what a recipe's `objective` may be:
+
+        @OBJECTIVES.register("mine")
+        class Mine(Pretraining): ...
+
+    What it must be told besides is a dataclass of keys (`gamut.settings.key`), `Mine.Options`: a recipe gives them in
+    its section `options`, and `gamut.recipe.load.options_of(recipe)` is one of these.
+    """
+
+    Options: ClassVar[type | None] = None
+    rebuilds = False  # whether there are reconstructions to look at, by `rebuild`
+
+    @property
+    @abstractmethod
+    def backbone(self) -> Backbone:
+        """What the run is for: it is probed and looked at while it is trained."""
+
+    def start_from(self, init: str) -> Loaded:
+        """Take the backbone of another run, checkpoint or file."""
+        return load_backbone(self.backbone, init)
+
+    def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(patches, hidden, rebuilt patches) of a batch, [N, 256] each: only where the objective `rebuilds`."""
+        raise NotImplementedError
+
+
+def pretraining(recipe: schema.Recipe, mean: float, std: float, device: torch.device) -> Pretraining:
+    """The objective that the recipe names, with its model on the device. Raises RecipeError where it is none."""
+    made = OBJECTIVES[recipe.objective](recipe, mean, std, device)
+    if not isinstance(made, Pretraining):
+        raise RecipeError(
+            f"objective={recipe.objective} gives a {type(made).__name__}: derive it from "
+            "gamut.train.objective.Pretraining, which says what an objective must have."
+        )
+    return made

@@ -1,13 +1,13 @@
 """A parameter that may be cut over the ranks (ZeRO-3): this rank's part of it, the whole of it, and filling it.
 
 For code outside the engines that must read or move weights: a teacher that follows its student, a checkpoint. A
-parameter that no engine has cut is its own only part.
+parameter that no engine has cut is its own only part. DeepSpeed, which reads the environment when it is imported, is so
+only where a parameter is cut: an objective may be imported before the ranks have started.
 """
 
 from __future__ import annotations
 
 import torch
-from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
 from torch import nn
 
 
@@ -35,7 +35,11 @@ def share(parameter: torch.Tensor) -> slice:
 @torch.no_grad()
 def whole(parameter: torch.Tensor) -> torch.Tensor:
     """A copy of the whole in CPU memory. All ranks call it together where the parameter is cut."""
-    if not is_cut(parameter) or parameter.ds_status == ZeroParamStatus.AVAILABLE:  # type: ignore[attr-defined]
+    if not is_cut(parameter):
+        return parameter.detach().to("cpu", copy=True)
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
+
+    if parameter.ds_status == ZeroParamStatus.AVAILABLE:  # type: ignore[attr-defined]
         return parameter.detach().to("cpu", copy=True)
     with GatheredParameters([parameter]):
         return parameter.detach().to("cpu", copy=True)
@@ -53,6 +57,8 @@ def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
     if not is_cut(parameter):
         parameter.copy_(value)
         return
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
     assert parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE, "a gathered copy would not change"  # type: ignore[attr-defined]
     mine = value.reshape(-1)[share(parameter)]
     part(parameter).zero_()
