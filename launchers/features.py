@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gamut.commands import parser_of
 from gamut.errors import FeatureError
-from gamut.features.__main__ import STAGE, add_extraction, mend, set_threads
+from gamut.features.__main__ import STAGE, add_extraction, describe, mend, print_extracted, set_threads
 from launchers.options import add_jobs, add_resources, become, resources
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ def submit(recipe: str, overrides: list[str], job: Job, jobs: int, executor: Exe
 def share(told: dict[str, Any], number: int) -> None:
     """What job `number` of the array does. Raises FeatureError where a node would not make what was submitted."""
     from gamut.features.extract import run
-    from gamut.features.outcome import print_extracted
     from gamut.recipe.load import load_recipe
 
     job, folder = _prepared(load_recipe(STAGE, told["recipe"], told["overrides"])), Path(told["folder"])
@@ -82,7 +81,7 @@ def share(told: dict[str, Any], number: int) -> None:
             f"These features belong into {job.folder}, but {folder} was submitted: the encoder or the shard set has "
             "changed since. Submit again."
         )
-    print_extracted(run(job, job.begin(), number * job.about.shards // told["jobs"], told["jobs"]), job.recipe)
+    print_extracted(run(job, job.begin(), number * job.about.shards // told["jobs"], told["jobs"]))
 
 
 def last(told: dict[str, Any]) -> None:
@@ -92,7 +91,6 @@ def last(told: dict[str, Any]) -> None:
 
 def _prepared(recipe: Recipe) -> Job:
     from gamut.features.extract import prepare
-    from gamut.features.outcome import describe
 
     set_threads(recipe)
     job = prepare(recipe)

@@ -7,13 +7,20 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gamut.commands import command, parser_of
 from gamut.errors import FeatureError
+from gamut.numbers import RATE
 from gamut.recipe.find import list_recipes
 from gamut.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from gamut.features.cache import FeatureCache
+    from gamut.features.extract import Job
+
 STAGE = "features"
+SHOWN = 5  # clips that are left out, named at the end
 EXAMPLES = """examples:
     python -m gamut.features extract whisper_tiny_esc50 init=models/whisper-tiny data=shards/esc50
     python -m gamut.features extract whisper_large_as20k init=models/large-v1.pt extract.dtype=int8 --dry-run
@@ -86,7 +93,6 @@ def _extract(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(STAGE, arguments.recipe, arguments.overrides)
 
     from gamut.features.extract import prepare, require_room, run
-    from gamut.features.outcome import describe, print_extracted
 
     set_threads(recipe)
     job = prepare(recipe)
@@ -99,15 +105,56 @@ def _extract(arguments: argparse.Namespace) -> int:
     missing = 0 if made.finished else len(made.missing())
     require_room(made, missing)
     print(f"{missing} of {job.about.shards} shards are to be made" if missing else "all of it is there")
-    print_extracted(run(job, made), recipe)
+    print_extracted(run(job, made))
     return 0
+
+
+def describe(job: Job) -> str:
+    """What will be made, how large it is, and how long it takes on this device, by one clip tried."""
+    about = job.about
+    size = about.clips * about.record_bytes
+    model, front = (", ".join(f"{name} {value}" for name, value in of.items()) for of in (about.model, about.front))
+    cut = int((job.clips.samples > job.recipe.extract.seconds * RATE).sum())
+    short = int((job.clips.samples < job.recipe.extract.seconds * RATE).sum())
+    lines = [
+        f"encoder: {model}",
+        f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and followed by silence",
+        f"kept: {about.layers} layers x {about.steps} steps (of {about.pooling['steps']} each) x {about.dim}, "
+        f"{about.dtype}: {about.record_bytes / 1e6:.3f} MB a clip",
+        f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards; about "
+        f"{_duration(about.clips * job.seconds)} of encoding on one {'GPU' if job.device.type == 'cuda' else 'CPU'}",
+        f"cache: {job.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def print_extracted(cache: FeatureCache) -> None:
+    """What a person is told at the end."""
+    info = cache.info
+    print(
+        f"features of {info.clips - info.holes:,} clips are in {info.folder}; storing them as {info.dtype} has cost "
+        f"{max(info.error):.1e} of their size (rms, worst layer)"
+    )
+    if cache.holes:
+        counted = ", ".join(f"{n:,} {why}" for why, n in Counter(hole.reason for hole in cache.holes).most_common())
+        print(f"left out {info.holes:,} unusable clips: {counted}")
+        for hole in cache.holes[:SHOWN]:
+            print(f"  {hole.reason:11} {hole.key}")
+        print(f"  all of them: {info.folder / 'cache.json'}")
+    print(f"train a head on it: features={info.folder}")
 
 
 def mend(folder: Path) -> None:
     """Take damaged shards and those with holes out of a finished cache, so that they are made anew."""
-    from gamut.features.cache import ABOUT, CACHE, FeatureCache
+    from gamut.features.cache import ABOUT, CACHE, FeatureCache, verify
     from gamut.features.store import Store
-    from gamut.features.verify import verify
 
     if not (folder / ABOUT).exists():
         return
@@ -133,8 +180,7 @@ def set_threads(recipe: Recipe) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gamut.features.cache import FeatureCache
-    from gamut.features.verify import verify
+    from gamut.features.cache import FeatureCache, verify
 
     cache = FeatureCache(arguments.folder)
     damages = verify(cache)

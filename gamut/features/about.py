@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from gamut.features import numbers
+from gamut.features.precision import STORED, stored_steps
 from gamut.numbers import CLIPS_A_SHARD
 
 FORMAT = 1
@@ -45,11 +45,11 @@ class About:
     @functools.cached_property
     def stored(self) -> tuple[int, int, int]:
         """Shape of a stored record."""
-        return self.layers, numbers.stored_steps(self.dtype, self.steps), self.dim
+        return self.layers, stored_steps(self.dtype, self.steps), self.dim
 
     @functools.cached_property
     def record_bytes(self) -> int:
-        return int(np.prod(self.stored)) * numbers.STORED[self.dtype].itemsize
+        return int(np.prod(self.stored)) * STORED[self.dtype].itemsize
 
     @property
     def shards(self) -> int:

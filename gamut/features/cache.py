@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ import xxhash
 
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError
-from gamut.features import numbers
 from gamut.features.about import About
-from gamut.features.files import Files
-from gamut.features.shard import checksum, shard_name
+from gamut.features.precision import STORED, load
+from gamut.features.shard import Files, checksum, read_header, shard_name
+from gamut.progress import Progress
 
 ABOUT = "about.json"
 CACHE = "cache.json"
@@ -87,24 +87,8 @@ class FeatureCache:
         self._shard, self._slot, self._checksum = arrays["shard"], arrays["slot"], arrays["checksum"]
         self._key, self._key_offset = arrays["key"], arrays["key_offset"]
         about = self.about
-        self.info = Info(
-            folder=self.folder,
-            name=about.name,
-            layers=about.layers,
-            steps=about.steps,
-            dim=about.dim,
-            dtype=about.dtype,
-            fingerprint=about.fingerprint,
-            index=about.index,
-            clips=about.clips,
-            holes=len(self.holes),
-            record_bytes=about.record_bytes,
-            blocks=about.blocks,
-            model=dict(about.model),
-            front=dict(about.front),
-            pooling=dict(about.pooling),
-            error=error,
-        )
+        same = {f.name: getattr(about, f.name) for f in fields(Info) if hasattr(about, f.name)}
+        self.info = Info(folder=self.folder, holes=len(self.holes), error=error, **same)
         records = np.bincount(self._shard[self._slot >= 0], minlength=about.shards)
         self._files = Files(self.folder, records, about.record_bytes)
 
@@ -165,12 +149,12 @@ class FeatureCache:
         return order, self.clip_id[order]
 
     def _read(self, places: np.ndarray) -> np.ndarray:
-        out = np.empty((len(places), *self.about.stored), numbers.STORED[self.about.dtype])
+        out = np.empty((len(places), *self.about.stored), STORED[self.about.dtype])
         for record, place in zip(out, places.tolist()):
             self._fill(record, place)
         if self.about.dtype != "int8":
             return out
-        return numbers.load(torch.from_numpy(out), self.about.dtype).numpy()
+        return load(torch.from_numpy(out), self.about.dtype).numpy()
 
     def _fill(self, record: np.ndarray, place: int) -> None:
         shard, slot = int(self._shard[place]), int(self._slot[place])
@@ -200,6 +184,46 @@ class FeatureCache:
             f"The features of clip {self.key(place)} in {self.folder / shard_name(shard)} are damaged: the record "
             f"{found}. {remedy(self.folder)}"
         )
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it was written."""
+
+    shard: int
+    what: str  # names the file, and the clip where it is one
+
+
+def verify(cache: FeatureCache) -> list[Damage]:
+    """Whether every byte is still what was written: every shard's header and every record against its checksum, in
+    order. Opening the cache has checked its index."""
+    damages: list[Damage] = []
+    about = cache.about
+    with Progress("verifying", about.clips) as progress:
+        for number in range(about.shards):
+            clips = np.array(about.clips_of(number))
+            damages += _check(cache, number, clips)
+            progress.add(len(clips))
+    return damages
+
+
+def _check(cache: FeatureCache, number: int, places: np.ndarray) -> list[Damage]:
+    path = cache.folder / shard_name(number)
+    try:
+        header = read_header(path, cache.about, number)
+    except FeatureError as error:
+        return [Damage(number, str(error))]
+    except OSError as error:
+        return [Damage(number, f"{path} cannot be read ({error.strerror or error}).")]
+    if not np.array_equal(header.clip_id, cache.clip_id[places[cache.has(cache.rows[places])]]):
+        return [Damage(number, f"{path} holds other clips than the index says.")]
+    found = []
+    for place in places[cache.has(cache.rows[places])]:
+        try:
+            cache.read(cache.rows[[place]])
+        except FeatureError as error:
+            found.append(Damage(number, str(error)))
+    return found
 
 
 def remedy(folder: Path) -> str:

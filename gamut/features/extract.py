@@ -22,13 +22,12 @@ from gamut.features.about import About, chosen
 from gamut.features.cache import ABOUT, FeatureCache
 from gamut.features.encoders import Encoder, load_encoder
 from gamut.features.store import Records, Store, refuse_holes
-from gamut.features.trial import noise
-from gamut.numbers import CLIPS_A_SHARD
-from gamut.plan import Clips, plan_evaluation
+from gamut.numbers import CLIPS_A_SHARD, WINDOW
+from gamut.plan import Clips, Policy, plan_evaluation
+from gamut.progress import Progress
 from gamut.recipe.cli import require_data
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
-from gamut.shards.progress import Progress
 from gamut.shards.select import select
 
 LARGEST = 1 << 30  # bytes of a shard: of larger records it holds fewer
@@ -98,6 +97,32 @@ def prepare(recipe: Recipe) -> Job:
     while about.per_shard > 1 and about.per_shard * about.record_bytes > LARGEST:
         about = replace(about, per_shard=about.per_shard // 2)
     return Job(recipe, index, clips, encoder, about, seconds, place(recipe, about), device)
+
+
+def noise(policy: Policy, clips: int) -> PackedBatch:
+    """A batch of so many clips of faint noise, each filling its view: to see what an encoder gives, and how long it
+    takes."""
+    frames, hop = policy.crop_frames or 16, policy.hops[0]
+    samples = (frames - 1) * hop + WINDOW
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.full((clips,), samples, dtype=torch.int64)
+    none = torch.zeros(clips, dtype=torch.int64)
+    return PackedBatch(
+        waveform=torch.randint(-99, 99, (clips * samples,), generator=generator, dtype=torch.int16),
+        offset=torch.arange(clips + 1) * samples,
+        length=sizes,
+        hop=torch.full((clips,), hop, dtype=torch.int64),
+        frames=torch.full((clips,), frames, dtype=torch.int64),
+        clip_id=torch.arange(clips),
+        draw=none,
+        row=torch.arange(clips),
+        label_offset=torch.zeros(clips + 1, dtype=torch.int64),
+        label=torch.zeros(0, dtype=torch.int64),
+        views=1,
+        epoch=0,
+        sizes=(frames,) * clips,
+        pack_sizes=(clips,),
+    )
 
 
 def place(recipe: Recipe, about: About) -> Path:

@@ -25,7 +25,7 @@ from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features.about import About
 from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
-from gamut.features.numbers import STORED, Error, load, store
+from gamut.features.precision import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
 from gamut.files import TEMPORARY, lock, write_bytes
 

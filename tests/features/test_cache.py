@@ -17,7 +17,7 @@ from safetensors import safe_open
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features import FeatureCache, write_cache
-from gamut.features.numbers import Error, load, store
+from gamut.features.precision import Error, load, store
 from tests.close import assert_close
 
 SHAPE = (3, 5, 8)
