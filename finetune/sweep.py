@@ -30,11 +30,11 @@ from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.evaluate import METRICS
 from gamut.plan import Clips
+from gamut.progress import clock_time
 from gamut.recipe import cli
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
 from gamut.shards.select import for_scoring, select
-from gamut.track.progress import clock_time
 
 if TYPE_CHECKING:
     from finetune.trained import Trained

@@ -13,12 +13,12 @@ from pathlib import Path
 from gamut.errors import ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
+from gamut.progress import Progress
 from gamut.shards.build import build
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.labels import class_table
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
-from gamut.shards.progress import Progress
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Quarantined

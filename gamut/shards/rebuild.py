@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gamut.errors import ShardError
+from gamut.progress import Progress
 from gamut.shards.build import Names, build
 from gamut.shards.lock import only_writer
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import spread
-from gamut.shards.progress import Progress
 from gamut.shards.tars import Tars
 
 

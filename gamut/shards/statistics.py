@@ -21,11 +21,11 @@ from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.files import write_bytes
 from gamut.numbers import HOP, RATE, WINDOW
+from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
-from gamut.shards.progress import Progress
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 

@@ -14,12 +14,12 @@ import xxhash
 
 from gamut.audio.decode import decode_flac
 from gamut.errors import AudioError, ShardError
+from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent
 from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
-from gamut.shards.progress import Progress
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 

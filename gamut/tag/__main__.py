@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Tag every file; 0, or 1 where some of several could not be read."""
     arguments = _parser().parse_args(argv)
 
-    from gamut.shards.progress import Progress  # here: torch takes its time, and --help does without
+    from gamut.progress import Progress  # here: torch takes its time, and --help does without
     from gamut.tag import report
     from gamut.tag.choose import load
     from gamut.tag.recording import Recording

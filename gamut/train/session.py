@@ -18,10 +18,10 @@ from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
 from gamut.errors import RunError
 from gamut.plan import Clips, Epoch
+from gamut.progress import NullProgress, TrainingProgress
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
-from gamut.track.progress import NullProgress, Progress
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.checkpoint import saved
@@ -109,7 +109,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> It
                 run = RunFolder.open(recipe)
                 facts = {"ranks": world.size, "device": str(world.device), "threads": world.threads}
                 tracker = Tracker(run, recipe, index.fingerprint, facts)
-                progress = Progress(recipe.run.name)
+                progress = TrainingProgress(recipe.run.name)
             except Exception as error:
                 problem = error
         world.agree(problem, "open the run folder")

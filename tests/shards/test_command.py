@@ -16,7 +16,6 @@ from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.source import clips_a_shard, key_of, shard_order, unique_keys
-from gamut.shards.progress import Progress
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
@@ -128,14 +127,6 @@ def test_shard_order_is_that_of_the_keys_alone() -> None:
     assert sorted(keys, key=shard_order) != keys
     assert len({shard_order(key) for key in keys}) == 100
     assert [clips_a_shard(n) for n in (1, 400, 3200, 3201, 10**6)] == [50, 50, 50, 51, 1000]
-
-
-def test_the_bar_shows_a_name_as_it_stands(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
-    monkeypatch.setenv("COLUMNS", "100")
-    with Progress("indexing [noise] [/b]", 1) as progress:
-        progress.add(1)
-    assert "indexing [noise] [/b]" in capsys.readouterr().err
 
 
 MINE = """

@@ -24,12 +24,12 @@ from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
 from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
+from gamut.progress import Progress
 from gamut.shards.build import build
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
 from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
-from gamut.shards.progress import Progress
 from gamut.shards.write import Job, Quarantined, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
