@@ -33,6 +33,9 @@ BANDS = 8  # of filters: in a narrow band the product meets few zeros
 # enough to fill it, few enough to bound the memory (0.4 GB).
 CHUNK_CPU = 512
 CHUNK_DEVICE = 65536
+# A GPU makes a plan for each number of transforms done together, and keeps it: that number is a power of two from here
+# to a chunk, however ragged the batches are.
+FEWEST_DEVICE = 1024
 
 PARAMETERS: dict[str, Any] = {
     "htk_compat": True,
@@ -112,7 +115,8 @@ def _fast(
     start = first + (torch.arange(total, device=samples.device) - before) * spacing
     # Row i of this view is samples [i, i + 400): picking rows gathers frames without N x 400 indices.
     windows = samples.as_strided((len(samples) - WINDOW + 1, WINDOW), (1, 1))
-    chunk = min(total, CHUNK_CPU if samples.device.type == "cpu" else CHUNK_DEVICE)
+    on_cpu = samples.device.type == "cpu"
+    chunk = min(total, CHUNK_CPU) if on_cpu else _together(total)
     # Fresh memory costs a CPU more than some of the arithmetic, so the chunks share theirs.
     rows = torch.empty(chunk, WINDOW, device=samples.device)
     line = torch.zeros(chunk * WINDOW, device=samples.device)
@@ -121,15 +125,23 @@ def _fast(
     for begin in range(0, total, chunk):
         n = min(chunk, total - begin)
         torch.index_select(windows, 0, start[begin : begin + n], out=rows[:n])
-        _filter_banks(rows[:n], line[: n * WINDOW], padded[:n], result[begin : begin + n])
+        space = padded[: n if on_cpu else _together(n)]
+        _filter_banks(rows[:n], line[: n * WINDOW], space, result[begin : begin + n])
     return result
+
+
+def _together(frames: int) -> int:
+    """How many frames a GPU transforms for so many: the next power of two within its bounds."""
+    return min(max(FEWEST_DEVICE, 1 << (frames - 1).bit_length()), CHUNK_DEVICE)
 
 
 def _filter_banks(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
     """Write the log filter banks of frames `rows` [n, 400], which are overwritten, into `result` [n, 128].
 
-    Scratch space: `line` [n * 400], whose first number is zero; `padded` [n, 512], whose last 112 columns are zero.
+    Scratch space: `line` [n * 400], whose first number is zero; `padded` [n or more, 512], whose last 112 columns are
+    zero. All of its rows are transformed.
     """
+    n = len(rows)
     window, bands = _tables(rows.device)
     rows -= rows.mean(dim=1, keepdim=True)
     # Pre-emphasis on all frames as one line of samples, four times as fast as row by row. It joins the first sample of
@@ -137,8 +149,10 @@ def _filter_banks(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, 
     flat = rows.view(-1)
     torch.mul(flat[:-1], PREEMPHASIS, out=line[1:])
     torch.sub(flat[1:], line[1:], out=line[1:])
-    torch.mul(line.view_as(rows), window, out=padded[:, :WINDOW])
-    parts = torch.view_as_real(torch.fft.rfft(padded)).square_()  # re^2 and im^2: abs() takes a root only to lose it
+    torch.mul(line.view_as(rows), window, out=padded[:n, :WINDOW])
+    parts = torch.view_as_real(
+        torch.fft.rfft(padded)[:n]
+    ).square_()  # re^2 and im^2: abs() takes a root only to lose it
     power = parts[..., 0] + parts[..., 1]
     for low, high, first, weights in bands:
         torch.mm(power[:, low:high], weights, out=result[:, first : first + weights.shape[1]])
@@ -190,8 +204,13 @@ def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, in
         band = weights[first : first + BINS // BANDS]
         used = band.any(dim=0).nonzero()[:, 0]
         low, high = int(used[0]), int(used[-1]) + 1
-        bands.append((low, high, first, band[:, low:high].T.contiguous().to(device)))
-    return torch.hann_window(WINDOW, periodic=False).to(device), bands
+        bands.append((low, high, first, _bring(band[:, low:high].T.contiguous(), device)))
+    return _bring(torch.hann_window(WINDOW, periodic=False), device), bands
+
+
+def _bring(table: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The table on the device, which is not waited for."""
+    return (table.pin_memory() if torch.cuda.is_available() else table).to(device, non_blocking=True)
 
 
 def normalise(log_mel: torch.Tensor, mean: float, std: float) -> torch.Tensor:

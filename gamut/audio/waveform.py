@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 SCALE = 1.0 / 32768.0
+RUN = 256  # 256 numbers of 16 bits add up to 24 bits at most, which float32 holds
 
 
 class Partner(NamedTuple):
@@ -34,14 +35,31 @@ def mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor
 
 def mean_free_ragged(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     """`mean_free` over all segments at once: exact integer sums, so the order of summation does not matter."""
-    total = len(waveform)
-    sums = F.pad(waveform.cumsum(0, dtype=torch.int64), (1, 0))
-    mean = (sums[offset[:-1] + length] - sums[offset[:-1]]).double() / length.clamp_min(1)
-    span = offset.diff()
-    own_end = torch.repeat_interleave(offset[:-1] + length, span, output_size=total)
-    mean = torch.repeat_interleave((mean * SCALE).float(), span, output_size=total)
-    inside = torch.arange(total, device=waveform.device) < own_end
-    return torch.where(inside, waveform * SCALE - mean, 0.0)
+    samples = waveform.float()
+    if not len(samples):
+        return samples
+    end = offset[:-1] + length
+    own = _sums_before(samples, torch.cat([offset[:-1], end])).view(2, -1).diff(dim=0)[0]
+    mean = (own.double() / length.clamp_min(1) * SCALE).float()
+    # Of each segment two pieces: its own samples, less their mean, and what follows them, which the NaN marks.
+    taken = torch.stack([mean, torch.full_like(mean, torch.nan)], 1).flatten()
+    pieces = torch.stack([length, offset[1:] - end], 1).flatten().int()
+    piece = torch.repeat_interleave(pieces, output_size=len(samples))
+    return samples.mul_(SCALE).sub_(torch.index_select(taken, 0, piece)).nan_to_num_(nan=0.0)
+
+
+def _sums_before(samples: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """int64 [n]: the sum of all samples before each of n places (int64), exactly.
+
+    samples: float32, whole numbers within int16. A run of them adds up in float32 without rounding.
+    """
+    runs = len(samples) // RUN
+    of_runs = samples[: runs * RUN].view(runs, RUN).sum(1).long()
+    before = F.pad(of_runs.cumsum(0), (1, 0))
+    run = places // RUN
+    at = run[:, None] * RUN + torch.arange(RUN, device=samples.device)
+    rest = samples[at.clamp_max(len(samples) - 1)].masked_fill(at >= places[:, None], 0.0)
+    return before[run] + rest.sum(1).long()
 
 
 def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:

@@ -108,8 +108,6 @@ class VisionTransformer(Backbone):
         super().__init__(model)
         check_model(model)
         self.table_columns = columns(model.table_frames, model.stride)
-        # timm's schedule: none in the first block, all of it in the last.
-        self.drop_path = [model.drop_path * i / max(model.depth - 1, 1) for i in range(model.depth)]
         with unfilled():
             self.patch_embed = PatchEmbed(model.dim)
             if self.class_token:
@@ -174,12 +172,15 @@ class VisionTransformer(Backbone):
         return whole
 
     def _keep(self, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor | None:
-        """float32 [2 * depth, T, 1]: 0 for a dropped branch of a segment, else 1 / (share kept)."""
+        """float32 [2 * depth, T, 1]: 0 for a dropped branch of a segment, else 1 / (share kept).
+
+        The share dropped rises from none in the first block to all of `drop_path` in the last (timm's schedule).
+        """
         if not self.training or drop_keys is None or not self.model.drop_path:
             return None
-        keep = []
-        for branch in range(2 * len(self.blocks)):
-            share = self.drop_path[branch // 2]
-            draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH, device=drop_keys.device))
-            keep.append((draw >= share).float() / (1.0 - share))
-        return torch.index_select(torch.stack(keep), 1, where.segment)[..., None]
+        # One key a branch and segment, all made at once.
+        branch = torch.arange(2 * len(self.blocks), device=drop_keys.device)[:, None]
+        share = (branch // 2).double() * self.model.drop_path / max(self.model.depth - 1, 1)
+        draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH))
+        keep = (draw >= share.float()) / (1.0 - share).float()
+        return torch.index_select(keep, 1, where.segment)[..., None]

@@ -220,3 +220,32 @@ def test_statistics_of_all_frames() -> None:
         assert seen.mean == pytest.approx(everything.mean(), abs=1e-12)
         assert seen.std == pytest.approx(everything.std(), abs=1e-12)
     assert RunningStatistics().std == 0.0
+
+
+def test_a_gpu_makes_few_plans_of_transforms() -> None:
+    """Counted on the sizes alone: batches of any raggedness, transformed in few numbers of frames at once."""
+    together = {logmel._together(frames) for frames in range(1, 3 * logmel.CHUNK_DEVICE, 37)}
+    assert together == {1 << power for power in range(10, 17)}
+    for frames in (1, 1023, 1025, 30_000, 65_536):
+        assert frames <= logmel._together(frames) <= max(2 * frames, 1024)
+
+
+def test_frames_beside_others_that_are_scratch_have_their_own_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does with the rows of its scratch space that no frame uses, done on the CPU."""
+    frames = torch.tensor([48, 400, 16])
+    hop, length = torch.full((3,), 160), (frames - 1) * 160 + 400
+    offset = torch.nn.functional.pad(length.cumsum(0), (1, 0))
+    waveform = torch.randint(
+        -9000, 9000, (int(offset[-1]),), dtype=torch.int16, generator=torch.Generator().manual_seed(0)
+    )
+    before = log_mel(waveform, offset, length, hop, frames, (48, 400, 16))
+    banks = logmel._filter_banks
+
+    def roomy(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
+        space = torch.full((2 * len(rows), logmel.FFT), 7.0)
+        space[: len(rows)] = padded
+        space[:, 400:] = 0.0
+        banks(rows, line, space, result)
+
+    monkeypatch.setattr(logmel, "_filter_banks", roomy)
+    assert torch.equal(log_mel(waveform, offset, length, hop, frames, (48, 400, 16)), before)
