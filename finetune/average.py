@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from gamut.errors import CheckpointError
+from gamut.models.strict import require_fit
 
 PREFIX = "average."  # of its tensors in a checkpoint's objective.safetensors
 COUNT = PREFIX + "epochs"
@@ -54,14 +54,21 @@ class WeightAverage:
     def load(self, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
         """Restore what `tensors` gave; from a checkpoint without it, an empty mean.
 
-        Raises CheckpointError where a weight of the model is not in it.
+        Raises CheckpointError where a weight of the model is not in it, or of another shape.
         """
         self.epochs = int(tensors[COUNT]) if COUNT in tensors else 0
-        self.mean = {}
-        for name in model.state_dict() if self.epochs else ():
-            if PREFIX + name not in tensors:
-                raise CheckpointError(f"The checkpoint's mean of weights has no tensor {name}.")
-            self.mean[name] = tensors[PREFIX + name].clone()
+        self.mean = averaged(tensors)
+        if self.epochs:
+            hint = "go on with the recipe that wrote it"
+            require_fit(model.state_dict(), self.mean, "The checkpoint's mean of weights", hint, spare=True)
+
+
+def averaged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean among a checkpoint's tensors, by the names of the model's weights; empty where there is none."""
+    if COUNT not in tensors:
+        return {}
+    mine = [name for name in tensors if name.startswith(PREFIX) and name != COUNT]
+    return {name.removeprefix(PREFIX): tensors[name].clone() for name in mine}
 
 
 @torch.no_grad()

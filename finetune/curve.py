@@ -26,8 +26,8 @@ from finetune.jobs import Job, run_all
 from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError
 from gamut.evaluate import METRICS, Metric
-from gamut.recipe.resolved import read_resolved
 from gamut.track.figures import new_figure
+from gamut.track.run import RunFolder
 from gamut.train import milestones
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ def starts(run: Path, zero: bool) -> dict[int, str]:
 
     Raises CheckpointError where the run has kept no checkpoint.
     """
-    kept = milestones.kept(run / "checkpoints")
+    kept = milestones.kept(RunFolder(run).checkpoints.folder)
     if not kept:
         raise CheckpointError(
             f"{run} keeps no checkpoints yet: pretrain with checkpoint.keep_every=n, which may also be set when a run "
             "goes on."
         )
-    beginning = {0: read_resolved(run / "recipe.yaml").init} if zero else {}
+    beginning = {0: RunFolder(run).recipe.init} if zero else {}
     return beginning | {epochs: str(path) for epochs, path in kept.items()}
 
 

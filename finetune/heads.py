@@ -73,14 +73,14 @@ class TagFeatures(Classify):
     ) -> None:
         """shape: (layers, steps, dim) of the cache; about: what it says of its encoder, kept with the weights."""
         self.shape, self.about = shape, about
-        super().__init__(recipe, classes, 0.0, 1.0, seed, device)
+        super().__init__(recipe, classes, 0.0, 1.0, seed, device, about.get("labels", ()))
 
     def _network(self) -> nn.Module:
         layers, _, dim = self.shape
         return Tagger(self.recipe.head, layers, dim, self.classes, self.seed)
 
     def described(self) -> dict[str, Any]:
-        return {"head": asdict(self.recipe.head), "shape": list(self.shape), "encoder": self.about}
+        return {"head": asdict(self.recipe.head), "shape": list(self.shape), "encoder": self.about} | self.classified()
 
     def start_from(self, init: str) -> LoadedHead:
         """Take a head, ours or a public one; its classifier too, where it is for as many classes."""

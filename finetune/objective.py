@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from gamut.models.tagger import LoadedHead
 from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import key_torch
 from gamut.recipe import schema
-from gamut.train.objective import Moment, Objective, Prepared
+from gamut.train.objective import Moment, Objective, Prepared, described
 
 
 class Inputs(Protocol):
@@ -91,9 +92,17 @@ class Classify(Objective):
     count_names = ("clips_with_labels",)
 
     def __init__(
-        self, recipe: schema.Recipe, classes: int, mean: float, std: float, seed: int, device: torch.device
+        self,
+        recipe: schema.Recipe,
+        classes: int,
+        mean: float,
+        std: float,
+        seed: int,
+        device: torch.device,
+        labels: Sequence[str] = (),
     ) -> None:
-        self.recipe = recipe
+        """mean and std: of the log-mel; labels: names of the classes, kept with the weights."""
+        self.recipe, self.labels = recipe, tuple(labels)
         self.classes = classes
         self.mean, self.std = mean, std
         self.seed = seed
@@ -105,15 +114,18 @@ class Classify(Objective):
         return ClassifierNetwork(self.recipe.model, self.classes, self.seed)
 
     def described(self) -> dict[str, Any]:
-        """What the weights are of, to be kept beside them."""
-        return {"model": asdict(self.recipe.model), "normalise": {"mean": self.mean, "std": self.std}}
+        return described(self.recipe, self.mean, self.std) | self.classified()
+
+    def classified(self) -> dict[str, Any]:
+        """Of the classes, whatever tells them apart."""
+        return {"loss": self.recipe.finetune.loss, "labels": list(self.labels)} if self.labels else {}
 
     def start_from(self, init: str) -> Loaded | LoadedHead:
         """Take the (teacher's) backbone of a run, checkpoint or file, and with `finetune.take_head` its classifier."""
         assert isinstance(self.model, ClassifierNetwork)
-        if self.recipe.finetune.take_head:
-            return load_classifier(self.model, init)
-        return load_backbone(self.model.backbone, init)
+        whole = self.recipe.finetune.take_head
+        loaded = load_classifier(self.model, init) if whole else load_backbone(self.model.backbone, init)
+        return loaded.for_use(self.described())
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Layer decay (BEiT, DeiT III): block i of n learns at decay ** (n - i), what lies before block 0 at

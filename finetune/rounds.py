@@ -12,7 +12,6 @@ from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.shards import Index
 
-RESULT = "result.json"  # of a round's folder, once it is scored
 Fold = int | str  # a value of the column, or one of the names that the index has for them
 
 

@@ -91,11 +91,11 @@ def run_round(
     cache: the features to train a head on; mean and std: of the log-mel, where there is none; start: what `init` means.
     """
     from finetune.frozen import described, loader_of, require_features
-    from finetune.rounds import RESULT, require_labels
+    from finetune.rounds import require_labels
     from finetune.seen import Seen, seen_in_pretraining
-    from finetune.start import START, keep_start, kept_start
+    from finetune.start import keep_start, kept_start
     from gamut.shards.select import for_scoring, select
-    from gamut.track.run import RunFolder
+    from gamut.track.run import RESULT, START, RunFolder
     from gamut.train.loop import train
     from gamut.train.session import begins, open_session
 
@@ -115,7 +115,7 @@ def run_round(
 
         objective = EndToEnd(recipe, classes, list(index.labels), recipe.seed, world.device)
     elif cache is None:
-        objective = Classify(recipe, classes, mean, std, recipe.seed, world.device)
+        objective = Classify(recipe, classes, mean, std, recipe.seed, world.device, index.labels)
     else:
         shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), described(cache)
         encoder |= {"labels": list(index.labels)}
@@ -151,9 +151,8 @@ def run_round(
 def _finished(folder: Path, recipe: schema.Recipe, index: Index, start: Start, world: World) -> dict:
     """The result that a round has. Raises RunError where it was trained by another recipe, on another shard set or from
     other weights; one of an earlier version does not name its set and its weights, and is taken."""
-    from finetune.rounds import RESULT
     from finetune.start import require_start
-    from gamut.track.run import RunFolder
+    from gamut.track.run import RESULT, RunFolder
 
     found: dict = {}
     problem: Exception | None = None

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from finetune.evaluation import Scores, evaluate, metric_of
 from finetune.objective import Classify
-from finetune.rounds import RESULT, Fold, Round
+from finetune.rounds import Fold, Round
 from finetune.start import Start
 from gamut.data.loader import Loader
 from gamut.evaluate import METRICS
@@ -24,12 +24,12 @@ from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
+from gamut.track.run import BEST, RESULT
 from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.session import Session
 from gamut.train.world import World
 
-BEST = "best.safetensors"
 DRAWN = 100  # classes of which a confusion matrix is drawn; that of 1,251 speakers would be a picture of 6 GB
 
 
@@ -117,8 +117,7 @@ class Scoring:
     def _keep_best(self, values: dict[str, float], epoch: int) -> None:
         self.best = {"score": values[self.metric.name], "epoch": epoch + 1}
         if self.world.first:
-            classes = {"loss": self.recipe.finetune.loss, "labels": list(self.index.labels)}
-            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described(), **classes}
+            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described()}
             save_weights(self.run.folder / BEST, self.objective.model, note)
 
     def _chosen_on(self) -> str:

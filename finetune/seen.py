@@ -19,8 +19,7 @@ from gamut.remote.mirror import mirror
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
 from gamut.shards.select import select
-
-RECIPE = "recipe.yaml"  # what a run folder keeps
+from gamut.track.run import RECIPE, RunFolder
 
 
 class Seen(NamedTuple):
@@ -48,14 +47,11 @@ def seen_in_pretraining(init: str, index: Index, test: Clips) -> Seen:
     No clips where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips
     cannot be told from here.
     """
-    if not init:
-        return Seen()
-    source = Path(init).expanduser().resolve()
-    run = next((folder for folder in (source, *source.parents) if (folder / RECIPE).is_file()), None)
+    run = _run_of(init)
     if run is None:
         return Seen()
     try:
-        recipe: Any = OmegaConf.load(run / RECIPE)
+        recipe: Any = OmegaConf.load(run.path / RECIPE)
         far = Remote(**(OmegaConf.to_container(recipe.remote) if "remote" in recipe else {}))  # type: ignore[arg-type]
         places = set_folders(str(recipe.data), recipe.get("mixture", {}))
         theirs = open_sets([mirror(where, far) if is_remote(where) else Path(where) for where in places], far)
@@ -69,3 +65,9 @@ def seen_in_pretraining(init: str, index: Index, test: Clips) -> Seen:
     except (GamutError, OSError, YAMLError, OmegaConfBaseException):
         return Seen()
     return Seen(int(np.isin(test.clip_id, trained.clip_id).sum()), labelled)
+
+
+def _run_of(init: str) -> RunFolder | None:
+    """The run, or the round, that `init` lies in, or whose only round it names."""
+    rounds = RunFolder.rounds(Path(init).expanduser()) if init else []
+    return rounds[0] if len(rounds) == 1 else RunFolder.find(init) if init else None

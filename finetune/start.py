@@ -10,11 +10,10 @@ from typing import Any
 from finetune.seen import Seen
 from gamut.errors import CheckpointError, RunError
 from gamut.files import write_text
-from gamut.models.tagger import find_head
-from gamut.models.weights import file_sha256, find_weights
+from gamut.models.find import find_weights
+from gamut.models.weights import file_sha256
 from gamut.recipe import schema
-
-START = "init.json"  # of a round's folder
+from gamut.track.run import START
 
 Start = dict[str, str]  # path and sha256 of a file of weights; empty: from scratch, or not known
 
@@ -24,7 +23,7 @@ def start_of(recipe: schema.Recipe) -> Start:
     if not recipe.init:
         return {}
     try:
-        path = find_head(recipe.init) if recipe.features or recipe.encoder else find_weights(recipe.init)
+        path = find_weights(recipe.init)
         return {"path": str(path), "sha256": file_sha256(path)}
     except CheckpointError:
         return {}

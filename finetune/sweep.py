@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from finetune.sweep_report import report
     from finetune.sweep_score import Scorer
+    from gamut.models.find import told
 
     console = Console()
     scorer = Scorer(out / "points")
@@ -84,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     entries = []
     for name, rounds in models.items():
         for one, (index, clips) in zip(rounds, sets[name], strict=True):
+            weights = told(scorer.subject(one, index).weights)
+            console.print(f"{name}: weights {weights}", highlight=False, soft_wrap=True, markup=False)
             for point in points:
                 entry, new = scorer.score(one, index, clips, point)
                 done, scored = done + 1, scored + new

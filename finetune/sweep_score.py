@@ -36,15 +36,14 @@ class Scorer:
     def score(self, one: Trained, index: Index, clips: Clips, point: Point) -> tuple[dict[str, Any], bool]:
         """(the point's entry, whether it was scored now). Raises RunError where a clip cannot be read."""
         recipe = at(one.recipe, point)
-        mean, std = index.normalisation(recipe.front)
-        subject = self._of(one, index, mean, std)
+        subject = self.subject(one, index)
         policy = _policy(recipe, clips)
         made_of = {
             "weights": subject.digest,
             "index": index.fingerprint,
             "clips": clips.fingerprint(),
             "plan": policy.fields(),
-            "front": [mean, std, recipe.front.mode, recipe.views.pad_with],
+            "front": [subject.front.mean, subject.front.std, recipe.front.mode, recipe.views.pad_with],
             "precision": recipe.precision,
             "metric": metric_of(recipe.finetune).name,
         }
@@ -57,9 +56,10 @@ class Scorer:
         asked = {"axis": point.axis, "value": point.value}
         return entry | asked | {"run": str(one.folder), "seed": recipe.seed, "test": list(one.test)}, not known
 
-    def _of(self, one: Trained, index: Index, mean: float, std: float) -> Subject:
+    def subject(self, one: Trained, index: Index) -> Subject:
+        """The round's model; only the last one stays in memory."""
         if self._subject is None or self._subject[0] is not one:
-            self._subject = one, Subject(one, len(index.labels), mean, std, self.device)
+            self._subject = one, Subject(one, index, self.device)
         return self._subject[1]
 
     def _score(self, subject: Subject, index: Index, clips: Clips, policy: Policy, point: Point) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Fine-tuned models as their runs left them: which recipe, which weights they are judged by, and the network."""
+"""Fine-tuned models as their runs left them: the recipe, the weights that they are judged by, and the network."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from finetune.average import COUNT, PREFIX
+from finetune.average import averaged
 from finetune.objective import Classify
 from finetune.points import Point, at
-from finetune.rounds import RESULT
-from finetune.scoring import BEST
-from gamut.errors import CheckpointError, RunError
-from gamut.models.weights import MODEL, OBJECTIVE, file_sha256, load_weights
+from gamut.errors import RunError
+from gamut.models.find import find_weights, metadata_of
+from gamut.models.strict import copy_strictly
+from gamut.models.weights import file_sha256, load_weights
 from gamut.recipe import schema
 from gamut.recipe.load import override
-from gamut.recipe.resolved import read_resolved
-
-RECIPE = "recipe.yaml"  # of a round's folder
+from gamut.shards import Index
+from gamut.shards.trained import trained_front
+from gamut.track.run import RESULT, RunFolder
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def trained(run: Path, overrides: tuple[str, ...] = ()) -> list[Trained]:
     overrides: keys of the recipe that scoring may have otherwise, such as where the data lies. Raises RunError where
     there is no run, or where a round of it is not finished.
     """
-    folders = [run] if (run / RECIPE).is_file() else sorted(path.parent for path in run.glob(f"*/{RECIPE}"))
-    if not folders:
+    rounds = RunFolder.rounds(run)
+    if not rounds:
         raise RunError(f"There is no fine-tuning run at {run}: name a folder that finetune/run.py made.")
     found = []
-    for folder in folders:
-        recipe = read_resolved(folder / RECIPE)
+    for each in rounds:
+        folder, recipe = each.path, each.recipe
         if recipe.stage != "finetune" or recipe.features or recipe.encoder:
             kind = "of a head on an encoder" if recipe.encoder else "of a head on cached features"
             kind = "pretraining" if recipe.stage == "pretrain" else kind
@@ -58,31 +58,26 @@ def trained(run: Path, overrides: tuple[str, ...] = ()) -> list[Trained]:
     return found
 
 
-def judged_weights(one: Trained) -> tuple[dict[str, torch.Tensor], str]:
-    """(weights by name, sha256 of their file) that the round was judged by: those of the epoch that validation chose,
-    else the last epoch's, or the mean over epochs where it has one. Raises CheckpointError where they are gone."""
-    path = one.folder / BEST
-    if not one.recipe.folds.validation:
-        folder = one.folder / "checkpoints"
-        try:
-            newest = folder / (folder / "latest").read_text().strip()
-        except OSError as error:
-            raise CheckpointError(f"{one.folder} has no checkpoint any more: no {folder / 'latest'}.") from error
-        path = newest / (OBJECTIVE if one.recipe.finetune.average_from else MODEL)
-    state, _ = load_weights(path)
-    if COUNT in state:
-        state = {name.removeprefix(PREFIX): value for name, value in state.items() if name != COUNT}
-    return state, file_sha256(path)
-
-
 class Subject:
-    """A trained model on the device, at one point after the other."""
+    """A trained model on the device, at one point after the other, with the weights that its round is judged by."""
 
-    def __init__(self, one: Trained, classes: int, mean: float, std: float, device: torch.device) -> None:
+    def __init__(self, one: Trained, index: Index, device: torch.device) -> None:
+        """index: of the clips to score, whose classes must be the model's. Raises CheckpointError, RunError."""
         self.recipe = one.recipe
-        self.state, self.digest = judged_weights(one)
+        self.weights = find_weights(one.folder)
+        self.digest = file_sha256(self.weights)
+        known = metadata_of(self.weights).get("labels") or list(index.labels)
+        if known != list(index.labels):
+            raise RunError(
+                f"The model of {one.folder} tells apart {len(known)} classes ({', '.join(known[:3])}, ...), and the "
+                f"{len(index.labels)} of {index.folder} are others: name its own set, or one with the same classes."
+            )
+        self.front = trained_front(self.weights, one.recipe)
+        assert self.front.mean is not None
+        assert self.front.std is not None
+        mean, std = self.front.mean, self.front.std
         self._task: Classify | None = None
-        self._make = lambda recipe: Classify(recipe, classes, mean, std, recipe.seed, device)
+        self._make = lambda recipe: Classify(recipe, len(index.labels), mean, std, recipe.seed, device)
 
     def at(self, point: Point) -> Classify:
         """The model as it is scored at a point. Raises CheckpointError where the weights are not its recipe's."""
@@ -93,13 +88,7 @@ class Subject:
         self._task.recipe = recipe
         return self._task
 
-    @torch.no_grad()
     def _load(self, task: Classify) -> None:
-        for name, mine in task.model.state_dict().items():
-            saved = self.state.get(name)
-            if saved is None or saved.shape != mine.shape:
-                raise CheckpointError(
-                    f"The weights of {self.recipe.run.name} have {'no' if saved is None else 'another'} tensor {name} "
-                    f"of shape {tuple(mine.shape)}: they are not of the model in its {RECIPE}."
-                )
-            mine.copy_(saved)
+        state, _ = load_weights(self.weights)
+        hint = f"it is not of the model in the recipe of {self.recipe.run.name}"
+        copy_strictly(task.model.state_dict(), averaged(state) or state, self.weights, hint, spare=True)

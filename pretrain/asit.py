@@ -15,9 +15,10 @@ from torch import nn
 from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
-from gamut.errors import CheckpointError
 from gamut.models.backbone import Backbone
+from gamut.models.find import OBJECTIVE
 from gamut.models.layout import ROWS, Layout
+from gamut.models.strict import require_fit
 from gamut.models.weights import Loaded, load_backbone
 from gamut.numbers import PATCH
 from gamut.randomness import key_torch
@@ -106,7 +107,7 @@ class Asit(Pretraining):
         """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""
         loaded = load_backbone(self.model.backbone, init)
         self.teacher.load_state_dict(self.model.state_dict())
-        return loaded
+        return loaded.for_use(self.described())
 
     def front_end(self, batch: PackedBatch) -> torch.Tensor:
         """Normalised log-mel patches [N, 256] of a batch on the device, float32."""
@@ -298,14 +299,8 @@ class Asit(Pretraining):
         mine |= {f"teacher.{name}": value for name, value in self.teacher.named_parameters()}
         mine |= {f"teacher.{name}": value for name, value in self.teacher.named_buffers()}
         mine |= {"centre.class": self.centre_class.value, "centre.data": self.centre_data.value}
-        for name, tensor in mine.items():
-            if name not in tensors:
-                raise CheckpointError(f"The checkpoint has no tensor {name}; it was not written by this objective.")
-            if tensors[name].shape != shape(tensor):
-                raise CheckpointError(
-                    f"The checkpoint's {name} has shape {tuple(tensors[name].shape)}, this recipe's has "
-                    f"{tuple(shape(tensor))}: resume with the recipe that wrote it, or start a run of another name."
-                )
+        hint = "resume with the recipe that wrote it, or start a run of another name"
+        require_fit(mine, tensors, OBJECTIVE, hint, spare=True, shape=shape)
         for name, tensor in mine.items():
             fill(tensor, tensors[name])
 

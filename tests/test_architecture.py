@@ -47,6 +47,7 @@ FLOOR = {
 ALLOWED_ACROSS = {
     ("gamut.models", "gamut.recipe"),
     ("gamut.track", "gamut.recipe"),
+    ("gamut.models", "gamut.track"),
     ("gamut.registry", "gamut.errors"),
     ("gamut.files", "gamut.errors"),
     ("gamut.settings", "gamut.registry"),

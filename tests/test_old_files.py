@@ -24,11 +24,15 @@ from safetensors.torch import load_file
 from gamut.data.reader import Reader
 from gamut.features import FeatureCache
 from gamut.features.__main__ import main as features
+from gamut.models.find import find_weights
+from gamut.models.weights import load_weights
 from gamut.probe.__main__ import main as probe
 from gamut.recipe.resolved import read_resolved, recipe_hash
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
+from gamut.tag.__main__ import main as tag
+from launchers.corpus import synthesise
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -154,15 +158,90 @@ def test_a_fine_tuning_that_is_finished_is_taken_as_it_is(old: Path) -> None:
     assert {key: again[key] for key in summary} == summary
 
 
-def test_tags_are_those_of_the_epoch_that_validation_chose(old: Path, expected: dict) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("validated", "best.safetensors, epoch 1, chosen on validation folds 3"),
+        ("last", "step-00000009/model.safetensors, last epoch 3 (no validation folds)"),
+    ],
+)
+def test_tags_are_those_of_the_epoch_that_validation_chose_else_the_last(
+    old: Path, expected: dict, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with tarfile.open("shards/shard-000002.tar") as tar:
         tar.extractall("sounds", filter="data")
-    model = load("runs/validated")
-    for key, wanted in expected["tags"]["validated"].items():
+    model = load(f"runs/{name}")
+    for key, wanted in expected["tags"][name].items():
         with Recording(f"sounds/{key}.flac") as recording:
             (tagged,) = model.tag([recording])
         assert list(tagged.labels) == expected["labels"]
         assert np.abs(tagged.spans[0].probabilities - wanted).max() <= 1e-6
+    assert tag([f"runs/{name}", "sounds/4-100018-A-0.flac"]) == 0
+    assert f"weights: runs/{name}/test-4-seed-0/" in (printed := capsys.readouterr().err)
+    assert said in printed
+
+
+def another_set(place: Path) -> None:
+    """Put other clips where the runs' set was; that goes to `moved`."""
+    place.rename(place.with_name("moved"))
+    assert shards(["convert", "esc50", str(synthesise(place.with_name("others"), 12, seconds=0.3)), str(place)]) == 0
+    assert Index.open(place).statistics() != Index.open(place.with_name("moved")).statistics()
+
+
+EXTRACT = ["extract", "asit_esc50", "init=runs/asit", "extract.seconds=0.4", "run.threads=1", "loader.workers=0"]
+
+
+def test_a_pretraining_takes_its_statistics_from_the_set_that_it_was_trained_on(
+    old: Path, expected: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files do not hold them. They are not those of another set at its path: that is refused, until once it is said
+    where its own is."""
+    another_set(Path("shards"))
+    assert features([*EXTRACT, "data=shards", "extract.folder=others"]) == 2
+    assert expected["fingerprint"] in (said := capsys.readouterr().err)
+    assert "data=FOLDER" in said
+    assert probe(["runs/asit", "probe.data=shards", "--out", "probed", "loader.workers=0"]) == 2
+    assert expected["fingerprint"] in capsys.readouterr().err
+    assert probe(["runs/asit", "data=moved", "probe.neighbours=5", "--out", "probed", "loader.workers=0"]) == 0
+    assert "step-00000004/objective.safetensors, after epoch 1.333 of 2, the teacher" in capsys.readouterr().out
+    scores = json.loads(Path("probed/scores.json").read_text())
+    for entry, wanted in zip(scores, expected["probe"], strict=True):
+        assert entry["scores"] == pytest.approx(wanted["scores"], abs=1.5 / 24)
+    assert features([*EXTRACT, "data=shards", "extract.folder=others"]) == 0
+    front = FeatureCache("others/asit_esc50").info.front
+    assert [front["mean"], front["std"]] == expected["statistics"]
+
+
+def test_weights_that_are_written_now_say_what_they_are_of(old: Path, expected: dict) -> None:
+    """Whatever set is at the path of the recipe, and wherever the files are taken."""
+    run("pretrain/run.py", *ASIT, "run.name=asit")
+    run("finetune/run.py", *TUNED, *FOLDS["last"], "run.name=again", "epochs=1")
+    run("finetune/run.py", *HEAD, "run.name=heads")
+    mean, std = expected["statistics"]
+    tuned, heads = (Path("runs", name, "test-4-seed-0") for name in ("again", "heads"))
+    of_sound = [Path("runs/asit/checkpoints/step-00000006/objective.safetensors"), find_weights(tuned)]
+    for file in (*of_sound, of_sound[0].with_name("model.safetensors"), tuned / "best.safetensors"):
+        about = load_weights(file)[1]
+        assert about["normalise"] == {"mean": mean, "std": std}
+        assert about["front"]["mode"] == "fast"
+        assert about["model"]["dim"] == 16
+        assert about.get("labels", expected["labels"]) == expected["labels"]
+        assert ("labels" in about) == ("asit" not in file.parts)
+    for file in (find_weights(heads), heads / "best.safetensors"):
+        about = load_weights(file)[1]
+        assert about["labels"] == expected["labels"]
+        assert about["encoder"]["front"]["mean"] == mean
+    another_set(Path("shards"))
+    assert features([*EXTRACT, "data=shards", "extract.folder=others"]) == 0
+    front = FeatureCache("others/asit_esc50").info.front
+    assert [front["mean"], front["std"]] == [mean, std]
+    asked = ["runs/asit", "probe.data=moved", "probe.neighbours=5", "loader.workers=0", "--out", "probed"]
+    assert probe(asked) == 0
+    with_another = Path("probed/scores.json").read_text()
+    shutil.rmtree("shards")
+    Path("moved").rename("shards")
+    assert probe([word.replace("moved", "shards") for word in asked]) == 0
+    assert Path("probed/scores.json").read_text() == with_another
 
 
 def test_a_cache_of_features_and_a_head_on_it(old: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -16,17 +16,17 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
 from gamut.models.backbone import Backbone, build
+from gamut.models.find import find_weights
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
-from gamut.models.weights import find_weights, load_backbone
+from gamut.models.weights import load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
 from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.plan import Policy
-from gamut.recipe import cli
 from gamut.recipe.policy import hop
-from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import FrontEnd, Recipe
 from gamut.registry import Registry
-from gamut.shards.joined import open_sets
+from gamut.shards.trained import trained_front
+from gamut.track.run import RunFolder
 
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
 
@@ -146,7 +146,8 @@ class OfSpectrograms:
 
 
 def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
-    """The frozen encoder that a recipe names by `init`, at its window.
+    """The frozen encoder that a recipe names by `init`, at its window. Of a run its own model and front end, but for
+    `front` where the recipe gives it.
 
     Raises CheckpointError where the weights are missing or not what they should be, RecipeError where the recipe does
     not say which or asks for what the encoder cannot do.
@@ -187,15 +188,15 @@ def _load_speech(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
 
 
 def _load_spectrograms(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
-    find_weights(path)  # before anything else is said to be missing
-    own = _recipe_of(path, recipe)
-    if own.front.mean is None:
-        mean, std = open_sets(cli.require_sets(own), own.remote).normalisation(own.front)
-        own = replace(own, front=replace(own.front, mean=mean, std=std))
+    weights = find_weights(path)
+    run = RunFolder.find(weights)
+    own = recipe if run is None else run.recipe
+    own = own if recipe.front.mean is None else replace(own, front=recipe.front)
+    front = trained_front(weights, own, recipe.data)
     vit = build(own.model)
-    load_backbone(vit, recipe.init)
+    print(f"weights: {load_backbone(vit, weights)}", flush=True)
     hop_length = hop(own.views.resolutions[0])
-    return OfSpectrograms(vit, own.front, hop_length, recipe.extract.seconds, recipe.precision, device)
+    return OfSpectrograms(vit, front, hop_length, recipe.extract.seconds, recipe.precision, device)
 
 
 ENCODERS.add("spectrogram transformer", Kind(lambda path, recipe: True, _load_spectrograms))  # all that is no other's
@@ -203,14 +204,6 @@ ENCODERS.add(
     "whisper", Kind(lambda path, recipe: is_whisper(path) or (path.is_file() and path.suffix == ".pt"), _load_whisper)
 )
 ENCODERS.add("speech", Kind(lambda path, recipe: bool(recipe.extract.architecture) or is_speech(path), _load_speech))
-
-
-def _recipe_of(path: Path, recipe: Recipe) -> Recipe:
-    """Of weights in a run folder the run's recipe, else the extraction's own; its `front`, where given, goes first."""
-    here = path.resolve()
-    run = next((folder for folder in (here, *here.parents) if (folder / "recipe.yaml").is_file()), None)
-    own = recipe if run is None else read_resolved(run / "recipe.yaml")
-    return own if recipe.front.mean is None else replace(own, front=recipe.front)
 
 
 def _policy(clips: int, frames: int, hop_length: int) -> Policy:

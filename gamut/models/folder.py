@@ -61,27 +61,3 @@ def _files(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{folder / f'{name}{INDEX}'} names no files of this folder.")
             return [folder / one for one in names]
     raise CheckpointError(f"There are no weights in {folder}: neither {' nor '.join(WEIGHTS)}.")
-
-
-def load_strictly(
-    module: torch.nn.Module,
-    state: dict[str, torch.Tensor],
-    path: Path,
-    hint: str = "it is not a model of the kind that its config says",
-) -> None:
-    """Make the tensors the module's own, whose every one must be there and fit. Raises CheckpointError naming one.
-
-    They keep their type and device: move the module afterwards.
-    """
-    own = module.state_dict()
-    for name, mine in own.items():
-        if name not in state:
-            raise CheckpointError(f"{path} has no tensor {name}: {hint}.")
-        if state[name].shape != mine.shape:
-            raise CheckpointError(
-                f"{name} in {path} has shape {tuple(state[name].shape)}, not {tuple(mine.shape)}: {hint}."
-            )
-    unknown = [name for name in state if name not in own]
-    if unknown:
-        raise CheckpointError(f"{path} has a tensor {unknown[0]} too many: {hint}.")
-    module.load_state_dict(state, assign=True)

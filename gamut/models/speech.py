@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from gamut.errors import CheckpointError
-from gamut.models.folder import CONFIG, load_strictly, read_json, read_state
+from gamut.models.folder import CONFIG, read_json, read_state
+from gamut.models.strict import take_strictly
 from gamut.models.weights import load_weights
 from gamut.models.whisper import PRECISIONS
 
@@ -128,7 +129,7 @@ def _transformers(path: Path) -> SpeechEncoder:
     state = read_state(path, wanted)
     if "masked_spec_embed" in own:
         state.setdefault("masked_spec_embed", own["masked_spec_embed"])  # of training: no forward here reads it
-    load_strictly(module, state, path)
+    take_strictly(module, state, path)
     extractor = path / "preprocessor_config.json"
     normalised = config.feat_extract_norm == "layer"
     if extractor.is_file():
@@ -144,7 +145,7 @@ def _torchaudio(path: Path, architecture: str) -> SpeechEncoder:
     state, _ = load_weights(path)
     outputs = len(state["aux.bias"]) if "aux.bias" in state else None
     module = getattr(torchaudio.models, architecture)(aux_num_out=outputs)
-    load_strictly(module, state, path)
+    take_strictly(module, state, path)
     transformer = module.encoder.transformer
     # torchaudio's pipelines normalise for the models whose convolutions have layer norms, as transformers does.
     normalised = getattr(module.feature_extractor.conv_layers[1], "layer_norm", None) is not None

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from gamut.errors import CheckpointError, RecipeError
+from gamut.models.find import HEAD, find_weights, told
 from gamut.models.initialise import initialise, unfilled
+from gamut.models.strict import copy_strictly
 from gamut.models.weights import load_weights
 from gamut.recipe import schema
-
-CLASSIFIER = "mlp_layer.1.weight"  # every head has it, so it shows where one begins
 
 
 class HeadAttention(nn.Module):
@@ -141,7 +141,7 @@ class LoadedHead:
     left_out: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"the head {self.prefix}* of {self.path}"]
+        parts = [f"the head {self.prefix}* of {told(self.path)}"]
         if self.fresh:
             parts.append(f"for other classes, so from the seed: {', '.join(self.fresh)}")
         if self.left_out:
@@ -155,31 +155,17 @@ def load_tagger(tagger: Tagger, path: str | Path) -> LoadedHead:
     Strict: every tensor must be there and fit, or nothing is copied; only a classifier for another number of classes
     stays fresh. Raises CheckpointError naming the first tensor that is missing, misshapen or of no use to this kind.
     """
-    path = find_head(path)
+    path = _head_at(path)
     state, prefix = head_tensors(path)
     own = tagger.state_dict()
     fresh: tuple[str, ...] = ()
-    if CLASSIFIER in state and state[CLASSIFIER].shape[0] != tagger.classes:
-        fresh = (CLASSIFIER, CLASSIFIER.replace("weight", "bias"))
-    for name, mine in own.items():
-        if name in fresh:
-            continue
-        if name not in state:
-            raise CheckpointError(f"{path} has no tensor {prefix}{name}; its head is of another kind than head.kind.")
-        if state[name].shape != mine.shape:
-            raise CheckpointError(
-                f"{prefix}{name} in {path} has shape {tuple(state[name].shape)}, this head's has {tuple(mine.shape)}: "
-                "set head.dim, or use features of the encoder that it was trained on."
-            )
-    unknown = [name for name in state if name not in own]
-    if unknown:
-        raise CheckpointError(
-            f"{path} has a tensor {prefix}{unknown[0]} that this head lacks: it is of another kind than head.kind."
-        )
-    with torch.no_grad():
-        for name, mine in own.items():
-            if name not in fresh:
-                mine.copy_(state[name])
+    if HEAD in state and state[HEAD].shape[0] != tagger.classes:
+        fresh = (HEAD, HEAD.replace("weight", "bias"))
+    wanted = {name: mine for name, mine in own.items() if name not in fresh}
+    theirs = {name: tensor for name, tensor in state.items() if name not in fresh}
+    hint = "set head.kind and head.dim to its own, and use features of the encoder that it was trained on"
+    lacking = "its head is of another kind than head.kind"
+    copy_strictly(wanted, theirs, path, hint, prefix=prefix, mine_has="this head's has", lacking=lacking)
     others = tuple(name for name in load_weights(path)[0] if not name.startswith(prefix))
     return LoadedHead(path, prefix, fresh, others)
 
@@ -191,7 +177,7 @@ def open_tagger(path: str | Path, layers: int | None = None, time_heads: int = 1
     either; the defaults are the paper's. Raises CheckpointError where the file has no head, or a head of a kind that is
     not one of the four, or of another number of layers.
     """
-    path = find_head(path)
+    path = _head_at(path)
     state, _ = head_tensors(path)
     kind = "tl_tr" if "layer_tr.attn.query.weight" in state else "wa_tr" if "time_tr.attn.query.weight" in state else ""
     kind = kind or ("wa_mlp" if "layer_weight" in state else "last_mlp")
@@ -207,7 +193,7 @@ def open_tagger(path: str | Path, layers: int | None = None, time_heads: int = 1
         if kind != "last_mlp":
             raise CheckpointError(f"The head in {path} does not say for how many layers it is: give the encoder too.")
         count = 1
-    classes, inner = state[CLASSIFIER].shape
+    classes, inner = state[HEAD].shape
     down = state.get("down_layer.1.weight")
     head = schema.Head(kind, None if down is None else inner, time_heads, layer_heads)
     tagger = Tagger(head, count, inner if down is None else down.shape[1], classes)
@@ -215,22 +201,21 @@ def open_tagger(path: str | Path, layers: int | None = None, time_heads: int = 1
     return tagger.eval()
 
 
-def find_head(path: str | Path) -> Path:
-    """The file that a person means: a file, or a fine-tuning round's folder (its `best.safetensors`)."""
-    place = Path(path).expanduser()
-    for file in (place, place / "best.safetensors", place / "model.safetensors"):
-        if file.is_file():
-            return file
-    raise CheckpointError(f"There is no head at {path}: give a file of weights, or the folder of a fine-tuning round.")
+def _head_at(path: str | Path) -> Path:
+    if not Path(path).expanduser().exists():
+        raise CheckpointError(
+            f"There is no head at {path}: give a file of weights, or the folder of a fine-tuning round."
+        )
+    return find_weights(path)
 
 
 def head_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """(tensors of the one head in a file, without their prefix; that prefix). Raises CheckpointError."""
     state = load_weights(path)[0]
-    found = sorted(name.removesuffix(CLASSIFIER) for name in state if name.endswith(CLASSIFIER))
+    found = sorted(name.removesuffix(HEAD) for name in state if name.endswith(HEAD))
     if len(found) != 1:
         there = f"it has those of {', '.join(found)}" if found else "it has none"
-        raise CheckpointError(f"{path} has no single head (*{CLASSIFIER}): {there}.")
+        raise CheckpointError(f"{path} has no single head (*{HEAD}): {there}.")
     prefix = found[0]
     parts = ("layer_weight", "down_layer.", "time_tr.", "layer_tr.", "mlp_layer.")
     mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -22,16 +22,14 @@ from gamut.errors import CheckpointError
 from gamut.files import write_bytes
 from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.names import KERNEL, KERNELS, our_names
+from gamut.models.find import OURS, described, find_weights, metadata_of, statistics_in, told, undescribed
+from gamut.models.names import KERNEL, our_names
 from gamut.models.origin import as_ours
+from gamut.models.strict import copy_strictly, require_fit
 from gamut.models.vit import VisionTransformer
 from gamut.unpickle import unpickle
 
-OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centres
-MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
-PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
 ANCHOR = KERNEL  # every vision transformer has it, so it shows where one begins
-OURS = ("teacher.backbone.", "backbone.")  # where our own files have a backbone of any kind, in this order
 # Parts that come with one kind of pooling or positions: of these a classifier must have what its file has.
 KINDS = {
     "cls_token": "model.pooling",
@@ -43,12 +41,11 @@ AVERAGED = {"teacher", "momentum_encoder", "state_dict_ema", "model_ema"}  # of 
 
 
 def save_weights(path: Path, weights: nn.Module | dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and metadata (values as JSON) to `path`: whole and durable, or not at all."""
+    """Write tensors and what is to be known of them (JSON) to `path`: whole and durable, or not at all."""
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # safetensors 0.8 writes a broken header for an empty dictionary, hence the None.
-    data = save(plain, {name: json.dumps(value) for name, value in metadata.items()} or None)
-    write_bytes(path, data)
+    write_bytes(path, save(plain, described(metadata) or None))
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -76,7 +73,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
     # The library's order of names changes from call to call.
-    return dict(sorted(state.items())), {name: _read_json(value) for name, value in metadata.items()}
+    return dict(sorted(state.items())), undescribed(metadata)
 
 
 def _tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -88,13 +85,6 @@ def _tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
         elif isinstance(name, str):
             found |= _tensors(value, f"{prefix}{name}.")
     return found
-
-
-def _read_json(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value  # a foreign file's plain string
 
 
 def file_sha256(path: Path) -> str:
@@ -119,56 +109,6 @@ def _manifest(folder: Path) -> dict[str, str]:
         raise CheckpointError(f"{folder / 'manifest.json'} cannot be read; take another checkpoint.") from error
 
 
-def find_weights(init: str | Path) -> Path:
-    """The file that `init` means: a file of weights, a checkpoint folder, a run folder (its newest checkpoint), or a
-    folder that transformers wrote.
-
-    Of a checkpoint it is the file with the teacher where there is one, else the trained model. Raises CheckpointError
-    saying what was looked for.
-    """
-    path = Path(init).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"init = {init}: there is no such file or folder.")
-    if (path / "checkpoints").is_dir():
-        return _in_checkpoint(_newest(path / "checkpoints"))
-    return _in_checkpoint(path)
-
-
-def _newest(folder: Path) -> Path:
-    try:
-        name = (folder / "latest").read_text().strip()
-    except OSError as error:
-        raise CheckpointError(
-            f"The run {folder.parent} has published no checkpoint yet: no {folder / 'latest'}."
-        ) from error
-    if not name or Path(name).name != name or not (folder / name).is_dir():
-        raise CheckpointError(f"{folder / 'latest'} names {name!r}, and there is no such checkpoint beside it.")
-    return folder / name
-
-
-def _in_checkpoint(folder: Path) -> Path:
-    for name in (OBJECTIVE, MODEL):
-        path = folder / name
-        if path.is_file() and any(tensor.endswith(KERNELS) or tensor.startswith(OURS) for tensor in _names(path)):
-            return path
-    if (folder / PICKLED).is_file():
-        return folder / PICKLED
-    raise CheckpointError(
-        f"{folder} is neither a run nor a checkpoint with a backbone in it: no {OBJECTIVE} or {MODEL} there has a "
-        f"tensor {ANCHOR}."
-    )
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
-
-
 @dataclass(frozen=True)
 class Loaded:
     """What `load_backbone` or `load_classifier` did, for the log."""
@@ -180,10 +120,11 @@ class Loaded:
     dropped: tuple[str, ...]  # tensors of the file that the backbone has no use for
     note: str = ""  # what was done to the weights of another kind of model
     what: str = "backbone"
+    warning: str = ""  # how they differ from what they are now to be used for
 
     def __str__(self) -> str:
         groups = Counter(name.removeprefix(self.prefix).split(".")[0] for name in self.dropped)
-        parts = [f"{self.what} from {self.path} ({self.prefix}*)"]
+        parts = [f"{self.what} from {told(self.path)} ({self.prefix}*)"]
         if self.note:
             parts.append(self.note)
         if self.resized:
@@ -192,7 +133,17 @@ class Loaded:
             parts.append(f"not in it, so from the seed: {', '.join(self.fresh)}")
         if groups:
             parts.append("left out " + ", ".join(f"{group} ({n} tensors)" for group, n in sorted(groups.items())))
-        return "; ".join(parts)
+        return "; ".join(parts) + (f"\nwarning: {self.warning}" if self.warning else "")
+
+    def for_use(self, about: dict[str, Any]) -> Loaded:
+        """The same, with a warning where the log-mel that they were trained on was normalised by other numbers than
+        that of what they are to be used for, as `about` says."""
+        theirs, ours = statistics_in(metadata_of(self.path)), statistics_in(about)
+        if theirs is None or ours is None or theirs == ours:
+            return self
+        then, now = (f"mean {mean:.4g} and deviation {std:.4g}" for mean, std in (theirs, ours))
+        said = f"these weights were trained on log-mels of {then}, and the run goes on with those of its own, {now}"
+        return replace(self, warning=f"{said}. To keep theirs, set front.mean={theirs[0]} front.std={theirs[1]}.")
 
 
 def load_backbone(vit: Backbone, init: str | Path, prefix: str = "teacher.backbone.") -> Loaded:
@@ -223,14 +174,12 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
     above = "".join(prefix.removesuffix(".").rpartition(".")[:2])
     head = network.head.state_dict()
     names = {name: f"{above}head.{name}" for name in head}
-    for name, full in names.items():
-        if full not in state:
-            raise CheckpointError(f"{path} has no classifier: no tensor {full}. Only its backbone can be taken (init).")
-        if state[full].shape != head[name].shape:
-            raise CheckpointError(
-                f"{full} in {path} has shape {tuple(state[full].shape)}, this classifier's has "
-                f"{tuple(head[name].shape)}: it was trained on other classes, or is of another size."
-            )
+    lacking = next((full for full in names.values() if full not in state), None)
+    if lacking:
+        raise CheckpointError(f"{path} has no classifier: no tensor {lacking}. Only its backbone can be taken (init).")
+    theirs = {name: state[full] for name, full in names.items()}
+    hint = "it was trained on other classes, or is of another size"
+    require_fit(head, theirs, path, hint, prefix=f"{above}head.", mine_has="this classifier's has")
     own = network.backbone.state_dict()
     for part, key in KINDS.items():
         there = any(name.startswith(prefix + part) for name in state)
@@ -247,9 +196,7 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
             "what it was trained with."
         )
     loaded = _copy_backbone(network.backbone, state, path, prefix)
-    with torch.no_grad():
-        for name, full in names.items():
-            head[name].copy_(state[full])
+    copy_strictly(head, theirs, path, hint)
     dropped = tuple(name for name in loaded.dropped if name not in names.values())
     return replace(loaded, dropped=dropped, what="backbone and classifier")
 
@@ -266,29 +213,12 @@ def _copy_backbone(vit: Backbone, state: dict[str, torch.Tensor], path: Path, pr
     unknown = [name for name in saved if name not in own and name.split(".")[0] in parts]
     taken = used | {prefix + name for name in own}
     dropped = tuple(name for name in state if name not in taken)
-    fitted: dict[str, torch.Tensor] = {}
-    for name, mine in own.items():
-        if name in fresh:
-            continue
-        if name not in saved:
-            raise CheckpointError(
-                f"{path} has no tensor {prefix}{name}; its model is of another kind than this recipe's."
-            )
-        if saved[name].shape != mine.shape:
-            raise CheckpointError(
-                f"{prefix}{name} in {path} has shape {tuple(before.get(name, saved[name]).shape)}, this model's has "
-                f"{tuple(mine.shape)}: use the model section that it was trained with."
-            )
-        fitted[name] = saved[name]
-    if unknown:
-        raise CheckpointError(
-            f"{path} has a tensor {prefix}{unknown[0]} that this model lacks: use the model section that it was "
-            "trained with."
-        )
-    with torch.no_grad():
-        for name, tensor in fitted.items():
-            own[name].copy_(tensor)
-    tables = [name for name in fitted if name.startswith("pos_embed") and name in before]
+    wanted = {name: mine for name, mine in own.items() if name not in fresh}
+    fitted = {name: tensor for name, tensor in saved.items() if name in wanted or name in unknown}
+    hint = "use the model section that it was trained with"
+    lacking = "its model is of another kind than this recipe's"
+    copy_strictly(wanted, fitted, path, hint, prefix=prefix, named=before, lacking=lacking)
+    tables = [name for name in wanted if name.startswith("pos_embed") and name in before]
     resized = tuple(name for name in tables if fitted[name].shape != before[name].shape)
     return Loaded(path, prefix, resized, fresh, dropped, note)
 

@@ -25,7 +25,8 @@ from torch import nn
 
 from gamut.audio.whisper_mel import whisper_log_mel
 from gamut.errors import CheckpointError, RecipeError
-from gamut.models.folder import CONFIG, load_strictly, read_json, read_state
+from gamut.models.folder import CONFIG, read_json, read_state
+from gamut.models.strict import take_strictly
 from gamut.models.whisper_openai import openai_whisper
 from gamut.numbers import HOP, RATE
 
@@ -159,7 +160,7 @@ def load_whisper(
         module = WhisperForConditionalGeneration(made) if decoder else WhisperEncoder(made)
     if decoder:
         state.setdefault("proj_out.weight", state.get("model.decoder.embed_tokens.weight", torch.zeros(0)))
-    load_strictly(module, state, path)
+    take_strictly(module, state, path)
     module.to(device, PRECISIONS[precision])
     if not decoder:
         return Whisper(module)

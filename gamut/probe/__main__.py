@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,15 +15,13 @@ from rich.table import Column, Table
 from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError, RecipeError, RunError
 from gamut.probe.labelled import Labelled, labelled, read_probed
-from gamut.recipe import cli
 from gamut.recipe.load import load_recipe, override
-from gamut.recipe.resolved import read_resolved
 from gamut.recipe.schema import Recipe
-from gamut.shards.joined import open_sets
 from gamut.track import figures
+from gamut.track.checkpoints import epochs_at
 from gamut.track.metrics import History
+from gamut.track.run import RECIPE, RunFolder
 
-RECIPE = "recipe.yaml"  # what a run folder keeps
 EXAMPLES = """examples:
     python -m gamut.probe runs/asit_tiny
     python -m gamut.probe runs/asit_b probe.data=shards/esc50 --out runs/asit_b/esc50
@@ -44,22 +43,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where scores and pictures go; RUN/probe by default")
     options = parser.parse_intermixed_args(argv)
     recipe, run = _recipe(options.what, options.recipe, options.overrides)
-    out = options.out or (run or options.what.resolve().parent) / "probe"
+    out = options.out or (run.path if run else options.what.resolve().parent) / "probe"
     clips = _clips(recipe)
-    mean, std = _statistics(recipe)
     found = list(_checkpoints(options.what))
 
-    from gamut.probe.command import score  # here: torch takes its time, and what is asked for is there
+    from gamut.models.find import find_weights, told  # here: torch takes its time, and what is asked for is there
+    from gamut.shards.trained import trained_front
+
+    newest = find_weights(found[-1][2])
+    front = trained_front(newest, recipe)
+
+    from gamut.probe.command import score
     from gamut.probe.features import kinds
 
     console = Console()
     console.print(f"probe: {clips}", highlight=False, soft_wrap=True)
+    more = f", and {len(found) - 1} checkpoints before it" if found[1:] else ""
+    console.print(f"weights: {told(newest)}{more}", highlight=False, soft_wrap=True)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scores = score(recipe, clips, found, mean, std, out, console)
+    scores = score(replace(recipe, front=front), clips, found, out, console)
     _show(console, scores, kinds(recipe))
-    history = History.read(run / "metrics.jsonl") if run is not None else History()
+    history = History.read(run.metrics) if run is not None else History()
     logged = {name: history.series(name) for name in sorted(history.points) if re.match(r"probe/(knn|linear)/", name)}
-    if run is not None and logged and read_probed(run).get("digest") != clips.digest(recipe.probe):
+    if run is not None and logged and read_probed(run.path).get("digest") != clips.digest(recipe.probe):
         said = "what the run logged is not known to be of these clips: the curves do without"
         console.print(said, highlight=False, soft_wrap=True)
         logged = {}
@@ -68,17 +74,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _recipe(what: Path, name: str | None, overrides: list[str]) -> tuple[Recipe, Path | None]:
-    """(the recipe that the weights were trained with, its run folder)."""
+def _recipe(what: Path, name: str | None, overrides: list[str]) -> tuple[Recipe, RunFolder | None]:
+    """(the recipe that the weights were trained with, its run)."""
     if name:
         return load_recipe("pretrain", name, overrides), None
     if not what.exists():
         raise RunError(f"There is no {what}. Name a run folder, a checkpoint or a file of weights.")
-    here = what.resolve()
-    run = next((folder for folder in (here, *here.parents) if (folder / RECIPE).is_file()), None)
+    run = RunFolder.find(what)
     if run is None:
         raise RunError(f"{what} lies in no run folder: say what it was trained with, such as --recipe asit_b.")
-    return override(read_resolved(run / RECIPE), overrides), run
+    return override(run.recipe, overrides), run
 
 
 def _clips(recipe: Recipe) -> Labelled:
@@ -91,28 +96,16 @@ def _clips(recipe: Recipe) -> Labelled:
     return found
 
 
-def _statistics(recipe: Recipe) -> tuple[float, float]:
-    front = recipe.front
-    if front.mean is not None and front.std is not None:
-        return front.mean, front.std
-    return open_sets(cli.require_sets(recipe), recipe.remote).normalisation(recipe.front)
-
-
 def _checkpoints(what: Path) -> Iterator[tuple[int, float, Path]]:
     """(step, epochs, what to load) in order of steps; -1 where they are not known."""
-    folder = what / "checkpoints"
-    is_run = folder.is_dir() or (what / RECIPE).is_file()
-    places = sorted(folder.glob("step-*")) if is_run else [what]
-    places = [place for place in places if not is_run or re.fullmatch(r"step-\d{8,}", place.name)]
+    run = RunFolder(what)
+    is_run = run.checkpoints.folder.is_dir() or (what / RECIPE).is_file()
+    places = run.checkpoints.saved()[::-1] if is_run else [what]
     if not places:
-        raise CheckpointError(f"The run {what} has published no checkpoint yet.")
+        raise CheckpointError(f"The run {what} has published no checkpoint yet, or they were removed.")
     for place in places:
-        try:
-            state = json.loads((place / "state.json").read_text())["state"]
-            part = state["step_in_epoch"] / max(state["epoch_steps"], 1)
-            yield state["step"], state["epoch"] + part, place
-        except (OSError, ValueError, KeyError, TypeError):
-            yield -1, -1.0, place  # weights alone
+        step, epochs = epochs_at(place) or (-1, -1.0)
+        yield step, epochs, place
 
 
 def _show(console: Console, scores: list[dict], kinds: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gamut.probe.fit import PICTURE, REQUEST, RESULT
+from gamut.track.checkpoints import step_name, step_of, steps_in
 
 ROOT = Path(__file__).resolve().parents[2]
 QUEUE = "probe-queue"  # in a run folder: what is not scored yet
@@ -27,7 +27,7 @@ class Tracker(Protocol):
 
 def place(run: Path, step: int) -> Path:
     """The folder of the probe of a step."""
-    return run / QUEUE / f"step-{step:08d}"
+    return run / QUEUE / step_name(step)
 
 
 class Background(threading.Thread):
@@ -51,10 +51,9 @@ class Background(threading.Thread):
 
     def take_over(self, newest: int) -> None:
         """Queue what an attempt before this one left, up to the step that this one goes on from; remove the rest."""
-        for folder in sorted((self.run_folder / QUEUE).glob("step-*")):
-            step = re.fullmatch(r"step-(\d{8,})", folder.name)
-            if step and int(step[1]) <= newest and (folder / REQUEST).exists():
-                self.add(int(step[1]))
+        for folder in sorted(steps_in(self.run_folder / QUEUE)):
+            if step_of(folder) <= newest and (folder / REQUEST).exists():
+                self.add(step_of(folder))
             else:
                 shutil.rmtree(folder)
 

@@ -25,18 +25,20 @@ def score(
     recipe: Recipe,
     clips: Labelled,
     checkpoints: list[tuple[int, float, Path]],
-    mean: float,
-    std: float,
     out: Path,
     console: Console,
 ) -> list[dict]:
     """[{name, step, epochs, scores}], the network before training first; pictures of the last checkpoint into `out`.
 
-    checkpoints: (step, epochs, what to load). Raises CheckpointError for weights that cannot be loaded.
+    recipe: with the statistics of the log-mel. checkpoints: (step, epochs, what to load). Raises CheckpointError for
+    weights that cannot be loaded.
     """
     device = torch.device(accelerator())
     backbone = build(recipe.model, recipe.seed).to(device)
-    encode = Encoder(backbone, FrontEnd(mean, std, recipe.front.mode), recipe.precision, device, recipe.probe.rows)
+    assert recipe.front.mean is not None
+    assert recipe.front.std is not None
+    front = FrontEnd(recipe.front.mean, recipe.front.std, recipe.front.mode)
+    encode = Encoder(backbone, front, recipe.precision, device, recipe.probe.rows)
     plan = whole_clips(clips.clips, recipe)
     entries: list[dict] = []
 

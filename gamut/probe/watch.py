@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +17,9 @@ from gamut.probe.features import PACKS, Encoder, Share, extract, kinds, whole_cl
 from gamut.probe.fit import leave, share_of
 from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
+from gamut.track.checkpoints import step_of
 from gamut.track.metrics import History
+from gamut.track.run import RunFolder
 from gamut.train import milestones
 from gamut.train.objective import Moment
 from gamut.train.world import World
@@ -52,8 +53,8 @@ class Watch:
         if self.background is not None:
             if self._changed():
                 shutil.rmtree(place(self.run_folder, 0), ignore_errors=True)
-            newest = max((step for step in map(_step, (self.run_folder / "checkpoints").glob("step-*"))), default=-1)
-            self.background.take_over(newest)
+            there = RunFolder(self.run_folder).checkpoints.saved()
+            self.background.take_over(step_of(there[0]) if there else -1)
             self.background.start()
         return self
 
@@ -75,7 +76,7 @@ class Watch:
             return
         due = False
         if self.background is not None:
-            known = History.read(self.run_folder / "metrics.jsonl").points
+            known = History.read(RunFolder(self.run_folder).metrics).points
             due = self._changed() or ("probe/knn/logmel" not in known and not place(self.run_folder, 0).exists())
             before = read_probed(self.run_folder)
             if before and before["digest"] != self._asked()["digest"]:
@@ -160,8 +161,3 @@ def save(path: Path, share: Share) -> None:
     """The vectors of one rank, with the row of each clip."""
     arrays: dict[str, Any] = {"row": np.array(share.row, np.int64)} | share.arrays()
     np.savez(path, **arrays)
-
-
-def _step(path: Path) -> int:
-    found = re.fullmatch(r"step-(\d{8,})", path.name)
-    return int(found[1]) if found else -1

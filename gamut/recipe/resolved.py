@@ -40,14 +40,26 @@ def recipe_hash(recipe: Recipe) -> str:
 def read_resolved(path: Path) -> Recipe:
     """The recipe that `resolved_yaml` wrote to `path`. Raises RecipeError where it is missing or does not fit."""
     try:
-        values, _ = by_current_names(yaml.safe_load(path.read_text(encoding="utf-8")))
-        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(values))
+        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(read_values(path)))
         recipe = cast(Recipe, OmegaConf.to_object(config))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"The resolved recipe {path} cannot be read: {reason}.") from None
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
     check(recipe)
     return recipe
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What a resolved recipe says, nested, by the names that keys have today. It need not fit the schema: for what is
+    asked of the recipes of other versions. Raises RecipeError where it cannot be read."""
+    try:
+        return by_current_names(yaml.safe_load(path.read_text(encoding="utf-8")))[0]
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> RecipeError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return RecipeError(f"The resolved recipe {path} cannot be read: {reason}.")
 
 
 def may_change(key: str) -> bool:

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.model, head=arguments.head, encoder=arguments.encoder, labels=arguments.labels,
         text=arguments.transcribe, precision=arguments.precision, device=arguments.device,
     )  # fmt: skip
+    if model.weights:
+        print(f"weights: {model.weights}", file=sys.stderr)
     options: dict[str, Any] = {"every": arguments.every}
     if arguments.transcribe:
         options["text"] = {

@@ -13,17 +13,18 @@ import torch
 from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.folder import CONFIG, load_strictly
-from gamut.models.tagger import Tagger, find_head, load_tagger, open_tagger
-from gamut.models.weights import load_weights
+from gamut.models.find import find_weights, metadata_of, statistics_in, told
+from gamut.models.folder import CONFIG
+from gamut.models.strict import take_strictly
+from gamut.models.tagger import Tagger, load_tagger, open_tagger
+from gamut.models.weights import load_classifier, load_weights
 from gamut.models.whisper import Whisper, is_whisper, load_whisper
 from gamut.recipe import schema
-from gamut.recipe.resolved import read_resolved
 from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Head, Speech
 from gamut.tag.units import UNIT
+from gamut.track.run import RunFolder
 
-BEST, RECIPE = "best.safetensors", "recipe.yaml"  # of a round's folder
 ENCODER = "whisper.encoder."  # names of the tensors of a run that trained its encoder too
 
 
@@ -54,8 +55,8 @@ def load(
     on = _device(device or accelerator())
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
-    found = _round(place)
-    state, about = load_weights(found)
+    found = _of_run(place)
+    about = metadata_of(found)
     if "head" in about:
         encoder = encoder or (about["encoder"]["name"] if _end_to_end(about) else None)
         if encoder is None:
@@ -66,7 +67,7 @@ def load(
         return _speech(Path(encoder).expanduser(), found, labels, text, precision, on)
     if text or head or encoder:
         raise RecipeError(f"{place} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
-    return _spectrograms(found, state, about, on)
+    return _spectrograms(found, about, on)
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -77,36 +78,31 @@ def _device(name: str | torch.device) -> torch.device:
         raise RecipeError(f"--device {name} is not to be had here ({first}): write cpu, cuda or cuda:1.") from None
 
 
-def _round(place: Path) -> Path:
-    """The weights of a run's only round, or of the round that is named."""
-    if place.is_file():
-        return place
-    rounds = [place / BEST] if (place / BEST).is_file() else sorted(place.glob(f"*/{BEST}"))
-    if not rounds:
+def _of_run(place: Path) -> Path:
+    """The weights of a run's only round, or of the round that is named; or the file that is."""
+    if not place.is_file() and not RunFolder.rounds(place):
         raise CheckpointError(
-            f"There is nothing that tags at {place}: name a fine-tuning run that has been scored, or a Whisper (a "
-            f"folder with {CONFIG}, or a .pt)."
+            f"There is nothing that tags at {place}: name a fine-tuning run, or a Whisper (a folder with {CONFIG}, or "
+            "a .pt)."
         )
-    if len(rounds) > 1:
-        names = ", ".join(str(one.parent) for one in rounds[:3])
-        raise CheckpointError(f"{place} has {len(rounds)} rounds. Name one of them: {names}, ...")
-    return rounds[0]
+    return find_weights(place)
 
 
-def _spectrograms(
-    weights: Path, state: dict[str, torch.Tensor], about: dict[str, Any], device: torch.device
-) -> Spectrograms:
-    recipe = read_resolved(weights.parent / RECIPE)
-    try:
-        names, mean, std = about["labels"], float(about["normalise"]["mean"]), float(about["normalise"]["std"])
-    except (KeyError, TypeError, ValueError):
+def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
+    run = RunFolder.find(weights)
+    if run is None:
+        raise CheckpointError(f"{weights} lies in no run folder, so there is no recipe that says how it is to be used.")
+    recipe, names, statistics = run.recipe, about.get("labels"), statistics_in(about)
+    if recipe.stage != "finetune":
+        raise CheckpointError(f"The run {run.path} is a pretraining, which knows no classes: fine-tune from it first.")
+    if not names or statistics is None:
         raise CheckpointError(
             f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "
             "an earlier version. Score the run again."
-        ) from None
+        )
     network = ClassifierNetwork(recipe.model, len(names), recipe.seed)
-    load_strictly(network, state, weights, f"the {RECIPE} beside it is of another model")
-    return Spectrograms(network, recipe, mean, std, names, device)
+    load_classifier(network, weights)
+    return Spectrograms(network, recipe, *statistics, names, device, told(weights))
 
 
 def _speech(
@@ -124,8 +120,8 @@ def _speech(
         )
     if not place.exists():
         raise CheckpointError(f"There is no Whisper at {place}: no such folder or file.")
-    file = None if head is None else _round(Path(head).expanduser()) if Path(head).is_dir() else find_head(head)
-    state, about = ({}, {}) if file is None else load_weights(file)
+    file = None if head is None else find_weights(head)
+    about = {} if file is None else metadata_of(file)
     trained = about.get("encoder", {})
     own = _end_to_end(about)
     if own and text:
@@ -139,9 +135,9 @@ def _speech(
     whisper = load_whisper(place, decoder=text, precision=kind, device=device)
     if own:
         assert file is not None
-        _take_encoder(whisper, state, file)
+        _take_encoder(whisper, file)
     made = None if file is None else _head(file, about, labels, whisper.depth, whisper.dim, device)
-    return Speech(whisper, made, _tokenizer(place) if text else None)
+    return Speech(whisper, made, _tokenizer(place) if text else None, "" if file is None else told(file))
 
 
 def _head(
@@ -174,11 +170,12 @@ def _end_to_end(about: dict[str, Any]) -> bool:
     return "pool" in about.get("encoder", {})
 
 
-def _take_encoder(whisper: Whisper, state: dict[str, torch.Tensor], file: Path) -> None:
+def _take_encoder(whisper: Whisper, file: Path) -> None:
     """Give a Whisper the weights that a run trained. Raises CheckpointError where they are of another one."""
     like = next(whisper.encoder.parameters())
-    own = {name.removeprefix(ENCODER): tensor for name, tensor in state.items() if name.startswith(ENCODER)}
-    load_strictly(whisper.encoder, own, file, "its run began with another Whisper")
+    parts = {name.rpartition(ENCODER): tensor for name, tensor in load_weights(file)[0].items()}
+    own = {name: tensor for (_, encoder, name), tensor in parts.items() if encoder}
+    take_strictly(whisper.encoder, own, file, "its run began with another Whisper")
     whisper.encoder.to(like)
 
 

@@ -34,7 +34,10 @@ class Spectrograms:
         std: float,
         labels: Sequence[str],
         device: torch.device | str = "cpu",
+        weights: str = "",
     ) -> None:
+        """weights: which ones the network's are, in words."""
+        self.weights = weights
         self.network, self.recipe, self.labels = network.to(device).eval(), recipe, tuple(labels)
         self._mean, self._std, self._device = mean, std, torch.device(device)
 

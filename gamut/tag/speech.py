@@ -53,8 +53,9 @@ class Speech:
     ...     print(tagged.text, tagged.spans[0].top(3))
     """
 
-    def __init__(self, whisper: Whisper, head: Head | None = None, tokenizer: Any = None) -> None:
-        self.whisper, self.head, self.tokenizer = whisper, head, tokenizer
+    def __init__(self, whisper: Whisper, head: Head | None = None, tokenizer: Any = None, weights: str = "") -> None:
+        """weights: which ones the head's are, in words."""
+        self.whisper, self.head, self.tokenizer, self.weights = whisper, head, tokenizer, weights
 
     def tag(
         self,

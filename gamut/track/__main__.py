@@ -7,7 +7,6 @@ from pathlib import Path
 from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.files import lock
-from gamut.recipe.resolved import read_resolved
 from gamut.track.feed import Feed
 from gamut.track.run import RunFolder
 from gamut.track.store import public, store_uri
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="another MLflow store than the recipe's, such as http://127.0.0.1:5000")
     options = parser.parse_args(argv)
     folder = RunFolder.last(options.run)
-    recipe = read_resolved(folder.path / "recipe.yaml")
+    recipe = folder.recipe
     uri = options.uri or store_uri(recipe)
     if uri is None:
         raise RunError("The run's recipe says track.mlflow: off; name a store with --uri.")

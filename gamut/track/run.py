@@ -12,22 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from gamut.commands import IN_CLONE, ROOT, version
-from gamut.errors import RunError
+from gamut.errors import CheckpointError, RunError
 from gamut.files import write_text
-from gamut.recipe.resolved import decisive, differences, read_resolved, resolved_yaml
+from gamut.recipe.resolved import decisive, differences, read_resolved, read_values, resolved_yaml
 from gamut.recipe.schema import Recipe
+from gamut.track.checkpoints import Checkpoints
+
+RECIPE = "recipe.yaml"
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+# Of a round of fine-tuning, which is a run inside the run's folder:
+BEST = "best.safetensors"  # the weights of the epoch that did best on what `chosen_on` in it says
+RESULT = "result.json"  # its scores, once it is finished
+START = "init.json"  # what it began with
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """`RUNS/NAME/`, mode 0700: recipe.yaml, run.json, metrics.jsonl, figures/, logs/ and the checkpoints.
 
-    `attempt` counts the starts of this run from 1. `identity` names the run for ever, wherever the folder is moved.
+    `attempt` counts the starts of this run from 1, in a folder that was opened; `identity` names the run for ever,
+    wherever the folder is moved.
     """
 
     path: Path
-    attempt: int
-    identity: str
+    attempt: int = 0
+    identity: str = ""
 
     @staticmethod
     def place(recipe: Recipe) -> Path:
@@ -53,7 +63,7 @@ class RunFolder:
             (path / name).mkdir(mode=0o700, exist_ok=True)
         record = read_record(path)
         identity, attempt = str(record.get("identity") or uuid.uuid4().hex), int(record.get("attempt", 0)) + 1
-        write_text(path / "run.json", json.dumps({"identity": identity, "attempt": attempt}))
+        write_text(path / RECORD, json.dumps({"identity": identity, "attempt": attempt}))
         return cls(path, attempt, identity)
 
     @classmethod
@@ -61,13 +71,31 @@ class RunFolder:
         """A folder that is only read, as its last attempt left it. Raises RunError where there is none."""
         record = read_record(path)
         if not record:
-            raise RunError(f"There is no run at {path}: it has no run.json.")
+            raise RunError(f"There is no run at {path}: it has no {RECORD}.")
         return cls(path, int(record["attempt"]), str(record["identity"]))
+
+    @classmethod
+    def find(cls, path: str | Path) -> RunFolder | None:
+        """The run that a path lies in: a run's or a round's own folder, a checkpoint, a file. None where it is in none.
+
+        >>> RunFolder.find("runs/asit_b/checkpoints/step-00000100").path      # doctest: +SKIP
+        PosixPath('runs/asit_b')
+        """
+        place = Path(path).expanduser().resolve()
+        near = (place, *place.parents)
+        return next((cls(folder) for folder in near if (folder / RECIPE).is_file()), None)
+
+    @classmethod
+    def rounds(cls, path: Path) -> list[RunFolder]:
+        """The rounds of a fine-tuning run, by name; or the one run whose folder this is."""
+        if (path / RECIPE).is_file():
+            return [cls(path)]
+        return [cls(file.parent) for file in sorted(path.glob(f"*/{RECIPE}"))]
 
     @staticmethod
     def keep_recipe(path: Path, recipe: Recipe) -> None:
         """The first attempt writes the resolved recipe; later ones must want the same. Raises RunError."""
-        file = path / "recipe.yaml"
+        file = path / RECIPE
         if not file.exists():
             write_text(file, resolved_yaml(recipe))
             return
@@ -84,8 +112,56 @@ class RunFolder:
             )
 
     @property
+    def recipe(self) -> Recipe:
+        """As the first attempt resolved it. Raises RecipeError where it is missing or does not fit."""
+        return read_resolved(self.path / RECIPE)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.path / "checkpoints")
+
+    def weights(self) -> Path:
+        """The weights that the run stands for, one rule for all that opens a run: BEST, or a checkpoint's folder.
+
+        Of a fine-tuning the epoch that was chosen on validation folds where the recipe has some, else the last: the
+        best one would be chosen on the folds that judge it. Of a pretraining the newest checkpoint. Raises
+        CheckpointError where they are not there.
+        """
+        best = self.path / BEST
+        if self._chosen():
+            if not best.is_file():
+                raise CheckpointError(
+                    f"The run {self.path} has no {BEST}, the epoch that its validation folds chose: it has not been "
+                    "scored yet, or the file was removed."
+                )
+            return best
+        try:
+            return self.checkpoints.newest()
+        except CheckpointError as error:
+            if not best.is_file():
+                raise
+            raise CheckpointError(
+                f"{error} The run stands for its last epoch, since it has no validation folds. {best} was chosen on "
+                "the folds that score it; to use that all the same, name the file."
+            ) from error
+
+    def _chosen(self) -> bool:
+        """Whether validation folds choose its epoch; of a recipe that is not whole, or of another version, too."""
+        says = read_values(self.path / RECIPE) if (self.path / RECIPE).is_file() else {}
+        return says.get("stage") == "finetune" and bool((says.get("folds") or {}).get("validation"))
+
+    def index(self) -> str:
+        """Fingerprint of the shards' index that the run was trained on; empty where its record does not say."""
+        try:
+            with self.metrics.open(encoding="utf-8") as lines:
+                first: dict[str, Any] = next((json.loads(line) for line in lines if '"event": "start"' in line), {})
+            return str(first.get("index", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
+
+    @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def figures(self) -> Path:
@@ -105,7 +181,7 @@ def _typed(value: Any) -> str:
 
 def read_record(path: Path) -> dict[str, Any]:
     """run.json of a run folder; empty where there is none. Raises RunError where it is damaged."""
-    file = path / "run.json"
+    file = path / RECORD
     if not file.exists():
         return {}
     try:

@@ -11,7 +11,6 @@ checkpoints/kept.json        those that are never removed (checkpoint.keep_every
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from dataclasses import asdict
@@ -24,10 +23,12 @@ from safetensors.torch import save as tensor_bytes
 
 from gamut import files
 from gamut.errors import CheckpointError, PlanError
+from gamut.models.find import MODEL, OBJECTIVE, described
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive, differences, recorded
+from gamut.track.checkpoints import LATEST, STATE, Checkpoints, step_of
 from gamut.train import milestones
-from gamut.train.engine import FOLDER, MODEL, Engine, named
+from gamut.train.engine import FOLDER, Engine, named
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
 from gamut.train.storage import Writer, explain, read_verified
@@ -59,6 +60,10 @@ class Keeper:
         self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
         self._saved_at = time.monotonic()
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder)
+
     def minutes_passed(self) -> bool:
         """Whether a checkpoint is due by the clock. Only rank 0's clock may decide."""
         return time.monotonic() - self._saved_at > 60.0 * self.recipe.checkpoint.every_minutes
@@ -71,7 +76,7 @@ class Keeper:
         Raises CheckpointError on every rank where any could not write, naming it, the path and the bytes; the
         checkpoints before it are untouched, and nothing names the unfinished one.
         """
-        final = self.folder / f"step-{state.step:08d}"
+        final = self.checkpoints.place(state.step)
         problem: CheckpointError | None = None
         if keep:
             if self.world.first:
@@ -123,18 +128,19 @@ class Keeper:
         extra = plain(self.objective.extra_state())  # by all ranks: a teacher may have to be put together
         if not world.first:
             return
-        described = {"model": json.dumps(asdict(self.recipe.model))}  # one key: the order of several is random
-        writer.bytes(MODEL, tensor_bytes(plain(weights), described))
-        writer.bytes("objective.safetensors", tensor_bytes(extra))
+        about = {"model": asdict(self.recipe.model)} | self.objective.described()
+        writer.bytes(MODEL, tensor_bytes(plain(weights), described(about)))
+        writer.bytes(OBJECTIVE, tensor_bytes(extra, described(about)))
         record = {
             "version": VERSION,
             "state": state.as_dict(),
             "plan": self.fingerprint,
+            "weights": about,
             "recipe": decisive(self.recipe),
             "engine": self.engine.layout(),
             "machine": machine(world.threads, world.device) | {"compiled": self.recipe.compute.compile},
         }
-        writer.bytes("state.json", json.dumps(record, indent=1, sort_keys=True).encode())
+        writer.bytes(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
 
     def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
@@ -144,7 +150,7 @@ class Keeper:
         files.rename_folder(temporary, final)
         self._name_latest(final)
         kept = milestones.noted(self.folder)
-        for old in saved(self.folder)[self.recipe.checkpoint.keep :]:
+        for old in self.checkpoints.saved()[self.recipe.checkpoint.keep :]:
             if old.name not in kept:
                 discard(old)
 
@@ -153,23 +159,24 @@ class Keeper:
 
         For rank 0 alone. Raises OSError as the system does.
         """
-        newer = [path for path in saved(self.folder) if int(path.name[5:]) > step]
-        left = [path for path in saved(self.folder) if path not in newer] or newer[-1:]
+        there = self.checkpoints.saved()
+        newer = [path for path in there if step_of(path) > step]
+        left = [path for path in there if path not in newer] or newer[-1:]
         if left:
             self._name_latest(left[0])
         for path in newer:
             if path != left[0]:
                 discard(path)
         self.newest = left[0] if left else None
-        return int(left[0].name[5:]) if left else 0
+        return step_of(left[0]) if left else 0
 
     def oldest(self) -> int:
         """What step the oldest checkpoint is of; 0 where there is none."""
-        there = saved(self.folder)
-        return int(there[-1].name[5:]) if there else 0
+        there = self.checkpoints.saved()
+        return step_of(there[-1]) if there else 0
 
     def _name_latest(self, path: Path) -> None:
-        files.write_text(self.folder / "latest", f"{path.name}\n")
+        files.write_text(self.folder / LATEST, f"{path.name}\n")
 
     def resume(self) -> State | None:
         """Restore the newest checkpoint that verifies; None where the run has never saved one.
@@ -201,9 +208,9 @@ class Keeper:
         return state
 
     def _restore(self, path: Path, entries: dict[str, Any]) -> State:
-        record = json.loads(read_verified(path / "state.json", entries["state.json"]))
+        record = json.loads(read_verified(path / STATE, entries[STATE]))
         self._compare(path, record)
-        extra = load_tensors(read_verified(path / "objective.safetensors", entries["objective.safetensors"]))
+        extra = load_tensors(read_verified(path / OBJECTIVE, entries[OBJECTIVE]))
         own = f"rank-{self.world.rank:05d}.safetensors"
         if own not in entries:  # there are more ranks than there were; nothing draws from torch's generators anyway
             own = "rank-00000.safetensors"
@@ -258,12 +265,6 @@ def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def saved(folder: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, verified or not."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
-
-
 def verify(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not."""
     try:
@@ -273,7 +274,7 @@ def verify(path: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
-    if "state.json" not in entries:
+    if STATE not in entries:
         raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
     for name, entry in sorted(entries.items()):
         read_verified(path / name, entry)
@@ -286,7 +287,7 @@ def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Damaged ones are reported and set aside. Raises CheckpointError where there are checkpoints and all are damaged.
     """
     damaged = []
-    for path in saved(folder):
+    for path in Checkpoints(folder).saved():
         try:
             manifest = verify(path)
         except CheckpointError as error:
@@ -301,7 +302,7 @@ def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         raise CheckpointError(
             f"No checkpoint in {folder} can be used. {listed} Put a good copy back, or remove {folder} to start afresh."
         )
-    if (folder / "latest").exists() or any(folder.glob("damaged-*")):
+    if (folder / LATEST).exists() or any(folder.glob("damaged-*")):
         raise CheckpointError(
             f"{folder} has had checkpoints, and all are gone. Put one back, or remove {folder} to start afresh."
         )

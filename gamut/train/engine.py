@@ -18,7 +18,6 @@ from gamut.train.storage import Writer
 from gamut.train.world import World
 
 FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
-MODEL = "model.safetensors"  # of a checkpoint: the model's weights in fp32, as `weights` gives them
 
 
 class Engine(ABC):

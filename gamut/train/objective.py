@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,16 @@ class Prepared:
 
     inputs: Any
     counts: torch.Tensor  # float64 [len(objective.count_names)], summed over ranks and micro-steps into `totals`
+
+
+def described(recipe: schema.Recipe, mean: float, std: float) -> dict[str, Any]:
+    """Of weights that a recipe trains on log-mels: their model, and how a sound becomes what the model reads.
+
+    mean and std: of the log-mel, by which it is normalised, also where the recipe leaves them to the shard set.
+    """
+    views = recipe.views
+    front = {"mode": recipe.front.mode, "resolutions": list(views.resolutions), "poolings": list(views.poolings)}
+    return {"model": asdict(recipe.model), "front": front, "normalise": {"mean": mean, "std": std}}
 
 
 class Objective(ABC):
@@ -110,6 +121,10 @@ class Objective(ABC):
         Called by all ranks together."""
         return {}
 
+    def described(self) -> dict[str, Any]:
+        """What the weights are of, kept with them in every file: model, front end, classes. JSON."""
+        return {}
+
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
         """Restore what `extra_state` gave. Raises CheckpointError naming a missing or misshapen tensor."""
 
@@ -134,6 +149,7 @@ class Pretraining(Objective):
 
     Options: ClassVar[type | None] = None
     rebuilds = False  # whether there are reconstructions to look at, by `rebuild`
+    about: Mapping[str, Any] = {}  # what `described` gives; said by `pretraining`
 
     @property
     @abstractmethod
@@ -142,7 +158,10 @@ class Pretraining(Objective):
 
     def start_from(self, init: str) -> Loaded:
         """Take the backbone of another run, checkpoint or file."""
-        return load_backbone(self.backbone, init)
+        return load_backbone(self.backbone, init).for_use(self.described())
+
+    def described(self) -> dict[str, Any]:
+        return dict(self.about)
 
     def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(patches, hidden, rebuilt patches) of a batch, [N, 256] each: only where the objective `rebuilds`."""
@@ -157,4 +176,5 @@ def pretraining(recipe: schema.Recipe, mean: float, std: float, device: torch.de
             f"objective={recipe.objective} gives a {type(made).__name__}: derive it from "
             "gamut.train.objective.Pretraining, which says what an objective must have."
         )
+    made.about = described(recipe, mean, std)
     return made

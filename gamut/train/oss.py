@@ -17,9 +17,10 @@ from fairscale.optim.oss import OSS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gamut.models.find import MODEL
 from gamut.recipe import schema
 from gamut.train.clipping import clip
-from gamut.train.engine import MODEL, Engine
+from gamut.train.engine import Engine
 from gamut.train.groups import adam, adam_options
 from gamut.train.moments import read_moments, write_moments
 from gamut.train.objective import Objective

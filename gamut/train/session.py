@@ -24,7 +24,6 @@ from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
-from gamut.train.checkpoint import saved
 from gamut.train.world import World
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -108,6 +107,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> It
             try:
                 run = RunFolder.open(recipe)
                 facts = {"ranks": world.size, "device": str(world.device), "threads": world.threads}
+                facts |= _normalised(recipe, index)
                 tracker = Tracker(run, recipe, index.fingerprint, facts)
                 progress = TrainingProgress(recipe.run.name)
             except Exception as error:
@@ -158,7 +158,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _normalised(recipe: Recipe, index: Index) -> dict[str, float]:
+    """What the log-mel is normalised by, also where the recipe leaves it to the set; {} where there is none."""
+    if recipe.features or recipe.encoder:
+        return {}
+    return dict(zip(("front.mean", "front.std"), index.normalisation(recipe.front), strict=True))
+
+
 def begins(recipe: Recipe, world: World) -> bool:
     """Whether the run has no checkpoint to go on from, so that it starts with the weights of `init`: alike on every
     rank."""
-    return world.broadcast(not saved(RunFolder.place(recipe) / "checkpoints"))
+    return world.broadcast(not RunFolder(RunFolder.place(recipe)).checkpoints.saved())

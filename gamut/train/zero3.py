@@ -15,9 +15,9 @@ from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 
+from gamut.models.find import MODEL
 from gamut.recipe import schema
 from gamut.train.config import copies_config
-from gamut.train.engine import MODEL
 from gamut.train.moments import KINDS, read_moments, write_moments
 from gamut.train.objective import Objective
 from gamut.train.parts import fill, share, whole

@@ -129,4 +129,5 @@ def test_it_trains_through_the_command(whisper: Path, tmp_path: Path, activation
     moved = state["whisper.encoder.layers.1.fc1.weight"] - load_whisper(whisper).encoder.layers[1].fc1.weight
     assert moved.abs().max() > 0
     head = Tagger(schema.Head("tl_tr", 8), 2, 16, len(note["encoder"]["labels"]))
-    assert load_tagger(head, folder).prefix == "tagger."
+    assert load_tagger(head, folder).prefix == "average.tagger."  # without validation folds: the last epoch's mean
+    assert load_tagger(head, folder / "best.safetensors").prefix == "tagger."

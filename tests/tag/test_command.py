@@ -21,7 +21,6 @@ from gamut.models.weights import save_weights
 from gamut.plan import plan_evaluation
 from gamut.recipe import cli, schema
 from gamut.recipe.policy import evaluation_policy
-from gamut.recipe.resolved import resolved_yaml
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
@@ -31,6 +30,7 @@ from gamut.tag.report import Choice, as_table
 from gamut.tag.result import Span, Tagged, Words
 from tests.close import assert_close
 
+from .rounds import leave_round
 from .whispers import DIM, LAYERS, talking_whisper
 
 CLASSES = ["Dog", "Rain", "Siren", "Speech"]
@@ -57,9 +57,7 @@ def a_run(folder: Path, *words: str) -> tuple[Path, Classify]:
     with torch.no_grad():
         for parameter in task.model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
-    save_weights(folder / "best.safetensors", task.model, {**task.described(), "labels": CLASSES, "loss": "ce"})
+    leave_round(folder, recipe, task.model, {**task.described(), "labels": CLASSES, "loss": "ce"})
     return folder, task
 
 
@@ -206,9 +204,8 @@ def a_head(folder: Path, kind: str = "whisper", layers: int = LAYERS) -> Path:
         "head": asdict(about), "shape": [layers, 25, DIM], "labels": CLASSES, "loss": "bce",
         "encoder": {"model": {"kind": kind, "precision": "fp32"}, "front": {"seconds": 10.0}},
     }  # fmt: skip
-    folder.mkdir(parents=True)
-    save_weights(folder / "best.safetensors", Tagger(about, layers, DIM, len(CLASSES)), note)
-    return folder
+    recipe = cli.parse("finetune", ["whisper_at"]).recipe
+    return leave_round(folder, recipe, Tagger(about, layers, DIM, len(CLASSES)), note)
 
 
 def test_tags_and_text_of_a_whisper(sounds: Path, whisper: Path, tmp_path: Path, capsys) -> None:
@@ -279,12 +276,36 @@ def test_what_does_not_go_together_is_said(
         words = [a_run(tmp_path / "x" / name)[0].parent for name in ("one", "two")][:1]
     elif what == "old":
         folder, task = a_run(tmp_path / "x")
-        save_weights(folder / "best.safetensors", task.model, {"model": {}})
-        words = [folder]
+        words = [leave_round(folder, task.recipe, task.model, {"model": {}})]
     assert main([str(words[0]), str(sounds / "a.wav"), *map(str, words[1:])]) == 2
     error = capsys.readouterr().err
     assert sentence in error.replace("\n", " ")
     assert "Traceback" not in error
+
+
+def test_without_validation_folds_the_last_epoch_tags_and_a_file_is_what_it_is(sounds: Path, tmp_path: Path) -> None:
+    """The best epoch would have been chosen on the very folds that judge it."""
+    folder, task = a_run(tmp_path / "run")
+    last = load(folder)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.mul_(0.5)
+    about = {**task.described(), "labels": CLASSES, "loss": "ce", "best": {"epoch": 3.0}, "chosen_on": "test folds 5"}
+    save_weights(folder / "best.safetensors", task.model, about)
+    (expected,) = last.tag([Recording(sounds / "a.wav")])
+    (again,) = load(folder).tag([Recording(sounds / "a.wav")])
+    assert np.array_equal(again.spans[0].probabilities, expected.spans[0].probabilities)
+    best = load(folder / "best.safetensors")
+    (other,) = best.tag([Recording(sounds / "a.wav")])
+    assert np.abs(other.spans[0].probabilities - expected.spans[0].probabilities).max() > 1e-3
+    assert "step-00000100" in last.weights
+    assert last.weights.endswith("(no validation folds)")
+    assert best.weights.endswith("best.safetensors, epoch 3, chosen on test folds 5")
+
+
+def test_with_validation_folds_the_epoch_that_they_chose_tags(tmp_path: Path) -> None:
+    folder, _ = a_run(tmp_path / "run", "folds.test=[[5]]", "folds.validation=[4]")
+    assert load(folder).weights.startswith(str(folder / "best.safetensors"))
 
 
 def test_help_has_an_example(capsys) -> None:

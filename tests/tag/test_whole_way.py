@@ -15,13 +15,13 @@ from finetune.frozen import described
 from finetune.heads import TagFeatures
 from gamut.features.__main__ import main as features
 from gamut.features.cache import FeatureCache
-from gamut.models.weights import save_weights
 from gamut.recipe import cli
 from gamut.recipe.load import load_recipe
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.tag.__main__ import main as tag
 
+from .rounds import leave_round
 from .whispers import talking_whisper
 
 
@@ -49,9 +49,8 @@ def test_tags_of_files_are_the_heads_on_their_cached_features(tmp_path: Path, ca
     recipe = cli.parse("finetune", ["whisper_at_tltr512_esc50", "head.dim=16"]).recipe
     shape = (cache.info.layers, cache.info.steps, cache.info.dim)
     task = TagFeatures(recipe, len(index.labels), shape, described(cache), 0, torch.device("cpu"))
-    (tmp_path / "head").mkdir()
     note = {**task.described(), "labels": list(index.labels), "loss": "ce"}
-    save_weights(tmp_path / "head" / "best.safetensors", task.model, note)
+    leave_round(tmp_path / "head", recipe, task.model, note)
     rows = np.arange(len(index))
     with torch.no_grad():
         judged = task.model.eval()(torch.from_numpy(cache.read(rows))).softmax(-1).numpy()
@@ -84,9 +83,8 @@ def test_tags_of_an_encoder_that_learnt_with_its_head(tmp_path: Path, capsys: py
     with torch.no_grad():
         for parameter in task.model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    (tmp_path / "run").mkdir()
     note = {**task.described(), "labels": names, "loss": "bce"}
-    save_weights(tmp_path / "run" / "best.safetensors", task.model, note)
+    leave_round(tmp_path / "run", recipe, task.model, note)
     sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", sound, 16000, "FLOAT")
     with torch.no_grad():

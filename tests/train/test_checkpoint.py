@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from toy import teach, toy_recipe
 
 from gamut.errors import CheckpointError
-from gamut.train.checkpoint import newest_verified, saved, verify
+from gamut.track.checkpoints import Checkpoints
+from gamut.train.checkpoint import newest_verified, verify
 from gamut.train.unpickle import unpickle
 
 OFTEN = toy_recipe()  # every second step
@@ -43,8 +44,12 @@ def files_of(checkpoint: Path) -> list[Path]:
 
 
 def test_what_a_checkpoint_holds(checkpoints: Path) -> None:
-    assert [path.name for path in saved(checkpoints)] == ["step-00000007", "step-00000006", "step-00000004"]
-    newest = saved(checkpoints)[0]
+    assert [path.name for path in Checkpoints(checkpoints).saved()] == [
+        "step-00000007",
+        "step-00000006",
+        "step-00000004",
+    ]
+    newest = Checkpoints(checkpoints).saved()[0]
     manifest = verify(newest)
     names = {str(path.relative_to(newest)) for path in files_of(newest)}
     assert names == set(manifest["files"]) | {"manifest.json"}
@@ -66,7 +71,7 @@ def test_what_a_checkpoint_holds(checkpoints: Path) -> None:
 def test_any_damage_to_any_file_is_caught_and_the_one_before_is_taken(
     checkpoints: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    newest = saved(checkpoints)[0]
+    newest = Checkpoints(checkpoints).saved()[0]
     for name in [str(path.relative_to(newest)) for path in files_of(newest)]:
         for kind in ("truncated", "emptied", "flipped", "removed"):
             place = shutil.copytree(checkpoints, checkpoints.with_name(f"{name}-{kind}".replace("/", "-")))
@@ -100,7 +105,7 @@ def test_a_damaged_run_goes_on_from_the_one_before_to_the_same_end(whole: tuple[
 
 
 def test_nothing_but_damaged_ones_is_an_error_and_never_a_fresh_start(checkpoints: Path) -> None:
-    for checkpoint in saved(checkpoints):
+    for checkpoint in Checkpoints(checkpoints).saved():
         (checkpoint / "state.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError, match="No checkpoint in") as caught:
         newest_verified(checkpoints)
@@ -108,7 +113,7 @@ def test_nothing_but_damaged_ones_is_an_error_and_never_a_fresh_start(checkpoint
         assert step in str(caught.value)
     answer = Ranks(1, teach, checkpoints.parent, OFTEN).wait()[0]
     assert isinstance(answer, CheckpointError)
-    for checkpoint in saved(checkpoints):
+    for checkpoint in Checkpoints(checkpoints).saved():
         shutil.rmtree(checkpoint)
     with pytest.raises(CheckpointError, match="all are gone"):
         newest_verified(checkpoints)
@@ -174,7 +179,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_tampered_checkpoint_with_a_fitting_manifest_is_refused(checkpoints: Path) -> None:
-    newest = saved(checkpoints)[0]
+    newest = Checkpoints(checkpoints).saved()[0]
     for path in (newest / "engine").iterdir():
         torch.save(Tampered(), path)
         entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}

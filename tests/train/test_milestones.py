@@ -11,8 +11,9 @@ from toy import teach, toy_recipe
 
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
+from gamut.track.checkpoints import Checkpoints
 from gamut.train import milestones
-from gamut.train.checkpoint import saved, verify
+from gamut.train.checkpoint import verify
 
 EVERY_SECOND = schema.Checkpoint(every_epochs=0.4, every_minutes=1e9, keep=1, keep_every=2)
 
@@ -30,8 +31,8 @@ def test_every_second_epoch_and_the_last_outlive_the_others(tmp_path: Path) -> N
     run(1, teach, tmp_path, toy_recipe(epochs=3, checkpoint=EVERY_SECOND))
     folder = tmp_path / "checkpoints"
     assert milestones.kept(folder) == {2: folder / "step-00000010", 3: folder / "step-00000015"}
-    assert [path.name for path in saved(folder)] == ["step-00000015", "step-00000010"]
-    for path in saved(folder):
+    assert [path.name for path in Checkpoints(folder).saved()] == ["step-00000015", "step-00000010"]
+    for path in Checkpoints(folder).saved():
         verify(path)
 
 

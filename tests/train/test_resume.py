@@ -17,12 +17,13 @@ from toy import ToyPlans, teach, toy_recipe
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive
-from gamut.train.checkpoint import VERSION, Keeper, saved, verify
+from gamut.track.checkpoints import Checkpoints
+from gamut.train.checkpoint import VERSION, Keeper, verify
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """Of every file of the newest checkpoint but the run's own record of it."""
-    entries = verify(saved(folder / "checkpoints")[0])["files"]
+    entries = verify(Checkpoints(folder / "checkpoints").saved()[0])["files"]
     return {name: entry["sha256"] for name, entry in entries.items()}
 
 

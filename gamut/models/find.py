@@ -1,0 +1,137 @@
+"""From what a person names to a file of weights, and what that file says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from gamut.errors import CheckpointError, RecipeError
+from gamut.models.names import KERNELS
+from gamut.track.checkpoints import epochs_at
+from gamut.track.run import BEST, RunFolder
+
+OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centres, or the mean of weights over epochs
+MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
+PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
+OURS = (
+    "teacher.backbone.",
+    "average.backbone.",
+    "backbone.",
+)  # where our own files have a backbone of any kind, in this order
+HEAD = "mlp_layer.1.weight"  # every head on features has it, so it shows where one begins
+ABOUT = "gamut"  # the one key of our files' metadata: the order of several is random, and with it a file's hash
+
+
+def find_weights(init: str | Path) -> Path:
+    """The file that `init` means: a file of weights, a checkpoint folder, a run or one of its rounds (the weights that
+    `RunFolder.weights` says), or a folder that transformers wrote.
+
+    Of a checkpoint it is the file with the teacher, or with the mean over epochs, where there is one, else the trained
+    model. Raises CheckpointError saying what was looked for.
+    """
+    path = Path(init).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{init}: there is no such file or folder.")
+    rounds = RunFolder.rounds(path)
+    if len(rounds) > 1:
+        names = ", ".join(str(one.path) for one in rounds[:3])
+        raise CheckpointError(f"{path} has {len(rounds)} rounds. Name one of them: {names}, ...")
+    run = rounds[0] if rounds else RunFolder(path)
+    if not rounds and not run.checkpoints.folder.is_dir():
+        return _in_folder(path)
+    found = run.weights()
+    return found if found.is_file() else _in_folder(found)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (OBJECTIVE, MODEL):
+        path = folder / name
+        if path.is_file() and any(_is_a_models(tensor) for tensor in _header(path)[0]):
+            return path
+    if (folder / PICKLED).is_file():
+        return folder / PICKLED
+    raise CheckpointError(
+        f"{folder} is neither a run nor a checkpoint with a model in it: no {OBJECTIVE} or {MODEL} there has a tensor "
+        f"{KERNELS[0]} or {HEAD}."
+    )
+
+
+def _is_a_models(tensor: str) -> bool:
+    return tensor.endswith((*KERNELS, HEAD)) or tensor.startswith(OURS)
+
+
+def told(weights: Path) -> str:
+    """The file, and which weights of its run they are, in words: what every command says that opens a run."""
+    run = RunFolder.find(weights)
+    if run is None:
+        return str(weights)
+    if weights.name == BEST:
+        about = metadata_of(weights)
+        epoch = about.get("best", {}).get("epoch")
+        chosen = f"epoch {epoch:g}, " if epoch else ""
+        return f"{weights}, {chosen}chosen on {about.get('chosen_on', 'folds that it does not name')}"
+    at = epochs_at(weights.parent)
+    try:
+        recipe = run.recipe
+    except RecipeError:  # of another version: no reason not to take the weights
+        return str(weights)
+    if at is None:
+        return str(weights)
+    done, of_round = at[1], recipe.stage == "finetune"
+    epoch = f"last epoch {done:g}" if done >= recipe.epochs else f"after epoch {done:.4g} of {recipe.epochs}"
+    why = " (no validation folds)" if of_round and not recipe.folds.validation else ""
+    kind = f", mean over epochs from {recipe.finetune.average_from}" if of_round else ", the teacher"
+    return f"{weights}, {epoch}{why}{kind if weights.name == OBJECTIVE else ''}"
+
+
+def described(about: dict[str, Any]) -> dict[str, str]:
+    """The metadata of a file of weights of ours, as safetensors takes it."""
+    return {ABOUT: json.dumps(about, sort_keys=True)} if about else {}
+
+
+def undescribed(metadata: dict[str, str]) -> dict[str, Any]:
+    """What `described` or an earlier version wrote, or a foreign file's own strings."""
+    if ABOUT in metadata:
+        return json.loads(metadata[ABOUT])
+    return {name: _read_json(value) for name, value in metadata.items()}
+
+
+def _read_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def metadata_of(weights: Path) -> dict[str, Any]:
+    """What a file of weights says of itself: its model, classes, front end. {} where it says nothing.
+
+    A checkpoint of fine-tuning by an earlier version says little; then what the BEST of its round says of the model.
+    """
+    about = undescribed(_header(weights)[1]) if weights.suffix == ".safetensors" else {}
+    run = None if about.keys() & {"normalise", "front", "head"} else RunFolder.find(weights)
+    if run is None or weights.name == BEST or not (run.path / BEST).is_file():
+        return about
+    beside = undescribed(_header(run.path / BEST)[1])
+    return {name: value for name, value in beside.items() if name not in ("best", "chosen_on")} | about
+
+
+def statistics_in(about: dict[str, Any]) -> tuple[float, float] | None:
+    """Mean and deviation that the log-mel was normalised by, as a file of weights says; None where it does not."""
+    try:
+        return float(about["normalise"]["mean"]), float(about["normalise"]["std"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _header(path: Path) -> tuple[list[str], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys()), file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
