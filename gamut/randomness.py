@@ -129,13 +129,13 @@ def key_torch(*parts: Any, device: torch.device | str | None = None) -> torch.Te
     start = _signed(int(key(*parts[:constants])))
     if constants == len(parts):
         return torch.full((), start, dtype=torch.int64, device=device)
-    word = None
+    word: Any = start
     for part in parts[constants:]:
         if not isinstance(part, torch.Tensor):
             part = _signed(int(part) & WORD)
         elif part.dtype != torch.int64:
             part = part.to(torch.int64)
-        word = ((part ^ start) if word is None else (word ^ part)) + _signed(GOLDEN)
+        word = (word ^ part) + _signed(GOLDEN)
         word = (word ^ _shift(word, 30)) * _signed(FIRST)
         word = (word ^ _shift(word, 27)) * _signed(SECOND)
         word = word ^ _shift(word, 31)
