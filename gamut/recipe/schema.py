@@ -28,7 +28,16 @@ PLAN = bounds_of(Policy)  # what the plan can do bounds the keys that it gets
 # Of the section `deepspeed`: how it sends and prints. (`sub_group_size` is not among them: checkpoints are cut by it.)
 DEEPSPEED_MAY_CHANGE = (
     *("wall_clock_breakdown", "steps_per_print", "dump_state", "memory_breakdown", "comms_logger", "flops_profiler"),
-    *("log_level", "timers", "tensorboard", "wandb", "comet", "csv_monitor", "disable_python_gc"),
+    *(
+        "communication_data_type",
+        "log_level",
+        "timers",
+        "tensorboard",
+        "wandb",
+        "comet",
+        "csv_monitor",
+        "disable_python_gc",
+    ),
     "zero_optimization.contiguous_gradients",
     "zero_optimization.overlap_comm",
     "zero_optimization.reduce_scatter",

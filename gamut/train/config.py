@@ -84,8 +84,9 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
     _state(config.setdefault("bf16", {}), "enabled", bf16, "precision", "deepspeed.bf16")
     if bf16:
         kind = config.setdefault("data_types", {})
-        # DeepSpeed's default sums gradients over micro-steps in bf16.
+        # DeepSpeed's default sums gradients in bf16, over micro-steps and over ranks.
         _state(kind, "grad_accum_dtype", "fp32", "precision", "deepspeed.data_types")
+        config.setdefault("communication_data_type", "fp32")
     return config
 
 

@@ -85,12 +85,17 @@ def unclipped(epochs: int) -> dict[str, Any]:
     return {"epochs": epochs, "optim": replace(toy_recipe().optim, clip=0.0)}
 
 
-def with_gradients(world: World, folder: Path, per_forward: int, packs: int, epochs: int) -> dict[str, dict]:
-    """Two epochs of the toy run with each engine in fp32, without clipping, and the gradients of every step."""
+def with_gradients(
+    world: World, folder: Path, per_forward: int, packs: int, epochs: int, wanted: str = "fp32", sent: str = ""
+) -> dict[str, dict]:
+    """The toy run with each engine in that precision, without clipping, and the gradients of every step.
+
+    sent: the type in which gradients are summed over ranks, where it is not the usual one.
+    """
     answers = {}
     reduce = Stepper._reduce
     for engine, precision in ENGINES:
-        if precision != "fp32":
+        if precision != wanted:
             continue
         gradients: list[dict] = []
 
@@ -100,7 +105,9 @@ def with_gradients(world: World, folder: Path, per_forward: int, packs: int, epo
             return reduce(self, *arguments)
 
         Stepper._reduce = look
-        recipe = split_recipe(engine, per_forward, packs, **unclipped(epochs))
+        recipe = split_recipe(engine, per_forward, packs, precision=precision, **unclipped(epochs))
+        if sent:
+            recipe = replace(recipe, deepspeed=recipe.deepspeed | {"communication_data_type": sent})
         name = f"{engine}-{precision}"
         answer = teach(world, folder / name, recipe, Toy(), plans=ToyPlans(packs=packs))
         answers[name] = answer | {"gradients": gradients}

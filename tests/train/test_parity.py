@@ -68,6 +68,18 @@ def test_gradients_weights_and_teacher_are_those_of_plain_adamw_on_the_same_spli
             assert largest_share(mine["extra"], plain["extra"]) < 1e-7, engine
 
 
+def test_bf16_gradients_are_summed_over_ranks_in_fp32(tmp_path: Path) -> None:
+    """Two ranks come to what one does that adds up the same two micro-batches in fp32; summed in bf16 they do not."""
+    (one,) = run(1, with_gradients, tmp_path / "one", 1, 2, 1, "bf16")
+    two = run(2, with_gradients, tmp_path / "two", 1, 2, 1, "bf16")
+    rounded = run(2, with_gradients, tmp_path / "rounded", 1, 2, 1, "bf16", "bf16")
+    for engine in BF16:
+        first = one[engine]["gradients"][0]
+        for answer in two:
+            assert largest_share(answer[engine]["gradients"][0], first) < 1e-6, engine
+        assert largest_share(rounded[0][engine]["gradients"][0], first) > 1e-4, engine
+
+
 def test_adam_is_torch_s_with_the_decay_inside_the_gradient(tmp_path: Path) -> None:
     epochs = 4
     recipe = adam_recipe(0, epochs)
