@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 
+# Bytes of float32 that a loss over tokens makes at a time: what stays in a CPU's cache; on a GPU enough to fill it.
+CHUNK_CPU, CHUNK_DEVICE = 1 << 20, 1 << 28
 NEAREST = 1e-3  # the least distance that KoLeo tells from 0
 
 
@@ -24,6 +28,59 @@ def teacher_distribution(logits: torch.Tensor, centre: torch.Tensor, temperature
 def cross_entropy(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Sum over rows of H(target, softmax(logits / temperature)). target: [n, K]; logits: [n, K]. float32 scalar."""
     return -(target * F.log_softmax(logits.float() / temperature, dim=-1)).sum()
+
+
+class Distilled(NamedTuple):
+    """What `distil` gives: sums over its rows."""
+
+    loss: torch.Tensor  # float32 []: of the cross-entropies
+    entropy: torch.Tensor  # float32 []: of the targets' entropies in nats
+    chances: torch.Tensor  # float64 [K]: of the targets
+    squares: torch.Tensor  # float64 []: of the squares of the targets
+
+
+def distil(
+    logits: torch.Tensor, teacher: torch.Tensor, centre: torch.Tensor, sharpness: tuple[float, float]
+) -> Distilled:
+    """`cross_entropy` of the student's logits [n, K] with `teacher_distribution` of the teacher's [n, K].
+
+    Only the loss has a gradient, and only by `logits`. Some rows are worked on at a time and their gradient is kept in
+    the type of the logits: all of them in float32 would be the largest tensors of a step, several times over.
+    sharpness: temperature of the teacher and of the student.
+    """
+    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness))
+
+
+class _Distil(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, teacher: torch.Tensor, centre: torch.Tensor, warm: float, cool: float
+    ) -> tuple[torch.Tensor, ...]:
+        rows, width = logits.shape
+        loss, uncertain, squares = torch.zeros(3, dtype=torch.float64, device=logits.device).unbind()
+        chances = torch.zeros(width, dtype=torch.float64, device=logits.device)
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(logits) if wanted else None
+        chunk = max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_DEVICE) // (4 * width))
+        for begin in range(0, rows, chunk):
+            some = slice(begin, begin + chunk)
+            target = teacher_distribution(teacher[some], centre, warm)
+            log_p = F.log_softmax(logits[some].float() / cool, dim=-1)
+            loss -= (target * log_p).sum()
+            uncertain += entropy(target)
+            chances += target.sum(0)
+            squares += target.square().sum()
+            if gradient is not None:
+                gradient[some] = (log_p.exp_().mul_(target.sum(-1, keepdim=True)) - target).div_(cool)
+        ctx.save_for_backward(*(() if gradient is None else (gradient,)))
+        values = loss.float(), uncertain.float(), chances, squares.clone()
+        ctx.mark_non_differentiable(*values[1:])
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * given[0], None, None, None, None  # given[0] has no dimensions: the type is the gradient's
 
 
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:

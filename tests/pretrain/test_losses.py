@@ -81,3 +81,34 @@ def test_centre_is_a_mean_over_the_global_step() -> None:
 def test_entropy_in_nats() -> None:
     assert losses.entropy(torch.full((2, 8), 1 / 8)).item() == pytest.approx(2 * math.log(8))
     assert losses.entropy(torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4 * 24 * 7, 1 << 20], ids=["a row", "some rows", "all rows"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_distil_is_cross_entropy_with_the_teachers_distribution(
+    kind: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK_CPU", chunk)
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(50, 24, generator=generator).to(kind) for _ in range(2))
+    logits.requires_grad_()
+    centre = 0.1 * torch.randn(24, generator=generator)
+    mine = losses.distil(logits, teacher, centre, (0.07, 0.1))
+    target = losses.teacher_distribution(teacher, centre, 0.07)
+    theirs = losses.cross_entropy(target, logits, 0.1)
+    assert_close(mine.loss, theirs, 1e-6)
+    assert_close(mine.entropy, losses.entropy(target), 1e-6)
+    assert_close(mine.chances, target.double().sum(0), 1e-6)
+    assert_close(mine.squares, target.double().square().sum(), 1e-6)
+    (here,) = torch.autograd.grad(mine.loss / 50, logits)
+    (there,) = torch.autograd.grad(theirs / 50, logits)
+    assert here.dtype == kind
+    assert_close(here, there, 1e-6 if kind == torch.float32 else 2**-7)  # in bf16 it is rounded twice
+
+
+def test_distil_of_no_row_is_nothing() -> None:
+    logits = torch.zeros(0, 8, requires_grad=True)
+    given = losses.distil(logits, torch.zeros(0, 8), torch.zeros(8), (0.07, 0.1))
+    assert [float(value.detach().sum()) for value in given] == [0.0] * 4
+    (gradient,) = torch.autograd.grad(given.loss, logits)
+    assert gradient.shape == logits.shape
