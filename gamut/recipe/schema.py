@@ -293,7 +293,9 @@ class Run:
     folder: str = key("runs", "the runs lie in FOLDER/NAME")
     name: str = key("", "empty: the recipe's name")
     threads: int = key(0, "torch threads a rank on CPU; 0: cores / ranks on this machine", at_least(0))
-    deterministic: bool = key(True, "always so on CPU")
+    deterministic: bool = key(
+        False, "on GPUs: kernels whose bits are the same every time, some of them slower; always so on CPU"
+    )
     timeout_seconds: float = key(600.0, "a rank silent for so long dumps its stacks and aborts", above(0), unit="s")
 
 

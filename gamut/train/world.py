@@ -112,6 +112,8 @@ def start(run: schema.Run) -> World:
     on_cpu = os.environ[CHOICE] == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
     if not on_cpu:
+        if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # ragged batches would leave gaps between fixed segments
+            os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         torch.cuda.set_device(device)
     if on_cpu:
         bound_kernel_caches()
