@@ -28,6 +28,7 @@ COMMANDS = {
     ),
     "shards": ("gamut.shards.__main__", "convert a data set to shards; index, verify, describe and show them"),
     "features": ("gamut.features.__main__", "extract, verify and describe features of frozen encoders"),
+    "estimate": ("gamut.estimate.__main__", "what a run would take on GPUs: memory, clips/s, hours, cost"),
     "tag": ("gamut.tag.__main__", "what is heard in recordings, and when; with a Whisper, what is said"),
     "probe": ("gamut.probe.__main__", "score checkpoints by k-NN and linear probe on labelled clips"),
     "analyse": ("gamut.analyse.__main__", "what frozen encoders know, layer by layer, and what noise costs them"),

@@ -40,6 +40,7 @@ FLOOR = {
     "gamut.probe": 6,
     "gamut.tag": 6,
     "gamut.analyse": 7,
+    "gamut.estimate": 7,
     "pretrain": 7,
     "finetune": 7,
     "launchers": 8,

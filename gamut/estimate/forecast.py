@@ -1,0 +1,193 @@
+"""From calls and rates to time: two clocks, the host's, which issues the calls, and the device's, which does them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gamut.estimate.calls import Call
+from gamut.estimate.rates import Rates
+from gamut.estimate.step import Account
+from gamut.numbers import RATE
+
+KINDS = ("matmul", "memory", "launches", "waits", "communication", "loader")
+LATENCY = 30e-6  # seconds of a collective before its first byte, a doubling of ranks
+DECODED = 8180.0  # seconds of FLAC that a core decodes in one (bench/RESULTS.md: 818 clips of 10 s)
+COPIED = 10.7e9  # bytes/s of cached features that a core reads and verifies (5,125 records of 2.1 MB)
+CONTEXT = 1.5e9  # bytes of a GPU that CUDA, cuBLAS and NCCL take for themselves; an assumption
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would be like on so many GPUs of one kind."""
+
+    account: Account
+    rates: Rates
+    nodes: int
+    seconds: dict[str, float]  # of a step by kind
+    memory: dict[str, float]  # bytes of a GPU by kind
+    lines: list[tuple[str, str, float, int]]  # (phase, line, device seconds, calls), dearest first
+
+    @property
+    def step(self) -> float:
+        """Seconds of a global step."""
+        return sum(self.seconds.values())
+
+    @property
+    def ranks(self) -> int:
+        return self.account.work.ranks
+
+    @property
+    def clips(self) -> float:
+        """Clips a second and GPU, idle ones included."""
+        return self.account.work.clips_a_step / self.ranks / self.step
+
+    @property
+    def tokens(self) -> float:
+        return self.account.work.tokens_a_step / self.ranks / self.step
+
+    @property
+    def flops(self) -> float:
+        """Of matrix products and attention in a step, of all ranks."""
+        account = self.account
+        one = sum(call.flops for call in account.phase("prepare", "micro"))
+        return one * account.work.scale * account.work.epoch.packs / account.work.packs
+
+    @property
+    def mfu(self) -> float:
+        return self.flops / self.ranks / self.step / self.rates.peak
+
+    @property
+    def gigabytes(self) -> float:
+        return sum(self.memory.values()) / 1e9
+
+    @property
+    def hours(self) -> float:
+        work = self.account.work
+        return work.sounds.draws * self.account.recipe.epochs / (self.clips * self.ranks) / 3600
+
+    @property
+    def bytes_a_clip(self) -> float:
+        return self.account.read / max(self.account.work.clips, 1)
+
+    @property
+    def bytes_a_node(self) -> float:
+        """Bytes a second that a node reads."""
+        return self.bytes_a_clip * self.clips * self.ranks / self.nodes
+
+    @property
+    def cores_a_node(self) -> float:
+        return self.clips * self.ranks / self.nodes * core_seconds(self.account)
+
+
+def core_seconds(account: Account) -> float:
+    """Seconds of one core to read and decode a clip, and its mixup partner."""
+    work = account.work
+    if account.recipe.features:
+        return account.read / max(work.clips, 1) / COPIED
+    sound = float(work.epoch.length.max(1).sum() / max(work.epoch.draws, 1)) / RATE
+    partners = 0.0 if work.epoch.partner is None else float((work.epoch.partner >= 0).mean())
+    return sound * (1 + partners) / DECODED
+
+
+def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
+    work = account.work
+    forwards = work.forwards
+    share = work.scale / forwards  # of the micro-batch that is followed, in a mean one
+    parts = [
+        (run(account.phase("prepare"), rates, share), forwards),
+        (run(account.phase("count"), rates, 1.0), 1),
+        (run(account.phase("micro"), rates, share), forwards),
+        (run(account.phase("update"), rates, 1.0), 1),
+    ]
+    seconds = {kind: sum(part[kind] * times for part, times in parts) for kind in KINDS}
+    seconds["communication"] = sent(account, rates, nodes)
+    loads = core_seconds(account) * work.clips_a_step / max(work.busy, 1) / max(account.recipe.loader.workers, 1)
+    seconds["loader"] = max(0.0, loads - sum(seconds.values()))
+    return Forecast(account, rates, nodes, seconds, memory_of(account), lines(account, rates, share))
+
+
+def seconds_of(call: Call, rates: Rates, share: float = 1.0) -> float:
+    """Of the device, for one call, with a share of its work."""
+    if call.kind in ("communication",) or not call.launches:
+        return 0.0
+    if call.kind == "copy":
+        return call.bytes * share / 25e9  # PCIe
+    rate = rates.calls.get(call.name, rates.bytes)
+    moved = call.bytes * share / rate
+    if call.kind == "attention":
+        work = call.flops * share / (rates.attention if call.half or rates.kind == "cpu" else rates.single)
+    else:
+        work = call.flops * share / (rates.half if call.half else rates.single)
+    if rates.kind == "cpu":
+        return (work or moved) + rates.launch
+    return max(work, moved, rates.launch * call.launches)
+
+
+def run(calls: Iterable[Call], rates: Rates, share: float) -> dict[str, float]:
+    """Seconds by kind: what the device does, and what it waits for: launches (the host is late), or waits (the host
+    had waited for it, and begins anew)."""
+    spent = dict.fromkeys(KINDS, 0.0)
+    host = device = 0.0
+    anew = False
+    for call in calls:
+        if call.kind == "communication":
+            continue
+        host += rates.backward if call.backward else rates.call
+        if call.launches:
+            seconds = seconds_of(call, rates, share)
+            if host > device:
+                spent["waits" if anew else "launches"] += host - device
+                device = host
+            if rates.kind == "cpu":  # one clock
+                host += seconds
+            spent["matmul" if call.kind in ("matmul", "attention") else "memory"] += seconds
+            device += seconds
+            anew = False
+        if call.wait:
+            host = max(host, device) + rates.wait
+            anew = True
+    if host > device:
+        spent["waits" if anew else "launches"] += host - device
+    return spent
+
+
+def sent(account: Account, rates: Rates, nodes: int) -> float:
+    """Seconds of collectives a step; none runs beside the step's own work."""
+    ranks = account.work.ranks
+    if ranks == 1:
+        return 0.0
+    rate = rates.link if nodes == 1 else min(rates.link, rates.network)
+    delay = LATENCY * math.log2(ranks)
+    total = 3 * delay  # counts, metrics, centres
+    for call in account.calls:
+        if call.kind == "communication":
+            times = account.work.forwards if call.phase == "micro" else 1
+            both = 2 if call.name == "all-reduce" else 1
+            total += times * (both * (ranks - 1) / ranks * call.bytes / rate + delay)
+    return total
+
+
+def memory_of(account: Account) -> dict[str, float]:
+    """Bytes by kind, the micro-batches that wait for their forward included."""
+    memory = {kind: float(count) for kind, count in account.memory.items()}
+    memory["prepared"] = float(account.waiting * (account.work.forwards - 1))
+    return {kind: count for kind, count in memory.items() if count}
+
+
+def lines(account: Account, rates: Rates, share: float) -> list[tuple[str, str, float, int]]:
+    """(phase, line, seconds of the device or, where that is more, of the host; calls) a step, dearest first."""
+    spent: dict[tuple[str, str], float] = defaultdict(float)
+    count: Counter[tuple[str, str]] = Counter()
+    for call in account.calls:
+        if call.kind == "communication":
+            continue
+        inner = call.phase in ("prepare", "micro")
+        times = account.work.forwards if inner else 1
+        where = (f"{call.phase} {'backward' if call.backward else 'forward'}" if inner else call.phase, call.line)
+        host = rates.backward if call.backward else rates.call
+        spent[where] += times * max(seconds_of(call, rates, share if inner else 1.0), host)
+        count[where] += times
+    return [(*where, seconds, count[where]) for where, seconds in sorted(spent.items(), key=lambda one: -one[1])]

@@ -1,0 +1,386 @@
+"""Follows every call of a step on fake tensors: what it costs, where it comes from, and what memory it holds.
+
+The tensors have a device, a dtype and a shape, and no values. Those of a GPU need none: torch runs the project's own
+code on them, forward and backward, and this mode stands in between and keeps the account.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gamut.estimate.answers import COUNTED, Answers, frame_here, place_of
+from gamut.estimate.calls import (
+    NOTHING,
+    Call,
+    bytes_of,
+    flops_of,
+    kind_of,
+    launches_of,
+    name_of,
+    size,
+    tensors,
+)
+from gamut.estimate.fakes import fake_tensors
+from gamut.estimate.memory import BLOCK, Memory
+
+META = torch.device("meta")
+MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")
+
+
+class Trace(TorchDispatchMode):
+    """See the module. `calls`: in order. `phase` and `holding` are set by whoever drives the step: what is being done,
+    and what for memory is allocated that nothing else is known of."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        answers: Answers,
+        deterministic: bool,
+        outputs: frozenset[int],
+        once: frozenset[CodeType] = frozenset(),
+    ) -> None:
+        """outputs: widths of logits; once: the code of functions that keep what they gave."""
+        super().__init__()
+        self.device = device
+        self.answers = answers
+        self.deterministic = deterministic and device.type == "cuda"
+        self.outputs = outputs
+        self.once = once
+        self.calls: list[Call] = []
+        self.copied = Counter[str]()  # bytes from host to device, by whether the host waits
+        self.memory = Memory(BLOCK if device.type == "cuda" else 1)
+        self.phase = "build"
+        self.holding = "weights"
+        self._places: dict[int, tuple[str, str]] = {}  # of the autograd node with a number
+        self._fresh: list[int] = []  # results of the last call that autograd will ask about
+        self.backwards = 0  # how many backwards run, one within the other
+        self.functions = 0  # and how many autograd functions written in Python
+        self.making = False  # whether an engine is made, which has autograd note the device of each parameter
+        self._pairs: dict[int, float] = {}  # by the piece of memory of the offsets of a packed row
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return self._device(args[0])
+        if self.device.type == "cuda" and str(kwargs.get("device")) == "meta":  # by C++, which was told so of a tensor
+            kwargs = {**kwargs, "device": self.device}
+        name = name_of(func)
+        frame = None
+        place, region, backward = self._place()
+        if place is None:
+            frame = frame_here()
+            place, region = place_of(frame), _region(frame)
+            self._places[torch.autograd._get_sequence_nr() - 1] = (place, region)
+            if frame is not None and frame.f_code in self.once:
+                with self._as("once"):
+                    return self._followed(func, name, args, kwargs, place, region, backward, frame)
+        return self._followed(func, name, args, kwargs, place, region, backward, frame)
+
+    def _followed(
+        self,
+        func: Any,
+        name: str,
+        args: tuple,
+        kwargs: dict,
+        place: str,
+        region: str,
+        backward: bool,
+        frame: FrameType | None,
+    ) -> Any:
+        out = self._answer(func, name, args, kwargs, place)
+        self._fresh = [id(one) for one in tensors(out)] if torch.is_grad_enabled() and _learns(args) else []
+        self._account(func, name, args, kwargs, out, place, region, backward, frame)
+        return out
+
+    @contextmanager
+    def _as(self, phase: str) -> Iterator[None]:
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    @contextmanager
+    def hold(self, kind: str) -> Iterator[None]:
+        """What is allocated within is of that kind."""
+        before, self.holding = self.holding, kind
+        try:
+            yield
+        finally:
+            self.holding = before
+
+    def _device(self, tensor: Any) -> torch.device:
+        """What C++ is told of a tensor's device.
+
+        torch's autograd looks for the streams of the device that it notes of each result, and of a GPU that is not
+        there it finds none: it is told `meta`, whose work it does at once. It asks right after a call whose result it
+        will need, and in the backward; all others (autocast) ask of the arguments before a call.
+        """
+        if tensor.fake_device.type != "cuda":
+            return tensor.fake_device
+        learning = torch.is_grad_enabled()
+        if self.making or (self.functions and learning) or (self.backwards and not learning):
+            return META
+        if id(tensor) in self._fresh:
+            self._fresh.remove(id(tensor))
+            return META
+        return tensor.fake_device
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Within it hooks may be put on parameters, and autograd's nodes made for them."""
+        self.making = True
+        try:
+            yield
+        finally:
+            self.making = False
+
+    def leaves(self, parameters: Iterable[torch.Tensor]) -> list[Any]:
+        """The nodes of autograd at which the parameters' gradients arrive, to be kept until the backward: those that it
+        would make itself, in the middle of a call, ask for the device."""
+        with self.noting():
+            return [torch.autograd.graph.get_gradient_edge(one).node for one in parameters]
+
+    def _place(self) -> tuple[str | None, str, bool]:
+        """Where the node of the backward that runs now was made in the forward; (None, "", False) outside of one."""
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return None, "", False
+        return *self._places.get(node._sequence_nr(), ("backward", "")), True
+
+    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, place: str) -> Any:
+        """What torch gives; where that depends on values, what the real pass had there."""
+        if name == "_local_scalar_dense":
+            try:
+                return func(*args, **kwargs)  # a small constant has its value
+            except Exception:
+                found = self.answers.take(place, name)
+                return (args[0].dtype.is_floating_point and 1.0) or 1 if found is None else found
+        if name in COUNTED and kwargs.get("output_size") is None:
+            of = args[min(COUNTED[name], len(args) - 1)]
+            count = self.answers.count(place, name, of.numel())
+            if name == "nonzero":
+                return torch.empty(count, of.ndim, dtype=torch.int64, device=of.device)
+            return torch.empty(count, dtype=args[0].dtype, device=of.device)
+        if name in MASKED and any(_is_mask(one) for one in args[1]):
+            places: list = []
+            for one in args[1]:
+                if not _is_mask(one):
+                    places.append(one)
+                    continue
+                count = self.answers.count(place, "mask", one.numel())
+                places += [torch.empty(count, dtype=torch.int64, device=one.device)] * one.ndim
+            return func(args[0], places, *args[2:], **kwargs)
+        return func(*args, **kwargs)
+
+    def lists(self, tensor: torch.Tensor) -> list:
+        """`tensor.tolist()`."""
+        place = place_of(frame_here())
+        if tensor.device == self.device and self.device.type == "cuda":
+            self._wait(place, "tolist")
+        constant = getattr(tensor, "constant", None)  # a small tensor that was made of numbers has them
+        if constant is not None:
+            return constant.tolist()
+        found = self.answers.take(place, "tolist")
+        return _ones(tensor) if found is None else found
+
+    def _wait(self, place: str, name: str) -> None:
+        self.calls.append(Call(name, "memory", 0.0, 0.0, 0, False, place, self.phase, wait=True))
+
+    def _account(
+        self,
+        func: Any,
+        name: str,
+        args: tuple,
+        kwargs: dict,
+        out: Any,
+        place: str,
+        region: str,
+        backward: bool,
+        frame: FrameType | None,
+    ) -> None:
+        mine = self.device.type
+        given, made = tensors((args, kwargs)), tensors(out)
+        here = [tensor for tensor in given if tensor.device.type == mine and isinstance(tensor, torch.Tensor)]
+        there = [tensor for tensor in made if tensor.device.type == mine]
+        if name == "_local_scalar_dense":
+            if mine == "cuda" and here:
+                self._wait(place, name)
+            return
+        if not here and not there:
+            return
+        reads = tuple(self.memory.see(tensor, self._holding(tensor))[0] for tensor in here)
+        seen = [self.memory.see(tensor, self._holding(tensor)) for tensor in there]
+        fresh = any(new for _, new in seen)
+        writes = tuple(number for number, _ in seen)
+        if name in NOTHING or not (fresh or func._schema.is_mutable or not there):
+            return
+        crossing = name in ("_to_copy", "copy_") and mine == "cuda"
+        if crossing and given and any(tensor.device.type != mine for tensor in (*given, *made)):
+            self._cross(name, args, kwargs, given, made, place)
+            return
+        pairs = self._pairs_of(name, args, frame)
+        flops = flops_of(func, args, kwargs, out, pairs)
+        moved = bytes_of(name, here, there, self.deterministic)
+        half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in here)
+        if name == "sum" and here and kwargs.get("dtype") not in (None, here[0].dtype):
+            converted = here[0].numel() * kwargs["dtype"].itemsize  # torch converts all of it first
+            self.memory.brief(converted, "activations")
+            moved += 2.0 * converted
+        waits = mine == "cuda" and (name == "nonzero" or (name in MASKED and any(map(_is_mask, args[1]))))
+        self.calls.append(
+            Call(
+                name,
+                kind_of(name, flops),
+                flops,
+                moved,
+                launches_of(name, args, self.deterministic) + 4 * (waits and name != "nonzero"),
+                half,
+                place,
+                self.phase,
+                wait=waits,
+                reads=reads,
+                writes=writes,
+                region=region,
+                backward=backward,
+            )
+        )
+
+    def _cross(self, name: str, args: tuple, kwargs: dict, given: list, made: list, place: str) -> None:
+        """A copy between host and device. The host waits for one that it needs at once, or that is not pinned."""
+        source = given[-1] if name == "copy_" else given[0]
+        async_ = bool(kwargs.get("non_blocking")) or (name == "copy_" and len(args) > 2 and bool(args[2]))
+        count = size(source)
+        up = source.device.type != self.device.type
+        if up:
+            self.copied["waited for" if not async_ else "beside"] += count
+        self.calls.append(
+            Call(
+                "copy to device" if up else "copy to host",
+                "copy",
+                0.0,
+                float(count),
+                1,
+                False,
+                place,
+                self.phase,
+                wait=not async_,
+            )
+        )
+
+    def _holding(self, tensor: torch.Tensor) -> str:
+        if self.holding == "activations" and tensor.ndim >= 2 and tensor.shape[-1] in self.outputs:
+            return "logits"
+        return self.holding
+
+    def _pairs_of(self, name: str, args: tuple, frame: FrameType | None) -> float | None:
+        """Queries x keys, summed over the segments of a packed row: the layout in the caller's frame has lengths as
+        Python numbers; the backward finds them by the offsets that the forward had."""
+        if name == "_varlen_attn":
+            offsets = args[3]
+            pairs = float(len(args[0])) * float(args[6]) if len(args) > 6 and isinstance(args[6], int) else 0.0
+            while frame is not None and "query_lengths" not in frame.f_locals:
+                frame = frame.f_back
+            if frame is not None:
+                lengths = zip(frame.f_locals["query_lengths"], frame.f_locals["where"].lengths)
+                pairs = float(sum(queries * keys for queries, keys in lengths))
+            self._pairs[self.memory.see(offsets, self.holding)[0]] = pairs
+            return pairs
+        if name == "_varlen_attn_backward":
+            for one in args:
+                if isinstance(one, torch.Tensor) and one.dtype == torch.int32:
+                    return self._pairs.get(self.memory.see(one, self.holding)[0])
+        return None
+
+    def communicate(self, name: str, count: float) -> None:
+        """A collective over so many bytes of this rank's."""
+        self.calls.append(Call(name, "communication", 0.0, float(count), 1, False, "engine", self.phase))
+
+
+def _learns(args: tuple) -> bool:
+    return any(one.requires_grad for one in tensors(args))
+
+
+def _is_mask(one: Any) -> bool:
+    return isinstance(one, torch.Tensor) and one.dtype in (torch.bool, torch.uint8)
+
+
+def _ones(tensor: torch.Tensor) -> Any:
+    """A list, or a number, of ones in a tensor's shape."""
+    one: Any = 1.0 if tensor.dtype.is_floating_point else 1
+    for length in reversed(tensor.shape):
+        one = [one] * length
+    return one
+
+
+def _region(frame: FrameType | None) -> str:
+    """Which compiled part of which block a call is of, where the block was compiled; else ""."""
+    steps = 0
+    while frame is not None and steps < 12:
+        code = frame.f_code
+        if code.co_name in ("before", "after") and code.co_filename.endswith("models/vit.py"):
+            return f"{code.co_name} {id(frame)}"
+        frame, steps = frame.f_back, steps + 1
+    return ""
+
+
+@contextmanager
+def tracing(trace: Trace) -> Iterator[FakeTensorMode]:
+    """Within it every tensor is fake, and `trace` follows."""
+    # torch makes its backward's threads at the first one, one for each GPU that it is told of; then no process may be
+    # forked any more. So that comes before the GPUs that are not there.
+    torch.zeros(1, requires_grad=True).sum().backward()
+    with ExitStack() as stack:
+        fake = stack.enter_context(fake_tensors())
+        stack.enter_context(_lists(trace))
+        stack.enter_context(trace)
+        stack.enter_context(_backwards(trace))
+        yield fake
+
+
+@contextmanager
+def _lists(trace: Trace) -> Iterator[None]:
+    """`tolist` of a fake tensor asks the trace: by itself it would ask for each number."""
+    real = FakeTensor.tolist
+    FakeTensor.tolist = lambda tensor: trace.lists(tensor)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        FakeTensor.tolist = real  # type: ignore[method-assign]
+
+
+@contextmanager
+def _backwards(trace: Trace) -> Iterator[None]:
+    """The trace is told when a backward runs, and when a function of autograd that is written in Python."""
+    real, apply = torch.autograd.backward, torch.autograd.Function.__dict__["apply"]
+
+    def backward(*args: Any, **kwargs: Any) -> None:
+        trace.backwards += 1
+        try:
+            with torch.no_grad():
+                real(*args, **kwargs)
+        finally:
+            trace.backwards -= 1
+
+    def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        trace.functions += 1
+        try:
+            return apply.__func__(cls, *args, **kwargs)
+        finally:
+            trace.functions -= 1
+
+    torch.autograd.backward = backward
+    torch.autograd.Function.apply = classmethod(applied)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.backward = real
+        torch.autograd.Function.apply = apply  # type: ignore[method-assign]

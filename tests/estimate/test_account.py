@@ -1,0 +1,90 @@
+"""The account of whole steps: against torch's own count of operations and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gamut.commands import ROOT
+from gamut.estimate.forecast import forecast
+from gamut.estimate.rates import of_sheet
+from gamut.estimate.step import account, objective_of
+from gamut.estimate.work import idle, work_of
+from gamut.recipe.load import load_recipe
+from gamut.recipe.schema import Recipe
+from gamut.train.objective import Moment
+
+SMALL = ("step.packs=1", "step.clips=2", "loader.packs_per_forward=1")
+RECIPES = {
+    "asit": ("pretrain", "asit_tiny", SMALL),
+    "elastic": ("finetune", "elastic_tiny", ()),
+    "ast": ("finetune", "ast_tiny", ("step.packs=4", "loader.packs_per_forward=4")),
+}
+
+
+def recipe_of(name: str) -> Recipe:
+    stage, recipe, overrides = RECIPES[name]
+    return load_recipe(stage, recipe, (*overrides, "data=nowhere"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_operations_are_those_that_torch_counts(name: str) -> None:
+    recipe = recipe_of(name)
+    work = work_of(recipe, 1)
+    mine = account(recipe, work, "cpu")
+
+    objective = objective_of(recipe, work, torch.device("cpu"))
+    objective.model.train()
+    at = Moment(0, 0, 0, 0.5)
+    with FlopCounterMode(display=False) as counter:
+        prepared = objective.prepare(work.batch(), at)
+        totals = dict(zip(objective.count_names, prepared.counts.tolist()))
+        share, _ = objective.loss(objective.model, prepared, totals, at)
+        share.backward()
+    assert sum(call.flops for call in mine.phase("prepare", "micro")) == counter.get_total_flops()
+    assert not mine.guessed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_gpu_that_is_not_there_takes_the_step(name: str) -> None:
+    recipe = recipe_of(name)
+    mine = account(recipe, work_of(recipe, 2), "cuda")
+    assert not mine.guessed
+    assert {call.phase for call in mine.calls} == {"prepare", "count", "micro", "update"}
+    lines = {call.line for call in mine.calls if call.line not in ("engine", "backward")}
+    for line in lines:
+        path, _, number = line.partition(":")
+        assert int(number) <= len((ROOT / path).read_text().splitlines())
+    made = forecast(mine, of_sheet("h100"), 1)
+    assert made.clips > 0
+    assert 0 < made.mfu < 0.6
+    assert made.seconds["communication"] > 0
+    assert sum(call.wait for call in mine.phase("micro")) == 0
+
+
+def test_memory_is_what_torch_allocates(tmp_path: Path) -> None:
+    """Within 10 % of the most that torch's allocator hands out in a step of the real engine (ZeRO-1)."""
+    words = [",".join([f"{stage}/{name}", *more, "data=nowhere"]) for stage, name, more in RECIPES.values()]
+    line = [sys.executable, str(ROOT / "tests/estimate/measured.py"), "0", *words]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = [one["peak"] for one in json.loads(done.stdout.splitlines()[-1])]
+    for name, peak in zip(RECIPES, measured, strict=True):
+        recipe = recipe_of(name)
+        mine = account(recipe, work_of(recipe, 1), "cpu").peak
+        assert mine == pytest.approx(peak, rel=0.10), name
+
+
+def test_ranks_without_a_pack_are_idle() -> None:
+    assert idle(32, 64) == 0.5
+    assert idle(12, 64) == pytest.approx(0.8125)
+    assert idle(33, 32) == pytest.approx(1 - 33 / 64)
+    assert idle(64, 16) == 0.0
