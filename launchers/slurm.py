@@ -25,6 +25,7 @@ if __name__ == "__main__":
 from gamut.accelerator import CHOICE
 from gamut.commands import ROOT, command, parser_of
 from gamut.errors import RunError
+from gamut.estimate.rates import SHEETS
 from gamut.recipe import cli
 from launchers.options import STAGES, add_resources, become, resources
 
@@ -58,7 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     }
     cluster = load_cluster(options.cluster, changes)
     if options.dry_run:
-        return dry_run(options.stage, options.words, typed.recipe, cluster)
+        return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    from launchers.fit import require_fit
+
+    if warning := require_fit(options.stage, typed.name, typed.recipe, cluster):
+        print(f"warning: {warning}", flush=True)
     if options.local:
         if options.gpus or not cluster.gpus:  # without a word on GPUs those that are here will do, and none
             os.environ.update(stage_environment(cluster))
@@ -73,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="*", metavar="RECIPE [key=value ...]", help="the recipe and its overrides")
     parser.add_argument("--nodes", type=int, help="number of nodes")
     parser.add_argument("--gpus", type=int, help="GPUs a node; each gets a task of its own")
+    parser.add_argument(
+        "--gpu", choices=SHEETS, default="h100", help="what a dry run's forecast is for (default: %(default)s)"
+    )
     parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="so many tasks a node, and no GPU")
     parser.add_argument("--cpus-per-task", type=int)
     add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
@@ -113,23 +121,33 @@ def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> in
     return 0
 
 
-def dry_run(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
-    """Print the sbatch script, then let the stage show the resolved recipe and its plan for the job's ranks."""
+def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, gpu: str) -> int:
+    """Print the sbatch script, let the stage show the resolved recipe and its plan for the job's ranks, and then what
+    it would take on GPUs. Raises RecipeError, after all that, where some of them would have nothing to do."""
+    from launchers.fit import forecast_lines, require_fit
     from launchers.job import run_stage
 
+    recipe = typed.recipe
     print(executor(recipe, cluster).script())
     print(flush=True)
     declared = {"WORLD_SIZE": str(cluster.tasks), "LOCAL_WORLD_SIZE": str(cluster.tasks_per_node)}
     before = {name: os.environ.get(name) for name in declared}
     os.environ.update(declared)
     try:
-        return run_stage(stage, [*words, "--dry-run"])
+        status = run_stage(stage, [*words, "--dry-run"])
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+    if status:
+        return status
+    for line in forecast_lines(recipe, cluster, gpu):
+        print(line, flush=True)
+    if warning := require_fit(stage, typed.name, recipe, cluster):
+        print(f"warning: {warning}", flush=True)
+    return 0
 
 
 def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str]:

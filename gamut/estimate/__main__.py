@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING
 
 from gamut.commands import command, parser_of
 from gamut.errors import RecipeError
+from gamut.estimate.rates import SHEETS
 from gamut.recipe.find import list_recipes
 
 if TYPE_CHECKING:
     import argparse
 
-    from gamut.estimate.forecast import Forecast
     from gamut.estimate.rates import Rates
     from gamut.recipe.schema import Recipe
 
 STAGES = ("pretrain", "finetune")
-GPUS = ("h100", "h200", "a100", "l40s", "4090")
 
 
 @command
@@ -48,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from rich.console import Console
 
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a device when it is imported
     from gamut.estimate import report
+    from gamut.estimate.forecast import estimate
 
     rates = rates_of(options)
     made = [estimate(recipe, rates, options.nodes, options.gpus, options.clips) for recipe in recipes.values()]
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default: %(default)s)")
     parser.add_argument("--gpus", type=int, default=1, metavar="M", help="GPUs a node (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--gpu", choices=GPUS, default="h100", help="rates of a data sheet (default: %(default)s)")
+    which.add_argument("--gpu", choices=SHEETS, default="h100", help="rates of a data sheet (default: %(default)s)")
     which.add_argument("--rates", type=Path, metavar="FILE", help="rates that were measured")
     which.add_argument("--measure", type=Path, metavar="FILE", help="measure this machine's, write them, do no more")
     parser.add_argument("--price", type=float, metavar="P", help="of a GPU and hour")
@@ -99,17 +100,6 @@ def rates_of(options: argparse.Namespace) -> Rates:
     from gamut.estimate import rates
 
     return rates.of_sheet(options.gpu) if options.rates is None else rates.read(options.rates)
-
-
-def estimate(recipe: Recipe, rates: Rates, nodes: int, gpus: int, clips: int | None = None) -> Forecast:
-    """The forecast of a recipe on so many GPUs a node. clips: of the set, if it is not here but known."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a device when it is imported
-    from gamut.estimate.forecast import forecast
-    from gamut.estimate.step import account
-    from gamut.estimate.work import work_of
-
-    work = work_of(recipe, nodes * gpus, clips)
-    return forecast(account(recipe, work, rates.kind), rates, nodes)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from gamut.estimate.calls import Call
 from gamut.estimate.rates import Rates
-from gamut.estimate.step import Account
+from gamut.estimate.step import Account, account
+from gamut.estimate.work import work_of
 from gamut.numbers import RATE
+from gamut.recipe import schema
 
 KINDS = ("matmul", "memory", "launches", "waits", "communication", "loader")
 LATENCY = 30e-6  # seconds of a collective before its first byte, a doubling of ranks
@@ -90,6 +92,14 @@ def core_seconds(account: Account) -> float:
     sound = float(work.epoch.length.max(1).sum() / max(work.epoch.draws, 1)) / RATE
     partners = 0.0 if work.epoch.partner is None else float((work.epoch.partner >= 0).mean())
     return sound * (1 + partners) / DECODED
+
+
+def estimate(recipe: schema.Recipe, rates: Rates, nodes: int, gpus: int, clips: int | None = None) -> Forecast:
+    """The forecast of a recipe on so many GPUs a node. clips: of the set, if it is not on this machine but known.
+
+    Raises RecipeError, PlanError or CheckpointError where the recipe's step cannot be made.
+    """
+    return forecast(account(recipe, work_of(recipe, nodes * gpus, clips), rates.kind), rates, nodes)
 
 
 def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:

@@ -13,7 +13,7 @@ from gamut.data.batch import PackedBatch
 from gamut.data.reader import FeatureReader
 from gamut.estimate.standin import Records, Sounds, sounds
 from gamut.plan import Epoch, plan_epoch
-from gamut.plan.balance import deal
+from gamut.plan.balance import deal, idle
 from gamut.recipe import schema
 from gamut.recipe.policy import training_policy
 
@@ -87,11 +87,6 @@ class Work:
         one["pack_tokens"] = np.array([int(one["tokens"].sum())])
         one["pack_cost"] = one["pack_tokens"].astype(np.float64)
         return replace(self, epoch=replace(epoch, steps=1, packs=1, **one), micro=(0,))
-
-
-def idle(packs: int, ranks: int) -> float:
-    """The share of the ranks' time without a pack, where a step has so many."""
-    return 1.0 - packs / (ranks * -(-packs // ranks))
 
 
 def work_of(recipe: schema.Recipe, ranks: int, clips: int | None = None) -> Work:

@@ -59,3 +59,8 @@ def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> 
     dealt = deal(cost, world, per_forward, nodes)
     run = ((dealt >= 0) & (np.asarray(cost)[dealt] > 0)).any((0, 2))
     return int(np.flatnonzero(run).max(initial=0)) + 1
+
+
+def idle(packs: int, ranks: int) -> float:
+    """The share of all ranks' time without a pack, where a step has so many packs of like cost."""
+    return 1.0 - packs / (ranks * -(-packs // ranks))

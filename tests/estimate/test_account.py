@@ -16,7 +16,8 @@ from gamut.commands import ROOT
 from gamut.estimate.forecast import forecast
 from gamut.estimate.rates import of_sheet
 from gamut.estimate.step import account, objective_of
-from gamut.estimate.work import idle, work_of
+from gamut.estimate.work import work_of
+from gamut.plan.balance import idle
 from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from gamut.train.objective import Moment

@@ -200,3 +200,41 @@ def test_no_file_here_hides_one_of_pythons_own() -> None:
     for folder in ("launchers", "pretrain", "finetune"):
         names = {path.stem for path in (command.ROOT / folder).glob("*.py")}
         assert not names & sys.stdlib_module_names, folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "fits"),
+    [
+        ("pretrain", "asit_b", ["the recipe asit_b_4096", "step.packs=64", "--nodes 4 --gpus 8"]),
+        ("finetune", "elastic_audioset", ["step.packs=64", "--nodes 2 --gpus 6"]),
+    ],
+)
+def test_gpus_without_a_pack_are_refused(
+    stage: str, name: str, fits: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([stage, name, "--nodes", "8", "--gpus", "8"]) == 2
+    told = capfd.readouterr().err
+    assert "of 64 ranks ever have a pack" in told
+    for way in fits:
+        assert way in told
+
+
+def test_an_uneven_share_is_warned_of() -> None:
+    from launchers.fit import require_fit
+
+    recipe = command.cli.parse("pretrain", ["asit_b"]).recipe
+    assert "27% of the time of 22 ranks" in require_fit("pretrain", "asit_b", recipe, Cluster(nodes=2, gpus=11))
+    assert require_fit("pretrain", "asit_b", recipe, Cluster(nodes=4, gpus=8)) == ""
+    assert "only 32 of 64 ranks" in require_fit("pretrain", "asit_b", recipe, Cluster(nodes=8, gpus=0, cpu_tasks=8))
+
+
+def test_a_dry_run_for_gpus_has_a_forecast(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    words = ["pretrain", "demo", f"data={data}", f"run.folder={tmp_path}/runs", "--gpus", "2", "--gpu", "a100"]
+    assert command.main([*words, "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    for line in ("memory a GPU: ", "clips/s a GPU: ", "hours: "):
+        assert line in shown
+    assert "2 a100" in shown
