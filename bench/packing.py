@@ -72,7 +72,7 @@ def mix(name: str, n: int, seed: int) -> Clips:
 def published(tokens: np.ndarray, budget: int) -> int:
     """Packs of in-order packing, a batch of clips at a time."""
     batches = np.split(tokens, range(PUBLISHED_BATCH, len(tokens), PUBLISHED_BATCH))
-    return sum(len(next_fit(batch, budget, MAX_CLIPS).sizes) for batch in batches)
+    return sum(len(next_fit(batch, budget, MAX_CLIPS).counts) for batch in batches)
 
 
 def best_fit_decreasing(tokens: np.ndarray, budget: int) -> int:
@@ -91,9 +91,9 @@ def best_fit_decreasing(tokens: np.ndarray, budget: int) -> int:
 
 PACKERS: dict[str, Callable[[np.ndarray, int, int], int]] = {
     "published": lambda tokens, budget, _: published(tokens, budget),
-    "next_fit": lambda tokens, budget, _: len(next_fit(tokens, budget, MAX_CLIPS).sizes),
+    "next_fit": lambda tokens, budget, _: len(next_fit(tokens, budget, MAX_CLIPS).counts),
     "best-fit, sorted": lambda tokens, budget, _: best_fit_decreasing(tokens, budget),
-    "exact": lambda tokens, budget, lookahead: len(exact_fill(tokens, budget, MAX_CLIPS, lookahead).sizes),
+    "exact": lambda tokens, budget, lookahead: len(exact_fill(tokens, budget, MAX_CLIPS, lookahead).counts),
 }
 
 

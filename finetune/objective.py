@@ -47,7 +47,7 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Clips:
+class LabelledBatch:
     """A micro-batch on the training device, ready for the classifier."""
 
     patches: torch.Tensor  # float32 [N, 256]
@@ -183,7 +183,7 @@ class Classify(Objective):
         assert isinstance(self.model, ClassifierNetwork)
         where = self.model.backbone.layout(batch.frames, batch.sizes, kept)
         keys = key_torch(*parts, device=self.device) if training else None
-        return Clips(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
+        return LabelledBatch(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         count = torch.tensor([float(batch.clips)], dtype=torch.float64, device=self.device)

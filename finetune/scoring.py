@@ -30,7 +30,7 @@ from gamut.train.objective import Moment
 from gamut.train.session import Session
 from gamut.train.world import World
 
-DRAWN = 100  # classes of which a confusion matrix is drawn; that of 1,251 speakers would be a picture of 6 GB
+PLOTTED = 100  # classes of which a confusion matrix is plotted; that of 1,251 speakers would be a picture of 6 GB
 
 
 class Scoring:
@@ -154,7 +154,7 @@ class Scoring:
         if counts is not None:
             result["confusion"] = counts.tolist()
         write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
-        if counts is not None and len(counts) <= DRAWN:
+        if counts is not None and len(counts) <= PLOTTED:
             title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {judged}"
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
@@ -197,7 +197,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "mean", "", str(summary["clips"]), f"{metric.show(summary['mean'])} ± {metric.show(summary['std'])}", "", ""
     )
     Console().print(table)
-    if metric.confusion and len(index.labels) <= DRAWN:
+    if metric.confusion and len(index.labels) <= PLOTTED:
         (folder / "figures").mkdir(exist_ok=True)
         confusion = np.sum([result["confusion"] for result in results], axis=0)
         figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds")

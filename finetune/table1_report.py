@@ -121,6 +121,6 @@ def by_size(rows: Sequence[Row]) -> Figure:
 def report(rows: Sequence[Row], out: Path) -> None:
     """Print the table; write it and the pictures into `out`. Raises RunError where that cannot be."""
     content = [asdict(row) | {"mean": row.mean if row.scores else None, "flops": row.cost.flops} for row in rows]
-    drawn = {"cost": by_cost(rows)} if rows[0].scores else {}
-    drawn |= {"sizes": by_size(rows)} if rows[0].scores and len({row.encoder for row in rows}) > 1 else {}
-    write(out, "table1", table(rows), {"rows": content}, drawn)
+    plots = {"cost": by_cost(rows)} if rows[0].scores else {}
+    plots |= {"sizes": by_size(rows)} if rows[0].scores and len({row.encoder for row in rows}) > 1 else {}
+    write(out, "table1", table(rows), {"rows": content}, plots)

@@ -37,7 +37,7 @@ COMMANDS = {
     "curve": ("finetune.curve", "fine-tune from every kept checkpoint of a pretraining"),
     "table1": ("finetune.table1", "train and score heads on frozen encoders, and count their cost"),
     "study": ("launchers.study", "compare pretraining recipes over tasks and seeds"),
-    "masks": ("pretrain.masks", "draw a clip as the student of a pretraining sees it"),
+    "masks": ("pretrain.masks", "plot a clip as the student of a pretraining sees it"),
     "track": ("gamut.track.__main__", "bring a run's metrics to MLflow"),
     "doctor": ("launchers.doctor", "look at everything that a run needs here, and say what to mend"),
     "demo": ("launchers.demo", "from nothing to a fine-tuned classifier on this machine"),

@@ -28,8 +28,8 @@ def columns(frames: Count, stride: int = PATCH) -> Count:
     return (frames - PATCH) // stride + 1  # type: ignore[operator, return-value]
 
 
-def rows(stride: int = PATCH) -> int:
-    """Patches over frequency: 8, or 12 at a stride of 10."""
+def bands(stride: int = PATCH) -> int:
+    """Patches over frequency, the bands of a grid of patches: 8, or 12 at a stride of 10."""
     return columns(BINS, stride)
 
 

@@ -110,7 +110,7 @@ def _scores(arm: Mapping[str, Any], row: str) -> list[float]:
     return arm.get("finetune", []) if row == "fine-tuned" else arm["probe"].get(row, [[]])[-1]
 
 
-def draw(report: Mapping[str, Any], kind: str) -> Figure:
+def plot(report: Mapping[str, Any], kind: str) -> Figure:
     """A row a task: k-NN and linear probe of one kind of vector over tokens of pretraining (means, and the range over
     seeds), and the scores after fine-tuning by seed."""
     tuned = any("finetune" in arm for arms in report.values() for arm in arms.values())

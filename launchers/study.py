@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     write_text(study.out / "study.json", json.dumps(report, indent=2))
     for table in findings.tables(report):
         console.print(table)
-    findings.draw(report, options.kind).savefig(study.out / "study.png", dpi=100)
+    findings.plot(report, options.kind).savefig(study.out / "study.png", dpi=100)
     console.print(f"every number: {study.out / 'study.json'}; curves: {study.out / 'study.png'}", highlight=False)
     return 0
 

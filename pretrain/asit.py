@@ -17,7 +17,7 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.models.backbone import Backbone
 from gamut.models.find import OBJECTIVE
-from gamut.models.layout import ROWS, Layout
+from gamut.models.layout import BANDS, Layout
 from gamut.models.strict import require_fit
 from gamut.models.weights import Loaded, load_backbone
 from gamut.numbers import PATCH
@@ -33,7 +33,7 @@ from pretrain.teacher import Centre, Spread, make_teacher, momentum, move, sum_u
 
 
 @dataclass(frozen=True)
-class Views:
+class MaskedBatch:
     """A micro-batch on the training device: clean patches, masks and the packed layout."""
 
     clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what the teacher gets
@@ -56,7 +56,7 @@ def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> t
 
     frames: int64 [clips * views].
     """
-    count = frames // PATCH * ROWS
+    count = frames // PATCH * BANDS
     first = count.cumsum(0) - count
     count, first = (x.view(-1, views)[:, :whole].reshape(-1) for x in (count, first))
     ahead = torch.repeat_interleave(first - (count.cumsum(0) - count), count, output_size=total)
@@ -69,7 +69,7 @@ def neighbourhoods(batch: PackedBatch) -> torch.Tensor:
     Neighbours are of one pack, since a pack is the same at any number of ranks and micro-batches.
     """
     device, views, whole = batch.frames.device, batch.views, batch.views - batch.local_views
-    packs = torch.arange(len(batch.pack_sizes)).repeat_interleave(torch.tensor(batch.pack_sizes, dtype=torch.int64))
+    packs = torch.arange(len(batch.pack_clips)).repeat_interleave(torch.tensor(batch.pack_clips, dtype=torch.int64))
     number = packs[:, None] * views + torch.arange(views)
     alone = -1 - torch.arange(number.numel()).view(number.shape)
     number = torch.where(torch.arange(views) < whole, number, alone)
@@ -125,10 +125,10 @@ class Asit(Pretraining):
             whole = batch.views - crops
             frames, keys = (x.view(-1, batch.views)[:, :whole].reshape(-1) for x in (frames, keys))
             sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
-            number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * ROWS)
+            number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * BANDS)
             clean = torch.index_select(both, 0, number)
         teacher = self.model.backbone.layout(frames, sizes)
-        own = hide(clean, teacher, frames, sizes, keys, batch.views - crops, batch.pack_sizes, options)
+        own = hide(clean, teacher, frames, sizes, keys, batch.views - crops, batch.pack_clips, options)
         hidden, student = own.patches, teacher
         if crops:
             hidden = both.index_copy(0, number, hidden)
@@ -142,7 +142,7 @@ class Asit(Pretraining):
         rebuild = touched if masked else everything
         counted = own.masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool)
         drop_keys = key_torch(self.seed, batch.epoch, clip_id, draw, view, device=self.device)
-        inputs = Views(
+        inputs = MaskedBatch(
             clean=clean,
             own=own,
             teacher=teacher,
@@ -157,7 +157,7 @@ class Asit(Pretraining):
             clips=batch.clips,
             crops=crops,
         )
-        neighbours = sum(clips for clips in batch.pack_sizes if clips > 1) * (batch.views - crops)
+        neighbours = sum(clips for clips in batch.pack_clips if clips > 1) * (batch.views - crops)
         counts = torch.stack(
             [
                 counted.sum(dtype=torch.float64),
@@ -175,7 +175,7 @@ class Asit(Pretraining):
     def loss(
         self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        views: Views = prepared.inputs
+        views: MaskedBatch = prepared.inputs
         options = self.options
         everything = torch.arange(len(views.clean), device=self.device)
         with self._autocast():
@@ -310,7 +310,7 @@ class Asit(Pretraining):
 
         Only where there is a reconstruction loss (`rebuilds`).
         """
-        views: Views = self.prepare(batch, at).inputs
+        views: MaskedBatch = self.prepare(batch, at).inputs
         everything = torch.arange(len(views.hidden), device=self.device)
         was_training = self.model.training
         self.model.eval()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
-from gamut.models.layout import ROWS, Layout
+from gamut.models.layout import BANDS, Layout
 from gamut.numbers import BINS, PATCH
 from gamut.randomness import Purpose, integers_torch, key_torch, normal_torch, uniform_torch
 from gamut.recipe import schema
@@ -36,7 +36,7 @@ NOISE = 0.5  # standard deviation of the noise: that of the data, after (x - mea
 class Blocks:
     """Which blocks a mask is made of."""
 
-    shape: str = "blocks"  # blocks | time (whole time rows) | frequency (whole frequency columns)
+    shape: str = "blocks"  # blocks | time (all bins of whole frames) | frequency (all frames of whole bins)
     time_share: float = 0.3  # blocks are up to so much of the segment's frames high
     frequency_share: float = 0.3  # and up to so much of the bins wide
     aligned: bool = False  # start and size rounded to the patch grid
@@ -79,13 +79,13 @@ def hide(
     sizes: tuple[int, ...],
     keys: torch.Tensor,
     views: int,
-    pack_sizes: tuple[int, ...],
+    pack_clips: tuple[int, ...],
     options: schema.Asit,
 ) -> Hidden:
     """Mask the views and fill what is hidden as the recipe says. The keys alone decide, and for copies the pack.
 
     clean: float32 [N, 256], normalised patches; frames: int64 [S = C * V], and `sizes` the same as Python numbers;
-    keys: int64 [S], from `mask_keys`; views: V; pack_sizes: clips of each pack, in order.
+    keys: int64 [S], from `mask_keys`; views: V; pack_clips: clips of each pack, in order.
     """
     blocks = Blocks(options.mask_shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
     target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
@@ -94,7 +94,7 @@ def hide(
     copies = options.mask_fill == "clip" or options.mask_copied > 0
     if copies:
         of_clip = keys[::views]  # one decision a clip: both views are copied from the same one
-        other = other_clips(of_clip, pack_sizes)
+        other = other_clips(of_clip, pack_clips)
         if options.mask_copied:
             copied = copied_clips(of_clip, options.mask_copied)
             target = torch.where(copied.repeat_interleave(views), options.mask_copied_share, target)
@@ -173,15 +173,15 @@ def block_masks(
     if len(set(sizes)) == 1:
         return _cut(_lay(keys, frames, wanted, sizes[0], enough_blocks(sizes[0], most, blocks), blocks).view(-1, BINS))
     # Together with those of about its length only, so that a long segment does not make room for many short ones.
-    laid, begin, rows = [], [0] * len(sizes), 0
+    laid, begin, length = [], [0] * len(sizes), 0
     for numbers in _of_a_length(sizes):
         at = torch.tensor(numbers).to(device, non_blocking=True)
         lengths = {sizes[number] for number in numbers}
         longest, count = max(lengths), max(enough_blocks(length, most, blocks) for length in lengths)
         laid.append(_lay(keys[at], frames[at], wanted[at], longest, count, blocks).view(-1, BINS))
         for number in numbers:
-            begin[number] = rows
-            rows += longest
+            begin[number] = length
+            length += longest
     owner, time = frame_table(frames, sizes)
     first = torch.tensor(begin).to(device, non_blocking=True)
     return _cut(torch.index_select(torch.cat(laid), 0, first[owner] + time))
@@ -245,9 +245,9 @@ def _lay(
         if device.type == "cpu" and bool((covered >= wanted).all()):
             break  # nothing would change; elsewhere asking would wait for the device
         span = slice(begin, begin + CHUNK)
-        rows = (time[:, None] >= top[:, None, span]) & (time[:, None] < bottom[:, None, span])
-        columns = (bins >= left[:, span, None]) & (bins < right[:, span, None])
-        cover = torch.bmm(rows * weight, columns.float())  # [S, longest, 128]
+        in_time = (time[:, None] >= top[:, None, span]) & (time[:, None] < bottom[:, None, span])
+        in_bins = (bins >= left[:, span, None]) & (bins < right[:, span, None])
+        cover = torch.bmm(in_time * weight, in_bins.float())  # [S, longest, 128]
         first = -((torch.frexp(cover)[1] - 1).div(2, rounding_mode="floor"))  # cover in [4**-b, 4**-b * 4/3]
         first = torch.where(cover > 0, first, CHUNK)
         fresh = torch.where(hidden, CHUNK, first).flatten(1).long()
@@ -268,20 +268,20 @@ def _cut(pixels: torch.Tensor) -> Masks:
 
 def noise(keys: torch.Tensor, where: Layout) -> torch.Tensor:
     """N(0, 0.5^2), float32 [N, 256], from one key a segment (int64 [S])."""
-    within = where.time * ROWS + where.frequency
+    within = where.time * BANDS + where.frequency
     pixel = torch.arange(256, device=keys.device)
     parts = keys[where.owner][:, None], Purpose.FILL, within[:, None] * 256 + pixel
     return normal_torch(key_torch(*parts)) * NOISE
 
 
-def other_clips(keys: torch.Tensor, pack_sizes: tuple[int, ...]) -> torch.Tensor:
+def other_clips(keys: torch.Tensor, pack_clips: tuple[int, ...]) -> torch.Tensor:
     """int64 [C]: another clip of each clip's pack, all equally likely; the clip itself where it is alone.
 
-    keys: int64 [C], one a clip; pack_sizes: clips of each pack, in order.
+    keys: int64 [C], one a clip; pack_clips: clips of each pack, in order.
     """
-    assert sum(pack_sizes) == len(keys), f"packs of {pack_sizes} clips are not {len(keys)} clips"
-    sizes = torch.tensor(pack_sizes, dtype=torch.int64)
-    both = torch.stack([sizes, sizes.cumsum(0) - sizes]).repeat_interleave(sizes, dim=1)
+    assert sum(pack_clips) == len(keys), f"packs of {pack_clips} clips are not {len(keys)} clips"
+    counts = torch.tensor(pack_clips, dtype=torch.int64)
+    both = torch.stack([counts, counts.cumsum(0) - counts]).repeat_interleave(counts, dim=1)
     count, first = both.to(keys.device, non_blocking=True)
     own = torch.arange(len(keys), device=keys.device) - first
     further = 1 + integers_torch(key_torch(keys, Purpose.PARTNER), 0, (count - 1).clamp_min(1))
@@ -296,11 +296,11 @@ def copied_clips(keys: torch.Tensor, chance: float) -> torch.Tensor:
 def of_others(clean: torch.Tensor, where: Layout, other: torch.Tensor, views: int) -> torch.Tensor:
     """What the same region of the other clip's view of the same number has, [N, 256] from clean patches [N, 256].
 
-    other: int64 [C], from `other_clips`; segment = clip * views + view. Of a shorter view the time goes round.
+    other: int64 [C], from `other_clips`; segment = clip * views + view. Of a shorter view the time wraps around.
     """
     view = torch.arange(views, device=other.device)
     segment = (other[:, None] * views + view).reshape(-1)[where.owner]
-    patches = where.columns * ROWS
+    patches = where.columns * BANDS
     first = patches.cumsum(0) - patches
-    patch = first[segment] + where.time % where.columns[segment] * ROWS + where.frequency
+    patch = first[segment] + where.time % where.columns[segment] * BANDS + where.frequency
     return torch.index_select(clean, 0, patch)

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Draw the clip that the command line names, or the recipe's first."""
+    """Plot the clip that the command line names, or the recipe's first."""
     parser = parser_of("masks", __doc__)
     parser.add_argument("recipe", help="a pretraining recipe, or a path to a YAML file")
     parser.add_argument("override", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     parser.add_argument("--clip", metavar="KEY", help="the clip; the first of the recipe's without it")
-    parser.add_argument("--epoch", type=int, default=0, help="the epoch whose masks are drawn; 0 without it")
+    parser.add_argument("--epoch", type=int, default=0, help="the epoch whose masks are shown; 0 without it")
     parser.add_argument("--out", type=Path, default=Path("masks.png"), help="the picture; masks.png without it")
     typed = parser.parse_intermixed_args(argv)
 
@@ -94,7 +94,7 @@ def masked(recipe: schema.Recipe, index: Index, key: str | None, epoch: int) -> 
     variants = {}
     for name, aligned in (("unaligned", False), ("aligned", True)):
         options = replace(recipe.asit, mask_aligned=aligned)
-        hidden = hide(clean, where, batch.frames, batch.sizes, keys, 1, batch.pack_sizes, options)
+        hidden = hide(clean, where, batch.frames, batch.sizes, keys, 1, batch.pack_clips, options)
         variants[name] = hidden.first(count)
     return clean[:count], variants
 

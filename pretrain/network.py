@@ -10,7 +10,7 @@ from torch import nn
 from gamut.models.backbone import build
 from gamut.models.heads import ProjectionHead, ReconstructionHead, UnitLinear
 from gamut.models.layout import Layout
-from gamut.models.pooling import row_means
+from gamut.models.pooling import band_means
 from gamut.recipe import schema
 
 
@@ -81,7 +81,7 @@ class AsitNetwork(nn.Module):
             classes = pooled if data is not None and self.has_classes else None
             vectors = pooled.float() if koleo_on == "pooled" else None
         if koleo_on == "rows":
-            vectors = row_means(tokens, where).float()
+            vectors = band_means(tokens, where).float()
         if data is not None and self.has_data:
             some = torch.index_select(tokens, 0, where.patch[data])
         if rebuild is not None:

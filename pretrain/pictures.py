@@ -24,7 +24,7 @@ class Pictures:
     after the last.
 
     All ranks call it, as a forward may be a matter for all; the first one's tracker keeps them. A picture that cannot
-    be drawn is said, and the training goes on.
+    be made is said, and the training goes on.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Pictures:
         try:
             if self.objective.rebuilds:
                 self._reconstructions(epoch, at)
-            drawn = attention_figures(self.encode, self.index, self.clips, self.recipe, f"after epoch {epoch + 1}")
-            for clip, figure in enumerate(drawn):
+            attention = attention_figures(self.encode, self.index, self.clips, self.recipe, f"after epoch {epoch + 1}")
+            for clip, figure in enumerate(attention):
                 self.tracker.figure(f"attention-{clip}", figure, at.step)
         except Exception as error:  # a picture is no reason to stop a training
             print(f"warning: no pictures of epoch {epoch + 1} ({type(error).__name__}: {error}).", flush=True)

@@ -42,7 +42,7 @@ def packed(
         views=views,
         epoch=0,
         sizes=tuple(frames),
-        pack_sizes=packs if packs is not None else (clips,) * (clips > 0),
+        pack_clips=packs if packs is not None else (clips,) * (clips > 0),
     )
 
 
@@ -50,8 +50,8 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
     """Clips [first, last) of a batch."""
     a, b = first * batch.views, last * batch.views
     begin, end = int(batch.offset[a]), int(batch.offset[b])
-    ends = list(accumulate(batch.pack_sizes))
-    spans = [min(last, end) - max(first, end - size) for end, size in zip(ends, batch.pack_sizes)]
+    ends = list(accumulate(batch.pack_clips))
+    spans = [min(last, end) - max(first, end - size) for end, size in zip(ends, batch.pack_clips)]
     return replace(
         batch,
         waveform=batch.waveform[begin:end],
@@ -65,5 +65,5 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         label_offset=batch.label_offset[first : last + 1] - batch.label_offset[first],
         label=batch.label[int(batch.label_offset[first]) : int(batch.label_offset[last])],
         sizes=batch.sizes[a:b],
-        pack_sizes=tuple(clips for clips in spans if clips > 0),
+        pack_clips=tuple(clips for clips in spans if clips > 0),
     )

@@ -91,7 +91,7 @@ def probe(options: argparse.Namespace) -> int:
         def told(layer: int, score: float, name: str = name) -> None:
             print(f"{name}  layer {layer + 1}: {score:.1%}", flush=True)
 
-        found.append(probe_layers(name, vectors, clips.target, clips.part, clips.labels, cache.info.blocks, told))
+        found.append(probe_layers(name, vectors, clips.target, clips.fold, clips.labels, cache.info.blocks, told))
     deepest = max(len(one.scores) for one in found)
     head = [
         "layer",
@@ -105,8 +105,8 @@ def probe(options: argparse.Namespace) -> int:
         best = [str(int((one.best == layer).sum())) if has else "" for one, has in zip(found, there)]
         rows.append([str(layer + 1), *scores, *best])
     table = f"Linear probe on every layer: {clips}.\n\n{markdown(head, rows)}"
-    drawn = {"layers": pictures.by_layer(found), "best_layers": pictures.best_layers(found)}
-    write(options.out, "layers", table, {"data": str(options.data), "encoders": [o.content() for o in found]}, drawn)
+    plots = {"layers": pictures.by_layer(found), "best_layers": pictures.best_layers(found)}
+    write(options.out, "layers", table, {"data": str(options.data), "encoders": [o.content() for o in found]}, plots)
     return 0
 
 
@@ -147,7 +147,7 @@ def recognise(options: argparse.Namespace) -> int:
     table = f"Word error rate: {said}.\n\n{markdown(['signal to noise', *names], rows)}"
     if silent:
         table += f"\n\n{silent} mixtures had a silent sound and are the speech itself."
-    drawn = {"noise": pictures.error_rates(ratios, {name: list(one.rates) for name, one in found.items()}, clean)}
+    plots = {"noise": pictures.error_rates(ratios, {name: list(one.rates) for name, one in found.items()}, clean)}
     content = {
         "snr": ratios,
         "labels": parts.labels,
@@ -174,9 +174,9 @@ def recognise(options: argparse.Namespace) -> int:
         table += "\n\nF1 of a class by the last layer's probe, and what its sounds cost, in points:\n\n"
         table += markdown(head, rows)
         title = f"{names[0]}: WER at {low:g} dB less WER at {high:g} dB"
-        drawn["f1_against_wer"] = pictures.f1_against_errors(of, increase[names[0]][at], shared, title)
+        plots["f1_against_wer"] = pictures.f1_against_errors(of, increase[names[0]][at], shared, title)
         content["f1"] = {label: float(value) for label, value in zip(shared, of)}
-    write(options.out, "noise", table, content, drawn)
+    write(options.out, "noise", table, content, plots)
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from gamut.evaluate import usual_metric
-from gamut.evaluate.probe import exclusive, linear_probe, rounds, score
+from gamut.evaluate.probe import exclusive, held_out, linear_probe, score
 from gamut.features import FeatureCache
 
 AT_A_TIME = 64  # records
@@ -42,32 +42,32 @@ def mean_vectors(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
 
     Raises FeatureError where the cache lacks one of them.
     """
-    parts = [
+    vectors = [
         cache.read(rows[first : first + AT_A_TIME]).mean(axis=2, dtype=np.float32)
         for first in range(0, len(rows), AT_A_TIME)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(vectors)
 
 
 def probe_layers(
     name: str,
     vectors: np.ndarray,
     target: np.ndarray,
-    part: np.ndarray,
+    fold: np.ndarray,
     labels: tuple[str, ...],
     blocks: tuple[int, ...],
     told: Callable[[int, float], None] = lambda layer, score: None,
 ) -> Layers:
     """Probe each layer, a fold at a time: features scaled to mean 0 and deviation 1, then softmax regression.
 
-    vectors: float [n, layers, dim]; target: bool [n, classes]; part: int [n], the fold in which a clip is scored, -1
+    vectors: float [n, layers, dim]; target: bool [n, classes]; fold: int [n], the fold in which a clip is scored, -1
     for one that is only trained on. `told(layer, score)` is called as each layer is done.
     """
     one_class = exclusive(target)
     scores, f1 = [], []
     for layer in range(vectors.shape[1]):
         values, by_class = [], []
-        for scored in rounds(part):
+        for scored in held_out(fold):
             x = vectors[:, layer]
             logits = linear_probe(x[~scored], target[~scored], x[scored])
             values.append(score(target[scored], logits, one_class))

@@ -42,8 +42,8 @@ def spec_augment(
     hidden = ((time >= begin[owner]) & (time < end[owner]))[:, None]
     begin, end = mask_span(keys, Purpose.SPEC_FREQUENCY, frequency_mask, torch.full_like(frames, bins))
     bin_number = torch.arange(bins, device=mel.device)
-    rows = (bin_number >= begin[:, None]) & (bin_number < end[:, None])
-    return mel.masked_fill(hidden | rows[owner], fill)
+    masked = (bin_number >= begin[:, None]) & (bin_number < end[:, None])
+    return mel.masked_fill(hidden | masked[owner], fill)
 
 
 def time_maximum(

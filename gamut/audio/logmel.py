@@ -27,7 +27,7 @@ FFT = 512
 LOW = 20.0  # Hz
 PREEMPHASIS = 0.97
 FLOOR = torch.finfo(torch.float32).eps
-BANDS = 8  # of filters: in a narrow band the product meets few zeros
+GROUPS = 8  # of neighbouring filters: in a narrow one the product meets few zeros
 
 # Frames worked on together: on a CPU so few that the intermediate results stay in the cache; on a GPU
 # enough to fill it, few enough to bound the memory (0.4 GB).
@@ -118,15 +118,15 @@ def _fast(
     on_cpu = samples.device.type == "cpu"
     chunk = min(total, CHUNK_CPU) if on_cpu else _together(total)
     # Fresh memory costs a CPU more than some of the arithmetic, so the chunks share theirs.
-    rows = torch.empty(chunk, WINDOW, device=samples.device)
+    framed = torch.empty(chunk, WINDOW, device=samples.device)
     line = torch.zeros(chunk * WINDOW, device=samples.device)
     padded = torch.zeros(chunk, FFT, device=samples.device)
     result = torch.empty(total, BINS, device=samples.device)
     for begin in range(0, total, chunk):
         n = min(chunk, total - begin)
-        torch.index_select(windows, 0, start[begin : begin + n], out=rows[:n])
+        torch.index_select(windows, 0, start[begin : begin + n], out=framed[:n])
         space = padded[: n if on_cpu else _together(n)]
-        _filter_banks(rows[:n], line[: n * WINDOW], space, result[begin : begin + n])
+        _filter_banks(framed[:n], line[: n * WINDOW], space, result[begin : begin + n])
     return result
 
 
@@ -135,26 +135,26 @@ def _together(frames: int) -> int:
     return min(max(FEWEST_DEVICE, 1 << (frames - 1).bit_length()), CHUNK_DEVICE)
 
 
-def _filter_banks(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
-    """Write the log filter banks of frames `rows` [n, 400], which are overwritten, into `result` [n, 128].
+def _filter_banks(framed: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
+    """Write the log filter banks of frames `framed` [n, 400], which are overwritten, into `result` [n, 128].
 
     Scratch space: `line` [n * 400], whose first number is zero; `padded` [n or more, 512], whose last 112 columns are
-    zero. All of its rows are transformed.
+    zero. All of it is transformed.
     """
-    n = len(rows)
-    window, bands = _tables(rows.device)
-    rows -= rows.mean(dim=1, keepdim=True)
+    n = len(framed)
+    window, groups = _tables(framed.device)
+    framed -= framed.mean(dim=1, keepdim=True)
     # Pre-emphasis on all frames as one line of samples, four times as fast as row by row. It joins the first sample of
     # a frame to its neighbour's last, where Kaldi repeats the first; the window begins with 0, so neither counts.
-    flat = rows.view(-1)
+    flat = framed.view(-1)
     torch.mul(flat[:-1], PREEMPHASIS, out=line[1:])
     torch.sub(flat[1:], line[1:], out=line[1:])
-    torch.mul(line.view_as(rows), window, out=padded[:n, :WINDOW])
+    torch.mul(line.view_as(framed), window, out=padded[:n, :WINDOW])
     parts = torch.view_as_real(
         torch.fft.rfft(padded)[:n]
     ).square_()  # re^2 and im^2: abs() takes a root only to lose it
     power = parts[..., 0] + parts[..., 1]
-    for low, high, first, weights in bands:
+    for low, high, first, weights in groups:
         torch.mm(power[:, low:high], weights, out=result[:, first : first + weights.shape[1]])
     result.clamp_min_(FLOOR).log_()
 
@@ -197,15 +197,15 @@ def mel_weights() -> torch.Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
-    """(window [400], bands of filters); a band has only its own range of bins: (low, high, first mel, weights)."""
+    """(window [400], groups of filters); a group has only its own range of bins: (low, high, first mel, weights)."""
     weights = mel_weights()
-    bands = []
-    for first in range(0, BINS, BINS // BANDS):
-        band = weights[first : first + BINS // BANDS]
-        used = band.any(dim=0).nonzero()[:, 0]
+    groups = []
+    for first in range(0, BINS, BINS // GROUPS):
+        group = weights[first : first + BINS // GROUPS]
+        used = group.any(dim=0).nonzero()[:, 0]
         low, high = int(used[0]), int(used[-1]) + 1
-        bands.append((low, high, first, _bring(band[:, low:high].T.contiguous(), device)))
-    return _bring(torch.hann_window(WINDOW, periodic=False), device), bands
+        groups.append((low, high, first, _bring(group[:, low:high].T.contiguous(), device)))
+    return _bring(torch.hann_window(WINDOW, periodic=False), device), groups
 
 
 def _bring(table: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -224,14 +224,14 @@ def patches(log_mel: torch.Tensor) -> torch.Tensor:
     Time-major: patch number = (frame // 16) * 8 + mel // 16. Inside a patch, pixel 16 * t + f. Segments whose numbers
     of frames are multiples of 16 stay apart, so a ragged batch is cut in one go.
     """
-    rows = len(log_mel) // PATCH
-    grid = log_mel.reshape(rows, PATCH, BINS // PATCH, PATCH)
-    return grid.transpose(1, 2).reshape(rows * (BINS // PATCH), PATCH * PATCH)
+    columns = len(log_mel) // PATCH
+    grid = log_mel.reshape(columns, PATCH, BINS // PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(columns * (BINS // PATCH), PATCH * PATCH)
 
 
 def cut(log_mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], stride: int = PATCH) -> torch.Tensor:
-    """Patches [sum(columns * rows), 256] of segments of `frames` frames [N, 128]: `patches`, at any stride. Where it is
-    below 16 they overlap in time and in frequency (AST: 10).
+    """Patches [sum(columns * bands), 256] of segments of `frames` frames [N, 128]: `patches`, at any stride. Where that
+    is below 16 they overlap in time and in frequency (AST: 10).
 
     Time-major within each segment, pixel 16 * t + f inside a patch. No patch reaches over the end of its segment; what
     is left of its frames, and of the mel bins, is in none. frames: int64 [S]; sizes: the same as Python numbers.
@@ -241,16 +241,16 @@ def cut(log_mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], str
     wide = columns(frames, stride)
     owner, column = frame_table(wide, tuple(columns(size, stride) for size in sizes))
     start = (frames.cumsum(0) - frames)[owner] + column * stride
-    rows = start[:, None] + torch.arange(PATCH, device=start.device)
-    tall = torch.index_select(log_mel, 0, rows.flatten()).unflatten(0, (-1, PATCH))  # [columns, 16, 128]
+    frame = start[:, None] + torch.arange(PATCH, device=start.device)
+    tall = torch.index_select(log_mel, 0, frame.flatten()).unflatten(0, (-1, PATCH))  # [columns, 16, 128]
     return tall.unfold(2, PATCH, stride).transpose(1, 2).reshape(-1, PATCH * PATCH)
 
 
 def unpatch(patches: torch.Tensor) -> torch.Tensor:
     """The inverse of `patches`: [P, 256] -> [P // 8 * 16, 128]."""
-    rows = len(patches) // (BINS // PATCH)
-    grid = patches.reshape(rows, BINS // PATCH, PATCH, PATCH)
-    return grid.transpose(1, 2).reshape(rows * PATCH, BINS)
+    columns = len(patches) // (BINS // PATCH)
+    grid = patches.reshape(columns, BINS // PATCH, PATCH, PATCH)
+    return grid.transpose(1, 2).reshape(columns * PATCH, BINS)
 
 
 class RunningStatistics:

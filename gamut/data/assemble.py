@@ -51,7 +51,7 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
         "epoch": epoch.number,
         "sizes": tuple(frames.tolist()),
         "local_views": epoch.local_views,
-        "pack_sizes": _pack_sizes(planned, kept),
+        "pack_clips": _pack_clips(planned, kept),
         **_pools(epoch.pool, draws[kept]),
     }
     return PackedBatch(**common | payload)
@@ -188,7 +188,7 @@ def _decode(reader: Reader | Readers, row: int, holes: list[Hole]) -> np.ndarray
 def _cut(
     index: Index, epoch: Epoch, row: int, samples: np.ndarray, first: int, own: int, rolled: bool = False
 ) -> np.ndarray:
-    """`own` samples from `first` on; of a rolled waveform, round its end."""
+    """`own` samples from `first` on; of a rolled waveform, around its end."""
     end = first + own
     if first < 0 or own > len(samples) or (end > len(samples) and not (rolled and first < len(samples))):
         raise _of_another_index(index, epoch, row, first, own, len(samples))
@@ -204,7 +204,7 @@ def _of_another_index(index: Index, epoch: Epoch, row: int, first: int, own: int
     )
 
 
-def _pack_sizes(planned: list[int], kept: list[int]) -> tuple[int, ...]:
+def _pack_clips(planned: list[int], kept: list[int]) -> tuple[int, ...]:
     """How many of each pack's clips were kept; `kept` are their numbers among all that were planned, ascending."""
     ends = np.searchsorted(kept, np.cumsum(planned))
     return tuple(np.diff(ends, prepend=0).tolist())

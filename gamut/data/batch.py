@@ -52,7 +52,7 @@ class PackedBatch:
     sizes: tuple[int, ...] = ()  # frames as Python numbers, so that no device synchronisation is needed
     holes: tuple[Hole, ...] = field(default=())
     local_views: int = 0
-    pack_sizes: tuple[int, ...] = ()  # clips of each of the m packs, in order; unusable ones left out
+    pack_clips: tuple[int, ...] = ()  # clips of each of the m packs, in order; unusable ones left out
     pool: torch.Tensor | None = None  # int64 [S], frames averaged into one; None: 1
     pools: tuple[int, ...] = ()  # the same as Python numbers
     partner_waveform: torch.Tensor | None = None  # int16 [samples], 16 kHz; None: no mixup in this plan

@@ -60,7 +60,7 @@ def linear_probe(
     """
     target = np.asarray(train_target).astype(bool)
     scaler = StandardScaler().fit(np.asarray(train_x, np.float64))
-    x, tested = (scaler.transform(np.asarray(part, np.float64)) for part in (train_x, test_x))
+    x, tested = (scaler.transform(np.asarray(each, np.float64)) for each in (train_x, test_x))
     scores = np.full((len(tested), target.shape[1]), ABSENT)
     if exclusive(target):
         known = target.argmax(1)
@@ -89,41 +89,41 @@ def exclusive(target: np.ndarray) -> bool:
 def score(target: np.ndarray, scores: np.ndarray, one_class: bool) -> float:
     """The usual metric (`gamut.evaluate.usual_metric`) of some clips."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # classes that this part of the clips lacks
+        warnings.simplefilter("ignore")  # classes that some of the clips lacks
         return usual_metric(one_class).score(np.asarray(target), scores)
 
 
-def rounds(part: np.ndarray) -> Iterator[np.ndarray]:
-    """bool [n] of each round, in order of its number: which clips are scored in it; it is trained on the others.
+def held_out(fold: np.ndarray) -> Iterator[np.ndarray]:
+    """bool [n] of each fold, in order of its number: which clips are scored by what is trained on the others.
 
-    part: int [n], the round in which a clip is scored, -1 for one that is only trained on.
+    fold: int [n] of each clip, -1 for one that is only trained on.
 
-    >>> [scored.tolist() for scored in rounds(np.array([5, -1, 2]))]
+    >>> [scored.tolist() for scored in held_out(np.array([5, -1, 2]))]
     [[False, False, True], [True, False, False]]
     """
-    for number in np.unique(part):
+    for number in np.unique(fold):
         if number >= 0:
-            yield part == number
+            yield fold == number
 
 
 def probe(
-    features: Mapping[str, np.ndarray], target: np.ndarray, part: np.ndarray, *, k: int = NEIGHBOURS
+    features: Mapping[str, np.ndarray], target: np.ndarray, fold: np.ndarray, *, k: int = NEIGHBOURS
 ) -> dict[str, float]:
     """{"knn/NAME": ..., "linear/NAME": ...}: what each kind of feature knows, as shares of 1.
 
-    features: NAME -> [n, dim]; target {0, 1} [n, classes]; part int [n]: the round in which a clip is scored, -1 for
-    one that is only trained on. Each round is trained on all clips that are not of it, so `part` is a fold number in
-    cross-validation. The score (`score`) is the mean over rounds, each counting by its clips.
+    features: NAME -> [n, dim]; target {0, 1} [n, classes]; fold int [n] of each clip, -1 for one that is
+    only trained on. A fold is scored by what was trained on all clips that are not of it (cross-validation). The score
+    (`score`) is the mean over folds, each counting by its clips.
     """
-    target, part = np.asarray(target).astype(bool), np.asarray(part)
+    target, fold = np.asarray(target).astype(bool), np.asarray(fold)
     one_class = exclusive(target)
     results: dict[str, float] = {}
     for name, values in features.items():
         for kind in ("knn", "linear"):
             total = 0.0
-            for scored in rounds(part):
+            for scored in held_out(fold):
                 known = (values[~scored], target[~scored], values[scored])
                 scores = knn(*known, k=k) if kind == "knn" else linear_probe(*known)
                 total += score(target[scored], scores, one_class) * int(scored.sum())
-            results[f"{kind}/{name}"] = total / int((part >= 0).sum())
+            results[f"{kind}/{name}"] = total / int((fold >= 0).sum())
     return results

@@ -131,7 +131,7 @@ class OfSpectrograms:
         def hook(number: int) -> Callable[..., None]:
             def take(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> None:
                 own = torch.index_select(tokens, 0, where.patch)  # time-major, class tokens left out
-                each(number, own.view(batch.clips, -1, where.rows, self.dim).mean(2))
+                each(number, own.view(batch.clips, -1, where.bands, self.dim).mean(2))
 
             return take
 

@@ -121,7 +121,7 @@ def noise(policy: Policy, clips: int) -> PackedBatch:
         views=1,
         epoch=0,
         sizes=(frames,) * clips,
-        pack_sizes=(clips,),
+        pack_clips=(clips,),
     )
 
 

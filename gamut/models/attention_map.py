@@ -12,7 +12,7 @@ from gamut.models.vit import VisionTransformer
 
 @torch.no_grad()
 def attention_maps(vit: VisionTransformer, patches: torch.Tensor, where: Layout, block: int = -1) -> list[torch.Tensor]:
-    """Of each segment the shares of attention on its patches, float32 [heads, columns, rows] on the CPU.
+    """Of each segment the shares of attention on its patches, float32 [heads, columns, bands] on the CPU.
 
     With class tokens they are the class token's in a block (the last one by default), or the mean of its and the
     distillation token's; with attention pooling those of its learned query; with mean pooling, which has no query, the
@@ -44,6 +44,6 @@ def attention_maps(vit: VisionTransformer, patches: torch.Tensor, where: Layout,
         else:
             query = part[first : first + (where.special or length), 0]
         shares = torch.softmax(torch.einsum("qhd,khd->hqk", query, keys[own]) * scale, dim=-1).mean(1)
-        maps.append(shares[:, where.special :].unflatten(-1, (columns, where.rows)).cpu())
+        maps.append(shares[:, where.special :].unflatten(-1, (columns, where.bands)).cpu())
         first += length
     return maps

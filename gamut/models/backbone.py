@@ -11,7 +11,7 @@ from torch import nn
 
 from gamut.errors import RecipeError
 from gamut.models.layout import Kept, Layout, layout
-from gamut.numbers import rows
+from gamut.numbers import bands
 from gamut.recipe import schema
 from gamut.registry import BACKBONES
 
@@ -34,7 +34,7 @@ class Backbone(nn.Module, ABC):
         self.model = model
         self.class_token = model.pooling == "cls"
         self.special = int(self.class_token) + int(model.distilled)  # tokens before a segment's patches
-        self.rows = rows(model.stride)  # of patches in a column
+        self.bands = bands(model.stride)  # of patches in a column
 
     def layout(self, frames: torch.Tensor, sizes: tuple[int, ...], kept: Kept | None = None) -> Layout:
         """Where the tokens of segments of `frames` (int64 [S]; `sizes` as Python numbers) frames are in this model."""

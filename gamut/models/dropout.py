@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gamut.models.layout import Kept
-from gamut.numbers import PATCH, columns, kept, rows
+from gamut.numbers import PATCH, bands, columns, kept
 from gamut.randomness import Purpose, key_torch
 
 
@@ -25,7 +25,7 @@ def drop_tokens(
     lowest stay, in their order.
     """
     device = frames.device
-    high = rows(stride)
+    high = bands(stride)
     total = sum(columns(size, stride) for size in sizes) * high
     count_sizes = tuple(kept(columns(size, stride) * high, share) for size in sizes)
     patches = columns(frames, stride) * high

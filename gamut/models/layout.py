@@ -1,4 +1,4 @@
-"""Where the tokens of a packed row belong."""
+"""Where the tokens of a pack belong."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gamut.numbers import PATCH, columns, rows
+from gamut.numbers import PATCH, bands, columns
 
-ROWS = rows()  # patches over frequency where they lie side by side: 128 mel bins of 16
+BANDS = bands()  # patches over frequency where they lie side by side: 128 mel bins of 16
 
 
 class Kept(NamedTuple):
@@ -38,10 +38,10 @@ class Layout:
     owner: torch.Tensor  # int64 [patches], segment of each patch
     cls: torch.Tensor  # int64 [S], token number of each CLS, and after it comes the distillation token; or empty
     time: torch.Tensor  # int64 [patches], column of each patch within its segment
-    frequency: torch.Tensor  # int64 [patches], row of each patch, 0 the lowest
+    frequency: torch.Tensor  # int64 [patches], band of each patch, 0 the lowest
     columns: torch.Tensor  # int64 [S], columns of patches, dropped ones included
     widths: tuple[int, ...]  # `columns` as Python numbers
-    rows: int = ROWS  # patches of a column
+    bands: int = BANDS  # patches of a column
     special: int = 0  # tokens before the patches of a segment: none, CLS, or CLS and distillation
 
     @property
@@ -69,7 +69,7 @@ def layout(
     if odd or len(frames) != len(sizes):
         raise ValueError(f"Segments must have a positive multiple of {PATCH} frames, not {odd or sizes}.")
     device = frames.device
-    special, high = int(class_token) + int(distilled), rows(stride)
+    special, high = int(class_token) + int(distilled), bands(stride)
     widths = tuple(columns(size, stride) for size in sizes)
     counts = tuple(width * high for width in widths)
     patches = sum(counts)
@@ -100,6 +100,6 @@ def layout(
         frequency=within % high,
         columns=wide,
         widths=widths,
-        rows=high,
+        bands=high,
         special=special,
     )

@@ -22,7 +22,7 @@ from gamut.errors import CheckpointError
 from gamut.models.names import KERNEL, State
 from gamut.models.positions import middle, resize_grid, resize_image, stretch
 from gamut.models.vit import VisionTransformer
-from gamut.numbers import PATCH, rows
+from gamut.numbers import PATCH, bands
 
 SPECIAL = ("cls_token", "dist_token")  # tokens that may have a position of their own, in this order
 
@@ -52,15 +52,15 @@ def as_ours(saved: State, prefix: str, vit: VisionTransformer, path: Path) -> tu
         there = f"{grid.shape[0]}x{grid.shape[1]}"
         if vit.model.positions == "learned":
             fitted = (
-                _of_image(grid, vit) if image else resize_grid(grid, vit.table_columns, vit.rows, vit.model.table_like)
+                _of_image(grid, vit) if image else resize_grid(grid, vit.table_columns, vit.bands, vit.model.table_like)
             )
             ours["pos_embed"] = _with_special(saved, special, fitted, vit)
         else:
-            fitted = _of_image(grid, vit) if image else resize_image(grid, vit.table_columns, vit.rows, "linear")
+            fitted = _of_image(grid, vit) if image else resize_image(grid, vit.table_columns, vit.bands, "linear")
             ours |= {"pos_embed_time": fitted.mean(1), "pos_embed_freq": fitted.mean(0)}
         if image or fitted.shape != grid.shape or vit.model.positions != "learned":
-            notes.append(f"positions of {there} to {vit.table_columns}x{vit.rows}")
-    for name, length in (("pos_embed_time", vit.table_columns), ("pos_embed_freq", vit.rows)):
+            notes.append(f"positions of {there} to {vit.table_columns}x{vit.bands}")
+    for name, length in (("pos_embed_time", vit.table_columns), ("pos_embed_freq", vit.bands)):
         if saved.get(name) is not None and saved[name].ndim == 2 and len(saved[name]):
             ours[name] = stretch(saved[name], length, "linear")
     return ours, ", ".join(notes)
@@ -102,15 +102,15 @@ def _square(saved: State, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def _time_major(
     saved: State, vit: VisionTransformer, frequency_first: bool, path: Path
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a spectrogram: (positions of class and distillation token [0 to 2, dim], [columns, rows, dim]).
+    """Of a spectrogram: (positions of class and distillation token [0 to 2, dim], [columns, bands, dim]).
 
-    How many rows there are is not written down: as many as the model has, if that divides the number of patches, else
+    How many bands there are is not written down: as many as the model has, if that divides the number of patches, else
     8 (patches side by side) or 12 (AST's stride of 10).
     """
     table = saved["pos_embed"].float().flatten(0, -2)
     special = sum(name in saved for name in SPECIAL)
     patches = len(table) - special
-    for high in (vit.rows, rows(), rows(10)):
+    for high in (vit.bands, bands(), bands(10)):
         if patches > 0 and patches % high == 0:
             grid = table[special:]
             return table[:special], (
@@ -118,20 +118,20 @@ def _time_major(
             )
     raise CheckpointError(
         f"{path} has {len(table)} positions, {special} of them of special tokens, and the rest are no grid with "
-        f"{vit.rows}, {rows()} or {rows(10)} patches over frequency: use the model section that it was trained with."
+        f"{vit.bands}, {bands()} or {bands(10)} patches over frequency: use the model section that it was trained with."
     )
 
 
 def _of_image(grid: torch.Tensor, vit: VisionTransformer) -> torch.Tensor:
-    """[columns, rows, dim] of a spectrogram from an image's [side, side, dim]."""
+    """[columns, bands, dim] of a spectrogram from an image's [side, side, dim]."""
     if vit.model.positions == "learned" and vit.model.table_like == "asit":
-        return resize_image(grid, vit.table_columns, vit.rows, "bicubic")
-    if len(grid) > vit.rows:
-        grid = middle(grid, vit.rows)
+        return resize_image(grid, vit.table_columns, vit.bands, "bicubic")
+    if len(grid) > vit.bands:
+        grid = middle(grid, vit.bands)
     wide = grid.transpose(0, 1)
     if vit.model.positions == "learned" and len(wide) > vit.table_columns:
         wide = middle(wide, vit.table_columns)
-    return resize_image(wide, vit.table_columns, vit.rows, "linear")
+    return resize_image(wide, vit.table_columns, vit.bands, "linear")
 
 
 def _with_special(saved: State, special: torch.Tensor, grid: torch.Tensor, vit: VisionTransformer) -> torch.Tensor:

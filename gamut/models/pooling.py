@@ -16,14 +16,14 @@ def mean_pool(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     return torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0, unsafe=True)
 
 
-def row_means(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
-    """Mean over time of each row of patches, the rows of a segment side by side: float32 [S, rows * dim].
+def band_means(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Mean over time of each band of patches, the bands of a segment side by side: float32 [S, bands * dim].
 
     tokens: [T, dim], with every patch of every segment. As in MSM-MAE (Niizumi et al. 2022): unlike a mean over
     all patches it tells frequencies apart.
     """
     own = torch.index_select(tokens, 0, where.patch).float()
-    columns = own.unflatten(0, (-1, where.rows)).flatten(1)
+    columns = own.unflatten(0, (-1, where.bands)).flatten(1)
     return torch.segment_reduce(columns, "mean", lengths=where.columns, axis=0, unsafe=True)
 
 

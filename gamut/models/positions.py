@@ -73,11 +73,11 @@ def _with_longer(
         begin = {width: len(table) // 2 - width // 2 for width in where.widths if width < len(table)}
     if not longer and not begin:
         return table, None
-    tables, rows = [table], len(table)
+    tables, length = [table], len(table)
     for width in longer:
         tables.append(stretch(table, width, kind))
-        begin[width] = rows
-        rows += width
+        begin[width] = length
+        length += width
     first = torch.tensor([begin.get(width, 0) for width in where.widths], dtype=torch.int64)
     return torch.cat(tables), first.to(where.time.device, non_blocking=True)
 
@@ -88,36 +88,36 @@ def _column(where: Layout, first: torch.Tensor | None) -> torch.Tensor:
 
 
 def grid_positions(table: torch.Tensor, where: Layout, like: str = "asit") -> torch.Tensor:
-    """[patches, dim] from a learned grid [columns * rows, dim], time-major.
+    """[patches, dim] from a learned grid [columns * bands, dim], time-major.
 
     like: `asit`, a shorter segment takes the first columns, a longer one a bicubic stretch over time; or `ast`, the
     middle columns, or a linear stretch.
     """
     dim, ast = table.shape[-1], like == "ast"
-    grid, first = _with_longer(table.reshape(-1, where.rows * dim), where, "linear" if ast else "bicubic", middle=ast)
-    return F.embedding(_column(where, first) * where.rows + where.frequency, grid.reshape(-1, dim))
+    grid, first = _with_longer(table.reshape(-1, where.bands * dim), where, "linear" if ast else "bicubic", middle=ast)
+    return F.embedding(_column(where, first) * where.bands + where.frequency, grid.reshape(-1, dim))
 
 
 def factorised_positions(time: torch.Tensor, frequency: torch.Tensor, where: Layout) -> torch.Tensor:
-    """[patches, dim] from tables over time [columns, dim] and frequency [rows, dim]; longer segments: linear."""
-    rows, first = _with_longer(time, where, "linear")
-    return F.embedding(_column(where, first), rows) + F.embedding(where.frequency, frequency)
+    """[patches, dim] from tables over time [columns, dim] and frequency [bands, dim]; longer segments: linear."""
+    table, first = _with_longer(time, where, "linear")
+    return F.embedding(_column(where, first), table) + F.embedding(where.frequency, frequency)
 
 
-def resize_grid(grid: torch.Tensor, columns: int, rows: int, like: str = "asit") -> torch.Tensor:
-    """A saved grid [old columns, old rows, dim] as [columns, rows, dim], once and for all.
+def resize_grid(grid: torch.Tensor, columns: int, bands: int, like: str = "asit") -> torch.Tensor:
+    """A saved grid [old columns, old bands, dim] as [columns, bands, dim], once and for all.
 
     like: over time `asit` stretches it (bicubic); `ast` takes the middle columns, or stretches it (linear). Where
     patches overlap in the one and not in the other, it is stretched linearly in both directions.
     """
-    if grid.shape[1] != rows:
-        return resize_image(grid, columns, rows, "linear")
+    if grid.shape[1] != bands:
+        return resize_image(grid, columns, bands, "linear")
     if like == "ast" and columns < len(grid):
         return middle(grid, columns)
     return stretch(grid.flatten(1), columns, "linear" if like == "ast" else "bicubic").unflatten(1, grid.shape[1:])
 
 
-def resize_image(grid: torch.Tensor, rows: int, columns: int, kind: str) -> torch.Tensor:
-    """A table of an image's patches [old rows, old columns, dim] as [rows, columns, dim]: `F.interpolate` of both."""
-    tall = stretch(grid.flatten(1), rows, kind).unflatten(1, grid.shape[1:])
-    return stretch(tall.transpose(0, 1).flatten(1), columns, kind).unflatten(1, (rows, -1)).transpose(0, 1)
+def resize_image(grid: torch.Tensor, height: int, width: int, kind: str) -> torch.Tensor:
+    """A table of an image's patches [old height, old width, dim] as [height, width, dim]: `F.interpolate` of both."""
+    tall = stretch(grid.flatten(1), height, kind).unflatten(1, grid.shape[1:])
+    return stretch(tall.transpose(0, 1).flatten(1), width, kind).unflatten(1, (height, -1)).transpose(0, 1)

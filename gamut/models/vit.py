@@ -115,11 +115,11 @@ class VisionTransformer(Backbone):
             if model.distilled:
                 self.dist_token = nn.Parameter(torch.empty(1, 1, model.dim))
             if model.positions == "learned":
-                cells = self.special + self.table_columns * self.rows
+                cells = self.special + self.table_columns * self.bands
                 self.pos_embed = nn.Parameter(torch.empty(1, cells, model.dim))
             else:
                 self.pos_embed_time = nn.Parameter(torch.empty(self.table_columns, model.dim))
-                self.pos_embed_freq = nn.Parameter(torch.empty(self.rows, model.dim))
+                self.pos_embed_freq = nn.Parameter(torch.empty(self.bands, model.dim))
             self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
             self.norm = nn.LayerNorm(model.dim, eps=EPS)
             if model.pooling == "attention":
@@ -131,11 +131,11 @@ class VisionTransformer(Backbone):
 
         Raises ValueError where patches and layout do not belong together.
         """
-        if len(patches) != len(where.patch) or (where.special, where.rows) != (self.special, self.rows):
+        if len(patches) != len(where.patch) or (where.special, where.bands) != (self.special, self.bands):
             raise ValueError(
-                f"{len(patches)} patches do not fit a layout of {len(where.patch)} patches, {where.rows} a column and "
-                f"{where.special} class tokens a segment; this model has {self.rows} a column and {self.special} class "
-                "tokens a segment (class and distillation token)."
+                f"{len(patches)} patches do not fit a layout of {len(where.patch)} patches, {where.bands} a column and "
+                f"{where.special} class tokens a segment; this model has {self.bands} a column and {self.special} "
+                "class tokens a segment (class and distillation token)."
             )
         x = self._embed(patches, where)
         keep = self._keep(where, drop_keys)

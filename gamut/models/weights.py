@@ -189,10 +189,10 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
             )
     vit = network.backbone
     name = f"{prefix}pos_embed" if "pos_embed" in own else f"{prefix}pos_embed_freq"
-    cells = state[name].shape[-2] - (vit.special if "pos_embed" in own else 0) if name in state else vit.rows
-    if cells % vit.rows:
+    cells = state[name].shape[-2] - (vit.special if "pos_embed" in own else 0) if name in state else vit.bands
+    if cells % vit.bands:
         raise CheckpointError(
-            f"{name} in {path} is for {cells} patches, which are not {vit.rows} over frequency: set model.stride to "
+            f"{name} in {path} is for {cells} patches, which are not {vit.bands} over frequency: set model.stride to "
             "what it was trained with."
         )
     loaded = _copy_backbone(network.backbone, state, path, prefix)

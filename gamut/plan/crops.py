@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.numbers import HOP, PATCH, WINDOW, columns, frames_of, rows
+from gamut.numbers import HOP, PATCH, WINDOW, bands, columns, frames_of
 from gamut.plan.clips import Clips
 from gamut.plan.policy import Policy
 from gamut.randomness import Purpose, integers, key, uniform
@@ -35,7 +35,7 @@ def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int =
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
     """Tokens of views of so many frames: 8 patches for every 16 frames (more where they overlap), less those that are
     dropped (`gamut.numbers.kept`), and the class and distillation tokens."""
-    patches = columns(frames, policy.stride) * rows(policy.stride)
+    patches = columns(frames, policy.stride) * bands(policy.stride)
     if policy.drop_tokens:
         patches = patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
     return patches + int(policy.class_token) + int(policy.distillation_token)
@@ -50,7 +50,7 @@ def frames_within(tokens: int, policy: Policy) -> int:
     1024
     """
     special = int(policy.class_token) + int(policy.distillation_token)
-    most = (tokens - special) // rows(policy.stride)
+    most = (tokens - special) // bands(policy.stride)
     return max((frames_of(most + 1, policy.stride) - 1) // PATCH * PATCH, 0)  # one frame more is a column more
 
 
@@ -158,7 +158,7 @@ def crops(
 
     `needed` int64 [n, V]: samples of each view. A random start is uniform over all places where the view fits, drawn
     anew for each draw and view; a clip shorter than its view starts at 0 and is padded. Where the waveform is rolled
-    before it is cut, all views of the draw start so much earlier, and are read round the end of the clip.
+    before it is cut, all views of the draw start so much earlier, and are read around the end of the clip.
     """
     start = np.zeros(needed.shape, np.int64)
     if policy.cached:

@@ -40,8 +40,8 @@ class Epoch:
     """S steps of P packs; pack p of step s is number s * P + p; draws of pack k are rows pack_offset[k] :
     pack_offset[k + 1] of the arrays of draws. Times are in samples at 16 kHz.
 
-    View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, round the
-    clip's end to its beginning), zero-pads them to (frames * pool - 1) * hop + 400 samples, and makes `frames[i, v]`
+    View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, from the
+    clip's end on at its beginning), zero-pads them to (frames * pool - 1) * hop + 400 samples, and makes `frames[i, v]`
     averages of `pool[i, v]` frames (None: of 1) at a hop of `hop[i, v]`. The last `local_views` of a draw's views are
     local crops.
 

@@ -32,13 +32,13 @@ class Lane:
 
     def __init__(self) -> None:
         self.order: list[np.ndarray] = []
-        self.sizes: list[np.ndarray] = []
+        self.counts: list[np.ndarray] = []
         self.packs = 0
 
-    def add(self, order: np.ndarray, sizes: np.ndarray) -> None:
+    def add(self, order: np.ndarray, counts: np.ndarray) -> None:
         self.order.append(order)
-        self.sizes.append(sizes)
-        self.packs += len(sizes)
+        self.counts.append(counts)
+        self.packs += len(counts)
 
 
 def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, spread: Spread = map) -> list[Lane]:
@@ -59,7 +59,7 @@ def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, spread: S
     lanes = [Lane() for _ in blocks]
     ends: list[np.ndarray] = []
     for lane, first, packed in zip(lanes, bounds.tolist(), filled):
-        lane.add(first + packed.order, packed.sizes)
+        lane.add(first + packed.order, packed.counts)
         ends.append(first + packed.left)
 
     left = np.concatenate(ends)
@@ -67,7 +67,7 @@ def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, spread: S
     shortest = [(lane.packs, number) for number, lane in enumerate(lanes)]
     heapq.heapify(shortest)
     at = 0
-    for size in packed.sizes.tolist():
+    for size in packed.counts.tolist():
         packs, number = heapq.heappop(shortest)
         lanes[number].add(left[packed.order[at : at + size]], np.array([size], np.int64))
         heapq.heappush(shortest, (packs + 1, number))
@@ -82,19 +82,19 @@ def _exactly(policy: Policy, tokens: np.ndarray, edges: list[int]) -> Packed:
     for first, last in itertools.pairwise(edges):
         drain = last < edges[-1] or policy.locality == "node"
         block = exact_fill(tokens[first:last], policy.tokens, policy.max_clips, policy.lookahead, drain)
-        packed.append((first + block.order, block.sizes, first + block.left))
+        packed.append((first + block.order, block.counts, first + block.left))
     return Packed(*(np.concatenate(parts) for parts in zip(*packed)))
 
 
 def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane:
     lane = Lane()
     if policy.tokens is not None:
-        sizes = next_fit(tokens[first:last], policy.tokens, policy.max_clips).sizes
+        counts = next_fit(tokens[first:last], policy.tokens, policy.max_clips).counts
     else:
         assert policy.clips is not None
         starts = np.arange(0, last - first, policy.clips, dtype=np.int64)
-        sizes = np.minimum(policy.clips, last - first - starts)
-    lane.add(np.arange(first, last, dtype=np.int64), sizes)
+        counts = np.minimum(policy.clips, last - first - starts)
+    lane.add(np.arange(first, last, dtype=np.int64), counts)
     return lane
 
 
@@ -102,17 +102,17 @@ def lay_out(lanes: list[Lane], packs: int) -> Packs:
     """Give each lane P / L packs of every step, in the lane's order; a lane that has run out gives empty packs."""
     share = packs // len(lanes)
     steps = max(-(-lane.packs // share) for lane in lanes)
-    sizes = np.zeros(steps * packs, np.int64)
+    counts = np.zeros(steps * packs, np.int64)
     source = np.zeros(steps * packs, np.int64)  # where a pack starts among the packs of all lanes, lane after lane
     placed = 0
     for number, lane in enumerate(lanes):
-        mine = np.concatenate([np.zeros(0, np.int64), *lane.sizes])
+        mine = np.concatenate([np.zeros(0, np.int64), *lane.counts])
         step, place = np.divmod(np.arange(len(mine)), share)
         pack = step * packs + number * share + place
-        sizes[pack] = mine
+        counts[pack] = mine
         source[pack] = placed + np.cumsum(mine) - mine
         placed += int(mine.sum())
-    offset = np.concatenate([[0], np.cumsum(sizes)])
-    taken = np.repeat(source - offset[:-1], sizes) + np.arange(placed)
+    offset = np.concatenate([[0], np.cumsum(counts)])
+    taken = np.repeat(source - offset[:-1], counts) + np.arange(placed)
     order = np.concatenate([part for lane in lanes for part in lane.order])
     return Packs(steps, order[taken], offset)

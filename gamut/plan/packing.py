@@ -13,10 +13,10 @@ NEARLY = 640  # a pack is full where less than 1 / NEARLY of its budget is free
 
 
 class Packed(NamedTuple):
-    """Packs of clips, one after the other: pack i takes the next `sizes[i]` entries of `order`."""
+    """Packs of clips, one after the other: pack i takes the next `counts[i]` entries of `order`."""
 
     order: np.ndarray  # int64 [packed clips], places in the tokens that were given
-    sizes: np.ndarray  # int64 [packs], clips a pack
+    counts: np.ndarray  # int64 [packs], clips a pack
     left: np.ndarray  # int64 [k], places that were not packed, oldest first; empty unless asked for
 
 
@@ -25,18 +25,18 @@ def next_fit(tokens: np.ndarray, budget: int, max_clips: int) -> Packed:
 
     `tokens` int64 [n], each from 1 to `budget`.
 
-    >>> next_fit(np.array([5, 4, 3, 6]), budget=10, max_clips=64).sizes
+    >>> next_fit(np.array([5, 4, 3, 6]), budget=10, max_clips=64).counts
     array([2, 2])
     """
     n = len(tokens)
     ends = np.concatenate([[0], np.cumsum(tokens)])
     stop = np.searchsorted(ends, ends[:-1] + budget, side="right") - 1  # of a pack that starts here
     following = np.minimum(stop, np.arange(n) + max_clips).tolist()
-    sizes, at = [], 0
+    counts, at = [], 0
     while at < n:
-        sizes.append(following[at] - at)
+        counts.append(following[at] - at)
         at = following[at]
-    return Packed(np.arange(n, dtype=np.int64), np.array(sizes, np.int64), np.zeros(0, np.int64))
+    return Packed(np.arange(n, dtype=np.int64), np.array(counts, np.int64), np.zeros(0, np.int64))
 
 
 def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, drain: bool = True) -> Packed:
@@ -61,9 +61,9 @@ def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, 
     room = budget // unit
     slack = budget // NEARLY // unit
     order: list[int] = []
-    sizes: list[int] = []
+    counts: list[int] = []
     pool: list[int] = []  # waiting clips, oldest first
-    waiting: list[int] = []  # their sizes: looked up once, since every pack goes through them
+    waiting: list[int] = []  # their tokens: looked up once, since every pack goes through them
     came = 0
     while True:
         fits, total = 0, 0
@@ -95,15 +95,15 @@ def exact_fill(tokens: np.ndarray, budget: int, max_clips: int, lookahead: int, 
             chosen = _fill_counted(waiting, capacity, slack, max_clips - 1)
         order.append(pool[0])
         order += [pool[i] for i in reversed(chosen)]
-        sizes.append(len(chosen) + 1)
+        counts.append(len(chosen) + 1)
         for i in chosen:  # newest first, so that the places of the others hold
             del pool[i], waiting[i]
         del pool[0], waiting[0]
-    return Packed(np.array(order, np.int64), np.array(sizes, np.int64), np.array(pool, np.int64))
+    return Packed(np.array(order, np.int64), np.array(counts, np.int64), np.array(pool, np.int64))
 
 
 def _fill(waiting: list[int], capacity: int, slack: int) -> list[int]:
-    """Places (newest first) of the clips after the first whose sizes come nearest to `capacity` from below; the first
+    """Places (newest first) of the clips after the first whose tokens come nearest to `capacity` from below; the first
     that come within `slack` of it will do."""
     full = (1 << (capacity + 1)) - 1
     goal = full ^ (full >> (slack + 1))

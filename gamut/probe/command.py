@@ -13,12 +13,12 @@ from gamut.errors import CheckpointError
 from gamut.models.backbone import build
 from gamut.models.weights import load_backbone
 from gamut.probe.features import Encoder, FrontEnd, extract, whole_clips
-from gamut.probe.fit import draw, fit, join
+from gamut.probe.fit import fit, join, plot
 from gamut.probe.labelled import Labelled
 from gamut.probe.pictures import attention_figures
 from gamut.recipe.schema import Recipe
 
-PICTURED = 2  # clips whose attention is drawn
+PICTURED = 2  # clips whose attention is plotted
 
 
 def score(
@@ -50,8 +50,8 @@ def score(
             said = f"warning: {len(share.holes)} clips cannot be read: {', '.join(share.holes[:5])}."
             console.print(said, highlight=False, soft_wrap=True)
         found = [share.arrays() | {"row": np.array(share.row, np.int64)}]
-        vectors, target, part = join(found, clips.clips.row, clips.target, clips.part)
-        scores = fit(vectors, target, part, recipe.probe.neighbours)
+        vectors, target, fold = join(found, clips.clips.row, clips.target, clips.fold)
+        scores = fit(vectors, target, fold, recipe.probe.neighbours)
         entries.append({"name": name, "step": step, "epochs": epochs, "scores": scores})
         return vectors | {"target": target}
 
@@ -68,7 +68,7 @@ def score(
     kind = "both" if "both" in found else "mean"
     name = entries[-1]["name"]
     title = f"{recipe.run.name} {name}: {clips.index.name}"
-    draw(found[kind], found["target"], list(clips.labels), title, out / "embedding.png")
+    plot(found[kind], found["target"], list(clips.labels), title, out / "embedding.png")
     some = clips.clips.select(np.arange(len(clips.clips))[:: max(1, len(clips.clips) // PICTURED)][:PICTURED])
     for clip, figure in enumerate(attention_figures(encode, clips.index, some, recipe, f"of {name}")):
         figure.savefig(out / f"attention-{clip}.png", dpi=110)

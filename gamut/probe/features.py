@@ -17,8 +17,8 @@ from gamut.data.loader import Loader
 from gamut.data.reader import open_reader
 from gamut.errors import GamutError
 from gamut.models.backbone import Backbone
-from gamut.models.layout import ROWS, Layout
-from gamut.models.pooling import row_means
+from gamut.models.layout import BANDS, Layout
+from gamut.models.pooling import band_means
 from gamut.numbers import PATCH, RATE
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
 from gamut.recipe.policy import hop
@@ -74,7 +74,7 @@ class Encoder:
 
         `cls`: the class token, or `pool`: attention pooling, where the model has one of them; `mean`: the mean of the
         patches' tokens after the final norm; where the encoder is made `with_rows` also `rows` [C, 8 * dim]: their mean
-        over time, the rows of frequency side by side (as in MSM-MAE, Niizumi et al. 2022); with `with_logmel` also
+        over time, the bands of frequency side by side (as in MSM-MAE, Niizumi et al. 2022); with `with_logmel` also
         `logmel`: mean and deviation over time of the normalised log-mel [C, 256]. The backbone's mode is as it was
         afterwards; nothing else of it is touched.
         """
@@ -85,7 +85,7 @@ class Encoder:
             tokens = self.backbone(pixels, where)
             found = {"mean": _mean(tokens, where)}
             if self.with_rows:
-                found["rows"] = row_means(tokens, where)
+                found["rows"] = band_means(tokens, where)
             if self.backbone.model.pooling != "mean":
                 name = "cls" if self.backbone.class_token else "pool"
                 found = {name: self.backbone.pool(tokens, where)} | found
@@ -97,7 +97,7 @@ class Encoder:
 def _mean(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     """Mean over the patches of each segment, class token left out: float32 [S, dim]."""
     own = torch.index_select(tokens, 0, where.patch).float()
-    return torch.segment_reduce(own, "mean", lengths=where.columns * ROWS, axis=0, unsafe=True)
+    return torch.segment_reduce(own, "mean", lengths=where.columns * BANDS, axis=0, unsafe=True)
 
 
 def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
@@ -116,7 +116,7 @@ def whole_clips(clips: Clips, recipe: Recipe, packs: int = PACKS) -> Epoch:
     """The plan of a pass over clips at their native length, to the recipe's `probe.max_seconds`."""
     longest = int(recipe.probe.max_seconds * RATE)
     resolution = hop(recipe.views.resolutions[0])
-    tokens = max(TOKENS, longest // (resolution * PATCH) * ROWS + 1)
+    tokens = max(TOKENS, longest // (resolution * PATCH) * BANDS + 1)
     policy = Policy(
         packs=packs,
         tokens=tokens,

@@ -1,7 +1,7 @@
 """Score vectors that were left in a folder: `python -m gamut.probe.fit FOLDER PID`, a process of its own.
 
 It is given no GPU, one core and little priority, so the training beside it goes on. It ends with the process PID, which
-started it. In the folder are `clips.npz` (target, part, class), one `rank-*.npz` for each rank (row of each clip, and
+started it. In the folder are `clips.npz` (target, fold, class), one `rank-*.npz` for each rank (row of each clip, and
 vectors), and `request.json`, written last; it leaves `result.json` and, where it was asked for, `embedding.png`.
 """
 
@@ -25,10 +25,10 @@ PATIENCE = 90.0  # seconds for what another node has written to show here
 
 
 def leave(
-    folder: Path, rows: np.ndarray, target: np.ndarray, part: np.ndarray, labels: tuple[str, ...], **request: Any
+    folder: Path, rows: np.ndarray, target: np.ndarray, fold: np.ndarray, labels: tuple[str, ...], **request: Any
 ) -> None:
     """Write what `fit` wants besides the ranks' shares; once the request is there, all of it is."""
-    np.savez(folder / "clips.npz", row=rows, target=target, part=part)
+    np.savez(folder / "clips.npz", row=rows, target=target, fold=fold)
     write_json(folder / REQUEST, request | {"labels": list(labels)})
 
 
@@ -38,7 +38,7 @@ def gather(folder: Path, ranks: int) -> tuple[dict[str, np.ndarray], np.ndarray,
     A share that another node has written may show here a while later (NFS). Raises RunError where one never does.
     """
     with np.load(folder / "clips.npz", allow_pickle=False) as known:
-        row, target, part = known["row"], known["target"], known["part"]
+        row, target, fold = known["row"], known["target"], known["fold"]
     shares = []
     until = time.monotonic() + PATIENCE
     for rank in range(ranks):
@@ -50,7 +50,7 @@ def gather(folder: Path, ranks: int) -> tuple[dict[str, np.ndarray], np.ndarray,
             time.sleep(0.2)
         with np.load(path, allow_pickle=False) as share:
             shares.append({name: share[name] for name in share.files})
-    return join(shares, row, target, part)
+    return join(shares, row, target, fold)
 
 
 def share_of(folder: Path, rank: int) -> Path:
@@ -59,11 +59,11 @@ def share_of(folder: Path, rank: int) -> Path:
 
 
 def join(
-    shares: list[dict[str, np.ndarray]], row: np.ndarray, target: np.ndarray, part: np.ndarray
+    shares: list[dict[str, np.ndarray]], row: np.ndarray, target: np.ndarray, fold: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """(vectors by kind, target, part) of the clips that could be read, in index order.
+    """(vectors by kind, target, fold) of the clips that could be read, in index order.
 
-    Each share has the `row` of its clips and their vectors; `row`, ascending, `target` and `part` are of all clips.
+    Each share has the `row` of its clips and their vectors; `row`, ascending, `target` and `fold` are of all clips.
     `both` is the class token (or pooled vector) and the mean token side by side. Raises ShardError for no clips.
     """
     shares = [share for share in shares if len(share["row"])]
@@ -75,15 +75,15 @@ def join(
     there = np.searchsorted(row, found["row"][order])
     if (pooled := next((name for name in ("cls", "pool") if name in vectors), None)) is not None:
         vectors["both"] = np.concatenate([vectors[pooled], vectors["mean"]], axis=1)
-    return vectors, target[there], part[there]
+    return vectors, target[there], fold[there]
 
 
-def fit(vectors: dict[str, np.ndarray], target: np.ndarray, part: np.ndarray, neighbours: int) -> dict[str, float]:
+def fit(vectors: dict[str, np.ndarray], target: np.ndarray, fold: np.ndarray, neighbours: int) -> dict[str, float]:
     """The metrics of a probe: {"probe/knn/cls": share, ..., "probe/clips": clips scored}."""
     from gamut.evaluate.probe import probe
 
-    found = probe(vectors, target, part, k=neighbours)
-    return {f"probe/{name}": value for name, value in found.items()} | {"probe/clips": float((part >= 0).sum())}
+    found = probe(vectors, target, fold, k=neighbours)
+    return {f"probe/{name}": value for name, value in found.items()} | {"probe/clips": float((fold >= 0).sum())}
 
 
 def embedding(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -101,8 +101,8 @@ def embedding(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     return tsne.fit_transform(axes)
 
 
-def draw(vectors: np.ndarray, target: np.ndarray, labels: list[str], title: str, file: Path) -> None:
-    """The embedding of vectors [n, dim] as a PNG, coloured by the (first) class of each; of very many clips, a part."""
+def plot(vectors: np.ndarray, target: np.ndarray, labels: list[str], title: str, file: Path) -> None:
+    """The embedding of vectors [n, dim] as a PNG, coloured by the (first) class of each; of many, a sample."""
     from gamut.track.figures import embedding as figure
 
     some = slice(None, None, -(-len(vectors) // MOST_POINTS))
@@ -112,11 +112,11 @@ def draw(vectors: np.ndarray, target: np.ndarray, labels: list[str], title: str,
 
 def main(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text())
-    vectors, target, part = gather(folder, request["ranks"])
-    result = fit(vectors, target, part, request["neighbours"]) if request["scores"] else {}
+    vectors, target, fold = gather(folder, request["ranks"])
+    result = fit(vectors, target, fold, request["neighbours"]) if request["scores"] else {}
     if request["title"]:
         kind = "both" if "both" in vectors else "mean"
-        draw(vectors[kind], target, request["labels"], request["title"], folder / PICTURE)
+        plot(vectors[kind], target, request["labels"], request["title"], folder / PICTURE)
     write_json(folder / RESULT, result)
 
 

@@ -24,27 +24,27 @@ PROBED = "probe.json"  # in a run folder
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n clips, in index order, with their classes and the rounds in which they are scored."""
+    """n clips, in index order, with their classes and the folds in which they are scored."""
 
     index: Index
     clips: Clips
     target: np.ndarray  # bool [n, classes]
-    part: np.ndarray  # int64 [n], the round in which a clip is scored; -1: it is only trained on
+    fold: np.ndarray  # int64 [n], in which a clip is scored; -1: it is only trained on
     labels: tuple[str, ...]  # of the classes that any of the clips has
     unlabelled: int  # clips that were left out since they have no label
 
     def __str__(self) -> str:
-        rounds = int(self.part.max()) + 1
-        scored = int((self.part >= 0).sum())
-        how = f"in {rounds} folds" if rounds > 1 else f"after training on {int((self.part < 0).sum())}"
+        folds = int(self.fold.max()) + 1
+        scored = int((self.fold >= 0).sum())
+        how = f"in {folds} folds" if folds > 1 else f"after training on {int((self.fold < 0).sum())}"
         without = f" ({self.unlabelled} more have no label)" if self.unlabelled else ""
         return f"{len(self.labels)} classes of {self.index.folder}, {scored} clips scored {how}{without}"
 
     def digest(self, options: Probe) -> str:
-        """16 hexadecimal digits over what scores depend on besides the network: clips, classes, rounds, options."""
+        """16 hexadecimal digits over what scores depend on besides the network: clips, classes, folds, options."""
         about = (self.index.fingerprint, self.labels, options.max_seconds, options.neighbours)
         found = hashlib.sha256(repr(about).encode())
-        for values in (self.clips.row, self.target, self.part):
+        for values in (self.clips.row, self.target, self.fold):
             found.update(np.ascontiguousarray(values).tobytes())
         return found.hexdigest()[:16]
 
@@ -104,23 +104,23 @@ def _split(index: Index, train: Mapping[str, Any], test: Mapping[str, Any], most
         )
     known, scored = (np.sort(sample(index, rows, most)) for rows in (known, scored))
     chosen = np.concatenate([known, scored])
-    part = np.concatenate([np.full(len(known), -1), np.zeros(len(scored), np.int64)])
+    fold = np.concatenate([np.full(len(known), -1), np.zeros(len(scored), np.int64)])
     order = np.argsort(chosen)
-    return _of(index, chosen[order], part[order])
+    return _of(index, chosen[order], fold[order])
 
 
-def _of(index: Index, chosen: np.ndarray, part: np.ndarray) -> Labelled:
+def _of(index: Index, chosen: np.ndarray, fold: np.ndarray) -> Labelled:
     target = np.zeros((len(chosen), len(index.labels)), bool)
     for clip, row in enumerate(chosen):
         target[clip, index.label_ids(int(row))] = True
     has = target.any(axis=1)
     classes = np.flatnonzero(target.any(axis=0))
-    part, kept = part[has], target[has]
-    scored = part >= 0
-    enough = scored.any() and all(len(np.unique(kept[part != n], axis=0)) > 1 for n in np.unique(part[scored]))
+    fold, kept = fold[has], target[has]
+    scored = fold >= 0
+    enough = scored.any() and all(len(np.unique(kept[fold != n], axis=0)) > 1 for n in np.unique(fold[scored]))
     if not enough:
         raise ShardError(
-            f"The probe has {len(part) - int(scored.sum())} clips to train on and {int(scored.sum())} to score in "
+            f"The probe has {len(fold) - int(scored.sum())} clips to train on and {int(scored.sum())} to score in "
             f"{index.folder}, with labels of {len(classes)} classes: it needs two classes to train on and a clip to "
             "score. See probe.train, probe.test and probe.folds."
         )
@@ -128,7 +128,7 @@ def _of(index: Index, chosen: np.ndarray, part: np.ndarray) -> Labelled:
         index=index,
         clips=index.table().select(chosen[has]),
         target=kept[:, classes],
-        part=part.astype(np.int64),
+        fold=fold.astype(np.int64),
         labels=tuple(index.labels[number] for number in classes),
         unlabelled=int((~has).sum()),
     )

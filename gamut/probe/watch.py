@@ -146,7 +146,7 @@ class Watch:
             if not problem:
                 title = f"{self.recipe.run.name} {when}: {clips.index.name}" if picture else ""
                 request = {"ranks": world.size, "neighbours": self.recipe.probe.neighbours, "scores": scores}
-                leave(folder, clips.clips.row, clips.target, clips.part, clips.labels, title=title, **request)
+                leave(folder, clips.clips.row, clips.target, clips.fold, clips.labels, title=title, **request)
                 if with_logmel:
                     write_text(self.run_folder / PROBED, json.dumps(self._asked()))
         except OSError as error:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gamut.errors import RecipeError
-from gamut.numbers import HOP, PATCH, columns, rows
+from gamut.numbers import HOP, PATCH, bands, columns
 from gamut.plan.policy import clashes
 from gamut.recipe.check_stages import Problem, extracting, finetuning, pretraining
 from gamut.recipe.policy import KEYS, hop, training_fields
@@ -136,7 +136,7 @@ def _plan(recipe: Recipe) -> Iterator[Problem]:
 
 def _tokens(recipe: Recipe, frames: int) -> int:
     model = recipe.model
-    patches = columns(frames, model.stride) * rows(model.stride)
+    patches = columns(frames, model.stride) * bands(model.stride)
     return patches - int(patches * recipe.augment.drop_tokens) + (model.pooling == "cls") + model.distilled
 
 

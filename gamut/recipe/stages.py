@@ -25,7 +25,7 @@ class Asit:
     )
     mask_shape: str = key(
         "blocks",
-        "blocks, time (whole time rows), or frequency (whole frequency columns)",
+        "blocks, time (all bins of whole frames), or frequency (all frames of whole bins)",
         one_of("blocks", "time", "frequency"),
     )
     mask_aligned: bool = key(False, "to the patch grid")
@@ -64,7 +64,7 @@ class Asit:
     )
     koleo_on: str = key(
         "rows",
-        "rows (each clip's mean over time of every row of patches), or pooled (CLS or pooled token)",
+        "rows (each clip's mean over time of every band of patches), or pooled (CLS or pooled token)",
         one_of("rows", "pooled"),
     )
     local_on: str = key(
@@ -98,7 +98,7 @@ class Probe:
     clips: int = key(5000, "the most to train on, and to score; of more clips so many are chosen by hash", at_least(2))
     max_seconds: float = key(30.0, "a longer clip is cut there", at_least(0.025), unit="s")
     neighbours: int = key(20, "k", at_least(1))
-    rows: bool = key(False, "also the tokens' mean over time alone: 8 rows of frequency side by side, 8 x dim numbers")
+    rows: bool = key(False, "also the tokens' mean over time alone: 8 bands of frequency side by side, 8 x dim numbers")
 
 
 @dataclass(frozen=True)

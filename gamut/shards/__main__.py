@@ -104,19 +104,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from gamut.shards.plot import draw_set
+    from gamut.shards.plot import plot_set
     from gamut.shards.report import print_statistics
     from gamut.shards.statistics import describe
 
     folder = _folder(arguments)
     statistics = describe(folder, arguments.workers, _remote(arguments))
-    draw_set(folder, statistics)
+    plot_set(folder, statistics)
     place = folder / "index"
     if arguments.json:
         print((place / "statistics.json").read_text())
         return 0
     print_statistics(statistics)
-    print(f"written to {place / 'statistics.json'}, drawn in {place / 'statistics.png'}")
+    print(f"written to {place / 'statistics.json'}, plotted in {place / 'statistics.png'}")
     return 0
 
 
@@ -127,7 +127,7 @@ def _show(arguments: argparse.Namespace) -> int:
     columns = "".join(f", {column} {value}" for column, value in shown.columns.items())
     print(f"{shown.key} in {shown.shard}: {', '.join(shown.labels) or 'no label'}{columns}")
     print(f"{shown.seconds:.2f} s, peak {shown.peak:.3f} of full scale, level {shown.level:.1f} dB")
-    print(f"drawn in {shown.picture}")
+    print(f"plotted in {shown.picture}")
     return 0
 
 

@@ -32,7 +32,7 @@ class ConversionHelp(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.dest != "source":
             return super()._get_help_string(action)
-        return "; ".join(f"{name}: {SOURCES[name].layout}" for name in SOURCES).replace("%", "%%")
+        return "; ".join(f"{name}: {SOURCES[name].expects}" for name in SOURCES).replace("%", "%%")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,16 +102,16 @@ def parser() -> argparse.ArgumentParser:
         "where", metavar="DST", help="folder of the tars; or https://.../x-{000..099}.tar, s3://bucket/prefix, pipe:..."
     )
     describe.add_argument("--json", action="store_true", help="print the JSON instead of tables")
-    draw = add(
+    picture = add(
         "show",
-        "draw the waveform and log-mel of a clip",
+        "plot the waveform and log-mel of a clip",
         "python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png",
     )
-    for one in (check, describe, draw):
+    for one in (check, describe, picture):
         one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
-    draw.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
-    draw.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
-    for one in (renew, check, describe, draw):
+    picture.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
+    picture.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
+    for one in (renew, check, describe, picture):
         far = one.add_argument_group("for remote tars")
         far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
         far.add_argument("--allow-pipe", action="store_true", help="run the command that gives the tars")

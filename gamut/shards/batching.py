@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gamut.numbers import HOP, PATCH, WINDOW, rows
+from gamut.numbers import HOP, PATCH, WINDOW, bands
 from gamut.plan.packing import exact_fill, next_fit
 
 STANDARD = 1024  # frames that a standard AST cuts or pads every clip to
@@ -39,9 +39,9 @@ def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spendin
     """
     order = np.random.default_rng(seed).permutation(len(samples))[:MOST]
     frames = 1 + (np.asarray(samples, np.int64)[order] - WINDOW) // HOP
-    own = np.maximum(frames // PATCH, 1) * rows()
-    tokens = np.minimum(own, min(LONGEST // PATCH * rows(), row))
-    standard = STANDARD // PATCH * rows()
+    own = np.maximum(frames // PATCH, 1) * bands()
+    tokens = np.minimum(own, min(LONGEST // PATCH * bands(), row))
+    standard = STANDARD // PATCH * bands()
 
     def one(way: str, seen: np.ndarray, processed: int) -> Spending:
         heard = int(seen.sum())
@@ -52,15 +52,15 @@ def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spendin
         processed = sum(_rectangle(tokens[at : at + batch], row) for at in range(0, len(tokens), batch))
         table.append(one(f"in order, batches of {batch}", tokens, processed))
     everything = len(tokens)  # no bound on clips a row: it is the tokens that are compared
-    table.append(one("in order, whole epoch", tokens, row * len(next_fit(tokens, row, everything).sizes)))
+    table.append(one("in order, whole epoch", tokens, row * len(next_fit(tokens, row, everything).counts)))
     exact = exact_fill(tokens, row, everything, lookahead=64)
-    table.append(one("exact fill, whole epoch (ours)", tokens, row * len(exact.sizes)))
+    table.append(one("exact fill, whole epoch (ours)", tokens, row * len(exact.counts)))
     return table
 
 
 def _rectangle(tokens: np.ndarray, row: int) -> int:
     """Tokens of one batch packed in order, its rows padded to the longest."""
-    sizes = next_fit(tokens, row, len(tokens)).sizes
-    ends = np.cumsum(sizes)
+    counts = next_fit(tokens, row, len(tokens)).counts
+    ends = np.cumsum(counts)
     filled = np.diff(np.concatenate([[0], np.cumsum(tokens)[ends - 1]]))
     return int(filled.max()) * len(filled)

@@ -22,7 +22,7 @@ class Joined(Index):
     """The sets of a mixture, one after the other: rows, shards and columns are concatenated (in memory, about 60 bytes
     a clip), class tables are joined by name, in order of first appearance.
 
-    `sets[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a part: `label` holds the joined ids.
+    `sets[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a set: `label` holds the joined ids.
     Columns are those that every set has.
 
     >>> index = open_sets(["shards/audioset-2m", "shards/vggsound"])      # doctest: +SKIP
@@ -30,38 +30,38 @@ class Joined(Index):
 
     first: np.ndarray  # int64 [sets + 1], where each set's rows begin
 
-    def __init__(self, parts: Sequence[Index]) -> None:
+    def __init__(self, sets: Sequence[Index]) -> None:
         named: dict[str, Path] = {}
-        for part in parts:
-            if part.name in named:
+        for one in sets:
+            if one.name in named:
                 raise ShardError(
-                    f"{named[part.name]} and {part.folder} are both the set {part.name!r}, so their clips could not be "
+                    f"{named[one.name]} and {one.folder} are both the set {one.name!r}, so their clips could not be "
                     "told apart. Name a set once, or convert one of them again with another --name."
                 )
-            named[part.name] = part.folder
-        labels = list(dict.fromkeys(name for part in parts for name in part.labels))
-        columns = [column for column in parts[0].columns if all(column in part.columns for part in parts)]
+            named[one.name] = one.folder
+        labels = list(dict.fromkeys(name for one in sets for name in one.labels))
+        columns = [column for column in sets[0].columns if all(column in one.columns for one in sets)]
         shared = [name for name in DTYPES if name not in ("shard", "label", "label_offset", "key", "key_offset")]
-        shards = np.cumsum([0, *(len(part.shards) for part in parts)])
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in shared}
-        arrays["shard"] = np.concatenate([part.shard + shift for part, shift in zip(parts, shards)]).astype(np.int32)
-        arrays["label"] = np.concatenate([_renamed(part, labels) for part in parts])
-        arrays["label_offset"] = _offsets([part.label_offset for part in parts])
-        arrays["key"] = np.concatenate([part._key for part in parts])
-        arrays["key_offset"] = _offsets([part._key_offset for part in parts])
-        arrays |= {COLUMN + name: np.concatenate([part.columns[name] for part in parts]) for name in columns}
+        shards = np.cumsum([0, *(len(one.shards) for one in sets)])
+        arrays = {name: np.concatenate([getattr(one, name) for one in sets]) for name in shared}
+        arrays["shard"] = np.concatenate([one.shard + shift for one, shift in zip(sets, shards)]).astype(np.int32)
+        arrays["label"] = np.concatenate([_renamed(one, labels) for one in sets])
+        arrays["label_offset"] = _offsets([one.label_offset for one in sets])
+        arrays["key"] = np.concatenate([one._key for one in sets])
+        arrays["key_offset"] = _offsets([one._key_offset for one in sets])
+        arrays |= {COLUMN + name: np.concatenate([one.columns[name] for one in sets]) for name in columns}
         content: dict[str, Any] = {
             "format": FORMAT,
             "name": "+".join(named),
             "labels": labels,
             "columns": columns,
-            "shards": [shard for part in parts for shard in part.shards],
-            "fingerprint": xxhash.xxh3_128_hexdigest("".join(part.fingerprint for part in parts).encode()),
+            "shards": [shard for one in sets for shard in one.shards],
+            "fingerprint": xxhash.xxh3_128_hexdigest("".join(one.fingerprint for one in sets).encode()),
             "arrays": {},
         }
-        super().__init__(Path(" and ".join(str(part.folder) for part in parts)), content, arrays, parts[0].tars.remote)
-        self._sets = tuple(parts)
-        self.first = np.cumsum([0, *(len(part) for part in parts)])
+        super().__init__(Path(" and ".join(str(one.folder) for one in sets)), content, arrays, sets[0].tars.remote)
+        self._sets = tuple(sets)
+        self.first = np.cumsum([0, *(len(one) for one in sets)])
         self._first_shard = shards
 
     @property
@@ -104,8 +104,8 @@ def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> In
 
     Raises ShardError as `Index.open`, and where two sets bear one name.
     """
-    parts = [Index.open(folder, remote=remote) for folder in folders]
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    sets = [Index.open(folder, remote=remote) for folder in folders]
+    return sets[0] if len(sets) == 1 else Joined(sets)
 
 
 def _renamed(part: Index, labels: list[str]) -> np.ndarray:

@@ -35,7 +35,7 @@ def clip_picture(waveform: np.ndarray, log_mel: np.ndarray, title: str) -> Figur
     above.set_ylabel("amplitude")
     above.grid(alpha=0.3)
     low, high = np.percentile(log_mel, [1, 99])
-    # A frame begins every 10 ms and spans 25; it is drawn around its middle.
+    # A frame begins every 10 ms and spans 25; it is plotted around its middle.
     start = (WINDOW - HOP) / 2 / RATE
     extent = (start, start + len(log_mel) * HOP / RATE, -0.5, BINS - 0.5)
     image = below.imshow(
@@ -58,7 +58,7 @@ def mel_bin(hertz: float) -> float:
     return float((here - low) / ((high - low) / (BINS + 1)) - 1.0)
 
 
-def draw_set(folder: Path, statistics: Statistics) -> None:
+def plot_set(folder: Path, statistics: Statistics) -> None:
     """Write index/statistics.png of the set in `folder`. Raises ShardError where it cannot be written."""
     picture = io.BytesIO()
     set_picture(statistics, Index.open(folder, tars=False).name).savefig(picture, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""One clip of a shard set: found by its key, read, drawn."""
+"""One clip of a shard set: found by its key, read, plotted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Shown:
 
 
 def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None = None) -> Shown:
-    """Draw the waveform and log-mel of the clip `key` (or SHARD/KEY, where shards share a key) as a PNG.
+    """Plot the waveform and log-mel of the clip `key` (or SHARD/KEY, where shards share a key) as a PNG.
 
     It goes to `out`, or into the working folder under the key's name. Raises ShardError where there is no such clip
     (naming the nearest keys) or several, AudioError where its bytes are damaged.

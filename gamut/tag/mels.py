@@ -59,7 +59,7 @@ class LongMel:
 
     def _log(self, first: int, last: int) -> torch.Tensor:
         """float32 [mels, last - first], decades."""
-        # Frame f is centred on sample 160 f; round the ends of the recording its samples are mirrored.
+        # Frame f is centred on sample 160 f; around the ends of the recording its samples are mirrored.
         begin, end = first * HOP - HALF, (last - 1) * HOP + HALF
         samples = self._samples(max(begin, 0), min(end, self._recording.samples))
         if begin < 0:

@@ -1,4 +1,4 @@
-"""Figures drawn without a screen and without matplotlib's global state."""
+"""Figures, made without a screen and without matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure of width x height inches that can be saved from any thread."""
     from matplotlib.backends.backend_agg import (
         FigureCanvasAgg,
-    )  # here: a command that has not come to draw need not wait
+    )  # here: a command that has nothing to plot need not wait
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -79,7 +79,7 @@ def masks(
     """A log-mel, and below it for each title what is left of it: ASiT's Figure 4.
 
     spectrogram: float [frames, mel]; rows: title -> (what is seen, float, and what is hidden, bool, of that shape).
-    Zeros that hide something are left blank; what else was put there is drawn.
+    Zeros that hide something are left blank; what else was put there is shown.
     """
     low, high = np.percentile(spectrogram, [1, 99])
     style: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": "magma"}

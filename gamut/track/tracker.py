@@ -79,14 +79,14 @@ class Tracker(NullTracker):
         file = png_name(name, step)
         with replacing(self.folder.figures / file) as picture:
             figure.savefig(picture, format="png", dpi=110)
-        self._drawn(name, file, step, late=False)
+        self._note(name, file, step, late=False)
 
     def picture(self, name: str, file: Path, step: int, late: bool = False) -> None:
-        """Take over a PNG that is drawn already, as figures/NAME-STEP.png; `late` as in `log`."""
+        """Take over a PNG that is made already, as figures/NAME-STEP.png; `late` as in `log`."""
         write_bytes(self.folder.figures / png_name(name, step), file.read_bytes())
-        self._drawn(name, png_name(name, step), step, late)
+        self._note(name, png_name(name, step), step, late)
 
-    def _drawn(self, name: str, file: str, step: int, late: bool) -> None:
+    def _note(self, name: str, file: str, step: int, late: bool) -> None:
         self._file.append({"name": name, "file": f"figures/{file}"}, step=step, event="figure", late=late)
 
     def checkpoint(self, step: int, uri: str = "", sha256: str = "") -> None:

@@ -40,10 +40,10 @@ def features(index: Index) -> np.ndarray:
 
 def test_a_layer_scores_by_what_it_knows(index: Index) -> None:
     target = np.eye(len(CLASSES), dtype=bool)[[int(index.label_ids(row)[0]) for row in range(len(index))]]
-    part = np.asarray(index.columns["fold"]) - 1
+    fold = np.asarray(index.columns["fold"]) - 1
     told: list[tuple[int, float]] = []
     found = probe_layers(
-        "toy", features(index).mean(2), target, part, index.labels, (0, 1, 2), lambda *one: told.append(one)
+        "toy", features(index).mean(2), target, fold, index.labels, (0, 1, 2), lambda *one: told.append(one)
     )
     assert (found.metric, found.blocks, len(found.scores)) == ("accuracy", [0, 1, 2], LAYERS)
     assert told == list(enumerate(found.scores))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gamut.audio.logmel import cut, patches
 from gamut.models.layout import layout
-from gamut.numbers import columns, rows
+from gamut.numbers import bands, columns
 
 MEL = torch.randn(16 * 40, 128, generator=torch.Generator().manual_seed(0))
 
@@ -24,7 +24,7 @@ def test_each_segment_is_cut_by_a_strided_window(widths: list[int], stride: int)
     expected = torch.cat([torch.zeros(0, 256), *(part.reshape(-1, 256) for part in parts)])
     assert torch.equal(got, expected)
     where = layout(frames, sizes, class_token=False, stride=stride)
-    assert (len(got), where.rows) == (where.tokens, rows(stride))
+    assert (len(got), where.bands) == (where.tokens, bands(stride))
     assert where.widths == tuple(part.shape[0] for part in parts)
 
 
@@ -37,4 +37,4 @@ def test_side_by_side_they_are_the_usual_patches() -> None:
     ("frames", "stride", "grid"), [(1024, 10, (101, 12)), (1024, 16, (64, 8)), (128, 10, (12, 12))]
 )
 def test_grids_of_ast(frames: int, stride: int, grid: tuple[int, int]) -> None:
-    assert (columns(frames, stride), rows(stride)) == grid
+    assert (columns(frames, stride), bands(stride)) == grid

@@ -61,7 +61,7 @@ class Corpus:
         ends = [epoch.pack_offset[pack + 1] for pack in packs if pack >= 0]
         starts = [epoch.pack_offset[pack] for pack in packs if pack >= 0]
         inside = [[n for n in numbers if first <= n < last] for first, last in zip(starts, ends)]
-        assert batch.pack_sizes == tuple(len(pack) for pack in inside)
+        assert batch.pack_clips == tuple(len(pack) for pack in inside)
         assert batch.segments == len(numbers) * batch.views
         assert batch.row.tolist() == [epoch.row[n] for n in numbers]
         assert batch.draw.tolist() == [epoch.draw[n] for n in numbers]

@@ -133,9 +133,9 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     line = ["scv2", "--arm", "vit=vit.pth", "--arm", "scratch=", "--train", "train", "--test", "test"]
     line += ["--choose-test", "validation", "--grid", "1e-3,1e-4", "--out", str(tmp_path), "finetune.loss=bce"]
     line += [f"data={split.folder}"]
-    drawn: list[Figure] = []
-    draw = figures.arms
-    monkeypatch.setattr(figures, "arms", lambda *words: drawn.append(draw(*words)) or drawn[-1])
+    plotted: list[Figure] = []
+    plot = figures.arms
+    monkeypatch.setattr(figures, "arms", lambda *words: plotted.append(plot(*words)) or plotted[-1])
     same = [word.replace("validation", "0,2,validation") for word in line]  # 2 is test's number
     assert compare.main(same) == 2
     assert "of the folds ['test']" in " ".join(capsys.readouterr().err.split())
@@ -145,7 +145,7 @@ def test_arms_with_official_splits_choose_their_rate_on_validation(
     assert all(words["folds.test"] == "[['validation']]" for words in choosing)
     assert all(words["folds.validation"] == "null" for words in choosing)
     assert all(words["folds.test"] == "[['test']]" and "folds.validation" not in words for words in final)
-    assert [figure.axes[0].get_ylabel() for figure in drawn] == ["mAP, %"]
+    assert [figure.axes[0].get_ylabel() for figure in plotted] == ["mAP, %"]
     report = json.loads((tmp_path / "comparison.json").read_text())
     assert report["difference"] == {"of": ["vit", "scratch"], "mean": 0.25}
     assert report["arms"]["vit"]["mAP"] == [0.5, 0.5]

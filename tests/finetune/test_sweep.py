@@ -1,4 +1,4 @@
-"""The sweep through the command that people type: scores of trained models, saved point by point, drawn and tabled."""
+"""The sweep through the command that people type: scores of trained models, saved point by point, plotted, tabled."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def test_means_and_spreads_are_over_seeds() -> None:
     assert ["log-mel:", "k-NN", "40.0,", "linear", "probe", "40.0"] in rows
     assert ["│", "k-NN", "cls", "│", "+35.0", "│", "+15.0", "│"] in rows
     assert ["│", "fine-tuned", "│", "+0.0", "│", "+0.0", "│"] in rows
-    assert [axis.axison for axis in findings.draw(report, "cls").axes] == [True] * 3
+    assert [axis.axison for axis in findings.plot(report, "cls").axes] == [True] * 3
     probed = {name: {"probe": arm["probe"], "tokens": arm.get("tokens", [])} for name, arm in arms.items()}
-    figure = findings.draw({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
+    figure = findings.plot({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
     assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]

@@ -60,7 +60,7 @@ def three_ways(
     weight = torch.randn(len(sizes), model.dim, generator=torch.Generator().manual_seed(5)).to(dtype)
     packed = run(vit, patches, where)
     results = [(packed.detach(), gradients(vit, (packed * weight).sum()))]
-    clips = patches.split([width * where.rows for width in where.widths])
+    clips = patches.split([width * where.bands for width in where.widths])
     single = [run(vit, clip, vit.layout(torch.tensor([size]), (size,))) for clip, size in zip(clips, sizes)]
     alone = torch.cat(single)
     results.append((alone.detach(), gradients(vit, (alone * weight).sum())))
@@ -219,7 +219,7 @@ def test_parameter_counts_of_the_papers(size: str, low: float, high: float) -> N
 def test_a_distillation_token_follows_each_class_token() -> None:
     vit = VisionTransformer(dataclasses.replace(SMALL, **AST), seed=1)
     where = vit.layout(torch.tensor([16, 32]), (16, 32))
-    assert (where.lengths, where.special, where.rows) == ((14, 26), 2, 12)
+    assert (where.lengths, where.special, where.bands) == ((14, 26), 2, 12)
     assert where.cls.tolist() == [0, 14]
     assert where.patch.tolist() == [*range(2, 14), *range(16, 40)]
     tokens = torch.arange(40.0)[:, None].expand(40, 48)

@@ -16,8 +16,8 @@ tokens_of = st.lists(st.integers(1, BUDGET), max_size=60).map(lambda t: np.array
 
 
 def packs_of(packed: Packed) -> list[list[int]]:
-    ends = np.cumsum(packed.sizes)
-    return [packed.order[end - size : end].tolist() for end, size in zip(ends, packed.sizes)]
+    ends = np.cumsum(packed.counts)
+    return [packed.order[end - size : end].tolist() for end, size in zip(ends, packed.counts)]
 
 
 def slow_next_fit(tokens: list[int], budget: int, max_clips: int) -> list[list[int]]:
@@ -106,7 +106,7 @@ def test_without_draining_the_waiting_clips_are_left_in_order(tokens: np.ndarray
     assert sorted([*packed.order.tolist(), *packed.left.tolist()]) == list(range(len(tokens)))
     assert packed.left.tolist() == sorted(packed.left.tolist())
     whole = exact_fill(tokens, BUDGET, 64, lookahead)
-    assert packs_of(packed) == packs_of(whole)[: len(packed.sizes)]
+    assert packs_of(packed) == packs_of(whole)[: len(packed.counts)]
 
 
 def voxceleb_like(n: int, class_token: int) -> np.ndarray:
@@ -120,15 +120,15 @@ def voxceleb_like(n: int, class_token: int) -> np.ndarray:
 def test_exact_fill_wastes_next_to_nothing(class_token: int, limit: float) -> None:
     tokens = voxceleb_like(20000, class_token)
     exact, paper = exact_fill(tokens, 2048, 64, 64), next_fit(tokens, 2048, 64)
-    assert 1 - tokens.sum() / (len(exact.sizes) * 2048) <= limit
-    assert 1 - tokens.sum() / (len(paper.sizes) * 2048) > 0.1  # so there was something to win
+    assert 1 - tokens.sum() / (len(exact.counts) * 2048) <= limit
+    assert 1 - tokens.sum() / (len(paper.counts) * 2048) > 0.1  # so there was something to win
 
 
 def test_exact_fill_stays_close_to_the_order_of_arrival() -> None:
     tokens = voxceleb_like(20000, 0)
     packed = exact_fill(tokens, 2048, 64, 64)
-    pack = np.repeat(np.arange(len(packed.sizes)), packed.sizes)
-    waited = pack - packed.order / (len(tokens) / len(packed.sizes))
+    pack = np.repeat(np.arange(len(packed.counts)), packed.counts)
+    waited = pack - packed.order / (len(tokens) / len(packed.counts))
     assert np.abs(waited).max() < 40  # packs
     late, early = packed.order[pack > pack[-1] // 2], packed.order[pack <= pack[-1] // 2]
     assert abs(tokens[late].mean() / tokens[early].mean() - 1) < 0.02  # no drift from long to short clips
@@ -140,4 +140,4 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 
 def test_tiny_clips_fill_a_pack_beyond_the_lookahead() -> None:
     packed = exact_fill(np.full(1000, 8), 2048, 512, 16)
-    assert packed.sizes.tolist() == [256, 256, 256, 232]
+    assert packed.counts.tolist() == [256, 256, 256, 232]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gamut.models.pooling import row_means
+from gamut.models.pooling import band_means
 from pretrain import losses
 from pretrain.asit import Asit, neighbourhoods
 from tests.asit import NOW, RECIPE, objective, whole_step
@@ -70,7 +70,7 @@ def test_rows_are_means_over_time_of_every_row_of_patches() -> None:
     batch = packed([96, 32, 48], views=1)
     where = task.model.backbone.layout(batch.frames, batch.sizes)
     tokens = torch.randn(where.tokens, 32, generator=torch.Generator().manual_seed(0))
-    got = row_means(tokens, where)
+    got = band_means(tokens, where)
     for segment in range(3):
         for row in range(8):
             of_row = (where.owner == segment) & (where.frequency == row)

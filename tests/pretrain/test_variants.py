@@ -215,6 +215,6 @@ def test_clips_without_another_to_copy_from_are_counted() -> None:
 
 
 def test_a_missing_word_of_the_packs_is_not_taken_for_no_clips() -> None:
-    batch = replace(packed([96] * 4, views=2), pack_sizes=())
+    batch = replace(packed([96] * 4, views=2), pack_clips=())
     with pytest.raises(AssertionError, match="2 clips"):
         objective(mask_fill="clip").prepare(batch, NOW)

@@ -42,28 +42,28 @@ def left(folder: Path, title: str = "", hole: int | None = None, **request: Any)
         "cls": rng.normal(size=(40, 6)).astype(np.float32) + classes[:, None],
         "mean": rng.normal(size=(40, 6)).astype(np.float32),
     }
-    row, target, part = 10 + 2 * np.arange(40), np.eye(4, dtype=bool)[classes], np.arange(40) // 10
+    row, target, fold = 10 + 2 * np.arange(40), np.eye(4, dtype=bool)[classes], np.arange(40) // 10
     folder.mkdir(parents=True)
     order = np.array([n for n in rng.permutation(40) if n != hole])
     for rank, own in enumerate((order[:25], order[25:], order[:0])):
         np.savez(folder / f"rank-{rank:05d}.npz", row=row[own], **{name: v[own] for name, v in vectors.items()})
     request = {"ranks": 3, "neighbours": 5, "scores": True, "title": title} | request
-    leave(folder, row, target, part, ("a", "b", "c", "d"), **request)
+    leave(folder, row, target, fold, ("a", "b", "c", "d"), **request)
     vectors["both"] = np.concatenate([vectors["cls"], vectors["mean"]], 1)
-    return vectors | {"target": target, "part": part}
+    return vectors | {"target": target, "fold": fold}
 
 
 def test_shares_come_together_without_the_clips_that_could_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = left(tmp_path / "a", hole=7)
-    vectors, target, part = gather(tmp_path / "a", 3)
+    vectors, target, fold = gather(tmp_path / "a", 3)
     there = np.arange(40) != 7
     assert set(vectors) == {"cls", "mean", "both"}
     for name, value in vectors.items():
         np.testing.assert_array_equal(value, known[name][there])
     np.testing.assert_array_equal(target, known["target"][there])
-    np.testing.assert_array_equal(part, known["part"][there])
+    np.testing.assert_array_equal(fold, known["fold"][there])
     with pytest.raises(ShardError, match="None of the clips"):
         gather(tmp_path / "a", 0)
     monkeypatch.setattr(fit, "PATIENCE", 0.3)
@@ -76,7 +76,7 @@ def test_the_result_is_the_probes_and_the_picture_is_reproducible(tmp_path: Path
     main(tmp_path / "a")
     found = json.loads((tmp_path / "a" / RESULT).read_text())
     vectors = {name: known[name] for name in ("cls", "mean", "both")}
-    expected = probe(vectors, known["target"], known["part"], k=5)
+    expected = probe(vectors, known["target"], known["fold"], k=5)
     assert found == {f"probe/{name}": value for name, value in expected.items()} | {"probe/clips": 40.0}
     assert (tmp_path / "a" / PICTURE).read_bytes().startswith(b"\x89PNG")
     points = embedding(known["cls"])

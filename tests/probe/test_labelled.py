@@ -24,7 +24,7 @@ def test_by_default_the_folds_that_are_pretrained_on_are_scored_in_turn(recipe: 
     assert not reason
     fold = labelled_set.columns["fold"][found.clips.row]
     assert set(fold) == {1, 2, 4}
-    np.testing.assert_array_equal(found.part, np.searchsorted([1, 2, 4], fold))
+    np.testing.assert_array_equal(found.fold, np.searchsorted([1, 2, 4], fold))
     names = [labelled_set.labels[int(labelled_set.label_ids(int(row))[0])] for row in found.clips.row]
     assert [found.labels[k] for k in found.target.argmax(1)] == names
     assert (found.target.sum(1) == 1).all()
@@ -37,8 +37,8 @@ def test_a_set_and_its_parts_may_be_named(recipe: Recipe, labelled_set: Index) -
     found, _ = labelled(replace(wanted, data="/nowhere"))
     assert found is not None
     fold = labelled_set.columns["fold"][found.clips.row]
-    assert set(fold[found.part == -1]) == {1, 2}
-    assert set(fold[found.part == 0]) == {5}
+    assert set(fold[found.fold == -1]) == {1, 2}
+    assert set(fold[found.fold == 0]) == {5}
     assert (np.diff(found.clips.row) > 0).all()
     assert "12 clips scored after training on 24" in str(found)
 

@@ -134,7 +134,7 @@ from gamut.shards.convert import SOURCES, Listing, Record, Source
 
 @SOURCES.register("mydata")
 class MyData(Source):
-    layout = "any .wav in one folder"
+    expects = "any .wav in one folder"
 
     def list(self, folder):
         files = sorted(folder.rglob("*.wav"))

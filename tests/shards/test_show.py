@@ -1,4 +1,4 @@
-"""One clip, drawn; a key that is not there names those that are like it."""
+"""One clip, plotted; a key that is not there names those that are like it."""
 
 from __future__ import annotations
 

@@ -96,9 +96,9 @@ def test_attention_shows_the_clip_and_every_head(heads: int) -> None:
 def test_embedding_draws_every_clip_once_in_its_class(classes: int) -> None:
     points, of = np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % classes
     figure = embedding(points, of, [f"class {n}" for n in range(classes)], "clips")
-    drawn = figure.axes[0].collections
-    assert [len(part.get_offsets()) for part in drawn] == [int((of == n).sum()) for n in range(classes)]
-    np.testing.assert_array_equal(drawn[1].get_offsets(), points[of == 1])
+    plotted = figure.axes[0].collections
+    assert [len(part.get_offsets()) for part in plotted] == [int((of == n).sum()) for n in range(classes)]
+    np.testing.assert_array_equal(plotted[1].get_offsets(), points[of == 1])
     assert len(figure.legends) == (classes <= 20)
     assert saved(figure).startswith(b"\x89PNG")
 

@@ -79,18 +79,18 @@ def test_clips_of_several_labels_are_probed_while_weights_are_cut(
             own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
             vit.load_state_dict(own)
         share = extract(encode, clips.index, whole_clips(clips.clips, recipe), with_logmel=not step)
-        found = join([{"row": np.array(share.row), **share.arrays()}], clips.clips.row, clips.target, clips.part)
+        found = join([{"row": np.array(share.row), **share.arrays()}], clips.clips.row, clips.target, clips.fold)
         expected = fit(*found, recipe.probe.neighbours)
         for name, value in expected.items():
             steps, values = history.series(name)
             assert values[steps.index(step)] == pytest.approx(value, abs=1e-3), (step, name)
         # It is the mean average precision over classes: here of the nearest neighbours, fold by fold.
-        vectors, target, part = found
+        vectors, target, fold = found
         scores = [
             mean_average_precision(
-                target[part == fold],
-                knn(vectors["mean"][part != fold], target[part != fold], vectors["mean"][part == fold], k=5),
+                target[fold == number],
+                knn(vectors["mean"][fold != number], target[fold != number], vectors["mean"][fold == number], k=5),
             )
-            for fold in range(3)
+            for number in range(3)
         ]
         assert expected["probe/knn/mean"] == pytest.approx(np.mean(scores))

@@ -7,7 +7,7 @@ Outside of this package the line is a decorator, in a module that `GAMUT_PLUGINS
 
     @SOURCES.register("mydata")
     class MyData(Source):
-        layout = "clips/*.wav and labels.csv"
+        expects = "clips/*.wav and labels.csv"
 
         def list(self, folder):
             return Listing("mydata", ("cat", "dog"), (), [Record("a", folder / "clips" / "a.wav", labels=(1,))])

@@ -31,7 +31,7 @@ class AstJson(Source):
     name, 1 for the clips that it lists: `subset: {esc_train_data_1: [1]}`; a clip is written once all the same.
     """
 
-    layout = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
+    expects = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
     of_file = True
 
     def list(self, folder: Path) -> Listing:

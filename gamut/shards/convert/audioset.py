@@ -31,7 +31,7 @@ class AudioSet(Source):
     splits whose table is there are listed.
     """
 
-    layout = f"{', '.join(TABLES)} (those that you have), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
+    expects = f"{', '.join(TABLES)} (those that you have), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""

@@ -30,7 +30,7 @@ class Csv(Source):
     CSV, or a folder with no other. Classes and splits are in alphabetical order; splits that are numbers keep them.
     """
 
-    layout = f"a CSV with the column path and, as you like, {', '.join(KNOWN[1:])}, and columns of your own"
+    expects = f"a CSV with the column path and, as you like, {', '.join(KNOWN[1:])}, and columns of your own"
     of_file = True
 
     def list(self, folder: Path) -> Listing:

@@ -31,7 +31,7 @@ class EpicSounds(Source):
     test segments have none. Columns: `split` (0 train, 1 validation, 2 test) and `participant` (the number in P01).
     """
 
-    layout = (
+    expects = (
         "EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv (those that you have), and EPIC_audio.hdf5 or P01_01.wav"
     )
 

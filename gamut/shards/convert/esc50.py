@@ -18,7 +18,7 @@ class Esc50(Source):
     The class table holds the categories present, in order of their ESC-50 target, so ESC-10 has ten classes.
     """
 
-    layout = "the unpacked ESC-50 or ESC-10: audio/*.wav or *.ogg, and meta/esc50.csv"
+    expects = "the unpacked ESC-50 or ESC-10: audio/*.wav or *.ogg, and meta/esc50.csv"
 
     def list(self, folder: Path) -> Listing:
         """One record a row of the CSV. Raises ShardError naming the file and line that are wrong."""

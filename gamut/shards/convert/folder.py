@@ -18,7 +18,7 @@ class Folder(Source):
     are passed over, and counted by reason. Links to folders are followed, each folder once.
     """
 
-    layout = "one folder a class, with sound files anywhere in it"
+    expects = "one folder a class, with sound files anywhere in it"
 
     def list(self, folder: Path) -> Listing:
         """One record a sound file. Raises ShardError where there is none, and where a folder cannot be listed."""

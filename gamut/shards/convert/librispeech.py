@@ -26,7 +26,7 @@ class LibriSpeech(Source):
     Clips have no labels; the transcript is `text` in KEY.json. Columns: `split`, `speaker`, `chapter`, `utterance`.
     """
 
-    layout = "LibriSpeech/ or a folder above: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt of the archives you have"
+    expects = "LibriSpeech/ or a folder above: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt of the archives you have"
 
     def list(self, folder: Path) -> Listing:
         """One record an utterance. Raises ShardError."""

@@ -83,7 +83,7 @@ class Listing:
 class Source(ABC):
     """One layout of a data set on disk, registered under the name that is typed after `convert`."""
 
-    layout: ClassVar[str]  # what SRC looks like, in a few words
+    expects: ClassVar[str]  # what SRC looks like, in a few words
     of_file: ClassVar[bool] = False  # whether SRC may be a file, too
 
     @abstractmethod

@@ -39,7 +39,7 @@ class SpeechCommands(Source):
     1 validation, 2 test; by the lists) and `take` (the number behind `_nohash_`; -1 where a name has none).
     """
 
-    layout = "the unpacked V1 or V2: WORD/*.wav, validation_list.txt, testing_list.txt, _background_noise_/*.wav"
+    expects = "the unpacked V1 or V2: WORD/*.wav, validation_list.txt, testing_list.txt, _background_noise_/*.wav"
 
     def list(self, folder: Path) -> Listing:
         """One record a recording, or piece of silence. Raises ShardError."""

@@ -23,7 +23,7 @@ class VggSound(Source):
     labels in alphabetical order, 309 of them. Columns: `split` (0 train, 1 test) and `start_ms`. Key: `YTID_000001`.
     """
 
-    layout = f"{TABLE}, and clips named YTID_START.* (audio or video) anywhere below"
+    expects = f"{TABLE}, and clips named YTID_START.* (audio or video) anywhere below"
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""

@@ -27,7 +27,7 @@ class VoxCeleb1(Source):
     in the file) and `speaker` (the number in id10001).
     """
 
-    layout = f"{TABLE}, and wav/id10001/VIDEO/00001.wav of one or both archives, at most {DEPTH} folders down"
+    expects = f"{TABLE}, and wav/id10001/VIDEO/00001.wav of one or both archives, at most {DEPTH} folders down"
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""
