@@ -18,8 +18,7 @@ from gamut.audio.logmel import cut, normalise
 from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.dropout import drop_tokens
-from gamut.models.layout import Layout
+from gamut.models.layout import Layout, drop_tokens
 from gamut.models.tagger import LoadedHead
 from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import key_torch

@@ -6,9 +6,24 @@ import torch
 from torch import nn
 
 from gamut.models.backbone import build
-from gamut.models.heads import Classifier
+from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout
 from gamut.recipe import schema
+
+
+class Classifier(nn.Module):
+    """LayerNorm + Linear (AST, ElasticAST)."""
+
+    def __init__(self, dim: int, classes: int, seed: int = 0, eps: float = 1e-6) -> None:
+        super().__init__()
+        with unfilled():
+            self.norm = nn.LayerNorm(dim, eps=eps)
+            self.linear = nn.Linear(dim, classes)
+        initialise(self, seed)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits [S, classes] from one vector a clip, [S, dim]."""
+        return self.linear(self.norm(pooled))
 
 
 class ClassifierNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""What sits on a backbone: projection and reconstruction (ASiT), and a classifier. Weights come from a seed."""
+"""What sits on the backbone of a pretraining: projection and reconstruction (ASiT). Weights come from a seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 from gamut.models.initialise import initialise, unfilled
 
 PIXELS = 256
-EPS = 1e-6
 
 
 def _mlp(dim: int, hidden: int, bottleneck: int) -> nn.Sequential:
@@ -81,18 +80,3 @@ class ReconstructionHead(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Pixels [N, 256] (16 * time + frequency) from tokens [N, dim]."""
         return self.pixels(self.mlp(tokens))
-
-
-class Classifier(nn.Module):
-    """LayerNorm + Linear (AST, ElasticAST)."""
-
-    def __init__(self, dim: int, classes: int, seed: int = 0, eps: float = EPS) -> None:
-        super().__init__()
-        with unfilled():
-            self.norm = nn.LayerNorm(dim, eps=eps)
-            self.linear = nn.Linear(dim, classes)
-        initialise(self, seed)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Logits [S, classes] from one vector a clip, [S, dim]."""
-        return self.linear(self.norm(pooled))

@@ -13,7 +13,7 @@ from gamut.commands import command, parser_of
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 
 if TYPE_CHECKING:
-    from gamut.tag import report
+    from gamut.tag import result
     from gamut.tag.result import Tagged
 
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}  # and what ffmpeg reads
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
     from gamut.progress import Progress  # here: torch takes its time, and --help does without
-    from gamut.tag import report
+    from gamut.tag import result
     from gamut.tag.choose import load
     from gamut.tag.recording import Recording
 
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["text"] = {
             name: value for name in ("language", "task") if (value := getattr(arguments, name)) is not None
         }
-    chosen: report.Choice | None = None
+    chosen: result.Choice | None = None
     failed = 0
     total = max(round(_seconds(files)), 1)
     with _output(arguments.out) as out, Progress("tagging", total, "s of sound") as progress:
         if arguments.format == "csv":
-            print(",".join(report.COLUMNS), file=out)
+            print(",".join(result.COLUMNS), file=out)
         for batch in _batches(files, arguments.batch):
             with contextlib.ExitStack() as held:
                 recordings = []
@@ -128,18 +128,18 @@ def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
         yield files[first : first + size]
 
 
-def _choice(arguments: argparse.Namespace, tagged: Tagged) -> report.Choice:
-    from gamut.tag import report
+def _choice(arguments: argparse.Namespace, tagged: Tagged) -> result.Choice:
+    from gamut.tag import result
     from gamut.tag.choose import classes_among
 
     among = classes_among(arguments.classes, tagged.labels) if tagged.labels else None
-    return report.Choice(arguments.top, among, arguments.least)
+    return result.Choice(arguments.top, among, arguments.least)
 
 
-def _shown(form: str, tagged: Tagged, choice: report.Choice) -> str:
-    from gamut.tag import report
+def _shown(form: str, tagged: Tagged, choice: result.Choice) -> str:
+    from gamut.tag import result
 
-    make = {"table": report.as_table, "json": report.as_json, "csv": report.as_csv}[form]
+    make = {"table": result.as_table, "json": result.as_json, "csv": result.as_csv}[form]
     return make(tagged, choice)
 
 

@@ -7,17 +7,18 @@ cannot be undone (the last checkpoint, or the end), so every (key, step) is ther
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from gamut.files import write_text
 from gamut.recipe.resolved import recipe_hash
 from gamut.recipe.schema import Recipe
 from gamut.settings import flatten
-from gamut.track.marks import Marks
 from gamut.track.metrics import Attempt, History
 from gamut.track.run import RunFolder
-from gamut.track.store import quiet, warn_of_network
+from gamut.track.store import connect, experiment_id, public, tagged_run
 
 BATCH = 1000  # metrics a request: the REST interface's limit
 PARAMS = 100  # params a request: likewise
@@ -67,12 +68,7 @@ class Feed:
         self._feed_figures()
 
     def _connect(self) -> None:
-        quiet()
-        from mlflow.tracking import MlflowClient
-
-        if self.uri.startswith("sqlite:///"):
-            warn_of_network(Path(self.uri.removeprefix("sqlite:///")))
-        client = MlflowClient(tracking_uri=self.uri)
+        client = connect(self.uri)
         self._run = self._find_run(client)
         self._give_params(client)
         self._children.clear()
@@ -82,21 +78,10 @@ class Feed:
 
     def _find_run(self, client: Any) -> str:
         """The parent run: the one that was fed before, one that was made in an attempt cut short, or a new one."""
-        name = self.recipe.track.experiment
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            local = self.uri.startswith("sqlite:///")
-            artifacts = Path(self.uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
-            experiment_id = client.create_experiment(name, artifact_location=artifacts.as_uri() if local else None)
-        else:
-            experiment_id = experiment.experiment_id
-        query = f"tags.`gamut.run` = '{self.folder.identity}' and tags.`gamut.kind` = 'run'"
-        found = client.search_runs([experiment_id], filter_string=query)
-        if found:
-            run = str(found[0].info.run_id)
-        else:
-            tags = {"gamut.run": self.folder.identity, "gamut.kind": "run", "gamut.stage": self.recipe.stage}
-            run = str(client.create_run(experiment_id, run_name=self.recipe.run.name, tags=tags).info.run_id)
+        experiment = experiment_id(client, self.uri, self.recipe.track.experiment)
+        tags = {"gamut.run": self.folder.identity, "gamut.kind": "run"}
+        stage = {"gamut.stage": self.recipe.stage}
+        run = str(tagged_run(client, experiment, self.recipe.run.name, tags, **stage).info.run_id)
         self._marks.belong_to(run)
         return run
 
@@ -209,3 +194,44 @@ class Feed:
 def metric_name(key: str) -> str:
     """MLflow's names know letters, digits and _-. :/ only."""
     return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", key)
+
+
+class Marks:
+    """How far a run has been fed, in a small file: of each metric and figure the last step that MLflow has."""
+
+    def __init__(self, path: Path, uri: str) -> None:
+        self.path = path
+        self.store = public(uri)
+        self.run = ""
+        self.steps: dict[str, int] = {}
+        self.figures: dict[str, int] = {}
+        self.tags: dict[str, str] = {}  # not kept on disk: setting one again changes nothing
+        self.in_doubt = True
+
+    def belong_to(self, run: str) -> None:
+        """Take up the marks of MLflow's run `run`; without them (lost, or another store) all is in doubt."""
+        self.run = run
+        try:
+            saved = json.loads(self.path.read_text())
+            if saved["run"] == run:
+                self.steps = {str(key): int(step) for key, step in saved["steps"].items()}
+                self.figures = {str(key): int(step) for key, step in saved["figures"].items()}
+                self.in_doubt = bool(saved["in_doubt"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            self.steps, self.figures, self.in_doubt = {}, {}, True
+        self.save()
+
+    def doubt(self) -> None:
+        """A batch is about to leave."""
+        if not self.in_doubt:
+            self.in_doubt = True
+            self.save()
+
+    def trust(self) -> None:
+        """The batch has arrived."""
+        self.in_doubt = False
+        self.save()
+
+    def save(self) -> None:
+        record = {"store": self.store, "run": self.run, "in_doubt": self.in_doubt}
+        write_text(self.path, json.dumps({**record, "steps": self.steps, "figures": self.figures}))

@@ -1,4 +1,4 @@
-"""Where MLflow keeps what it is fed, and how it has to behave."""
+"""Where MLflow keeps what it is fed, how it has to behave, and what is found or made there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import logging
 import os
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 from gamut.recipe.schema import Recipe
 
+SQLITE = "sqlite:///"  # a URI of a file begins so
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph"}
 
 
@@ -17,7 +19,7 @@ def store_uri(recipe: Recipe) -> str | None:
     if recipe.track.mlflow == "off":
         return None
     if recipe.track.mlflow == "auto":
-        return f"sqlite:///{Path(recipe.run.folder).resolve() / 'mlflow.db'}"
+        return f"{SQLITE}{Path(recipe.run.folder).resolve() / 'mlflow.db'}"
     return recipe.track.mlflow
 
 
@@ -60,3 +62,33 @@ def warn_of_network(database: Path) -> None:
             "damage it. Name a server with track.mlflow=http://..., or a local folder with track.mlflow=sqlite:///...",
             flush=True,
         )
+
+
+def connect(uri: str) -> Any:
+    """A client of the store. Raises whatever MLflow raises."""
+    quiet()
+    from mlflow.tracking import MlflowClient
+
+    if uri.startswith(SQLITE):
+        warn_of_network(Path(uri.removeprefix(SQLITE)))
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """Of the experiment of this name, which is made where there is none; a file's artifacts lie beside it."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    artifacts = Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts"
+    return str(client.create_experiment(name, artifact_location=artifacts.as_uri() if uri.startswith(SQLITE) else None))
+
+
+def tagged_run(client: Any, experiment: str, name: str, tags: dict[str, str], **more: str) -> Any:
+    """The run that has these tags; where there is none it is made, with `more` tags too."""
+    query = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in tags.items())
+    found = client.search_runs([experiment], filter_string=query, max_results=1)
+    return found[0] if found else client.create_run(experiment, run_name=name, tags=tags | more)
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import socket
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +17,10 @@ from gamut.files import replacing, write_bytes
 from gamut.recipe.schema import Recipe
 from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
-from gamut.track.mlflow import Feeder
 from gamut.track.run import RunFolder, git_revision
-from gamut.track.store import store_uri
+from gamut.track.store import public, store_uri
 
+FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds between tries while the server does not answer
 STATUSES = ("finished", "preempted", "failed")
 
 
@@ -120,3 +121,55 @@ def machine() -> dict[str, Any]:
         if os.environ.get(name):
             facts[name.lower()] = os.environ[name]
     return facts
+
+
+class Feeder(threading.Thread):
+    """Brings metrics.jsonl to MLflow in the background whenever poked, and goes on trying while MLflow is slow or down:
+    no step waits or notices."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(name="mlflow", daemon=True)
+        self._feed = feed
+        self._wake = threading.Event()
+        self._finishing = False
+        self._down = False
+        self._wake.set()  # the run shows from its start
+
+    def poke(self) -> None:
+        """There is something new that will stay."""
+        self._wake.set()
+
+    def finish(self, patience: float) -> None:
+        """Bring over what is left and end; give up after `patience` seconds, or at the first failure."""
+        self._finishing = True
+        self._wake.set()
+        self.join(patience)
+        if self.is_alive() or self._down:
+            print(
+                f"warning: MLflow at {public(self._feed.uri)} has not got everything; `python -m gamut.track feed "
+                f"{self._feed.folder.path}` brings over the rest.",
+                flush=True,
+            )
+
+    def run(self) -> None:
+        wait = FIRST_WAIT
+        while True:
+            self._wake.wait(timeout=wait if self._down else None)
+            self._wake.clear()
+            last = self._finishing  # read first: what comes before `finish` is then in the file
+            try:
+                self._feed.now()
+                if self._down:
+                    print(f"MLflow at {public(self._feed.uri)} answers again.", flush=True)
+                self._down, wait = False, FIRST_WAIT
+            except Exception as error:  # whatever MLflow and what lies below it may raise must not end training
+                if not self._down:
+                    reason = (str(error).splitlines() or [""])[0][:200]
+                    print(
+                        f"warning: MLflow at {public(self._feed.uri)} does not take metrics ({type(error).__name__}: "
+                        f"{reason}); they are kept in {self._feed.folder.metrics} and will be fed when it does.",
+                        flush=True,
+                    )
+                self._down, wait = True, min(2 * wait, LONGEST_WAIT)
+            if last:
+                return

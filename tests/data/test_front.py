@@ -10,8 +10,7 @@ from torchaudio.compliance import kaldi
 
 from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
-from gamut.models.dropout import drop_tokens
-from gamut.models.layout import layout
+from gamut.models.layout import drop_tokens, layout
 from gamut.plan import Policy, plan_epoch
 
 POLICIES = {

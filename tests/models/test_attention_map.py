@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gamut.models.attention_map import attention_maps
 from gamut.models.layout import layout
 from gamut.models.vit import VisionTransformer
+from gamut.probe.pictures import attention_maps
 from gamut.recipe import schema
 from tests.close import assert_close
 

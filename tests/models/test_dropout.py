@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from gamut.models.dropout import drop_tokens
-from gamut.models.layout import layout
+from gamut.models.layout import drop_tokens, layout
 from gamut.models.positions import factorised_positions, grid_positions
 from gamut.models.vit import VisionTransformer
 from gamut.plan import Policy

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gamut.models.heads import Classifier, ProjectionHead, ReconstructionHead, UnitLinear
+from gamut.models.classifier import Classifier
+from gamut.models.heads import ProjectionHead, ReconstructionHead, UnitLinear
 
 HEADS = [
     lambda seed: ProjectionHead(12, 32, 8, 20, seed=seed),

@@ -26,8 +26,7 @@ from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
 from gamut.tag.__main__ import main
 from gamut.tag.choose import classes_among, read_labels
-from gamut.tag.report import Choice, as_table
-from gamut.tag.result import Span, Tagged, Words
+from gamut.tag.result import Choice, Span, Tagged, Words, as_table
 from tests.close import assert_close
 
 from .rounds import leave_round

@@ -21,10 +21,9 @@ from gamut.track.__main__ import main
 from gamut.track.feed import Feed
 from gamut.track.figures import curves
 from gamut.track.metrics import MetricsFile
-from gamut.track.mlflow import Feeder
 from gamut.track.run import RunFolder
 from gamut.track.store import public, quiet, store_uri
-from gamut.track.tracker import NullTracker, Tracker
+from gamut.track.tracker import Feeder, NullTracker, Tracker
 
 quiet()
 from mlflow.tracking import MlflowClient  # noqa: E402

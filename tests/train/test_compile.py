@@ -19,8 +19,8 @@ from test_asit_engines import assert_alike
 from toy import Toy, toy_recipe
 
 from gamut.errors import RecipeError
-from gamut.models.attention_map import attention_maps
 from gamut.models.layout import layout
+from gamut.probe.pictures import attention_maps
 from gamut.recipe import schema
 from gamut.train import blocks
 from pretrain.asit import Asit
