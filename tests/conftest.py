@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,20 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+_approx = pytest.approx
+
+
+def _of_numbers(expected: Any, *words: Any, **tolerance: Any) -> Any:
+    """`pytest.approx` for numbers, and lists and dictionaries of them. Raises TypeError for an array, whose elements it
+    would compare one by one."""
+    inside = expected.values() if isinstance(expected, dict) else expected if isinstance(expected, list) else ()
+    if any(getattr(one, "shape", ()) for one in (expected, *inside)):
+        raise TypeError("approx takes an array element by element: use tests.close.assert_close")
+    return _approx(expected, *words, **tolerance)
+
+
+pytest.approx = _of_numbers
 
 
 @pytest.fixture(scope="session")

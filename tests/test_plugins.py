@@ -23,6 +23,7 @@ from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import synthesise
+from tests.close import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model.dim=16", "model.depth=2", "model.heads=2", "step.packs=2", "epochs=2", "loader.workers=1"]
@@ -204,8 +205,8 @@ def test_features_are_extracted_with_an_encoder_from_outside(shards: Path, tmp_p
     expected = 2.0 * np.abs(samples).reshape(4, 400).mean(1)
     (found,) = cache.read(np.array([7]))
     assert expected.max() > 0
-    np.testing.assert_allclose(found[0], expected[:, None].repeat(3, 1), rtol=1e-5)
-    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-6)
+    assert_close(found[0], expected[:, None].repeat(3, 1), 1e-5)
+    assert_close(found[1], 2 * found[0])
 
 
 OBJECTIVE = """
