@@ -87,7 +87,7 @@ def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
         print(f"{jobs} jobs of at most {most} shards, each with {cluster.cpus_per_task} processes, and 1 after them")
         if manifest.missing:
             print(f"not there: {manifest.missing:,} clips that the data set lists")
-        for why, count in sorted(listing.ignored.items()):
+        for why, count in sorted(listing.passed_over().items()):
             print(f"passed over: {count:,} {why}")
     return 0
 

@@ -19,8 +19,8 @@ from gamut.data.reader import open_reader
 from gamut.errors import RunError, ShardError
 from gamut.numbers import RATE
 from gamut.shards import Index
+from gamut.shards.read import texts
 from gamut.shards.select import sample
-from gamut.shards.text import texts
 
 LONGEST = 30.0  # seconds: what a recogniser hears at once
 Transcriber = Callable[[list[np.ndarray]], list[str]]  # float32 [samples] at 16 kHz each -> text each

@@ -1,7 +1,7 @@
 """Augmentation of a ragged log-mel batch, on the device, from keys.
 
 `keys` are the parts (seed, epoch, clip id, draw, view): integers, or int64 tensors [S]. The same parts give the same
-augmentation in whatever batch a segment lies. Nothing draws from a generator, and nothing waits for the device.
+augmentation whichever batch a segment is in. Nothing draws from a generator, and nothing waits for the device.
 """
 
 from __future__ import annotations

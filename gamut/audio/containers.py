@@ -1,8 +1,8 @@
-"""Is a sound file whole? What libsndfile does not say.
+"""Whether a sound file is complete, which libsndfile does not check.
 
-libsndfile reads a WAV, AIFF, Ogg or MP3 that was cut off as a shorter one, without an error. Every container says in
-its own way how long it should be; `check_whole` asks it. What no container tells (an MP3 without a Xing header cut
-between two frames, a flipped bit in PCM) cannot be known from the bytes.
+libsndfile reads a truncated WAV, AIFF, Ogg or MP3 as a shorter one, without an error. Every container states in its own
+way how long it should be, and `check_whole` checks that. What no container states (an MP3 without a Xing header that
+was cut between two frames, a flipped bit in PCM) cannot be found.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _check_chunks(payload: bytes, name: str) -> None:
             there = len(payload) - at - 8
             if size > there and size not in UNKNOWN_SIZE:
                 raise AudioError(
-                    f"{name} has {there} of the {size} bytes of audio that its header states.", "truncated"
+                    f"{name} has only {there} of the {size} bytes of audio that its header states.", "truncated"
                 )
             return
         at += 8 + size + size % 2
@@ -52,7 +52,7 @@ def _check_log(log: str, name: str) -> None:
     """Other containers (AU, CAF, W64, RF64): libsndfile logs a stated size that is not the true one."""
     for stated, true in re.findall(r": *(\d+) \(should be (\d+)\)", log):
         if int(stated) > int(true) and int(stated) not in UNKNOWN_SIZE:
-            raise AudioError(f"{name} has {true} of the {stated} bytes that its header states.", "truncated")
+            raise AudioError(f"{name} has only {true} of the {stated} bytes that its header states.", "truncated")
 
 
 def _check_ogg(payload: bytes, name: str) -> None:
@@ -62,7 +62,7 @@ def _check_ogg(payload: bytes, name: str) -> None:
     while at < len(payload):
         if payload[at : at + 4] != b"OggS":
             if ended:
-                return  # tags or padding behind the stream
+                return  # tags or padding after the stream
             raise AudioError(f"{name} is damaged: no Ogg page begins at byte {at}.", "corrupt")
         lacing = payload[at + 27 : at + 27 + payload[min(at + 26, len(payload) - 1)]]
         end = at + 27 + len(lacing) + sum(lacing)
@@ -75,7 +75,9 @@ def _check_ogg(payload: bytes, name: str) -> None:
             raise AudioError(f"{name} is damaged: pages are missing before byte {at}.", "corrupt")
         numbers[serial] = number
         if ended and payload[at + 5] & 2:
-            raise AudioError(f"{name} holds several Ogg streams one after the other; only one is read.", "format")
+            raise AudioError(
+                f"{name} holds several consecutive Ogg streams, of which only one would be read.", "format"
+            )
         ended = bool(payload[at + 5] & 4)
         at = end
     if not ended:

@@ -1,7 +1,7 @@
-"""Audio out of video and of the compressed formats that libsndfile does not read, through the ffmpeg that is installed.
+"""Audio from video and from compressed formats that libsndfile does not read, by the installed ffmpeg.
 
-ffmpeg is a program, not a requirement: whoever has no such files never needs it. Its input is a local file and nothing
-else (a playlist inside one cannot reach other protocols), and it is started with a list of arguments, never by a shell.
+ffmpeg is optional: it is only needed for such files. Its input is a local file and nothing else (a playlist inside it
+cannot reach other protocols), and it is started with a list of arguments, never through a shell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUFFIXES = {
     ".3gp", ".aac", ".ac3", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
     ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".weba", ".webm", ".wma", ".wmv",
 }  # fmt: skip
-RUN_UP = 2.0  # seconds before a segment from which on its file is decoded
+RUN_UP = 2.0  # seconds: decoding starts this long before a segment
 
 
 def needs_ffmpeg(path: str | Path) -> bool:
@@ -34,7 +34,7 @@ def needs_ffmpeg(path: str | Path) -> bool:
 
 
 def require_ffmpeg(example: str | Path) -> str:
-    """The program. Raises ShardError where there is none, naming a file that needs it."""
+    """The path of ffmpeg. Raises ShardError where it is not installed, naming a file that needs it."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise ShardError(
@@ -71,8 +71,8 @@ def _run(path: Path, start: float, end: float | None, out: list[str]) -> bytes:
     with open(path, "rb") as file:
         if not file.read(1):
             raise AudioError(f"{path} has no bytes.", "empty")
-    # A seek in the input is fast, but its first samples may be lost; so it goes a little too far back, and the rest of
-    # the way is decoded and thrown away.
+    # Seeking in the input is fast, but may lose the first samples. So it seeks to an earlier point, and what is decoded
+    # before the segment is discarded.
     ahead = max(0.0, start - RUN_UP)
     words = [require_ffmpeg(path), "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file,pipe"]
     words += ["-ss", f"{ahead:.6f}"] if ahead else []
@@ -85,5 +85,5 @@ def _run(path: Path, start: float, end: float | None, out: list[str]) -> bytes:
     if done.returncode < 0:
         raise ShardError(f"ffmpeg was killed by signal {-done.returncode} at {path}. Run the same command again.")
     if done.returncode:
-        raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it does not say why'}", "corrupt")
+        raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it gives no reason'}", "corrupt")
     return done.stdout

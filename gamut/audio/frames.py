@@ -1,4 +1,4 @@
-"""Frames of a ragged log-mel: whose each is, averages of several, and the padding of the standard AST."""
+"""Frames of a ragged log-mel: the segment of each, averages over several, and the padding of the standard AST."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zero_frames(
     hop: torch.Tensor,
     pool: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Frames that do not lie wholly in a segment's own samples become 0.0, before normalisation (AST's padding).
+    """Set frames that are not entirely within a segment's own samples to 0.0, before normalisation (AST's padding).
 
     Under 16 frames are padded in the waveform, so the first 16 always stay. mel: [N, bins]; length, hop, pool:
     int64 [S], own samples, hop in samples, frames averaged into one; frames and sizes as in `frame_table`.

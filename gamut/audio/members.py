@@ -1,4 +1,4 @@
-"""Members of shards that others made: FLAC, WAV, Ogg or MP3 of any rate and channels, to what our own shards hold."""
+"""Members of third-party shards: FLAC, WAV, Ogg or MP3 of any rate and channels, to the form of our own shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gamut.errors import AudioError
 from gamut.numbers import RATE
 
 CODECS = {"flac": "flac", "wav": "wav", "ogg": "ogg", "oga": "ogg", "opus": "ogg", "mp3": "mp3"}  # by ending of a name
-LARGEST = 1 << 29  # samples over all channels: three hours at 48 kHz; a small file can state more than a machine holds
+LARGEST = 1 << 29  # samples over all channels: three hours at 48 kHz; a small file can state more than fits into memory
 
 
 def read_member(payload: bytes) -> tuple[np.ndarray, int]:
@@ -26,23 +26,23 @@ def read_member(payload: bytes) -> tuple[np.ndarray, int]:
 
 
 def decode_member(payload: bytes, samples: int) -> np.ndarray:
-    """A member of which the index knows the samples: int16 [samples], 16 kHz mono.
+    """A member whose number of samples is known from the index: int16 [samples], 16 kHz mono.
 
-    FLAC as our own shards hold it takes their way, which gives the same bits faster. Raises AudioError as
-    `read_member`, and `length` where the count is another.
+    FLAC in the form of our own shards is decoded like them, faster and to the same bits. Raises AudioError as
+    `read_member`, and with reason `length` where the count differs.
     """
     if _is_plain(payload):
         return decode_flac(payload, samples)
     waveform, _ = read_member(payload)
     if len(waveform) != samples:
-        raise AudioError(f"The audio decodes to {len(waveform)} samples where {samples} are expected.", "length")
+        raise AudioError(f"The audio decodes to {len(waveform)} samples instead of {samples}.", "length")
     return waveform
 
 
 def stated_samples(payload: bytes) -> int | None:
-    """Samples at 16 kHz that `read_member` will give if the headers are right, without decoding; None: they do not say.
+    """The number of samples that `read_member` will give if the headers are right; None where they do not state it.
 
-    Raises AudioError where the container shows that the file is not whole, or is not sound.
+    Raises AudioError where the container shows that the file is incomplete, or is not sound.
     """
     with _opened(payload) as file:
         check_whole(payload, file.format, file.extra_info, "This audio")
@@ -79,4 +79,4 @@ def _opened(payload: bytes) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(_Bytes(payload))
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"This is not a sound file that can be read: {error.error_string}", "unreadable") from error
+        raise AudioError(f"This is not a readable sound file: {error.error_string}", "unreadable") from error

@@ -1,4 +1,5 @@
-"""The frames of an MP3 (MPEG audio, ISO 11172-3 and 13818-3): is it whole, and does it say how long it is?"""
+"""The frames of an MP3 (MPEG audio, ISO 11172-3 and 13818-3): whether it is complete, and whether it states its
+length."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ class Frame(NamedTuple):
     """A frame's header."""
 
     kind: int  # version, layer and rate, which all frames of a stream share
-    size: int  # bytes, header included; 0: free format, of which the header does not tell
+    size: int  # bytes, header included; 0: free format, where the header does not state it
     samples: int
 
 
 def frame_at(payload: bytes, at: int) -> Frame | None:
-    """The frame whose header lies at byte `at`; None where there is no header."""
+    """The frame whose header is at byte `at`; None where there is no header."""
     word = int.from_bytes(payload[at : at + 4], "big") if at + 4 <= len(payload) else 0
     version, layer, rate, kbit = word >> 19 & 3, 4 - (word >> 17 & 3), word >> 10 & 3, word >> 12 & 15
     if word >> 21 != 0x7FF or version == 1 or layer == 4 or rate == 3 or kbit == 15:
@@ -62,7 +63,7 @@ def stream(payload: bytes, begin: int) -> Iterator[Frame]:
 
 
 def first_frame(payload: bytes) -> int | None:
-    """Where the stream begins, behind any ID3v2 tags; None for free format and streams of a single frame."""
+    """Where the stream begins, after any ID3v2 tags; None for free format and streams of a single frame."""
     at = 0
     while payload[at : at + 3] == b"ID3" and at + 10 <= len(payload):
         high, middle, low, last = payload[at + 6 : at + 10]
@@ -81,7 +82,7 @@ def check_frames(payload: bytes, name: str) -> None:
         raise AudioError(f"{name} ends in the middle of an MPEG frame, at byte {len(payload)}.", "truncated")
     if 0 < len(payload) - at < 4 and payload[at] == 0xFF:
         raise AudioError(f"{name} ends in the middle of an MPEG header, at byte {len(payload)}.", "truncated")
-    if next(chains(payload, at, frames[0].kind), None) is not None:  # else tags or padding behind the last frame
+    if next(chains(payload, at, frames[0].kind), None) is not None:  # else tags or padding after the last frame
         raise AudioError(f"{name} is damaged: MPEG frames are missing at byte {at}.", "corrupt")
 
 
@@ -89,8 +90,8 @@ def unannounced(payload: bytes) -> tuple[int, int, int] | None:
     """(first byte, frames, samples a frame) of a stream whose header does not give its true number of frames.
 
     Without a Xing or Info header libsndfile guesses the length from the first frame's size, and reads a stream of
-    variable bit rate short, to a third of it and less, without an error; of several files joined together it reads
-    the first. None where the header is to be believed.
+    variable bit rate short, to a third of it or less, without an error; of several files joined together it reads
+    only the first. None where the header can be trusted.
     """
     begin = first_frame(payload)
     if begin is None:

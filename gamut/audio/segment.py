@@ -1,4 +1,4 @@
-"""A stretch of a longer recording, reading no more of it than its format makes necessary."""
+"""A segment of a longer recording, read without the rest where the format allows it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gamut.audio.ffmpeg import decode_with_ffmpeg, needs_ffmpeg
 from gamut.errors import AudioError
 
 OVERHANG = 1.0  # seconds that a segment may reach over the end of its recording: annotations are rounded
-COMPRESSED = ("OGG", "MP3")  # what a decoder gives there depends on where it was sought
+COMPRESSED = ("OGG", "MP3")  # here a decoder's output depends on where it was sought
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What of a file is the clip."""
+    """Which part of a file is the clip."""
 
     start: float = 0.0  # seconds
     end: float | None = None  # seconds; None: to the end
@@ -36,17 +36,21 @@ class Segment:
         if not 0 <= first < last:
             raise AudioError(f"The segment from {self.start} to {self.end} s is empty.", "empty")
         if first >= there:
-            raise AudioError(f"The segment begins at {self.start} s, its recording has {there / rate:.3f} s.", "empty")
+            raise AudioError(
+                f"The segment begins at {self.start} s, but its recording ends at {there / rate:.3f} s.", "empty"
+            )
         if last > there + OVERHANG * rate:
-            raise AudioError(f"The segment ends at {self.end} s, its recording at {there / rate:.3f} s.", "truncated")
+            raise AudioError(
+                f"The segment ends at {self.end} s, but its recording at {there / rate:.3f} s.", "truncated"
+            )
         return first, min(last, there)
 
 
 def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
     """A file of any kind, or a segment of it: float32 [channels, n] in [-1, 1) (n >= 1), and its rate in Hz.
 
-    WAV, FLAC and their like are read from the segment's first sample to its last; HDF5 likewise; Ogg and MP3 are
-    decoded whole and then cut, as a clip's samples may not depend on how a decoder seeks; the rest goes through ffmpeg.
+    WAV, FLAC, similar formats and HDF5 are read from the segment's first sample to its last; Ogg and MP3 are decoded
+    whole and then cut, since a clip's samples must not depend on how a decoder seeks; the rest goes through ffmpeg.
     Raises AudioError where the bytes cannot be decoded, OSError where they cannot be read, ShardError without ffmpeg.
     """
     if segment is None:
@@ -64,7 +68,7 @@ def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
 
 
 def _read_stretch(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
-    if os.stat(path).st_size == 0:  # and an OSError, where it cannot be asked
+    if os.stat(path).st_size == 0:  # raises OSError where the file cannot be read
         raise AudioError("The file has no bytes.", "empty")
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
@@ -76,14 +80,14 @@ def _read_stretch(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
                     raise AudioError(f"The file ends {last - first - len(interleaved)} samples early.", "truncated")
                 return np.ascontiguousarray(interleaved.T), file.samplerate
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"The file is not sound, or damaged: {error.error_string}", "unreadable") from error
+        raise AudioError(f"The file is damaged or not sound: {error.error_string}", "unreadable") from error
     audio, rate = read_audio(path.read_bytes())
     first, last = segment.frames(rate, audio.shape[1])
     return np.ascontiguousarray(audio[:, first:last]), rate
 
 
 def _read_array(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
-    os.stat(path)  # an OSError of the file system, not one of HDF5's own
+    os.stat(path)  # raises OSError for a missing file, before HDF5 raises its own
     try:
         file = _hdf5(str(path))
         array = file.get(segment.member)
@@ -96,7 +100,7 @@ def _read_array(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
             raise
         raise AudioError(f"The HDF5 file cannot be read at {segment.member}: {error}", "corrupt") from error
     if stretch.ndim != 1:
-        raise AudioError(f"The array {segment.member} is {list(array.shape)}, not one row of samples.", "format")
+        raise AudioError(f"The array {segment.member} has shape {list(array.shape)}, not [samples].", "format")
     if np.issubdtype(stretch.dtype, np.integer):
         stretch = stretch / -float(np.iinfo(stretch.dtype).min or -1)
     return np.ascontiguousarray(stretch[None], np.float32), segment.rate
@@ -104,7 +108,7 @@ def _read_array(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
 
 @lru_cache(maxsize=2)
 def _hdf5(path: str) -> Any:
-    """Kept open: a set of segments comes back to the same file many times."""
+    """The opened file, kept open since segments of the same file are read one after another."""
     import h5py  # takes a while to import, which only this needs
 
     return h5py.File(path, "r")

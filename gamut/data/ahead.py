@@ -1,7 +1,7 @@
-"""A run's epochs, planned ahead: the next one in a process of its own while the present one runs.
+"""A run's epochs, planned ahead: the next one in a separate process while the current one runs.
 
-Planning is a pure function, so it matters to nobody's results which process plans; it only must not be done by all of
-them, nor while the step waits.
+Planning is a pure function, so it makes no difference to results which process plans. But not all of them should, and
+no step should wait for it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from gamut.plan.clips import OPTIONAL, TYPES
 from gamut.processes import watch_ancestors
 
 FIRST_PROCESSES = 4  # plan the first epoch, which the run waits for; later ones get one core in the background
-INLINE_CLIPS = 10_000  # so few are planned in milliseconds: a process of its own would cost more than it saves
+INLINE_CLIPS = 10_000  # up to this many are planned in milliseconds, less than starting a process takes
 
 
 class Ahead:
     """Gives a run its epochs, and plans epoch e + 1 in the background while e runs.
 
-    Epochs lie in `folder`, below a name made of the plan's fingerprint: two plans never meet, and a resumed run maps
-    what is there. The background thread plans in a process of its own, unless the set is small: the packer is pure
-    Python, and in a thread it would take the interpreter from the training loop for seconds. One process of a node
-    should `lead`; the others only wait for it. With `lead`, epochs before the last one are removed.
+    Epochs are saved in `folder`, below a name made of the plan's fingerprint: different plans are kept apart, and a
+    resumed run maps what is saved. Unless the set is small, planning runs in a separate process: the packer is pure
+    Python, and in a thread it would block the training loop for seconds. One process of a node should `lead`; the
+    others only wait for it. With `lead`, epochs before the previous one are removed.
 
     >>> with Ahead("runs/asit_b/plan", clips, seed=0, policy=policy, epochs=40) as plans:      # doctest: +SKIP
     ...     epoch = plans.take(3)
@@ -63,13 +63,13 @@ class Ahead:
         return self.folder / f"epoch-{number:05d}"
 
     def begin(self) -> None:
-        """Start on the first epoch where none is saved yet: it is planned while the model is built, and waited for by
-        `take`."""
+        """Start planning the first epoch if none is saved yet: it is planned while the model is built, and `take` waits
+        for it."""
         if self.lead and self.epochs and not any(self.folder.glob("epoch-*")):
             self._start(0, processes=min(FIRST_PROCESSES, len(os.sched_getaffinity(0))))
 
     def take(self, number: int) -> Epoch:
-        """Epoch `number`, at once if it was planned ahead. Then starts on the next one.
+        """Epoch `number`, at once if it was planned ahead. Then starts planning the next one.
 
         Raises PlanError as `plan_epoch` and `ensure_epoch` do.
         """
@@ -83,7 +83,7 @@ class Ahead:
         return epoch
 
     def close(self) -> None:
-        """Stop planning ahead. What is saved stays."""
+        """Stop planning ahead. Saved epochs are kept."""
         if self._process is not None:
             self._process.terminate()
         self._wait()
@@ -99,8 +99,7 @@ class Ahead:
             self._thread = threading.Thread(target=self._plan_here, args=(number,), daemon=True, name="plan-ahead")
             self._thread.start()
             return
-        # A program of its own rather than a fork or a spawned copy: those would bring along the threads or the imports
-        # of the run.
+        # A separate program rather than a fork or a spawned copy, which would bring the run's threads or imports along.
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
@@ -115,11 +114,11 @@ class Ahead:
         self._thread.start()
 
     def _plan_here(self, number: int) -> None:
-        with contextlib.suppress(PlanError):  # `take` meets it again, and raises it where it is heard
+        with contextlib.suppress(PlanError):  # `take` meets the same error, and raises it in the main thread
             ensure_epoch(self.path(number), lambda: plan_epoch(self.clips, self.seed, number, self.policy))
 
     def _feed(self, process: subprocess.Popen[bytes], number: int, processes: int) -> None:
-        """Send the work and wait. A process that fails has said why on stderr; `take` then plans for itself."""
+        """Send the work and wait. A process that fails prints why on stderr; `take` then plans in this process."""
         assert process.stdin is not None
         work = {
             "folder": str(self.path(number)),
@@ -135,7 +134,7 @@ class Ahead:
             for name, dtype in self.clips.types().items():
                 process.stdin.write(np.ascontiguousarray(getattr(self.clips, name), dtype).data)
             process.stdin.flush()
-        process.wait()  # the pipe stays open until then: its end tells the process that we are gone
+        process.wait()  # the pipe stays open until then: when it closes, the process knows that we are gone
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
 
@@ -145,16 +144,17 @@ class Ahead:
         self._thread = self._process = None
 
     def _remove_before(self, number: int) -> None:
-        """Remove epochs that no rank can still need: all have finished the one before the last."""
+        """Remove epochs before `number`, which every rank has finished."""
         for folder in self.folder.glob("epoch-*"):
             if folder.name < self.path(number).name:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def plan_on(processes: int, clips: Clips, seed: int, number: int, policy: Policy) -> Epoch:
-    """`plan_epoch` by so many processes: forks of this one, which must not hold locks that planning needs.
+    """`plan_epoch` by `processes` forks of this process, which must not hold locks that planning needs.
 
-    The plan is the same with any number, and where a process dies. None outlives this one by more than a second.
+    The plan is the same with any number of them, and even if one dies. None outlives this process by more than a
+    second.
     """
     if processes > 1:
         end_with_us = partial(watch_ancestors, os.getpid(), parent=os.getpid())
@@ -168,9 +168,9 @@ def plan_from_stdin() -> None:
     """The process behind `Ahead`: plan and save one epoch, given as a JSON line and the bytes of the clips' columns
     on stdin.
 
-    Ends at once, at whatever point, when the other end of stdin is closed: a run that is gone leaves nobody planning.
+    Ends at once when the other end of stdin is closed: nothing goes on planning for a run that is gone.
     """
-    os.nice(5)  # the loader's workers go first
+    os.nice(5)  # the loader's workers have priority
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends this process
     source = sys.stdin.buffer
     work = json.loads(source.readline())
@@ -182,7 +182,7 @@ def plan_from_stdin() -> None:
     policy = Policy(**work["policy"])
 
     def leave_with_parent() -> None:
-        os.read(0, 1)  # unbuffered: a lock on stdin would be waited for at the end of the process
+        os.read(0, 1)  # unbuffered: the end of the process would wait for a lock on stdin
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()

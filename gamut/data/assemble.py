@@ -1,4 +1,4 @@
-"""From planned packs to one packed batch: decode, cut, pad, join; or read what is cached."""
+"""From planned packs to one packed batch: decode, cut, pad and join clips, or read cached features."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
 
     A negative number, like a pack without clips, adds nothing. Each clip is decoded once for all its views. A clip
     whose bytes are unusable becomes a hole and is left out; that depends on the bytes alone, so every rank and every
-    replay leaves out the same ones. A mixup partner that is unusable leaves its clip as it is. Raises ShardError where
+    replay leaves out the same clips. If a mixup partner is unusable, its clip stays unmixed. Raises ShardError where
     a shard cannot be read, PlanError where the plan asks for samples that a clip does not have, FeatureError where a
-    cache lacks a clip or holds it damaged.
+    clip is missing or damaged in the cache.
     """
     reader = open_reader(source) if isinstance(source, Index) else source
     rows = [np.arange(epoch.pack_offset[pack], epoch.pack_offset[pack + 1]) for pack in packs if pack >= 0]
@@ -98,7 +98,7 @@ def _sounds(
 def _features(
     reader: FeatureReader, epoch: Epoch, draws: np.ndarray, row: np.ndarray, planned: list[int]
 ) -> tuple[list[int], dict[str, Any]]:
-    """As `_sounds`, of cached features. A partner is a clip of the same pack, so nothing is read for it."""
+    """`_sounds` for cached features. A partner is a clip of the same pack, so nothing more is read."""
     found = [reader.hole(one) for one in row.tolist()]
     kept = [clip for clip, hole in enumerate(found) if hole is None]
     features = reader.read(row[kept])
@@ -150,7 +150,7 @@ class _Partners:
         self.holes: list[Hole] = []
 
     def add(self, clip: int) -> None:
-        """Decode and cut the partner of a clip, which stays as it is without a usable one."""
+        """Decode and cut the partner of a clip, which stays unmixed if that is unusable."""
         row = int(self.row[clip])
         samples = _decode(self.reader, row, self.holes) if row >= 0 else None
         if samples is None:
@@ -188,7 +188,7 @@ def _decode(reader: Reader | Readers, row: int, holes: list[Hole]) -> np.ndarray
 def _cut(
     index: Index, epoch: Epoch, row: int, samples: np.ndarray, first: int, own: int, rolled: bool = False
 ) -> np.ndarray:
-    """`own` samples from `first` on; of a rolled waveform, around its end."""
+    """`own` samples from `first` on; a rolled waveform continues at its beginning."""
     end = first + own
     if first < 0 or own > len(samples) or (end > len(samples) and not (rolled and first < len(samples))):
         raise _of_another_index(index, epoch, row, first, own, len(samples))
@@ -200,7 +200,7 @@ def _cut(
 def _of_another_index(index: Index, epoch: Epoch, row: int, first: int, own: int, there: int) -> PlanError:
     return PlanError(
         f"The plan of epoch {epoch.number} asks for samples {first} to {first + own} of clip {index.key(row)}, but the "
-        f"clip has {there} samples. The plan belongs to another index: remove the saved plan and start again."
+        f"clip has {there} samples. The plan was made from another index: remove the saved plan and start again."
     )
 
 

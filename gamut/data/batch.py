@@ -13,7 +13,7 @@ ALIGN = 16  # bytes
 
 @dataclass(frozen=True)
 class Hole:
-    """A planned clip that turned out unusable, decided by its bytes alone, so alike on every rank and on replay."""
+    """A planned clip that is unusable. This depends on its bytes alone, so it is the same on every rank and replay."""
 
     row: int  # row in the index
     key: str
@@ -30,11 +30,11 @@ class PackedBatch:
     in length; the last `local_views` of each are its local crops. A batch of no clips is legal (an empty pack).
 
     Where the features of clips are cached (a plan of `cached` clips) the payload is `features`, a record a clip, and
-    there are no samples; `partner_clip` says with which clip of the batch each is mixed.
+    there are no samples; `partner_clip` is the clip of the batch that each is mixed with.
 
-    What only some plans ask for is None (or empty) in the others' batches. Where there is mixup, segment s is mixed
-    with samples [partner_offset[s], partner_offset[s + 1]) of `partner_waveform`, none of them for a clip that stays
-    as it is; they are at most length[s]. `gamut.data.front` makes the log-mel of all this.
+    Fields that a plan does not use are None or empty. With mixup, segment s is mixed with samples [partner_offset[s],
+    partner_offset[s + 1]) of `partner_waveform`, at most length[s] of them and none for an unmixed clip.
+    `gamut.data.front` makes the log-mel of all this.
     """
 
     waveform: torch.Tensor  # int16 [samples], 16 kHz
@@ -63,8 +63,8 @@ class PackedBatch:
     partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
     features: torch.Tensor | None = None  # float16 or float32 [C, layers, steps, dim]; None: the payload is `waveform`
     partner_clip: torch.Tensor | None = None  # int64 [C], number of the partner in this batch; -1 without one
-    bytes: int = 0  # that were read from storage for it
-    partner_holes: tuple[Hole, ...] = field(default=())  # partners that turned out unusable: their clips stay unmixed
+    bytes: int = 0  # read from storage for this batch
+    partner_holes: tuple[Hole, ...] = field(default=())  # unusable partners, whose clips stay unmixed
 
     @property
     def clips(self) -> int:
@@ -93,15 +93,14 @@ class PackedBatch:
 class Parcel:
     """A `PackedBatch` on its way from a loader worker to its rank: all its tensors in one piece of memory.
 
-    A tensor sent between processes takes a file descriptor for as long as it lives. One piece a batch makes that one
-    descriptor instead of ten, so the descriptors in use are the batches in flight (tens, where the usual limit is
-    1,024), and torch's `file_descriptor` strategy is safe. That one is wanted because its memory has no name: nothing
-    stays in /dev/shm when processes are killed, while the `file_system` strategy depends on a daemon that may be killed
-    with them.
+    A tensor sent between processes uses a file descriptor for as long as it lives. One piece of memory a batch needs
+    one descriptor instead of ten, so there are as many as batches in flight (tens; the usual limit is 1,024), and
+    torch's `file_descriptor` strategy is safe. Its memory has no name, so nothing stays in /dev/shm when processes are
+    killed, while the `file_system` strategy depends on a daemon that may be killed with them.
     """
 
     memory: torch.Tensor  # uint8 [bytes]
-    places: dict[str, tuple[int, torch.dtype, tuple[int, ...]]]  # where in `memory` each tensor lies
+    places: dict[str, tuple[int, torch.dtype, tuple[int, ...]]]  # byte in `memory`, type and shape of each tensor
     rest: dict[str, Any]  # the other fields
 
     @classmethod
@@ -121,7 +120,7 @@ class Parcel:
         return cls(memory, places, {name: value for name, value in values.items() if name not in tensors})
 
     def open(self) -> PackedBatch:
-        """The batch, its tensors views of `memory` (pinned where that is)."""
+        """The batch, with tensors that are views of `memory` (pinned if it is)."""
         values = dict(self.rest)
         for name, (at, dtype, shape) in self.places.items():
             count = torch.Size(shape).numel()
@@ -129,12 +128,12 @@ class Parcel:
         return PackedBatch(**values)
 
     def pin_memory(self, device: str | None = None) -> Parcel:
-        """The same in pinned memory; the name under which torch's DataLoader looks for it."""
+        """A copy in pinned memory; torch's DataLoader calls a method of this name."""
         return Parcel(self.memory.pin_memory(), self.places, self.rest)
 
 
 def _memory(size: int) -> torch.Tensor:
-    """uint8 [size]; in a worker shared from the start, since torch would copy it into shared memory to send it."""
+    """uint8 [size]; in a worker it is shared memory, since torch would copy it there to send it."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size, device="cpu"))

@@ -1,11 +1,11 @@
-"""A folder of pieces on a disk of this node, bounded, shared by all its processes, and whole after any kill.
+"""A folder of pieces on a disk of this node, bounded, shared by all its processes, and intact after any kill.
 
-There is no list of what is there but the folder itself. A piece is written as NAME.partial, checked, synced and
-renamed; whoever writes it holds an exclusive lock (flock) on it, so that others wait for that piece instead of fetching
-it too, and a .partial that nobody holds was left by a process that is dead. Space is taken before the first byte is
-fetched, in the size of the .partial, under the lock of the folder: the sum of all sizes in the folder never exceeds the
-bound. The piece read longest ago goes first; one that is being read holds a shared lock and stays. The kernel gives
-locks back however a process ends.
+The folder itself is the only record of its pieces. A piece is written as NAME.partial, checked, synced and renamed. Its
+writer holds an exclusive lock (flock) on it, so that other processes wait for the piece instead of fetching it too; a
+.partial without a lock was left by a dead process. Space is reserved before the first byte is fetched, as the size of
+the .partial, under the lock of the folder: the sum of all sizes in the folder never exceeds the bound. The least
+recently read piece is removed first; one that is being read has a shared lock and stays. The kernel releases locks
+however a process ends.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gamut.errors import ShardError
 from gamut.files import TEMPORARY, lock, lock_open, sync
 
 LOCK = "lock"
-PATIENCE = 120.0  # seconds to wait for room that others are using
+PATIENCE = 120.0  # seconds to wait for space that others are using
 
 
 class Cache:
-    """At most `limit` bytes in `folder` (which is made), for all processes that open it with one limit.
+    """At most `limit` bytes in `folder` (created if missing), for all processes that open it with the same limit.
 
     >>> cache = Cache(Path("/tmp/pieces"), limit=10**9)      # doctest: +SKIP
     >>> cache.read("a", 1000, lambda file: file.write(bytes(1000)), at=10, length=5)      # doctest: +SKIP
@@ -42,9 +42,9 @@ class Cache:
     def read(self, name: str, size: int, fill: Callable[[BinaryIO], object], at: int, length: int) -> bytes:
         """`length` bytes from byte `at` of the piece `name`, which has `size` bytes.
 
-        Where it is not there, `fill` writes it into the file that it is given, and checks it: what `fill` returns from
-        is published, what it raises leaves nothing behind and goes on to the caller. Raises ShardError where the
-        disk fails, or `size` does not fit; ValueError where `fill` does not leave the file at byte `size`.
+        If it is missing, `fill` writes it into the file that it is given, and checks it: when `fill` returns, the piece
+        is published; when it raises, nothing is left and the exception reaches the caller. Raises ShardError where the
+        disk fails or `size` does not fit; ValueError where `fill` does not leave the file at byte `size`.
         """
         if size > self.limit:
             raise ShardError(
@@ -66,13 +66,15 @@ class Cache:
             ) from error
 
     def drop(self, name: str) -> None:
-        """Remove a piece that turned out to be damaged, if nobody is reading it."""
+        """Remove a damaged piece, if no process is reading it."""
         self._remove(name)
 
     def used(self) -> int:
-        """Bytes of all that is in the folder, whole or on its way, at one moment."""
+        """Bytes of all pieces in the folder, complete or partial, at one moment."""
         with self._space():
-            sizes = {number: size for _, size, _, number in self._there()}  # one that is renamed may be seen twice
+            sizes = {
+                number: size for _, size, _, number in self._there()
+            }  # a file that is being renamed may be seen twice
         return sum(sizes.values())
 
     def _read_there(self, name: str, size: int, at: int, length: int) -> bytes | None:
@@ -85,27 +87,27 @@ class Cache:
             if about.st_nlink and about.st_size == size:
                 _was_read(descriptor)
                 return read_at(descriptor, length, at)
-        if about.st_nlink:  # of another size: the disk has lost some of it
+        if about.st_nlink:  # wrong size: the disk has lost some of it
             self._remove(name)
         return None
 
     def _fetch(
         self, name: str, size: int, fill: Callable[[BinaryIO], object], at: int, length: int, until: float
     ) -> bytes | None:
-        """Write and publish the piece; None where it has to be looked for again."""
+        """Write and publish the piece; None where it must be looked for again."""
         partial, final = self.folder / (name + TEMPORARY), self.folder / name
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with _locked(descriptor):  # waits while another process fetches the same piece
             if not _is(descriptor, partial):
-                return None  # it was published meanwhile, or removed as left by the dead
+                return None  # it was published meanwhile, or removed as left by a dead process
             try:
                 if final.exists():
                     return None
                 while not self._reserve(descriptor, size):
                     if time.monotonic() > until:
                         raise ShardError(
-                            f"The cache {self.folder} of {self.limit:,} bytes is too small for what is read at the "
-                            "same time on this node. Raise remote.cache_gb, or lower remote.piece_mb or loader.workers."
+                            f"The cache {self.folder} of {self.limit:,} bytes is too small for what this node reads at "
+                            "the same time. Raise remote.cache_gb, or lower remote.piece_mb or loader.workers."
                         )
                     time.sleep(0.05)
                 with os.fdopen(descriptor, "r+b", closefd=False) as file:
@@ -115,7 +117,7 @@ class Cache:
                     raise ValueError(f"a piece of {size} bytes was filled with {filled}")
                 _was_read(descriptor)
                 os.fsync(descriptor)
-                with self._space():  # a name that changes under whoever adds up the folder may be seen nowhere
+                with self._space():  # or a process that sums up the folder might miss the renamed file
                     os.rename(partial, final)
                 sync(self.folder)
                 return read_at(descriptor, length, at)
@@ -124,9 +126,9 @@ class Cache:
                     os.unlink(partial)
 
     def _reserve(self, descriptor: int, size: int) -> bool:
-        """Give the file its size, if the folder has room for it or can be made to."""
+        """Give the file its size, removing other pieces if need be; False where the folder has no room."""
         with self._space():
-            os.ftruncate(descriptor, 0)  # what a dead process had begun
+            os.ftruncate(descriptor, 0)  # discards what a dead process wrote
             there = sorted(self._there())
             excess = sum(entry[1] for entry in there) + size - self.limit
             for _, held, name, _ in there:
@@ -135,12 +137,12 @@ class Cache:
                     excess -= held
             if excess > 0:
                 return False
-            os.posix_fallocate(descriptor, 0, size)  # a full disk is met here, not in the middle
+            os.posix_fallocate(descriptor, 0, size)  # a full disk shows here, not in the middle of the piece
             return True
 
     @contextmanager
     def _space(self) -> Iterator[None]:
-        """Nobody else takes space meanwhile."""
+        """Keep other processes from reserving space."""
         with lock(self.folder / LOCK):
             yield
 
@@ -156,7 +158,7 @@ class Cache:
                     yield about.st_mtime_ns, about.st_size, entry.name, about.st_ino
 
     def _remove(self, name: str) -> bool:
-        """Unlink a file that nobody holds; whether it was."""
+        """Unlink a file unless another process holds its lock; returns whether it is gone."""
         path = self.folder / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -169,7 +171,7 @@ class Cache:
 
 
 def _was_read(descriptor: int) -> None:
-    """What was read last is removed last. By the exact time: a kernel's own is the same for some milliseconds."""
+    """Record the time of reading, exactly: the kernel's own timestamps stay equal for some milliseconds."""
     now = time.time_ns()
     os.utime(descriptor, ns=(now, now))
 
@@ -185,7 +187,7 @@ def _locked(descriptor: int, *, wait: bool = True, shared: bool = False) -> Iter
 
 
 def _is(descriptor: int, path: Path) -> bool:
-    """Whether the open file still is the one of this name."""
+    """Whether the open file is still the one with this name."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
@@ -197,7 +199,7 @@ def _is(descriptor: int, path: Path) -> bool:
 def read_at(descriptor: int, size: int, at: int) -> bytes:
     """`size` bytes from byte `at`, or fewer where the file ends. Raises OSError."""
     payload = os.pread(descriptor, size, at)
-    while 0 < len(payload) < size:  # a read may legally give less than was asked for
+    while 0 < len(payload) < size:  # a read may return less than was asked for
         rest = os.pread(descriptor, size - len(payload), at + len(payload))
         if not rest:
             break

@@ -31,19 +31,19 @@ HANDLED = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM}
 class Loader:
     """Iterates over (step in the epoch, its micro-batches for this rank: A batches of up to `per_forward` packs each).
 
-    Which packs a rank gets is the plan's and `deal`'s business: the same clips make a global step at any world size,
-    and the number of workers changes nothing but the speed. Starting at `start_step` costs no reading. A step's
-    packs are dealt afresh from their costs, so every rank has equally many batches in a step, some perhaps empty (those
-    that would be empty on every rank are left out: `forwards`). With `nodes`
-    above 1 packs stay with the node of their lanes (`locality: node`).
+    The plan and `deal` decide which packs a rank gets: the same clips make a global step at any world size, and the
+    number of workers affects only the speed. Starting at `start_step` reads nothing before it. The packs of each step
+    are dealt by cost, so every rank has equally many batches in a step, some of them perhaps empty (those that would be
+    empty on every rank are left out: `forwards`). With `nodes` above 1 packs stay with the node of their lanes
+    (`locality: node`).
 
-    With `workers` 0 everything is read in this process when asked for. Otherwise a work item is one micro-batch, and
-    each worker has up to `prefetch` steps' worth of its share under way. `pin` puts batches into pinned memory.
-    With `features` clips are read from that cache instead of from the shards; the plan must be one of `cached` clips.
+    With `workers` 0 everything is read in this process when it is needed. Otherwise a work item is one micro-batch, and
+    each worker prepares up to `prefetch` steps' worth of its share. `pin` puts batches into pinned memory. With
+    `features` clips are read from that cache instead of from the shards; the plan must be one of `cached` clips.
     `waited` is the time in seconds that the consumer has spent waiting for batches since the loader was made.
 
-    Raises, when the step comes that is concerned: ShardError, PlanError or FeatureError as `assemble` does, in
-    whichever process; RunError where a worker process died.
+    Raises at the step concerned: ShardError, PlanError or FeatureError as `assemble` does, in whichever process it
+    happens; RunError where a worker process died.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Loader:
             sampler=items,
             num_workers=self.workers,
             pin_memory=self.pin,
-            generator=torch.Generator(),  # else it draws a seed from the global generator
+            generator=torch.Generator(),  # otherwise it would draw a seed from the global generator
             **shared,
         )
         with _held_signals():
@@ -133,9 +133,9 @@ class Loader:
             died = str(error)
         if died is not None:
             raise RunError(
-                f"A data loader worker of process {os.getpid()} died ({died}). Killed from outside, it is most often "
-                "out of memory (see the kernel's log) or out of shared memory (df /dev/shm): give the job more, or "
-                "lower loader.workers or loader.prefetch. The run can be resumed from its last checkpoint."
+                f"A data loader worker of process {os.getpid()} died ({died}). The usual cause is a lack of memory "
+                "(see the kernel's log) or of shared memory (df /dev/shm): give the job more, or lower loader.workers "
+                "or loader.prefetch. The run can be resumed from its last checkpoint."
             )
         if isinstance(item, GamutError):
             raise item
@@ -145,7 +145,7 @@ class Loader:
 class _MicroBatches(Dataset):
     """Item step * A + a is micro-batch a of a step, as a Parcel, or the GamutError that stopped it.
 
-    An error is returned, not raised, since torch would rebuild it from a traceback as a string.
+    An error is returned, not raised, since torch would rebuild a raised one from its traceback as text.
     """
 
     def __init__(
@@ -159,8 +159,11 @@ class _MicroBatches(Dataset):
         self.per_forward = per_forward
         self.nodes = nodes
         self.accumulation = -(-epoch.packs // (world * per_forward))
-        self._reader: Reader | Readers | FeatureReader | None = None  # opened by the process that reads
-        self._dealt: tuple[int, Any] = (-1, None)  # the step dealt last: its micro-batches are asked for in a row
+        self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
+        self._dealt: tuple[int, Any] = (
+            -1,
+            None,
+        )  # the step dealt last: its micro-batches are requested one after another
 
     def forwards(self, step: int) -> int:
         return forwards(self._cost(step), self.world, self.per_forward, self.nodes)
@@ -184,12 +187,12 @@ class _MicroBatches(Dataset):
 
 
 def _settle(parent: int, worker: int) -> None:
-    """Make a forked worker a process of its own: its handlers, its end. (torch has set it to one thread.)"""
+    """Give a forked worker its own signal handlers and end. (torch has set it to one thread.)"""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the rank decides what it means
-    # A scheduler warns every process of a job, and the batches are needed up to the checkpoint that the rank then
-    # writes. A function and not SIG_IGN, which the commands that a worker runs would inherit.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the rank handles it
+    # A scheduler warns every process of a job, but batches are needed up to the checkpoint that the rank then writes.
+    # A function rather than SIG_IGN, which the commands that a worker runs would inherit.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     watch_ancestors(parent=parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
@@ -197,8 +200,8 @@ def _settle(parent: int, worker: int) -> None:
 
 @contextlib.contextmanager
 def _workers_of(parcels: Any) -> Iterator[None]:
-    """End the workers with the block or with this process, whichever is first: they do not hear SIGTERM, with which
-    torch and multiprocessing would end them."""
+    """End the workers with the block or with this process, whichever comes first: they ignore SIGTERM, by which torch
+    and multiprocessing would end them."""
 
     def kill() -> None:
         for worker in parcels._workers:
@@ -208,17 +211,17 @@ def _workers_of(parcels: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        parcels._shutdown_workers()  # now, not when the last traceback that holds them is collected
+        parcels._shutdown_workers()  # now, not when the last traceback that refers to them is collected
         kill()
         atexit.unregister(kill)
 
 
 @contextlib.contextmanager
 def _held_signals() -> Iterator[None]:
-    """Hold signals back while workers are forked, and keep torch from raising out of a signal handler afterwards.
+    """Block signals while workers are forked, and keep torch from raising in a signal handler afterwards.
 
     torch's SIGCHLD handler raises wherever the main thread happens to be when a worker dies, in the middle of a
-    collective or a checkpoint. Without it the loss is found by the next wait for a batch, within 5 s.
+    collective or a checkpoint. Without it the next wait for a batch finds the loss within 5 s.
     """
     child = signal.getsignal(signal.SIGCHLD)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)

@@ -1,4 +1,4 @@
-"""Planned epochs on disk: folders of plain .npy files, planned once a node, mapped by whoever runs them."""
+"""Planned epochs on disk: folders of plain .npy files, planned once a node and memory-mapped by every process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOCK = "plan.lock"
 
 
 def save_epoch(epoch: Epoch, folder: str | Path) -> None:
-    """Write to a temporary folder, sync, rename: the folder is there whole or not at all.
+    """Write to a temporary folder, sync, rename: the folder is there completely or not at all.
 
-    Raises PlanError where the folder is there already or cannot be written.
+    Raises PlanError where the folder exists already or cannot be written.
     """
     folder = Path(folder)
     try:
@@ -44,19 +44,19 @@ def save_epoch(epoch: Epoch, folder: str | Path) -> None:
     except OSError as error:
         raise PlanError(
             f"The plan of epoch {epoch.number} cannot be saved as {folder}: {error.strerror or error}. "
-            "Free the place, or choose another folder for the run."
+            "Free some space, or choose another folder for the run."
         ) from error
 
 
 def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, verify: bool = True) -> Epoch:
     """Map a saved epoch into memory.
 
-    `expect` is the fingerprint that the plan must have; `verify` reads every file once against its checksum (a
-    process whose parent has done so may leave it out; sizes are always checked). Raises PlanError where the folder
-    is absent, damaged, or of another plan, naming the file or the fields.
+    `expect` is the fingerprint that the plan must have; `verify` compares every file with its checksum (not needed
+    where a parent process has done so; sizes are always checked). Raises PlanError where the folder is missing,
+    damaged, or of another plan, naming the file or the fields.
     """
     folder = Path(folder)
-    remedy = f"Remove {folder}; the epoch is then planned again, the same."
+    remedy = f"Remove {folder}; the same epoch is then planned again."
     try:
         about: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         if about["format"] != FORMAT:
@@ -75,17 +75,17 @@ def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, veri
 
 
 def ensure_epoch(folder: str | Path, make: Callable[[], Epoch], expect: Mapping[str, str] | None = None) -> Epoch:
-    """The epoch saved in `folder`, made and saved first if it is not there.
+    """The epoch saved in `folder`, made and saved first if it is missing.
 
-    All ranks of a node may call it at once: one makes, the others wait for it (a lock file in the parent folder).
-    `expect` is the fingerprint that a saved plan must have. Raises PlanError where a saved plan is damaged or another
-    one, or where it cannot be saved, and whatever `make` raises.
+    All ranks of a node may call it at once: one makes the epoch, the others wait (by a lock file in the parent folder).
+    `expect` is the fingerprint that a saved plan must have. Raises PlanError where a saved plan is damaged or differs,
+    or where it cannot be saved, and whatever `make` raises.
     """
     folder = Path(folder)
     if not (folder / DESCRIPTION).exists():
         with _locked(folder.parent / LOCK) as alone:
             if not (folder / DESCRIPTION).exists():
-                if alone:  # so this machine's temporary folders are those of writers that were killed
+                if alone:  # so this machine's temporary folders were left by killed writers
                     for stale in folder.parent.glob(f"{_temporary_prefix(folder)}*.tmp"):
                         shutil.rmtree(stale, ignore_errors=True)
                 _save_or_meet(make(), folder)
@@ -141,7 +141,7 @@ def _crc32(path: Path) -> int:
 
 
 def _temporary_prefix(folder: Path) -> str:
-    """How the names of this machine's temporary folders for a plan begin; they end in `.tmp`."""
+    """The prefix of this machine's temporary folders for a plan; they end in `.tmp`."""
     return f".{folder.name}.{os.uname().nodename}."
 
 

@@ -1,4 +1,4 @@
-"""One clip's bytes: one positional read from its shard, verified before anybody uses them; or its cached features."""
+"""One clip's bytes, by one positional read from its shard and verified before use; or its cached features."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from gamut.shards.joined import Joined
 class Reader:
     """Reads and decodes members of a shard set by row, keeping at most `files` shards open.
 
-    Two kinds of trouble are kept apart. Bytes that are wrong (checksum, cut short, not decodable, another length) are
-    the clip's own fault and the same for whoever reads them: `AudioError`, a hole. A read that fails (input/output
-    error, missing file) says nothing about the clip: it is tried `tries` times, `pause` seconds apart and doubling,
-    then raises `ShardError`, and the run stops. One reader belongs to one thread. Shards that are elsewhere are read
-    through the node's cache, with tries of their own (see `RemoteShards`).
+    Two kinds of failure are kept apart. Wrong bytes (checksum, cut short, not decodable, another length) are a property
+    of the clip, the same for every reader: `AudioError`, a hole. A read that fails (input/output error, missing file)
+    says nothing about the clip: it is tried `tries` times, `pause` seconds apart and doubling, then raises
+    `ShardError`, and the run stops. A reader belongs to one thread. Remote shards are read through the node's cache,
+    with their own number of tries (see `RemoteShards`).
 
     >>> reader = Reader(Index.open("shards/esc50"))        # doctest: +SKIP
     >>> reader.decode(0).shape                             # doctest: +SKIP
@@ -50,9 +50,9 @@ class Reader:
         self._checksum = np.asarray(index.checksum)
 
     def read(self, row: int) -> bytes:
-        """The payload of the clip in `row` of the index, as it was when it was indexed.
+        """The payload of the clip in `row` of the index, exactly as it was indexed.
 
-        Raises AudioError (reason `truncated` or `checksum`) where the bytes are not those, ShardError where the shard
+        Raises AudioError (reason `truncated` or `checksum`) where the bytes have changed, ShardError where the shard
         cannot be read.
         """
         payload = self._payload(row)
@@ -62,18 +62,18 @@ class Reader:
         if self._remote is not None:
             self._remote.forget(row)
         else:
-            self._close(int(self._shard[row]))  # a new descriptor: the old one may be of a file replaced meanwhile
+            self._close(int(self._shard[row]))  # reopen: the file may have been replaced meanwhile
         payload = self._payload(row)
         reason = self._fault(row, payload)
         if reason is None:
             return payload
         shard = self.index.tars.full(self.index.tars.names[self._shard[row]])
-        if self._remote is not None:  # what was fetched had its checksum: what says otherwise is this node
+        if self._remote is not None:  # it had its checksum when it was fetched, so the fault is this node's
             raise ShardError(
-                f"Clip {self.index.key(row)} of {shard} was fetched whole, but the cache {self._remote.cache.folder} "
-                "gives other bytes, twice: its disk is not to be trusted. Name another with remote.cache=FOLDER."
+                f"Clip {self.index.key(row)} of {shard} was fetched intact, but the cache {self._remote.cache.folder} "
+                "returned other bytes, twice: its disk is faulty. Use another one with remote.cache=FOLDER."
             )
-        found = "ends early" if reason == "truncated" else "does not have the checksum that the index holds"
+        found = "is cut off" if reason == "truncated" else "does not have its checksum in the index"
         raise AudioError(
             f"Clip {self.index.key(row)} in {shard} {found}. Run `python -m gamut.shards verify {self.index.folder}`.",
             reason,
@@ -94,7 +94,7 @@ class Reader:
             raise AudioError(f"Clip {self.index.key(row)} in {shard} is unusable. {error}", error.reason) from error
         if samples == 0 or len(waveform) != samples:
             raise AudioError(
-                f"Clip {self.index.key(row)} decodes to {len(waveform)} samples where the index has {samples}. "
+                f"Clip {self.index.key(row)} decodes to {len(waveform)} samples, but has {samples} in the index. "
                 f"Run `python -m gamut.shards verify {self.index.folder}`.",
                 "empty" if samples == 0 else "length",
             )
@@ -135,7 +135,7 @@ class Reader:
                     time.sleep(self._pause * 2**attempt)
         raise ShardError(
             f"Clip {self.index.key(row)} could not be read from {self.index.shard_path(shard)} in {self._tries} tries: "
-            f"{failure.strerror or failure}. Check that the file is there and its storage is healthy, then start again."
+            f"{failure.strerror or failure}. Check the file and its storage, then start again."
         ) from failure
 
     def _descriptor(self, shard: int) -> int:
@@ -181,7 +181,7 @@ class Readers:
 
 
 def open_reader(index: Index) -> Reader | Readers:
-    """What reads the clips of an index, be it of one set or of several."""
+    """A reader of the clips of an index, of one set or several."""
     return Readers(index) if isinstance(index, Joined) else Reader(index)
 
 
@@ -190,7 +190,7 @@ class Features(Protocol):
 
     @property
     def holes(self) -> Sequence[Hole]:
-        """Clips whose sound could not be encoded."""
+        """Clips whose audio could not be encoded."""
         ...
 
     @property
@@ -204,7 +204,7 @@ class Features(Protocol):
 
 
 class FeatureReader:
-    """Reads what `assemble` asks for; which clips are holes is the cache's word, so alike on every rank."""
+    """Reads what `assemble` asks for. The cache states which clips are holes, the same on every rank."""
 
     def __init__(self, index: Index, cache: Features) -> None:
         self.index = index

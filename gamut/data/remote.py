@@ -1,9 +1,9 @@
-"""The bytes of a clip in a shard that is elsewhere: from the node's cache, and by way of it from the remote place.
+"""The bytes of a clip in a remote shard, by way of the node's cache.
 
-Shards are fetched and kept in pieces, runs of clips that lie behind each other. Not whole shards, since those of others
-may have many GB, which a cache would have to hold and a reader to wait for; not single clips, since a request takes
-tens of milliseconds and a node reads a thousand clips a second. A piece ends between two clips, so every clip is one
-read of one file, and a piece can be checked against the index before anybody sees it.
+Shards are fetched and kept in pieces, runs of consecutive clips. Whole shards would be too large, since third-party
+ones may have many GB, which a cache would have to hold and a reader to wait for; single clips would be too small, since
+a request takes tens of milliseconds and a node reads a thousand clips a second. A piece ends between two clips, so
+every clip is one read of one file, and a piece can be checked against the index before it is used.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from gamut.shards import Index
 class RemoteShards:
     """Reads members of a remote shard set by row. Belongs to the process that reads.
 
-    A server that stalls, cuts, fails, or gives other bytes than were indexed is tried again; then `read` raises
-    ShardError, and the run stops: it is never a hole, since it says nothing of the clip.
+    Where a server stalls, cuts off, fails, or sends other bytes than were indexed, it is tried again; then `read`
+    raises ShardError, and the run stops: this is never a hole, since it says nothing about the clip.
     """
 
     def __init__(self, index: Index) -> None:
@@ -44,18 +44,18 @@ class RemoteShards:
         return self._pieces
 
     def read(self, row: int) -> bytes:
-        """The clip's bytes, as long as the index says and as the cache holds them."""
+        """The clip's bytes as the cache holds them, of the length in the index."""
         piece = self.pieces.of(row)
         begin, end = int(self.pieces.begin[piece]), int(self.pieces.end[piece])
         at, length = int(self.index.offset[row]) - begin, int(self.index.size[row])
         return self.cache.read(self._name(piece), end - begin, lambda file: self._fetch(piece, file), at, length)
 
     def forget(self, row: int) -> None:
-        """Have the clip fetched anew when it is read next."""
+        """Have the clip fetched again when it is next read."""
         self.cache.drop(self._name(self.pieces.of(row)))
 
     def _name(self, piece: int) -> str:
-        """Of our own making: nothing that a remote place says becomes a path."""
+        """A name of our own: nothing from a remote place becomes a path."""
         pieces = self.pieces
         return f"{self.index.fingerprint[:16]}-{pieces.shard[piece]:06d}-{pieces.begin[piece]:x}-{pieces.end[piece]:x}"
 
@@ -79,13 +79,13 @@ class RemoteShards:
         )
 
     def _wrong(self, piece: int, file: BinaryIO) -> str | None:
-        """What of a fetched piece is not as it was indexed."""
+        """What is wrong with a fetched piece; None where it is as it was indexed."""
         rows = range(int(self.pieces.first[piece]), int(self.pieces.first[piece + 1]))
         for row in rows:
             at = int(self.index.offset[row]) - int(self.pieces.begin[piece])
             payload = os.pread(file.fileno(), int(self.index.size[row]), at)
             if xxhash.xxh3_64_intdigest(payload) != int(self.index.checksum[row]):
-                return f"the clip {self.index.key(row)} does not have the checksum that the index holds"
+                return f"the clip {self.index.key(row)} does not have its checksum in the index"
         return None
 
 
@@ -138,7 +138,7 @@ def cut_pieces(index: Index, largest: int | None) -> Pieces:
 
 
 def pieces_of(index: Index) -> Pieces:
-    """The pieces of a remote set: of the size that the recipe says, or whole shards where they come from a command."""
+    """The pieces of a remote set: of the size in the recipe, or whole shards where they come from a command."""
     settings = index.tars.remote
     return cut_pieces(index, None if index.tars.place.startswith("pipe:") else settings.piece_bytes)
 
@@ -146,9 +146,9 @@ def pieces_of(index: Index) -> Pieces:
 def cache_needed(index: Index, clips: Clips, policy: Policy, nodes: int = 1) -> int:
     """Bytes that a node's cache must hold so that an epoch fetches nothing twice: lanes a node x window bytes.
 
-    With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. A set of no more clips than
-    the window is permuted altogether, and a mixup partner may be any clip of the set (with `locality: node` one of the
-    lane's window), so then all of it is needed. Two pieces more a lane, for the ends of its window.
+    With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. All of the set is needed where
+    it has no more clips than the window, since it is then permuted as a whole, and where a mixup partner may be any
+    clip (not with `locality: node`). Two more pieces a lane are for the ends of its window.
     """
     if not len(clips):
         return 0
@@ -162,7 +162,7 @@ def cache_needed(index: Index, clips: Clips, policy: Policy, nodes: int = 1) -> 
 
 
 def require_cache(index: Index, needed: int) -> None:
-    """Raise ShardError where the cache that is set is smaller than what is needed."""
+    """Raise ShardError where the cache is smaller than what is needed."""
     settings = index.tars.remote
     if needed > settings.cache_bytes:
         raise ShardError(

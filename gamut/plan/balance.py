@@ -1,4 +1,4 @@
-"""Who runs which pack: longest first, equally many a rank."""
+"""Which rank runs which pack: longest first, equally many packs a rank."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
     """Deal the packs of a step to ranks: int64 [world, A, per_forward], pack numbers within the step, -1 for none.
 
     `cost` is float64 [P]; A = ceil(P / (world * per_forward)). The costliest pack goes to the rank with the least so
-    far that still has room, so all ranks have equally many packs (to within the unfilled places) and nearly equal
-    cost (Graham 1969). A rank's packs come costliest first: its micro-steps meet others of like cost. Deterministic:
+    far that still has room, so all ranks have equally many packs (to within the unfilled places) and nearly equal cost
+    (Graham 1969). A rank's packs come costliest first, so that simultaneous micro-steps cost the same. Deterministic:
     ties go to the lower pack and rank number.
 
     With `nodes` above 1 (`locality: node`) node i gets the packs of its own lanes, [i * P / nodes, (i + 1) * P /
@@ -52,8 +52,8 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
 
 
 def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> int:
-    """How many of a step's A micro-batches are run: those behind them are empty packs on every rank, as in the last
-    step of an epoch. At least 1. `cost` as for `deal`, 0 for an empty pack."""
+    """How many of a step's A micro-batches are run: the ones after them are empty on every rank, as in the last step of
+    an epoch. At least 1. `cost` as for `deal`, 0 for an empty pack."""
     if cost.all():
         return -(-len(cost) // (world * per_forward))
     dealt = deal(cost, world, per_forward, nodes)

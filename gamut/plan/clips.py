@@ -1,4 +1,4 @@
-"""What a plan knows of the data: five columns, and two more where clips are weighted or of several sets."""
+"""What a plan knows about the data: five columns, and two more where clips are weighted or of several sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONAL = {"weight": np.float64, "source": np.int32}
 class Clips:
     """One row a clip, in index order. The columns may be memory maps; a column of another type is converted.
 
-    Raises PlanError where columns differ in length, or where weights cannot be drawn by.
+    Raises PlanError where columns differ in length, or where clips cannot be drawn by these weights.
     """
 
     row: np.ndarray  # int64 [n], row in the index (after a subset still that of the whole index)
@@ -47,7 +47,9 @@ class Clips:
         for number, total in enumerate(np.bincount(source, weights=weight)):
             if total <= 0 and (source == number).any():
                 which = "" if self.source is None else f" of set number {number} of the mixture"
-                raise PlanError(f"No clip{which} has a weight above 0: there is nothing to draw.")
+                raise PlanError(
+                    f"No clip{which} has a weight above 0, so none can be drawn. Give some in `plan.weights`."
+                )
 
     def types(self) -> dict[str, type]:
         """Name and type of each column that is there."""
@@ -65,20 +67,20 @@ class Clips:
         which = np.asarray(which)
         if which.dtype == bool:
             if len(which) != len(self):
-                raise PlanError(f"A mask of {len(which)} clips cannot choose from a table of {len(self)}.")
+                raise PlanError(f"A mask of {len(which)} clips does not fit a table of {len(self)}.")
         else:
             which = which.astype(np.int64)
             if len(which) and not 0 <= which.min() <= which.max() < len(self):
                 raise PlanError(
-                    f"Clips {which.min()} to {which.max()} are asked for, but the table has rows 0 to {len(self) - 1}."
+                    f"Clips {which.min()} to {which.max()} are requested, but the table has rows 0 to {len(self) - 1}."
                 )
         return Clips(**{name: getattr(self, name)[which] for name in self.types()})
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of all that a plan reads of the clips, weights excepted: rows, ids, shards, lengths and
-        sets, in order.
+        """16 hexadecimal digits of everything that a plan reads about the clips, except weights: rows, ids, shards,
+        lengths and sets, in order.
 
-        The bytes a member takes are left out: writing the same samples anew does not change a plan.
+        The sizes of members are left out: writing the same samples again does not change a plan.
         """
         return self._hash("row", "clip_id", "shard", "samples", *(["source"] if self.source is not None else []))
 

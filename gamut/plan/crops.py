@@ -14,7 +14,7 @@ from gamut.randomness import Purpose, integers, key, uniform
 
 
 class Measures(NamedTuple):
-    """Of every clip: n clips with V views each, the local ones last."""
+    """The measures of n clips with V views each, the local ones last."""
 
     hop: np.ndarray  # int64 [n], in samples
     pool: np.ndarray  # int64 [n], frames averaged into one
@@ -33,7 +33,7 @@ def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int =
 
 
 def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
-    """Tokens of views of so many frames: 8 patches for every 16 frames (more where they overlap), less those that are
+    """Tokens of views of these `frames`: 8 patches for every 16 frames (more where they overlap), less those that are
     dropped (`gamut.numbers.kept`), and the class and distillation tokens."""
     patches = columns(frames, policy.stride) * bands(policy.stride)
     if policy.drop_tokens:
@@ -42,7 +42,7 @@ def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
 
 
 def frames_within(tokens: int, policy: Policy) -> int:
-    """Frames of the longest view of no more than so many tokens, none of its patches dropped: a multiple of 16, or 0.
+    """Frames of the longest view of at most `tokens` tokens, with no patches dropped: a multiple of 16, or 0.
 
     >>> frames_within(1 + 64 * 8, Policy(packs=1, clips=1))
     1024
@@ -62,7 +62,7 @@ def measure(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarra
     long and may not be cut, or has more tokens than a pack.
     """
     if not len(clips):
-        raise PlanError("There is no clip to plan: the shard set is empty, or the recipe's `subset` chooses nothing.")
+        raise PlanError("There are no clips to plan: the shard set is empty, or the recipe's `subset` selects nothing.")
     samples = clips.samples
     if samples.min() < 1:
         at = int(samples.argmin())
@@ -157,8 +157,8 @@ def crops(
     """(start, length), int64 [n, V], in samples: where each view starts and how many of its samples the clip has.
 
     `needed` int64 [n, V]: samples of each view. A random start is uniform over all places where the view fits, drawn
-    anew for each draw and view; a clip shorter than its view starts at 0 and is padded. Where the waveform is rolled
-    before it is cut, all views of the draw start so much earlier, and are read around the end of the clip.
+    separately for each draw and view; a clip shorter than its view starts at 0 and is padded. Where the waveform is
+    rolled before it is cut, all views of the draw start earlier by that amount, and wrap around the end of the clip.
     """
     start = np.zeros(needed.shape, np.int64)
     if policy.cached:

@@ -1,4 +1,4 @@
-"""What an epoch draws: every clip once, by weight with replacement, or so much of each set of a mixture."""
+"""What an epoch draws: every clip once, or by weight with replacement, or a share of each set of a mixture."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def set_draws(clips: Clips, policy: Policy) -> list[int]:
     there = np.bincount(clips.source, minlength=len(policy.proportions))
     if len(there) > len(policy.proportions) or not there.all():
         raise PlanError(
-            f"A mixture of {len(policy.proportions)} sets needs clips of each; there are {there.tolist()}. Look at the "
-            "recipe's `subset`, or leave a set out of its `mixture`."
+            f"A mixture of {len(policy.proportions)} sets needs clips of each; there are {there.tolist()}. Check the "
+            "recipe's `subset`, or remove a set from its `mixture`."
         )
     share = np.array(policy.proportions) / sum(policy.proportions) * total
     parts = np.floor(share).astype(np.int64)
     parts[np.argsort(parts - share, kind="stable")[: total - parts.sum()]] += 1
     if not parts.all():
         raise PlanError(
-            f"Of {total} draws an epoch set number {int(parts.argmin())} of the mixture gets none at the proportions "
-            f"{list(policy.proportions)}. Raise `draws` or its proportion."
+            f"Set number {int(parts.argmin())} of the mixture gets none of the {total} draws an epoch at the "
+            f"proportions {list(policy.proportions)}. Raise `draws` or its proportion."
         )
     return parts.tolist()
 
@@ -55,7 +55,7 @@ def set_draws(clips: Clips, policy: Policy) -> list[int]:
 def draw_clips(clips: Clips, seed: int, epoch: int, policy: Policy) -> Draws:
     """The draws of an epoch: a function of the clips, the seed, the epoch and the policy, before anything is dealt.
 
-    Without weights a set is taken in permutations: where an epoch ends within one, the next epoch goes on there, so
+    Without weights a set is drawn in permutations: where an epoch ends within one, the next epoch continues there, so
     every clip comes equally often in the long run, whatever `draws` is; a set that runs out starts a new permutation.
     With weights (a column of the clips) each draw is independent: a clip comes with probability weight / sum of its
     set's weights (AST's balanced sampling draws so). Raises PlanError as `set_draws` does.
@@ -97,7 +97,7 @@ def _first_of_pass(clip_id: np.ndarray, length: int, seed: int, number: int) -> 
 
 
 def _by_weight(weight: np.ndarray, draws: int, seed: int, epoch: int, number: int) -> np.ndarray:
-    """int64 [n]: how often each clip comes in so many independent draws."""
+    """int64 [n]: how often each clip comes in `draws` independent draws."""
     ends = np.cumsum(weight)
     keys = key(seed, epoch, number, np.arange(draws), 0, Purpose.DRAW)
     # All 53 bits that a double has, since 24 are too coarse to choose among millions; sorted, so that the search walks

@@ -1,4 +1,4 @@
-"""A planned epoch: flat arrays, of the process that planned it or memory maps of a saved one (`gamut.data.plans`)."""
+"""A planned epoch: flat arrays, in memory or mapped from a saved epoch (`gamut.data.plans`)."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Epoch:
     partner_length: np.ndarray | None = None  # int64 [n, V]
     local_views: int = 0
     rolled: bool = False
-    budget: int | None = None  # tokens a pack; None: packs of so many clips
-    pack_clips: int | None = None  # clips a pack; None: packs of a token budget
+    budget: int | None = None  # tokens a pack; None: packs of `pack_clips` clips
+    pack_clips: int | None = None  # clips a pack; None: packs of a budget of tokens
     cut: int = 0  # clips that were over `max_frames` or `max_samples`
     fingerprint: Mapping[str, str] = field(default_factory=dict)  # what the plan was made from, field by field
 
@@ -95,13 +95,13 @@ class Epoch:
         return int(self.pack_offset[step * self.packs])
 
     def summary(self, world: int = 1, per_forward: int = 1) -> dict[str, float]:
-        """What a person wants to know before the epoch is run, on `world` ranks with so many packs a forward.
+        """What to know before the epoch is run, on `world` ranks with `per_forward` packs a forward.
 
-        `padding`: share of the token budget of packs that have clips which no token fills (0 without a budget).
-        `waste`: share of what all places for packs that are run could hold (`forwards`), those of empty packs included,
-        that is unused, in tokens, or in clips where a pack is so many clips. `silence`: share of the views' samples
-        that is padding. `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their
-        views. `cut`: draws over `max_frames` or `max_samples`. `mixed`: draws with a mixup partner.
+        `padding`: share of the token budget of non-empty packs that no token fills (0 without a budget). `waste`: share
+        of the capacity of all packs that are run (`forwards`), empty ones included, that is unused: in tokens, or in
+        clips where packs are of a number of clips. `silence`: share of the views' samples that is padding.
+        `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their views. `cut`: draws over
+        `max_frames` or `max_samples`. `mixed`: draws with a mixup partner.
         """
         step_tokens = np.asarray(self.pack_tokens).reshape(self.steps, self.packs).sum(1)
         filled = int(np.count_nonzero(np.diff(self.pack_offset)))

@@ -44,11 +44,11 @@ class Lane:
 def fill_lanes(tokens: np.ndarray, bounds: np.ndarray, policy: Policy, spread: Spread = map) -> list[Lane]:
     """Pack every lane's stretch of the sequence. `tokens` int64 [n] in sequence; `bounds` int64 [lanes + 1].
 
-    Packs of so many clips, and next-fit, take a lane in order. The exact packer plans blocks of at most 16,384 clips
-    independently of each other, at the price of about one pack in 3,000. The clips it cannot fit well at the end of a
-    lane for want of choice are packed together with those of the other lanes, and these packs go to the shortest
-    lanes, so that lanes end together. Where nodes keep to their own lanes (`locality: node`), each packs its own end.
-    Lanes are independent up to there: `spread` is `map`, or an executor's, which shares them out.
+    Packs of a number of clips, and next-fit, take a lane in order. The exact packer plans blocks of at most 16,384
+    clips independently, at the price of about one pack in 3,000. The clips at the end of a lane that it cannot fit
+    well, with too few left to choose from, are packed together with those of the other lanes, and these packs go to the
+    shortest lanes, so that lanes end together. Where nodes keep to their own lanes (`locality: node`), each packs its
+    own end. Lanes are independent up to that point: `spread` is `map`, or that of an executor, which distributes them.
     """
     if policy.tokens is None or policy.packer == "next_fit":
         return [_in_order(tokens, first, last, policy) for first, last in itertools.pairwise(bounds.tolist())]

@@ -1,4 +1,4 @@
-"""In which order an epoch takes the clips, and how that sequence is cut into lanes and blocks."""
+"""The order in which an epoch takes the clips, and how that sequence is cut into lanes and blocks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sequence(clips: Clips, keys: np.ndarray, seed: int, epoch: int, policy: Poli
 
     Shuffled: whole shards in a new order, each front to back, so that a lane streams its shards once; the sets of a
     mixture advance side by side, each at its own pace. A set of no more clips than the window is permuted altogether.
-    Not shuffled: index order. Where a row is a draw, a clip's copies lie side by side (`in_passes` parts them).
+    Not shuffled: index order. Where a row is a draw, a clip's copies are adjacent (`in_passes` separates them).
     """
     if not policy.shuffle:
         return np.arange(len(clips), dtype=np.int64)
@@ -93,8 +93,8 @@ def lane_bounds(tokens: np.ndarray, policy: Policy, lanes: int) -> np.ndarray:
     """int64 [lanes + 1]: where each lane's stretch of the sequence starts, and the end of the last.
 
     `tokens` are those of the clips in sequence. Packs of a token budget: stretches of equal tokens, cut at clip
-    boundaries. Packs of so many clips: stretches of equal whole packs, so that only the epoch's last pack can be short
-    and no lane runs out early.
+    boundaries. Packs of a number of clips: stretches of equally many whole packs, so that only the epoch's last pack
+    can be short and no lane runs out early.
     """
     share = np.arange(lanes + 1, dtype=np.int64)
     if policy.clips is not None:

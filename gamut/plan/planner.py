@@ -44,14 +44,14 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
     """Plan an evaluation: every clip once, in index order over steps and packs, its first crop, neither mixed
     nor rolled, with all its tokens.
 
-    Packs are of the policy's size, filled in order; the last step is made up of empty packs, so that all ranks run
-    as many forwards. Raises PlanError as `plan_epoch`, and where the policy draws the hop between frames or the
-    pooling, since a score is at one resolution.
+    Packs have the policy's size, filled in order; the last step is completed with empty packs, so that all ranks run
+    equally many forwards. Raises PlanError as `plan_epoch`, and where the policy draws the hop or the pooling, since a
+    score is at one resolution.
     """
     for field, several in (("hops", policy.hops), ("pools", policy.pools)):
         if len(several) > 1:
             raise PlanError(
-                f"An evaluation is at one resolution, but `{field}` has {len(several)} values {several}. "
+                f"An evaluation has one resolution, but `{field}` has {len(several)} values {several}. "
                 "Evaluate at each in turn."
             )
     policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False, roll=0.0, drop_tokens=0.0, mixup=0.0)

@@ -12,9 +12,9 @@ from gamut.errors import PlanError
 from gamut.numbers import HOP, PATCH, WINDOW
 from gamut.settings import above, at_least, between, bounded, multiple_of, one_of, problems, some
 
-PLANNER_VERSION = 3  # raise it when the same inputs come to give another plan
+PLANNER_VERSION = 3  # raise it when the same inputs give another plan
 MAX_LANES = 16
-FINGERPRINTED = {"hops": "shifts"}  # the names in fingerprints of fields that were renamed since
+FINGERPRINTED = {"hops": "shifts"}  # earlier names, which fingerprints keep for renamed fields
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Policy:
     `max_frames`, nor made of more than `max_samples` of the clip: a longer clip is cut there, or is an error, as
     `too_long` says. `hops` are the distances of frames in samples at 16 kHz and `pools` are numbers of frames averaged
     into one; of several, one is drawn for each clip and epoch. Frames are counted after the averaging. With `pad_to`
-    every view is as long in time as so many frames at 10 ms, cut or padded: at C times 10 ms, floor16(pad_to / C).
+    every view is as long in time as `pad_to` frames at 10 ms, cut or padded: at C times 10 ms, floor16(pad_to / C).
 
     A clip has `views` of that kind, then `local_views` of `local_frames`. With probability `roll` its waveform is
     rolled, end to beginning, by a random amount before any view is cut. `drop_tokens` is the share of each view's
@@ -40,12 +40,12 @@ class Policy:
     Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,
     and views, crops and hops say nothing. Its mixup partner is a clip of its own pack, which is read anyway.
 
-    Frames of every view are a multiple of 16; patches are 16x16 and `stride` apart in time and frequency. A view has a
-    `class_token` and a `distillation_token` besides, or not.
+    Frames of every view are a multiple of 16; patches are 16x16 and `stride` apart in time and frequency. A view may
+    also have a `class_token` and a `distillation_token`.
 
     An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py).
 
-    Raises PlanError for a value that cannot be, naming the field and what it may be.
+    Raises PlanError for an invalid value, naming the field and what it may be.
     """
 
     packs: int = bounded(MISSING, at_least(1))
@@ -87,7 +87,7 @@ class Policy:
         for field, problem in problems(self):
             raise PlanError(f"`{field}` of a plan {problem}.")
         for named, sentence in clashes(self):
-            raise PlanError(f"Of a plan, {sentence.format(**{field: f'`{field}`' for field in named})}.")
+            raise PlanError(f"In a plan, {sentence.format(**{field: f'`{field}`' for field in named})}.")
 
     @property
     def segments(self) -> int:
@@ -102,8 +102,8 @@ class Policy:
     def fields(self) -> dict[str, str]:
         """Each field by name, with the planner's version: what a fingerprint is made of.
 
-        A plan made by an earlier version is still the same plan: a field that was renamed keeps its name here, and
-        `cached`, which there was not always, is named where it is set.
+        Plans of earlier versions stay valid: a renamed field keeps its old name here, and `cached`, which was added
+        later, is left out unless it is set.
         """
         values = {FINGERPRINTED.get(name, name): value for name, value in asdict(self).items()}
         named = {name: json.dumps(value) for name, value in values.items() if name != "cached" or value}
@@ -115,13 +115,13 @@ class Policy:
 
 
 def clashes(policy: Any) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What contradicts itself in a policy, or in an object of its fields: these fields, and a sentence without its end
-    that names them as {field}, since a recipe has other names for them."""
+    """The contradictions in a policy, or in an object with its fields: the fields concerned, and a sentence without its
+    end that names them as {field}, since a recipe has other names for them."""
     if (policy.clips is None) == (policy.tokens is None):
         given = "neither is" if policy.clips is None else "both are, so set one of them to null"
         yield (
             ("clips", "tokens"),
-            "a pack is filled by number of clips or by tokens, so exactly one of {clips} and {tokens} must be given: "
+            "a pack is filled by number of clips or by tokens, so exactly one of {clips} and {tokens} must be set: "
             + given,
         )
     if policy.cached and (policy.views != 1 or policy.local_views or policy.drop_tokens or policy.roll):
@@ -132,8 +132,8 @@ def clashes(policy: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     if policy.pad_to and (policy.crop_frames or not policy.pad):
         yield (
             ("pad_to", "crop_frames", "pad"),
-            "{pad_to} is a fixed length in time, the same at every resolution: it takes the place of {crop_frames} "
-            "(set that to null) and needs {pad}",
+            "{pad_to} is a fixed length in time, the same at every resolution: it replaces {crop_frames} (set that to "
+            "null) and needs {pad}",
         )
     if policy.crop_frames and policy.max_frames and policy.crop_frames > policy.max_frames:
         yield (

@@ -1,4 +1,4 @@
-"""Shards that are not on this machine's disks: http(s), S3, or the output of a command.
+"""Shards that are not on this machine's disks: on a web server, on S3, or output by a command.
 
 `Remote` says how they are read: it is the section `remote` of a recipe.
 """
@@ -19,10 +19,10 @@ __all__ = ["Remote", "is_remote"]
 
 @dataclass(frozen=True)
 class Remote:
-    """Shards that `data` names by http(s)://, s3:// or pipe:. None of this decides a number of the run.
+    """How shards that `data` names by http(s)://, s3:// or pipe: are read. Nothing here affects a run's results.
 
-    Credentials have no place here: S3's come from where boto3 looks (environment, ~/.aws, the machine's role), those
-    of a web server from ~/.netrc.
+    Credentials do not belong here: those of S3 come from where boto3 looks (environment, ~/.aws, the machine's role),
+    those of a web server from ~/.netrc.
     """
 
     cache: str = key(
@@ -30,16 +30,21 @@ class Remote:
     )
     cache_gb: float = key(
         32.0,
-        "at most so much of fetched pieces, for all processes of a node together",
+        "largest size of the fetched pieces, for all processes of a node together",
         above(0),
         unit="GB, 10^9 bytes",
     )
     piece_mb: float = key(
-        16.0, "fetched and kept at a time: a run of clips of one shard", between(0.001, 10_000), unit="MB"
+        16.0,
+        "size of a piece, which is fetched and kept as a whole: consecutive clips of one shard",
+        between(0.001, 10_000),
+        unit="MB",
     )
-    timeout_seconds: float = key(30.0, "a server that sends nothing for so long has stalled", above(0), unit="s")
-    tries: int = key(6, "before the run stops", between(1, 1000))
-    pause_seconds: float = key(1.0, "before the second try; doubles, up to a minute", at_least(0), unit="s")
+    timeout_seconds: float = key(30.0, "a server that sends nothing for this long has stalled", above(0), unit="s")
+    tries: int = key(6, "number of tries before the run stops", between(1, 1000))
+    pause_seconds: float = key(
+        1.0, "pause before the second try; doubles with each, up to a minute", at_least(0), unit="s"
+    )
     s3_endpoint: str = key("", "URL of an S3 server; empty: AWS")
     allow_pipe: bool = key(False, "whether `data` and an index may name commands to run")
 
@@ -52,7 +57,7 @@ class Remote:
         return int(self.piece_mb * 1e6)
 
     def folder(self) -> Path:
-        """The cache's folder, made if it is not there. Raises ShardError where it is not ours alone."""
+        """The cache's folder, created if missing. Raises ShardError where another user could write into it."""
         chosen = self.cache or os.environ.get("GAMUT_CACHE", "")
         folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"gamut-cache-{os.geteuid()}"
         try:

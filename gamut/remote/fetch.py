@@ -1,4 +1,4 @@
-"""Bytes from a remote place, tried again with patience, and never short, mixed or another's without an error."""
+"""Bytes from a remote place, with retries; bytes that are missing, mixed or of another file are always an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_PAUSE = 60.0  # seconds
 
 
 class Denied(ShardError):
-    """The server's answer is no: another try would get the same."""
+    """The server refuses: another try would get the same answer."""
 
 
 class Absent(Denied):
@@ -24,7 +24,7 @@ class Absent(Denied):
 
 def open_store(base: str, settings: Remote) -> Store:
     """The store of a base (see `place`). Raises ShardError where it is a command and commands are not allowed."""
-    # Imported late: a process needs one of them at most, and most need none.
+    # Imported late: a process needs at most one of them, and most need none.
     if base.startswith("pipe:"):
         from gamut.remote.pipe import Pipe
 
@@ -52,13 +52,13 @@ def fetch(
     check: Callable[[BinaryIO], str | None] = lambda _: None,
     most: int | None = None,
 ) -> int:
-    """Write bytes [begin, end) of a remote file (to its end for None) to the start of `sink`; how many they are.
+    """Write bytes [begin, end) of a remote file (to its end for None) to the start of `sink`, and return their number.
 
-    `size` is that of the whole file, where it is known. A connection that ends early is taken up where it stopped,
-    but only of the same version (If-Range); any other failure, a wrong size, and a `check` that says what is wrong
-    start anew. Every try counts. `most`: more bytes than that are refused.
+    `size` is that of the whole file, where known. A connection that ends early is resumed where it stopped, but only
+    for the same version of the file (If-Range); any other failure, a wrong size, or a `check` that returns a problem
+    starts from the beginning. Every try counts. More than `most` bytes are refused.
 
-    Raises ShardError naming the URL, the range and what was seen last; OSError where `sink` fails.
+    Raises ShardError naming the URL, the range and the last problem; OSError where `sink` fails.
     """
     done, etag, problem = 0, None, ""
     if begin == end:
@@ -78,13 +78,13 @@ def fetch(
                 for block in answer.blocks:
                     done += len(block)
                     if most is not None and done > most:
-                        raise Refused(f"it has more than the {most} bytes that are sensible")
+                        raise Refused(f"it has more than {most} bytes, which cannot be right")
                     if last is not None and begin + done > last:
-                        raise Changed(f"more than the {last - begin} bytes asked for came")
+                        raise Changed(f"more than the requested {last - begin} bytes arrived")
                     sink.write(block)
             sink.flush()
             if last is None and size not in (None, done):
-                raise Changed(f"{done} bytes came instead of {size}")
+                raise Changed(f"{done} bytes arrived instead of {size}")
             if last is not None and begin + done < last:
                 raise Passing(f"the connection ended after {done} of {last - begin} bytes")
             if wrong := check(sink):
@@ -99,7 +99,7 @@ def fetch(
                 done, etag = 0, None
     raise ShardError(
         f"{_asked(base, name, begin, end)} could not be fetched in {settings.tries} tries; the last one: {problem}. "
-        "Once the place is in order, start again; what is in the cache is kept."
+        "Once it can be read, start again; the cache is kept."
     )
 
 

@@ -1,4 +1,4 @@
-"""http(s): ranges of bytes of a file, and only of the version that was begun with (RFC 9110, section 14)."""
+"""http(s): byte ranges of a file, all of the same version (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Http:
         self.base = base
         self.timeout = settings.timeout_seconds
         self._opener = urllib.request.OpenerDirector()
-        for handler in (  # http and https alone: no files, no ftp, wherever a redirection points
+        for handler in (  # only http and https: no files and no ftp, wherever a redirect points
             urllib.request.ProxyHandler(),
             urllib.request.HTTPHandler(),
             urllib.request.HTTPSHandler(),
@@ -39,17 +39,17 @@ class Http:
             self._opener.add_handler(handler)
 
     def names(self) -> list[str]:
-        raise Refused("a web server does not list its files; name the tars, as in shard-{000000..000099}.tar")
+        raise Refused("a web server does not list its files; name the tars, such as shard-{000000..000099}.tar")
 
     @contextmanager
     def get(self, name: str, begin: int, end: int | None, etag: str | None) -> Iterator[Answer]:
         request = urllib.request.Request(full(self.base, name), headers={"Accept-Encoding": "identity"})
         if part := begin > 0 or end is not None:
             request.add_header("Range", f"bytes={begin}-{'' if end is None else end - 1}")
-            if etag and not etag.startswith("W/"):  # a weak one says nothing of single bytes
+            if etag and not etag.startswith("W/"):  # a weak ETag does not identify single bytes
                 request.add_header("If-Range", etag)
         if login := self._login():
-            request.add_unredirected_header("Authorization", login)  # not to whomever a redirection names
+            request.add_unredirected_header("Authorization", login)  # not sent to the target of a redirect
         try:
             response = self._opener.open(request, timeout=self.timeout)
         except HTTPError as error:
@@ -79,8 +79,7 @@ class Http:
             raise Changed(f"its ETag is now {now} instead of {etag}")
         if part and (begin > 0 or end != size):
             raise Refused(
-                f"the server gives whole files only ({length or 'unknown'} bytes), not ranges of bytes, which clips "
-                "are read by"
+                f"the server sends whole files only ({length or 'unknown'} bytes), but clips are read by byte ranges"
             )
         return Answer(size, now, self._blocks(response))
 
@@ -92,7 +91,7 @@ class Http:
             raise Passing(_said(error, self.timeout)) from None
 
     def _login(self) -> str | None:
-        """HTTP's basic authentication from ~/.netrc (or the file that NETRC names), as curl and others take it."""
+        """Basic authentication from ~/.netrc (or the file in the environment variable NETRC), as curl does it."""
         path = os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())
         if not os.path.exists(path):
             return None

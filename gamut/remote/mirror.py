@@ -1,8 +1,9 @@
-"""The index of a remote shard set, copied to this node: small, checked, and mapped from there like any other."""
+"""The index of a remote shard set, copied to this node: it is small, checked, and mapped like any other index."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -29,14 +30,14 @@ _ARRAY = re.compile(r"[A-Za-z0-9_-]+")
 def mirror(where: str, settings: Remote) -> Path:
     """The folder on this node that holds the index of the set at `where`; its tars stay there.
 
-    Its index.json is asked for every time, its arrays only if they are not here yet; processes of a node do it one
-    after the other. Raises ShardError where there is no index, it does not have its checksums, it names a command, or
-    this node has no room for it.
+    index.json is fetched every time, the arrays only if they are not here yet; the processes of a node take turns.
+    Raises ShardError where there is no index, where its checksums do not match, where it names a command, or where this
+    node has no room for it.
     """
     base, names = parse(where)
     if names is not None:
         raise ShardError(
-            f"{where} names tars, not a set. Index them: python -m gamut.shards index {where} --out FOLDER, then "
+            f"{where} names tars, not a shard set. Index them: python -m gamut.shards index {where} --out FOLDER, then "
             "data=FOLDER."
         )
     store = open_store(base, settings)
@@ -57,7 +58,7 @@ def _mirror(store: Store, base: str, settings: Remote, folder: Path) -> Path:
         key = xxhash.xxh3_64_hexdigest(f"{base} {content['place']} {content['fingerprint']}".encode())
         here = folder / key
         if not here.exists():
-            for left in folder.glob("partial-*"):  # by a process that was killed: the lock is ours
+            for left in folder.glob("partial-*"):  # left by a killed process, since we hold the lock
                 shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
             try:
@@ -91,8 +92,8 @@ def _description(store: Store, base: str, settings: Remote) -> dict[str, Any]:
         raise ShardError(f"{full(base, 'index/index.json')} is not the index of a shard set ({error}).") from error
     if place.startswith("pipe:") and place != base:
         raise ShardError(
-            f"{full(base, 'index/index.json')} names a command to read its shards by ({place}). Commands are run from "
-            "a recipe or from an index on this machine only."
+            f"{full(base, 'index/index.json')} names a command that reads its shards ({place}). Commands are run only "
+            "where a recipe or an index on this machine names them."
         )
     return content
 
@@ -101,11 +102,9 @@ def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to
     for name, digest in content["arrays"].items():
 
         def check(file: BinaryIO, name: str = name, digest: str = digest) -> str | None:
-            hashed = xxhash.xxh3_64()
             file.seek(0)
-            while block := file.read(1 << 20):
-                hashed.update(block)
-            return None if hashed.hexdigest() == digest else f"{name}.npy does not have the checksum in index.json"
+            found = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()  # type: ignore[arg-type]
+            return None if found == digest else f"{name}.npy does not have the checksum in index.json"
 
         with files.replacing(to / f"{name}.npy") as file:
             fetch(store, base, f"index/{name}.npy", file, settings, check=check, most=LARGEST_ARRAY)
@@ -113,7 +112,7 @@ def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to
 
 
 def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -> None:
-    """`stats` may have been run since; a set need not have them, and a command cannot say that they are not there."""
+    """`stats` may have been run since. A set may have none, and a command cannot say that a file is missing."""
     file = io.BytesIO()
     try:
         if store.ranges:

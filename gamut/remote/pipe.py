@@ -1,4 +1,4 @@
-"""pipe: a file is the output of a command. No shell, no input; its argument list is what the recipe's author wrote."""
+"""pipe: a file is the output of a command, run without shell or input, with the arguments written in the recipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gamut.remote.store import BLOCK, Answer, Passing, Refused
 
 
 class Pipe:
-    """A command that writes a file to its standard output. It always gives the whole."""
+    """A command that writes a file to its standard output, always as a whole."""
 
     ranges = False
 
@@ -25,7 +25,7 @@ class Pipe:
         self.timeout = settings.timeout_seconds
 
     def names(self) -> list[str]:
-        raise Refused("a command does not list files; name the tars, as in shard-{000000..000099}.tar")
+        raise Refused("a command does not list files; name the tars, such as shard-{000000..000099}.tar")
 
     @contextmanager
     def get(self, name: str, begin: int, end: int | None, etag: str | None) -> Iterator[Answer]:
@@ -59,8 +59,8 @@ class Pipe:
         try:
             status = process.wait(self.timeout)
         except subprocess.TimeoutExpired:
-            raise Passing(f"the command did not end within {self.timeout:g} s of its output") from None
+            raise Passing(f"the command did not end within {self.timeout:g} s after its output") from None
         if status:
             said = os.pread(errors, 4096, max(0, os.fstat(errors).st_size - 4096)).decode(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(said) if line.strip()), "without a word")
+            last = next((line.strip() for line in reversed(said) if line.strip()), "no message")
             raise Passing(without_secrets(f"the command ended with status {status}: {last[:200]}"))

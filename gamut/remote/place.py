@@ -1,8 +1,8 @@
-"""Where remote shards lie, as text: a base, and names in it.
+"""The places of remote shards, as text: a base, and names in it.
 
-https://host/set/           the name behind it
-s3://bucket/prefix/         the name behind it
-pipe:gsutil cat gs://b/{}   the name instead of {}; its output is the file
+https://host/set/           followed by the name
+s3://bucket/prefix/         followed by the name
+pipe:gsutil cat gs://b/{}   with the name in place of {}; the command's output is the file
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGN
 
 
 def is_remote(where: str) -> bool:
-    """Whether this names something else than a folder."""
+    """Whether this is something other than a folder."""
     return where.startswith("pipe:") or "://" in where
 
 
 def parse(where: str) -> tuple[str, tuple[str, ...] | None]:
-    """(base, names) of what a person typed; names None: all that are there.
+    """(base, names) of a place as a user types it; names None: all files there.
 
     `.../shard-{000000..000099}.tar` and `.../{train,test}.tar` are many names, `.../x.tar` is one. Raises ShardError
-    for a scheme that is not known, a URL that carries credentials, and braces elsewhere than in a file's name.
+    for an unknown scheme, a URL with credentials, and braces anywhere but in a file's name.
 
     >>> parse("https://host/set/{0..1}.tar")
     ('https://host/set/', ('0.tar', '1.tar'))
@@ -44,12 +44,12 @@ def parse(where: str) -> tuple[str, tuple[str, ...] | None]:
     parts = urlsplit(where)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ShardError(
-            f"The URL of {parts.hostname} carries a user, a password or a query, which would end up in recipes and "
-            "logs. Give it without; a web server's credentials belong in ~/.netrc, those of S3 where boto3 looks."
+            f"The URL of {parts.hostname} contains a user, a password or a query, which would end up in recipes and "
+            "logs. Remove it; a web server's credentials belong in ~/.netrc, those of S3 where boto3 looks."
         )
     base, _, last = where.rpartition("/")
     if not parts.netloc or "{" in base:
-        raise ShardError(f"{where} must be a host or bucket and a folder, with braces in the name of the tars only.")
+        raise ShardError(f"{where} must be a host or bucket and a folder, with braces only in the names of the tars.")
     if "{" in last or ".tar" in last:
         return f"{base}/", tuple(unquote(name) for name in expand(last))
     return where if where.endswith("/") else f"{where}/", None
@@ -66,7 +66,7 @@ def _parse_pipe(where: str) -> tuple[str, tuple[str, ...] | None]:
         )
     base, slash, last = chosen[0].rpartition("/")
     if "{" in base or where.count(chosen[0]) != 1:
-        raise ShardError(f"{where} may have braces in the name of the tars only, and that once and without quotes.")
+        raise ShardError(f"{where} may have braces only in the name of the tars, which must appear once and unquoted.")
     return where.replace(chosen[0], f"{base}{slash}{{}}"), tuple(expand(last))
 
 
@@ -77,11 +77,11 @@ def command(where: str, name: str | None = None) -> list[str]:
     except ValueError as error:
         raise ShardError(f"{where} is not a command: {error}.") from error
     if not words or _SHELL.intersection(words):
-        raise ShardError(f"{where} is run without a shell. Put what needs one into a script, and name that.")
+        raise ShardError(f"{where} needs a shell, but is run without one. Put it into a script, and name that.")
     if name is None:
         return words
     if name.startswith("-"):
-        raise ShardError(f"{where} cannot be given the name {name!r}: the command would take it for an option.")
+        raise ShardError(f"{where} cannot read {name!r}: the command would take that name for an option.")
     return [word.replace("{}", name) for word in words]
 
 
@@ -118,7 +118,7 @@ def full(base: str, name: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Text of others (a server, a command) without the values of this process's credentials."""
+    """A message of a server or command, with the values of this process's credentials replaced."""
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRET.search(name):
             text = text.replace(value, "***")

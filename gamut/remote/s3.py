@@ -13,12 +13,12 @@ from gamut.remote.store import BLOCK, Answer, Changed, Passing, Refused, failure
 
 
 class S3:
-    """A prefix of a bucket. Without any credentials it is read as the public may."""
+    """A prefix of a bucket, read anonymously where there are no credentials."""
 
     ranges = True
 
     def __init__(self, base: str, settings: Remote) -> None:
-        import boto3  # half a second and more, which only S3 needs
+        import boto3  # takes over half a second to import
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
@@ -66,7 +66,7 @@ class S3:
         try:
             got = span(found.get("ContentRange"))
             if "Range" in asked and (got is None or got[0] != begin or (end is not None and got[1] != end)):
-                raise Changed(f"the server answered with {found.get('ContentRange') or 'the whole file'}")
+                raise Changed(f"the server sent {found.get('ContentRange') or 'the whole file'}")
             yield Answer(got[2] if got else found.get("ContentLength"), found.get("ETag"), self._blocks(body))
         finally:
             body.close()

@@ -1,4 +1,4 @@
-"""What every kind of remote place can do: give a file's bytes, or some of them, and say when it cannot."""
+"""What every kind of remote place does: read a file or a part of it, and say why where it cannot."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BLOCK = 1 << 18  # bytes read at a time
 
 
 class Passing(Exception):
-    """A failure that may go away by itself: worth another try."""
+    """A failure that may go away by itself, so that another try makes sense."""
 
 
 class Changed(Passing):
-    """The file is not the one that is expected; what was fetched of it is worth nothing."""
+    """The file is not the expected one; what was fetched of it must be discarded."""
 
 
 class Refused(Exception):
-    """A failure that another try will not mend."""
+    """A failure that another try will not fix."""
 
 
 class Missing(Refused):
@@ -56,7 +56,7 @@ def refuse_pipe(base: str, settings: Remote) -> None:
     if base.startswith("pipe:") and not settings.allow_pipe:
         raise ShardError(
             f"These shards are read by running a command ({base}). If you trust it, allow it with "
-            "remote.allow_pipe=true (--allow-pipe for python -m gamut.shards)."
+            "remote.allow_pipe=true (for python -m gamut.shards: --allow-pipe)."
         )
 
 
@@ -64,7 +64,7 @@ def failure(status: int, what: str) -> Exception:
     """The exception for an HTTP status that is not a success."""
     message = f"the server answered {status} {what}".rstrip()
     if status in (412, 416):
-        return Changed(f"{message}: the file is another, or shorter, than expected")
+        return Changed(f"{message}: the file is not the expected one, or shorter")
     if status in (401, 403):
         return Refused(f"{message}: credentials are missing, wrong or expired")
     if status in (404, 410):
@@ -75,7 +75,7 @@ def failure(status: int, what: str) -> Exception:
 
 
 def span(content_range: str | None) -> tuple[int, int, int | None] | None:
-    """(begin, end, size of the file) from `bytes 0-99/1234`; None where it is not like that."""
+    """(begin, end, size of the file) from `bytes 0-99/1234`; None for any other text."""
     unit, _, rest = (content_range or "").partition(" ")
     part, _, total = rest.partition("/")
     first, _, last = part.partition("-")

@@ -48,19 +48,19 @@ def _index(arguments: argparse.Namespace) -> int:
 
     tars = Tars.find(arguments.where, _remote(arguments))
     if tars.is_remote and arguments.out is None:
-        raise ShardError(f"The index of {arguments.where} needs a folder on this machine: --out FOLDER.")
+        raise ShardError(f"The index of {arguments.where} must go to a folder on this machine: give --out FOLDER.")
     folder = arguments.out or Path(arguments.where)
     if ours(tars):
         given = [f"--{name.replace('_', '-')}" for name, usual in THEIRS.items() if getattr(arguments, name) != usual]
         if given:
             raise ShardError(
-                f"The tars in {arguments.where} were made by convert and say themselves what {', '.join(given)} would "
-                "say: leave it out. That is for tars that others made."
+                f"The tars in {arguments.where} were written by `convert` and already hold what {', '.join(given)} "
+                "would set: leave it out. It is for third-party tars."
             )
         clips, absent = rebuild(tars, folder, arguments.workers)
         print(f"{clips:,} clips are indexed in {folder / 'index'}")
         if absent:
-            print(f"{absent} shards of the conversion are not there; run it again to write them", file=sys.stderr)
+            print(f"{absent} shards of the conversion are missing; run it again to write them", file=sys.stderr)
         return 0
     report = adopt(
         tars,

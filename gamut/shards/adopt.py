@@ -1,4 +1,4 @@
-"""The index of shards that others made, which stay where and as they are."""
+"""The index of third-party shards, which stay where and as they are."""
 
 from __future__ import annotations
 
@@ -14,45 +14,33 @@ from gamut.errors import ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
-from gamut.shards.build import build
+from gamut.shards.build import build, only_writer
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.labels import class_table
-from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
-from gamut.shards.write import Quarantined
+from gamut.shards.write import Outcome
 
 SCANS = "scans"  # folder beside the index
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(Outcome):
     """What indexing found."""
 
-    clips: int
-    seconds: float
-    shards: int
     classes: int
     unlabelled: int  # clips without a label
-    codecs: dict[str, int]
-    quarantined: tuple[Quarantined, ...]
-    saturated: dict[str, int]
-    ignored: dict[str, int]
+    codecs: dict[str, int]  # codec -> clips
     damaged: dict[str, str]  # tar -> what is wrong with it
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Quarantined members by reason, most frequent first."""
-        return dict(Counter(one.reason for one in self.quarantined).most_common())
 
 
 def adopt(
     tars: Tars, folder: Path, taking: Taking, *, classes: list[str] | None = None, workers: int = 1, stop: bool = False
 ) -> Report:
-    """Write the index of `tars` into `folder`, which may be where they lie. Run again after a kill, it goes on behind
-    the tars that were finished.
+    """Write the index of `tars` into `folder`, which may be the folder of the tars. Run again after a kill, it
+    continues after the tars that were finished.
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
     `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
@@ -64,19 +52,12 @@ def adopt(
             scans = Scans.begin(folder / "index", taking)
             found = spread(functools.partial(_scan, tars, scans, stop), tars.names, workers, progress.add)
         report = _report(found, tars)
-        content = {
-            "counts": report.reasons,
-            "files": [asdict(one) for one in report.quarantined],
-            "saturated": report.saturated,
-            "ignored": report.ignored,
-            "damaged": report.damaged,
-        }
-        write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
+        report.save(folder, damaged=report.damaged)
         if not report.clips:
             first = [*report.damaged.values(), *(one.message for one in report.quarantined)]
             raise ShardError(
-                f"There is no clip that can be used in the tars in {tars.place}."
-                + (f" The first: {first[0]}" if first else " They hold no FLAC, WAV, Ogg or MP3.")
+                f"No clip in the tars in {tars.place} can be used."
+                + (f" The first problem: {first[0]}" if first else " They hold no FLAC, WAV, Ogg or MP3.")
             )
         table, ids = class_table((label for one in found for labels in one.labels for label in labels), classes)
         for one in found:
@@ -90,7 +71,7 @@ def adopt(
 def ours(tars: Tars) -> bool:
     """Whether `convert` wrote these tars: what the first KEY.json that can be read looks like.
 
-    One tar with members decides, as every clip of ours has a KEY.json: remote tars are fetched whole to be looked at.
+    The first tar with members decides, since each of our clips has a KEY.json. Remote tars are fetched whole for this.
     """
     for name in tars.names:
         try:
@@ -144,7 +125,7 @@ class Scans:
     """What tars were found to hold, kept until all of them are indexed, so that a kill loses no finished tar: a folder
     with one JSON a tar.
 
-    What is kept counts only for the same bytes, taken in the same way: `stamp` stands for a tar's bytes (`Tars.stamp`).
+    An entry is valid only for the same bytes, read with the same options: `stamp` stands for the bytes (`Tars.stamp`).
     """
 
     folder: Path
@@ -179,7 +160,7 @@ class Scans:
             write_bytes(self.folder / f"{name}.json", json.dumps(content).encode(), ShardError)
 
     def end(self) -> None:
-        """The index is written: nothing is to be kept any more."""
+        """The index is written: the scans are no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _of(self, stamp: str) -> dict:

@@ -10,7 +10,7 @@ from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.pool import cores
 
-# Options of `index` for tars that others made, and what they are where they are not given.
+# The options of `index` for third-party tars, and their defaults.
 THEIRS = {"name": None, "labels": "auto", "classes": None, "fast": False, "largest_mb": 256, "on_error": "skip"}
 
 EXAMPLE = """examples:
@@ -27,7 +27,7 @@ EXAMPLE = """examples:
 
 
 class ConversionHelp(argparse.RawDescriptionHelpFormatter):
-    """Lists the data sets, those of plugins too, and loads them when it is asked for and not before."""
+    """Lists the data sets, including those of plugins, and loads them only when help is asked for."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.dest != "source":
@@ -50,13 +50,13 @@ def parser() -> argparse.ArgumentParser:
 
     make = add(
         "convert",
-        "write a data set as shards; run again after a kill, it goes on where it was",
+        "write a data set as shards; run again after a kill, it resumes where it stopped",
         "python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50 --workers 4",
     )
     add_conversion(make)
     renew = add(
         "index",
-        "index tars: ours anew from the tars themselves, those of others in place, here or remote",
+        "rebuild the index of converted tars, or index third-party tars in place, local or remote",
         "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags\n"
         "  python -m gamut.shards index https://host/set/shard-{000000..000099}.tar --out shards/set",
     )
@@ -64,9 +64,9 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="write the index here; data=FOLDER then names the set (default: where the tars lie)",
+        help="write the index here, and name the set with data=FOLDER (default: the folder of the tars)",
     )
-    theirs = renew.add_argument_group("for tars that others made")
+    theirs = renew.add_argument_group("for third-party tars")
     theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
     theirs.add_argument(
         "--labels",
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         "--classes", type=Path, metavar="FILE", help="the class table, a name a line (default: from the labels seen)"
     )
     theirs.add_argument(
-        "--fast", action="store_true", help="trust headers for the lengths, instead of decoding every clip once"
+        "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
     )
     theirs.add_argument("--largest-mb", type=_positive, metavar="N", help="largest clip to take (default: %(default)s)")
     theirs.add_argument(
@@ -89,13 +89,13 @@ def parser() -> argparse.ArgumentParser:
     renew.set_defaults(**THEIRS)
     check = add(
         "verify",
-        "compare every byte with the index, and decode every clip; exit status 1 and a list if anything is damaged",
+        "compare every byte with the index and decode every clip; lists all damage, with exit status 1 if there is any",
         "python -m gamut.shards verify shards/esc50",
     )
     describe = add(
         "stats",
-        "show clips, hours, rates, lengths, classes and what each way of batching wastes; write it, with mean and std "
-        "of the log-mel, to DST/index/statistics.json, and a picture to DST/index/statistics.png",
+        "show clips, hours, rates, lengths, classes and what each way of batching wastes; write this and the log-mel's "
+        "mean and std to DST/index/statistics.json, with a picture in DST/index/statistics.png",
         "python -m gamut.shards stats shards/esc50",
     )
     renew.add_argument(
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     for one in (renew, check, describe, picture):
         far = one.add_argument_group("for remote tars")
         far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
-        far.add_argument("--allow-pipe", action="store_true", help="run the command that gives the tars")
+        far.add_argument("--allow-pipe", action="store_true", help="allow running the command that outputs the tars")
     for one in (make, renew, check, describe):
         one.add_argument(
             "--workers",
@@ -132,9 +132,9 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
     make.add_argument(
         "src", metavar="SRC", type=Path, help="folder of the data set, or a file where its layout says so"
     )
-    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; made if it is not there")
+    make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; created if missing")
     make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
-    make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="the clips of these splits alone")
+    make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="only the clips of these splits")
     make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
     make.add_argument(
         "--on-error",
@@ -145,13 +145,15 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
 
 
 def listing_of(arguments: argparse.Namespace) -> Listing:
-    """What is to be converted. Raises ShardError where SRC or DST cannot be what they are said to be."""
+    """What is to be converted. Raises ShardError where SRC or DST cannot be used."""
     src, dst = arguments.src, arguments.dst
     source = SOURCES[arguments.source]()
     if not src.is_dir() and not (src.is_file() and source.of_file):
         raise ShardError(f"{src} is not a folder.")
     if dst.exists() and (not dst.is_dir() or dst.resolve() == src.resolve()):
-        raise ShardError(f"{dst} cannot take the shards: it is {'SRC itself' if dst.is_dir() else 'not a folder'}.")
+        raise ShardError(
+            f"The shards cannot be written to {dst}: it is {'SRC itself' if dst.is_dir() else 'not a folder'}."
+        )
     listing = source.list(src)
     listing = listing.only(arguments.only) if arguments.only else listing
     return listing if arguments.name is None else listing.renamed(arguments.name)

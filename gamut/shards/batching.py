@@ -13,7 +13,7 @@ STANDARD = 1024  # frames that a standard AST cuts or pads every clip to
 LONGEST = 3072  # frames, about 30 s: where the packed ways cut (ElasticAST, section 4)
 ROW = 2048  # tokens
 BATCHES = (12, 24, 48, 96)  # clips
-MOST = 100_000  # clips looked at; of more, so many are drawn
+MOST = 100_000  # clips looked at; a larger set is sampled
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Spending:
 
 
 def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spending]:
-    """How clips of so many `samples` (int64 [n] at 16 kHz, n >= 1) fare under each way, in a shuffled order.
+    """What each way of batching spends on clips of these `samples` (int64 [n] at 16 kHz, n >= 1), in shuffled order.
 
     A clip has 8 tokens for every 16 whole frames of 10 ms, and at least 8. The standard AST cuts or pads each to 1,024
     frames. In-order packing (ElasticAST, section 3.1) fills rows of `row` tokens from one batch of clips at a time and

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from gamut.errors import ShardError
-from gamut.files import write_bytes
+from gamut.files import lock, write_bytes
 from gamut.shards.part import Part, hexadecimal
 
 FORMAT = 1
 Names = Mapping[str, Mapping[str, Sequence[int]]]  # column -> name -> the values that it stands for
 
 COLUMN = "column-"  # prefix of the files of a set's own columns
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, *, with_others: bool = False) -> Iterator[None]:
+    """Hold the lock of the shard set in `folder`, which is made if need be; it ends with this process in any case.
+
+    `with_others`: share the lock with the other jobs of one conversion, each of which writes shards of its own.
+
+    Raises ShardError where another process holds the lock, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            (folder / "index" / "parts").mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(lock(folder / "index" / "lock", wait=False, shared=with_others))
+        except OSError as error:
+            raise ShardError(f"{folder} cannot be written: {error.strerror}.") from error
+        if not held:
+            raise ShardError(f"Another process is writing shards into {folder}. Wait for it to end.")
+        yield
 
 
 def clip_id(name: str, shard: str, key: str) -> int:
@@ -35,9 +55,9 @@ def build(
     names: Names | None = None,
 ) -> None:
     """Write the index of a shard set into `folder`. `about` is kept in index.json as it is; `place` is where the tars
-    lie if not in `folder` itself; `names` are those of values in the set's own columns.
+    are if not in `folder` itself; `names` are those of values in the set's own columns.
 
-    index.json goes first and comes back last, so a kill between leaves a set without an index, never with a mixed one.
+    index.json is removed first and written last, so a kill leaves a set without an index, never with a mixed one.
     Raises ShardError where the parts do not make one set.
     """
     columns = list(next((part.columns for part in parts if part.key), {}))
@@ -117,6 +137,6 @@ def _refuse_equal_ids(folder: Path, ids: np.ndarray, keys: Sequence[str]) -> Non
     if len(unique) < len(ids):
         twice = np.flatnonzero(ids == unique[count.argmax()])
         raise ShardError(
-            f"Two clips in {folder} have one clip id: {keys[twice[0]]} and {keys[twice[1]]}. "
-            "Convert under another --name."
+            f"Two clips in {folder} have the same clip id: {keys[twice[0]]} and {keys[twice[1]]}. "
+            "Convert with another --name."
         )

@@ -1,4 +1,4 @@
-"""What a tar that others made holds, clip by clip. Nothing in it is trusted: a key names a clip, never a path."""
+"""What a third-party tar holds, clip by clip. Nothing in it is trusted: a key names a clip, never a path."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Taking:
 
 @dataclass
 class Found:
-    """What one tar gave. The part's labels are still to be filled in from `labels`, once all tars' are known."""
+    """What was found in one tar. `part.labels` is filled in from `labels` once the labels of all tars are known."""
 
     part: Part
     labels: list[list[str]] = field(default_factory=list)  # of each clip
     quarantined: list[Quarantined] = field(default_factory=list)
     saturated: dict[str, int] = field(default_factory=dict)  # key -> samples held to the int16 range
     ignored: dict[str, int] = field(default_factory=dict)  # what -> members passed over
-    damage: str = ""  # of the tar itself: clips behind it are lost
+    damage: str = ""  # of the tar itself: clips after it are lost
 
     def dump(self) -> dict:
         """As JSON knows it."""
@@ -50,10 +50,12 @@ class Found:
 
 
 def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[int], None] = lambda _: None) -> Found:
-    """Read a tar from front to back, decoding each clip once (or, if `fast`, where its headers do not tell its length).
+    """Read a tar from front to back, decoding each clip once (with `fast`, only where its headers do not give its
+    length).
 
-    A key's members may stand in any order; one key is one clip. What cannot be used is quarantined by name. `shard` is
-    the tar's name in the index. Raises ShardError where the tar is compressed: nothing in it could be read in place.
+    A key's members may come in any order; one key is one clip. What cannot be used is quarantined by name. `shard` is
+    the tar's name in the index. Raises ShardError where the tar is compressed, since nothing in it could be read in
+    place.
     """
     refuse_compressed(file, shard)
     found = Found(Part(shard, file.seek(0, 2), checksum_of(file), name=taking.name))
@@ -113,7 +115,9 @@ def _add(
     file: BinaryIO, found: Found, key: str, member: Member, codec: str, described: dict[str, Member], taking: Taking
 ) -> None:
     if member.size > taking.largest:
-        raise AudioError(f"{key} has {member.size:,} bytes, more than the {taking.largest:,} allowed.", "too_large")
+        raise AudioError(
+            f"{key} has {member.size:,} bytes, more than the {taking.largest:,} that --largest-mb allows.", "too_large"
+        )
     labels = _labels(file, key, described, taking.labels)
     file.seek(member.offset)
     payload = file.read(member.size)
@@ -139,7 +143,9 @@ def _labels(file: BinaryIO, key: str, described: dict[str, Member], source: Labe
     for ending, member in described.items():
         if ending in source.endings:
             if member.size > LARGEST:
-                raise AudioError(f"{key}.{ending} has {member.size:,} bytes, which no description has.", "labels")
+                raise AudioError(
+                    f"{key}.{ending} has {member.size:,} bytes, too many for labels (at most {LARGEST:,}).", "labels"
+                )
             file.seek(member.offset)
             contents[ending] = file.read(member.size)
     try:

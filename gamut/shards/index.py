@@ -34,7 +34,7 @@ DTYPES = {
     "key_offset": np.int64,
     "key": np.uint8,
 }
-FOREIGN = {"codec": np.uint8}  # of shards that others made
+FOREIGN = {"codec": np.uint8}  # of third-party shards
 
 
 class Index:
@@ -60,8 +60,8 @@ class Index:
     label: np.ndarray  # int32 [labels], class ids
     columns: dict[str, np.ndarray]  # int64 [n] each
     names: dict[str, dict[str, list[int]]]  # column -> name -> the values that it stands for
-    tars: Tars  # where they lie: in `folder`, or where others put them
-    codecs: tuple[str, ...]  # of shards that others made; none: ours, FLAC of 16 kHz, mono, 16 bits
+    tars: Tars  # where they are: in `folder`, or elsewhere for third-party and remote ones
+    codecs: tuple[str, ...]  # of third-party shards; none: ours, FLAC of 16 kHz, mono, 16 bits
     codec: np.ndarray | None  # uint8 [n], positions in `codecs`
 
     def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray], remote: Remote) -> None:
@@ -84,9 +84,9 @@ class Index:
     def open(cls, folder: str | Path, *, tars: bool = True, remote: Remote | None = None) -> Index:
         """Open the index of the shard set in `folder` and (with `tars`) check that its tars are there, at their size.
 
-        Tars that are remote, which `remote` says how to read, are looked at when they are read.
+        Remote tars are checked only when they are read; `remote` says how.
 
-        Raises ShardError where it is absent, damaged, or older than its tars, with the command that mends it.
+        Raises ShardError where the index is missing, damaged, or older than its tars, with the command that repairs it.
         """
         folder = Path(folder)
         content = _content(folder)
@@ -117,7 +117,7 @@ class Index:
         return len(self.clip_id)
 
     def __reduce__(self) -> tuple:
-        # A worker process maps the files again, it is not sent the arrays.
+        # A worker process maps the files again instead of being sent the arrays.
         return functools.partial(Index.open, remote=self.tars.remote), (self.folder,)
 
     def key(self, row: int) -> str:
@@ -155,9 +155,9 @@ class Index:
     def where(self, subset: Mapping[str, Sequence[int | str]]) -> np.ndarray:
         """int64 rows, ascending, whose every named column holds one of the values; all rows for an empty subset.
 
-        A value is an integer, or a name that the column has for one or more (`split: [train]`). A column that is named
-        with a `?` is asked only where the set has it. Raises ShardError for a column or a name that the set does not
-        have, and for an integer that is also the name of another value.
+        A value is an integer, or a name that the column has for one or more (`split: [train]`). A column with a `?`
+        after its name is ignored where the set does not have it. Raises ShardError for a column or a name that the set
+        does not have, and for an integer that is also the name of another value.
         """
         chosen = np.ones(len(self), bool)
         for name, values in subset.items():
@@ -179,8 +179,8 @@ class Index:
                 raise ShardError(f"The column {column} of the shards in {self.folder} has no value {one!r}; {there}.")
             if not isinstance(one, str) and list(names.get(str(one), (one,))) != [one]:
                 raise ShardError(
-                    f"In the column {column} of the shards in {self.folder}, {one} is a value, but also the name of "
-                    f"another; write the name in quotes: {column}: ['{one}']."
+                    f"In the column {column} of the shards in {self.folder}, {one} is both a value and the name of "
+                    f"another value; if the name is meant, write it in quotes: {column}: ['{one}']."
                 )
             values.extend(names[one] if isinstance(one, str) else (one,))
         return np.asarray(values, np.int64)
@@ -212,7 +212,7 @@ class Index:
         if found is None:
             lacking = next(part.folder for part in self.sets if part.statistics() is None)
             raise ShardError(
-                f"The recipe names no front.mean and front.std, and {lacking} has no statistics yet: run "
+                f"The recipe sets no front.mean and front.std, and {lacking} has no statistics yet: run "
                 f"`python -m gamut.shards stats {lacking}` once, or set both keys."
             )
         return found
@@ -224,14 +224,14 @@ class Index:
                 size = path.stat().st_size
             except OSError as error:
                 raise ShardError(
-                    f"{path} is in the index but cannot be found ({error.strerror}). Bring it back, or run the "
-                    f"conversion to {self.folder} again, or index what is left: "
+                    f"{path} is in the index but cannot be found ({error.strerror}). Restore it, or run the "
+                    f"conversion to {self.folder} again, or index the remaining tars: "
                     f"python -m gamut.shards index {self.folder}"
                 ) from error
             if size != shard["size"]:
                 raise ShardError(
-                    f"{path} has {size} bytes where the index knows {shard['size']}: the index is older than the tar, "
-                    f"or the tar is damaged. See which: python -m gamut.shards verify {self.folder}. "
+                    f"{path} has {size} bytes, but {shard['size']} in the index: the index is older than the tar, "
+                    f"or the tar is damaged. To find out: python -m gamut.shards verify {self.folder}. "
                     f"If the tar is right: python -m gamut.shards index {self.folder}"
                 )
 
@@ -248,7 +248,7 @@ def _content(folder: Path) -> dict:
         raise ShardError(f"{path} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}") from error
     if found != FORMAT:
         raise ShardError(
-            f"{path} is of format {found}, this program reads {FORMAT}. "
+            f"{path} has format {found}, but this version of Gamut reads format {FORMAT}. "
             f"Rebuild it: python -m gamut.shards index {folder}"
         )
     return content
@@ -257,8 +257,8 @@ def _content(folder: Path) -> dict:
 def _absent(folder: Path) -> str:
     if any(folder.glob("*.tar")):
         return (
-            f"The shards in {folder} have no index. Run the conversion again if it did not finish, or index what is "
-            f"there: python -m gamut.shards index {folder}"
+            f"The shards in {folder} have no index. If their conversion did not finish, run it again; otherwise index "
+            f"them: python -m gamut.shards index {folder}"
         )
     return f"There are no shards in {folder}. Make them: python -m gamut.shards convert DATASET SRC {folder}"
 

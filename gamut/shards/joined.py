@@ -35,8 +35,8 @@ class Joined(Index):
         for one in sets:
             if one.name in named:
                 raise ShardError(
-                    f"{named[one.name]} and {one.folder} are both the set {one.name!r}, so their clips could not be "
-                    "told apart. Name a set once, or convert one of them again with another --name."
+                    f"{named[one.name]} and {one.folder} are both named {one.name!r}, so their clips could not be "
+                    "told aone. Give each set once, or convert one of them again with another --name."
                 )
             named[one.name] = one.folder
         labels = list(dict.fromkeys(name for one in sets for name in one.labels))
@@ -89,7 +89,7 @@ class Joined(Index):
         return np.concatenate([part.where(subset) + begin for part, begin in zip(self.sets, self.first)])
 
     def statistics(self) -> tuple[float, float] | None:
-        """Mean and standard deviation over all sets, each counting by its length; None where one has none."""
+        """Mean and standard deviation over all sets, each weighted by its length; None where one of them has none."""
         found = [part.statistics() for part in self.sets]
         if any(one is None for one in found):
             return None
@@ -102,7 +102,7 @@ class Joined(Index):
 def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> Index:
     """The index of one shard set, or of several as one; `remote` says how to read those that are remote.
 
-    Raises ShardError as `Index.open`, and where two sets bear one name.
+    Raises ShardError as `Index.open`, and where two sets have the same name.
     """
     sets = [Index.open(folder, remote=remote) for folder in folders]
     return sets[0] if len(sets) == 1 else Joined(sets)
@@ -116,7 +116,7 @@ def _renamed(part: Index, labels: list[str]) -> np.ndarray:
 
 
 def _offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:
-    """Offsets of ragged columns laid one behind the other."""
+    """Offsets of ragged columns, concatenated."""
     starts = itertools.accumulate([0, *(int(offset[-1]) for offset in offsets[:-1])])
     shifted = [offset[:-1] + start for offset, start in zip(offsets, starts)]
     return np.append(np.concatenate(shifted), sum(int(offset[-1]) for offset in offsets)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Labels of shards that others made: from KEY.json, KEY.cls or KEY.txt to one class table for the set."""
+"""Labels of third-party shards: from KEY.json, KEY.cls or KEY.txt to one class table for the set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from gamut.errors import ShardError
 
-FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json, the first that is there
+FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json; the first one present counts
 ENDINGS = ("json", "cls", "txt")
 LARGEST = 16 << 20  # bytes of a member that describes a clip
 MOST_CLASSES = 1_000_000
@@ -20,7 +20,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where labels are looked for. `endings` in this order; `field` of the JSON, dots for nesting, or '': of FIELDS.
+    """Where labels are looked for: `endings` in this order; `field` of the JSON, with dots for nesting, or '' for
+    FIELDS.
 
     >>> LabelSource.parse("json:meta.tags")
     LabelSource(endings=('json',), field='meta.tags')
@@ -36,11 +37,11 @@ class LabelSource:
         if text in ("auto", "none"):
             return cls(ENDINGS if text == "auto" else ())
         if ending not in ENDINGS or (field and ending != "json") or text.endswith(":"):
-            raise ShardError(f"--labels is auto, json, json:FIELD, cls, txt or none, not {text!r}.")
+            raise ShardError(f"--labels must be auto, json, json:FIELD, cls, txt or none, not {text!r}.")
         return cls((ending,), field)
 
     def read(self, members: Mapping[str, bytes]) -> list[str]:
-        """The labels of a clip as text, from its members by ending; none is legal. Raises ValueError in few words."""
+        """The labels of a clip as text, from its members by ending; there may be none. Raises ValueError."""
         for ending in self.endings:
             if ending not in members:
                 continue
@@ -56,7 +57,7 @@ class LabelSource:
         return []
 
     def _of_json(self, content: Any) -> Any:
-        """The value of the field; None where it is not there or null."""
+        """The value of the field; None where it is missing or null."""
         if self.field:
             for name in self.field.split("."):
                 content = content.get(name) if isinstance(content, dict) else None
@@ -70,17 +71,17 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"a label is a name or a number, not {value!r:.60}")
+        raise ValueError(f"a label must be a name or a whole number, not {value!r:.60}")
     if not str(value):
-        raise ValueError("a label is an empty name")
+        raise ValueError("a label is empty")
     return str(value)
 
 
 def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tuple[list[str], dict[str, int]]:
     """The class table, and the class id of each label that clips have.
 
-    With `given` names, a label is one of them, or a position among them. Otherwise, where all labels are whole
-    numbers, they are the ids; else the ids are the positions of the sorted names. Raises ShardError where a label has
+    With `given` names, a label is one of them or a position among them. Otherwise, if all labels are whole numbers,
+    they are the ids; if not, the ids are the positions of the sorted names. Raises ShardError where a label has
     no place in the table.
     """
     labels = set(seen)
@@ -91,8 +92,8 @@ def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tupl
             known = {str(position): position for position in range(len(given))}
         if strange := sorted(labels - known.keys()):
             raise ShardError(
-                f"{len(strange)} labels of the clips, such as {strange[0]!r}, are not among the {len(given)} classes "
-                "that are given."
+                f"{len(strange)} labels of the clips, such as {strange[0]!r}, are not among the {len(given)} given "
+                "classes. Add them to the file of --classes, or choose other labels with --labels."
             )
         return list(given), {label: known[label] for label in labels}
     if not numbers:
@@ -101,11 +102,16 @@ def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tupl
     most = max((int(label) for label in labels), default=-1)
     if most >= MOST_CLASSES:
         raise ShardError(
-            f"The label {most} would make a table of {most + 1:,} classes. If it is not the number of a class, choose "
-            "where labels come from with --labels."
+            f"The label {most} would make a table of {most + 1:,} classes. If it is not a class number, choose "
+            "where labels are read from with --labels."
         )
-    table = [str(label) if str(label) in labels else f"(class {label}, without clips)" for label in range(most + 1)]
-    return table, {label: int(label) for label in labels}
+    ids = {label: int(label) for label in labels}
+    return filled({number: label for label, number in ids.items()}), ids
+
+
+def filled(names: Mapping[int, str]) -> list[str]:
+    """The class table from the names that are known, by class id; the ids between get a name that says so."""
+    return [names.get(label, f"(class {label}, without clips)") for label in range(max(names, default=-1) + 1)]
 
 
 def read_classes(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -46,7 +47,7 @@ class Part:
     def parse(cls, content: dict) -> Part:
         """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError.
 
-        Numbers take 8 bytes each instead of Python's 40: of two million clips all parts are held at once.
+        Numbers take 8 bytes each instead of Python's 40, since the parts of two million clips are held at once.
         """
         part = cls(**content)
         part.label_names = {int(label): name for label, name in part.label_names.items()}
@@ -61,11 +62,8 @@ class Part:
 
 def checksum_of(file: BinaryIO) -> int:
     """xxh3_64 of a whole file."""
-    digest = xxhash.xxh3_64()
     file.seek(0)
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.intdigest()
+    return hashlib.file_digest(file, xxhash.xxh3_64).intdigest()  # type: ignore[arg-type,attr-defined]
 
 
 def hexadecimal(checksum: int) -> str:
@@ -90,19 +88,19 @@ def scan(file: BinaryIO, path: Path) -> Part:
         key, ending = match.groups()
         if ending == "flac":
             if key in audio:
-                raise ShardError(f"{path} holds two clips of the key {key}.")
+                raise ShardError(f"{path} holds two clips with the key {key}.")
             audio[key] = (offset, length)
         elif ending == "json" and key in audio:
             _add_clip(part, path, key, *audio[key], _description(file, path, name, offset, length), file)
             described.add(key)
     if bare := audio.keys() - described:
-        raise ShardError(f"{path} holds {min(bare)}.flac without the {min(bare)}.json that `convert` writes behind it.")
+        raise ShardError(f"{path} holds {min(bare)}.flac without the {min(bare)}.json that `convert` writes after it.")
     return part
 
 
 def _description(file: BinaryIO, path: Path, name: str, offset: int, length: int) -> dict:
     if length > LARGEST_JSON:
-        raise ShardError(f"{name} in {path} has {length} bytes, which no description of a clip has.")
+        raise ShardError(f"{name} in {path} has {length} bytes, too many to describe a clip.")
     file.seek(offset)
     try:
         content = json.loads(file.read(length))
@@ -118,7 +116,7 @@ def _add_clip(part: Part, path: Path, key: str, offset: int, length: int, about:
     checksum = xxhash.xxh3_64_intdigest(file.read(length))
     try:
         if about["xxh3"] != hexadecimal(checksum):
-            raise ShardError(f"The audio of {key} in {path} is damaged: {key}.json holds another checksum.")
+            raise ShardError(f"The audio of {key} in {path} is damaged: it does not have the checksum in {key}.json.")
         part.name = part.name or about["set"]
         if part.name != about["set"]:
             raise ShardError(f"{path} holds clips of two sets, {part.name} and {about['set']}.")
@@ -131,7 +129,7 @@ def _add_clip(part: Part, path: Path, key: str, offset: int, length: int, about:
             values.append(int(about["columns"][column]))
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(
-            f"{key}.json in {path} is not one that `python -m gamut.shards convert` writes ({error!r})."
+            f"{key}.json in {path} was not written by `python -m gamut.shards convert` ({error!r})."
         ) from error
     part.key.append(key)
     part.offset.append(offset)

@@ -1,4 +1,4 @@
-"""Independent jobs over processes, with progress, that leave nothing behind when anyone is killed."""
+"""Independent jobs over processes, with progress; no process outlives the others when one is killed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def spread(
     workers: int,
     progress: Callable[[int], None],
 ) -> list[Result]:
-    """`work(job, advance)` for every job, results in the order of the jobs; `progress(n)` hears of n more units done.
+    """`work(job, advance)` for every job, with results in the order of the jobs; `progress(n)` is called for each n
+    units done.
 
-    `work` is a function of a module and calls `advance(n)`. With one worker, or one job, all happens in this process.
-    The first exception stops the others at their next `advance` and is raised. ShardError where a process was killed.
+    `work` is a function of a module and calls `advance(n)`. With one worker, or one job, everything runs in this
+    process. The first exception stops the other jobs at their next `advance` and is raised. Raises ShardError where a
+    process was killed.
     """
     if min(workers, len(jobs)) <= 1:
         return [work(job, progress) for job in jobs]
-    # Spawned, not forked: a forked child would inherit the threads' locks of whoever calls.
+    # Spawned, not forked: a forked child would inherit the locks of the caller's threads.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Value("b", 0)
     seen = 0
@@ -61,7 +63,7 @@ def spread(
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise ShardError(
-                "A worker process was killed, perhaps for want of memory. Run the same command again, with fewer "
+                "A worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
                 "--workers; what is finished is kept."
             ) from error
         finally:
@@ -72,7 +74,7 @@ def spread(
 def _begin(done: Any, stop: Any, parent: int) -> None:
     global _shared
     _shared = done, stop
-    for number in (signal.SIGINT, signal.SIGUSR2):  # the parent hears it, the latter from SLURM, and tells us
+    for number in (signal.SIGINT, signal.SIGUSR2):  # the parent handles both (the latter comes from SLURM) and stops us
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

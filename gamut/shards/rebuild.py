@@ -1,4 +1,4 @@
-"""The index anew, from the tars themselves."""
+"""Rebuilding the index from the tars themselves."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.progress import Progress
-from gamut.shards.build import Names, build
-from gamut.shards.lock import only_writer
+from gamut.shards.build import Names, build, only_writer
+from gamut.shards.labels import filled
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import spread
 from gamut.shards.tars import Tars
 
 
 def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
-    """Write the index of tars that `convert` wrote into `folder`, which may be where they lie; the number of clips, and
-    of the shards that the conversion should have given but that are not there.
+    """Write the index of tars made by `convert` into `folder`, which may be the folder of the tars. Returns the number
+    of clips, and the number of shards of the conversion that are missing.
 
     Reads every byte: a tar that is cut off, or holds a clip whose audio is not what its KEY.json says, is refused
-    rather than indexed as a shorter one. The class table is the conversion's, or, where that record is gone, what the
-    clips' own labels show. Raises ShardError, also where `folder` holds other tars.
+    rather than indexed as a shorter one. The class table is that of the conversion, or, where its record is gone, made
+    from the clips' own labels. Raises ShardError, also where `folder` holds other tars.
     """
     place = tars.seen_from(folder)
     with only_writer(folder):
@@ -30,7 +30,7 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
             parts = spread(functools.partial(_scan, tars), tars.names, workers, progress.add)
         names = {part.name for part in parts if part.key}
         if not names:
-            raise ShardError(f"There is no clip in the tars in {tars.place}.")
+            raise ShardError(f"The tars in {tars.place} hold no clips.")
         conversion = _conversion(folder)
         classes, columns = _class_table(folder, parts, conversion), _names(conversion)
         build(folder, min(names), classes, parts, {"source": "index"}, place, columns)
@@ -43,15 +43,15 @@ def _scan(tars: Tars, name: str, advance: Callable[[int], None]) -> Part:
             part = scan(file, Path(tars.full(name)))
         except ShardError as error:
             raise ShardError(
-                f"{error} Delete that tar and run the conversion again, which writes it anew; or delete it and index "
-                "what is left."
+                f"{error} Delete that tar, then run the conversion again, which writes it again, or index the "
+                "remaining tars."
             ) from error
     advance(1)
     return part
 
 
 def _conversion(folder: Path) -> dict:
-    """The record that `convert` left; empty where it did not come along with the tars."""
+    """The record that `convert` left; empty where it was not copied along with the tars."""
     try:
         content = json.loads((folder / "index" / "convert.json").read_bytes())
     except (OSError, ValueError):
@@ -78,4 +78,4 @@ def _class_table(folder: Path, parts: list[Part], conversion: dict) -> list[str]
     table = conversion.get("labels", [])
     if seen.items() <= dict(enumerate(table)).items():
         return table
-    return [seen.get(label, f"(class {label}, without clips)") for label in range(max(seen, default=-1) + 1)]
+    return filled(seen)

@@ -1,4 +1,4 @@
-"""What a person is told at the end of `convert`, `index` and `stats`."""
+"""What `convert`, `index` and `stats` print at their end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gamut.shards.batching import ROW, Spending
 
-if TYPE_CHECKING:  # the one needs torch, the others ffmpeg and soundfile: whoever prints has them already
+if TYPE_CHECKING:  # they need torch, ffmpeg and soundfile, which the caller has imported already
     from gamut.shards.adopt import Report as Adopted
     from gamut.shards.convert.run import Report as Converted
     from gamut.shards.statistics import Statistics
@@ -22,32 +22,32 @@ WIDEST = 30  # characters of a bar
 
 
 def print_converted(report: Converted, dst: Path) -> None:
-    """What a person is told at the end of a conversion."""
+    """The summary of a conversion."""
     _say(
         f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} shards "
-        f"({report.already} of them were there already), {report.bytes / 1e6:,.1f} MB, in {dst}"
+        f"({report.already} of them already there), {report.bytes / 1e6:,.1f} MB, in {dst}"
     )
     if report.missing:
-        _say(f"not there: {report.missing:,} clips that the data set lists, in {dst / 'index' / 'missing.csv'}")
+        _say(f"missing: {report.missing:,} clips that the data set lists; see {dst / 'index' / 'missing.csv'}")
     _print_oddities(report, dst)
 
 
 def print_adopted(report: Adopted, folder: Path) -> None:
-    """What a person is told when tars of others have been indexed into `folder`."""
+    """The summary of indexing third-party tars into `folder`."""
     codecs = ", ".join(f"{count:,} {codec}" for codec, count in report.codecs.items())
     _say(
         f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} tars ({codecs}); "
         f"{report.classes:,} classes, {report.unlabelled:,} clips without a label; indexed in {folder / 'index'}"
     )
     for message in report.damaged.values():
-        _say(f"damaged: {message} The clips before that are indexed.", sys.stderr)
+        _say(f"damaged: {message} The clips before the damage are indexed.", sys.stderr)
     _print_oddities(report, folder)
 
 
 def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
     if report.saturated:
         keys = ", ".join(list(report.saturated)[:3]) + (", ..." if len(report.saturated) > 3 else "")
-        _say(f"peaks over full scale are held to it in {len(report.saturated):,} clips ({keys})")
+        _say(f"peaks over full scale were clipped in {len(report.saturated):,} clips ({keys})")
     if report.ignored:
         _say(f"passed over: {', '.join(f'{count:,} {what}' for what, count in sorted(report.ignored.items()))}")
     if report.quarantined:
@@ -60,13 +60,13 @@ def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
 
 
 def _say(text: str, to: TextIO | None = None) -> None:
-    """A line, also of files whose names are not UTF-8."""
+    """Print a line, even with file names that are not UTF-8."""
     print(text.encode(errors="backslashreplace").decode(), file=to)
 
 
 def print_statistics(statistics: Statistics) -> None:
-    """Everything that `stats` knows, as tables."""
-    console = Console(markup=False, emoji=False)  # names of classes are text, brackets and all
+    """Everything that `stats` found, as tables."""
+    console = Console(markup=False, emoji=False)  # class names may contain brackets
     console.print(
         f"{statistics.clips:,} clips, {statistics.hours:.2f} h; "
         f"{statistics.shortest:.2f} to {statistics.longest:.2f} s, median {statistics.median:.2f} s",

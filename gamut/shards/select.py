@@ -5,8 +5,8 @@
 Every entry narrows what the ones before it left, in this order: columns, labels, keys, then `per_class` or `share`,
 which choose at random but always the same clips for one `seed`, whatever the seed of the run.
 
-`"split?": [as-2m]` is what a recipe says of sets that it does not know: it holds where the set has a column `split`,
-and gives way to a `split` that is said besides.
+`"split?": [as-2m]` is for recipes that are used with any set: it applies where the set has a column `split`, and gives
+way to a `split` given as well.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
         order = np.argsort(key(seed, index.clip_id[chosen], 0, 2, Purpose.DRAW), kind="stable")
         chosen = np.sort(chosen[order[: max(1, round(len(chosen) * subset["share"]))]])
     if not len(chosen):
-        raise ShardError(f"No clip of {index.folder} is in the subset {dict(subset)}.")
+        raise ShardError(f"The subset {dict(subset)} selects no clip of {index.folder}.")
     return chosen
 
 
 def sample(index: Index, rows: np.ndarray, most: int) -> np.ndarray:
-    """int64 [k]: at most so many of these rows, always the same ones, in the order of their hash."""
+    """int64 [k]: at most `most` of these rows, always the same ones, in the order of their hash."""
     order = np.argsort(key(0, np.asarray(index.clip_id)[rows], Purpose.SAMPLE), kind="stable")
     return rows[order[:most]]
 
@@ -102,8 +102,8 @@ def _with_label(index: Index, wanted: Iterable[int | str]) -> np.ndarray:
             )
         if not isinstance(label, str) and ids.get(str(label), label) != label:
             raise ShardError(
-                f"The label {label} is class number {label}, but also the name of class number {ids[str(label)]} of "
-                f"{index.folder}; write the name in quotes: ['{label}']."
+                f"The label {label} is both class number {label} and the name of class number {ids[str(label)]} in "
+                f"{index.folder}; if the name is meant, write it in quotes: ['{label}']."
             )
         numbers.append(number)
     hit = np.concatenate([[0], np.cumsum(np.isin(index.label, numbers))])
@@ -114,7 +114,7 @@ def _with_key(index: Index, file: Path) -> np.ndarray:
     """bool [n]: clips whose key is a line of the file."""
     wanted = set(read_lines(file))
     if not wanted:
-        raise ShardError(f"{file} names no key. Write one a line.")
+        raise ShardError(f"{file} holds no keys. Write one a line.")
     keys = index.keys()
     chosen = np.array([one in wanted for one in keys], bool)
     missing = wanted.difference(keys) if chosen.sum() < len(wanted) else set()
@@ -128,7 +128,7 @@ def unknown_key(index: Index, file: Path, missing: set[str], keys: list[str]) ->
     one = min(missing)
     like = [other for other in keys if other[:3] == one[:3]] or keys  # difflib over millions would take minutes
     return ShardError(
-        f"{file} names {len(missing)} keys that no clip in {index.folder} has, the first of them "
+        f"{file} names {len(missing)} keys that are not in {index.folder}, the first of them "
         f"{one!r}{nearest(one, like[:5000])}."
     )
 
@@ -142,15 +142,21 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _per_class(index: Index, chosen: np.ndarray, number: int, seed: int) -> np.ndarray:
-    offset = np.asarray(index.label_offset)
-    counts = np.diff(offset)[chosen]
-    first = np.cumsum(counts) - counts
-    at = np.repeat(offset[chosen] - first, counts) + np.arange(int(counts.sum()))
-    if not len(at):
-        raise ShardError(f"`per_class` needs labels, but no clip of {index.folder} that is chosen has any.")
+    counts, label = _labels_of(index, chosen, "per_class")
     keys = key(seed, index.clip_id[chosen], 0, 3, Purpose.DRAW)
-    few = per_class(np.concatenate([first, [len(at)]]), np.asarray(index.label)[at], keys, number)
+    few = per_class(np.concatenate([[0], np.cumsum(counts)]), label, keys, number)
     return chosen[few]
+
+
+def _labels_of(index: Index, rows: np.ndarray, why: str) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [k], the number of labels of each row, and int32 [labels], their class ids one row after the other."""
+    offset = np.asarray(index.label_offset)
+    counts = np.diff(offset)[rows]
+    first = np.cumsum(counts) - counts
+    at = np.repeat(offset[rows] - first, counts) + np.arange(int(counts.sum()))
+    if not len(at):
+        raise ShardError(f"`{why}` needs labels, but none of the selected clips of {index.folder} has any.")
+    return counts, np.asarray(index.label)[at]
 
 
 def per_class(label_offset: np.ndarray, label: np.ndarray, keys: np.ndarray, number: int) -> np.ndarray:
@@ -190,8 +196,9 @@ def per_class(label_offset: np.ndarray, label: np.ndarray, keys: np.ndarray, num
 def clip_weights(index: Index, rows: np.ndarray, weights: str) -> np.ndarray:
     """float64 [k]: weights of these rows, `balanced` or from the file of that name.
 
-    A file has a key and a number of 0 or more on each line, parted by a comma, a tab or blanks. Raises ShardError where
-    clips have no labels to balance, and where the file cannot be read, or lacks a clip, or names one that is not there.
+    Each line of a file holds a key and a number of at least 0, separated by a comma, a tab or blanks. Raises ShardError
+    where clips have no labels to balance, and where the file cannot be read, or lacks a clip, or names one that is not
+    there.
     """
     return balanced_weights(index, rows) if weights == BALANCED else _from_file(index, rows, Path(weights))
 
@@ -199,14 +206,7 @@ def clip_weights(index: Index, rows: np.ndarray, weights: str) -> np.ndarray:
 def balanced_weights(index: Index, rows: np.ndarray) -> np.ndarray:
     """float64 [k]: the sum over a clip's labels of 1000 / (count + 0.01), counted over these rows (AST, balanced
     sampling). A clip without a label has weight 0: it is never drawn."""
-    counts = np.diff(index.label_offset)[rows]
-    first = np.cumsum(counts) - counts
-    at = np.repeat(np.asarray(index.label_offset)[rows] - first, counts) + np.arange(int(counts.sum()))
-    if not len(at):
-        raise ShardError(
-            f"`plan.weights: {BALANCED}` needs labels, but no clip of {index.folder} that is chosen has any."
-        )
-    label = np.asarray(index.label)[at]
+    counts, label = _labels_of(index, rows, f"plan.weights: {BALANCED}")
     of_class = 1000.0 / (np.bincount(label, minlength=len(index.labels)) + 0.01)
     return np.bincount(np.repeat(np.arange(len(rows)), counts), weights=of_class[label], minlength=len(rows))
 
@@ -218,7 +218,7 @@ def _from_file(index: Index, rows: np.ndarray, file: Path) -> np.ndarray:
             key, weight = LINE.fullmatch(line).groups()  # type: ignore[union-attr]
             weights[key] = float(weight)
         except (AttributeError, ValueError):
-            raise ShardError(f"Line {number} of {file} is not a key and a number: {line!r}.") from None
+            raise ShardError(f"Line {number} of {file} must hold a key and a number, not {line!r}.") from None
     keys = index.keys()
     unknown = weights.keys() - set(keys)
     if unknown:
@@ -227,6 +227,6 @@ def _from_file(index: Index, rows: np.ndarray, file: Path) -> np.ndarray:
     if lacking:
         raise ShardError(
             f"{file} has no weight for {len(lacking)} of {len(rows)} clips, the first of them {keys[lacking[0]]!r}. "
-            "Give each a line; a weight of 0 leaves a clip out."
+            "Give each clip a line; a weight of 0 leaves it out."
         )
     return np.array([weights[keys[row]] for row in rows.tolist()], np.float64)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from gamut.errors import AudioError, ShardError
 from gamut.numbers import RATE
 from gamut.remote import Remote
 from gamut.shards.index import Index
 from gamut.shards.plot import clip_picture
+from gamut.shards.read import ShardClips
 from gamut.shards.statistics import clip_log_mel
 
-COMPARED = 100_000  # keys among which the nearest is looked for
+COMPARED = 100_000  # keys that a mistyped one is compared with
 NEAREST = 3
 
 
@@ -73,30 +72,23 @@ def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None 
 
 def find(index: Index, key: str) -> int:
     """The row of a clip by its key, or by SHARD/KEY. Raises ShardError where there is none, or more than one."""
-    rows = [row for row in range(len(index)) if index.key(row) == key]
-    if not rows:
-        rows = [row for row in range(len(index)) if _with_shard(index, row) == key]
+    keys = index.keys()
+    rows = [row for row, one in enumerate(keys) if one == key]
+    rows = rows or [row for row, one in enumerate(keys) if key.endswith(one) and _with_shard(index, row) == key]
     if len(rows) == 1:
         return rows[0]
     if rows:
         some = ", ".join(_with_shard(index, row) for row in rows[:NEAREST])
-        raise ShardError(f"{len(rows)} clips in {index.folder} have the key {key}. Say which: {some}.")
-    near = nearest(index, key)
+        raise ShardError(f"{len(rows)} clips in {index.folder} have the key {key}. Choose one: {some}.")
+    near = _nearest(keys, key)
     hint = f"The nearest are: {', '.join(near)}." if near else "It has no key like it."
     raise ShardError(f"There is no clip {key} among the {len(index):,} in {index.folder}. {hint}")
 
 
-def nearest(index: Index, key: str) -> list[str]:
-    """Up to three keys that are most like this one; of a large set those that hold it, or of the first 100,000."""
-    holding = sorted(_holding(index, key), key=len)[:NEAREST]
-    if holding:
-        return holding
-    some = [index.key(row) for row in range(min(len(index), COMPARED))]
-    return difflib.get_close_matches(key, some, n=NEAREST, cutoff=0.3)
-
-
-def _holding(index: Index, part: str) -> Iterator[str]:
-    return (key for key in (index.key(row) for row in range(len(index))) if part and part.lower() in key.lower())
+def _nearest(keys: list[str], wanted: str) -> list[str]:
+    """Up to three keys that contain the one wanted, or else the most similar among the first 100,000."""
+    containing = sorted((key for key in keys if wanted and wanted.lower() in key.lower()), key=len)
+    return containing[:NEAREST] or difflib.get_close_matches(wanted, keys[:COMPARED], n=NEAREST, cutoff=0.3)
 
 
 def _with_shard(index: Index, row: int) -> str:
@@ -104,14 +96,13 @@ def _with_shard(index: Index, row: int) -> str:
 
 
 def _read(index: Index, row: int) -> np.ndarray:
-    name, key = index.shards[int(index.shard[row])]["name"], index.key(row)
-    with index.tars.open(name) as file:
-        file.seek(int(index.offset[row]))
-        payload = file.read(int(index.size[row]))
-    if xxhash.xxh3_64_intdigest(payload) != int(index.checksum[row]):
+    clips = ShardClips.of(index, int(index.shard[row]), [row])
+    try:
+        with index.tars.open(clips.name) as file:
+            return clips.waveform(file, 0)
+    except AudioError as error:
         raise AudioError(
-            f"Clip {key} in {index.tars.full(name)} is not as it was indexed. List all that is damaged: "
+            f"The clip {clips.keys[0]} in {index.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {index.folder}",
-            "checksum",
-        )
-    return index.decode(payload, int(index.samples[row]))
+            error.reason,
+        ) from error

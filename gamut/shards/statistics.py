@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +14,6 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import xxhash
 
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
@@ -26,12 +24,10 @@ from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
-from gamut.shards.tar import members
-from gamut.shards.tars import Tars
+from gamut.shards.read import ShardClips, descriptions
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 RAREST = 10  # classes
-LARGEST_JSON = 16 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,18 +51,6 @@ class Statistics:
     std: float
 
 
-@dataclass(frozen=True)
-class _Shard:
-    tars: Tars
-    name: str
-    decode: Callable[[bytes, int], np.ndarray]
-    keys: tuple[str, ...]
-    offset: np.ndarray
-    bytes: np.ndarray
-    samples: np.ndarray
-    checksum: np.ndarray
-
-
 def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
     """Read every clip; write index/statistics.json.
 
@@ -76,7 +60,7 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
     index = Index.open(folder, remote=remote)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
-    shards = [_rows(index, number) for number in range(len(index.shards))]
+    shards = [ShardClips.of(index, number) for number in range(len(index.shards))]
     total, rates = RunningStatistics(), Counter[str]()
     with Progress("log-mel statistics", len(index)) as progress:
         each = functools.partial(_shard_statistics, folder)
@@ -115,39 +99,22 @@ def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
     return log_mel(samples, offset, length, torch.tensor([HOP]), torch.tensor([frames]), (frames,))
 
 
-def _rows(index: Index, number: int) -> _Shard:
-    rows = np.flatnonzero(index.shard == number)
-    keys = tuple(index.key(int(row)) for row in rows)
-    return _Shard(
-        tars=index.tars,
-        name=index.shards[number]["name"],
-        decode=index.decode,
-        keys=keys,
-        offset=index.offset[rows],
-        bytes=index.size[rows],
-        samples=index.samples[rows],
-        checksum=index.checksum[rows],
-    )
-
-
 def _shard_statistics(
-    folder: Path, shard: _Shard, advance: Callable[[int], None]
+    folder: Path, clips: ShardClips, advance: Callable[[int], None]
 ) -> tuple[RunningStatistics, Counter[str]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes share the cores
     statistics = RunningStatistics()
+    clip = 0
     try:
-        with shard.tars.open(shard.name) as file:
-            for clip, key in enumerate(shard.keys):
-                payload = os.pread(file.fileno(), int(shard.bytes[clip]), int(shard.offset[clip]))
-                if xxhash.xxh3_64_intdigest(payload) != int(shard.checksum[clip]):
-                    raise AudioError(f"{key} in {shard.name} is not as it was indexed.", "checksum")
-                statistics.add(clip_log_mel(shard.decode(payload, int(shard.samples[clip]))))
+        with clips.tars.open(clips.name) as file:
+            for clip in range(len(clips.keys)):
+                statistics.add(clip_log_mel(clips.waveform(file, clip)))
                 advance(1)
-            rates = _source_rates(shard, file)
-    except (AudioError, OSError) as error:
+            rates = _source_rates(clips, file)
+    except AudioError as error:
         raise ShardError(
-            f"{shard.tars.full(shard.name)} cannot be described: {error} List what is damaged: "
+            f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {folder}"
         ) from error
     finally:
@@ -155,28 +122,17 @@ def _shard_statistics(
     return statistics, rates
 
 
-def _source_rates(shard: _Shard, file: BinaryIO) -> Counter[str]:
-    """Sample rates of the files before they were converted, as the clips' KEY.json tell; `unknown` where none does."""
-    rates, keys = Counter[str](), set(shard.keys)
-    with contextlib.suppress(ShardError):  # a set may have been indexed up to where one of its tars is damaged
-        for member in members(file, shard.tars.full(shard.name)):
-            key = member.name.removesuffix(".json")
-            if key in keys and member.name != key and member.size <= LARGEST_JSON:
-                file.seek(member.offset)
-                if (rate := _rate(file.read(member.size))) is not None:
-                    rates[f"{rate:g} Hz"] += 1
-                    keys.discard(key)
+def _source_rates(clips: ShardClips, file: BinaryIO) -> Counter[str]:
+    """Sample rates of the files before conversion, as each KEY.json records it; `unknown` for clips without that."""
+    rates, keys = Counter[str](), set(clips.keys)
+    with contextlib.suppress(ShardError):  # a damaged tar may have been indexed up to the damage
+        for key, content in descriptions(file, clips.tars.full(clips.name), keys):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                rates[f"{content['provenance']['rate']:g} Hz"] += 1
+                keys.discard(key)
     if keys:
         rates["unknown"] += len(keys)
     return rates
-
-
-def _rate(description: bytes) -> float | None:
-    try:
-        rate = json.loads(description)["provenance"]["rate"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return rate if isinstance(rate, (int, float)) else None
 
 
 def _histogram(seconds: np.ndarray) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""The members of a tar, without trust: header by header, nothing decompressed, nothing unpacked.
+"""The members of an untrusted tar: header by header, nothing decompressed, nothing unpacked.
 
 Python's tarfile takes a tar that was cut between two members, or whose header is damaged, as a shorter one without an
-error, and reads extended headers of any stated size into memory. Here a tar ends in its zeros or is reported.
+error, and reads extended headers of any stated size into memory. Here a tar must end in its zeros.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Member(NamedTuple):
 
 
 def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
-    """The regular members of a tar, in its order. `path` is its name, for messages; `file` may be read in between.
+    """The regular members of a tar, in order. `path` is its name, for messages; `file` may be read in between.
 
     Raises ShardError where the tar is compressed, is cut off, has a damaged header, or where anything but zeros
-    follows its end; the members before that have been given by then.
+    follows its end; the members before that have been yielded by then.
     """
     size = file.seek(0, os.SEEK_END)
     refuse_compressed(file, path)
@@ -56,8 +56,8 @@ def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
             raise ShardError(
-                f"{path} is cut off or has a damaged header behind {last}, at byte {at} of {size} ({error}): what "
-                "comes after it would be lost without a word."
+                f"{path} is cut off or has a damaged header after {last}, at byte {at} of {size} ({error}): "
+                "what comes after it would be lost silently."
             ) from error
         if header.type in (_LONG_NAME, _LONG_LINK, *_PAX):
             content = _extended(file, path, header.size, last)
@@ -73,7 +73,10 @@ def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
         if header.type in _EMPTY:
             length = 0
         elif header.type == tarfile.GNUTYPE_SPARSE or any(fact.startswith("GNU.sparse") for fact in facts):
-            raise ShardError(f"{path} holds the sparse file {name!r}, which no reader of shards takes.")
+            raise ShardError(
+                f"{path} holds the sparse file {name!r}, which is not supported. Write the shard again without sparse "
+                "files."
+            )
         if at + BLOCK + length > size:
             raise ShardError(
                 f"{path} is cut off in the middle of {name!r}: its {length} bytes begin at byte {at + BLOCK} of {size}."
@@ -91,8 +94,8 @@ def refuse_compressed(file: BinaryIO, path: str | Path) -> None:
     for magic, (kind, tool) in COMPRESSED.items():
         if begin.startswith(magic):
             raise ShardError(
-                f"{path} is compressed with {kind}, so no clip in it can be read without all that come before. "
-                f"Decompress it with {tool}; audio gains nothing by it."
+                f"{path} is compressed with {kind}, so no clip in it can be read without everything before it. "
+                f"Decompress it with {tool}; compression gains nothing on audio."
             )
 
 
@@ -102,10 +105,12 @@ def _padded(length: int) -> int:
 
 def _extended(file: BinaryIO, path: str | Path, size: int, last: str) -> bytes:
     if not 0 <= size <= LARGEST_HEADER:
-        raise ShardError(f"{path} has an extended header of {size} bytes behind {last}, which no file name needs.")
+        raise ShardError(
+            f"{path} has an extended header of {size} bytes after {last}, far more than a file name needs."
+        )
     content = file.read(size)
     if len(content) < size:
-        raise ShardError(f"{path} is cut off in an extended header behind {last}.")
+        raise ShardError(f"{path} is cut off in an extended header after {last}.")
     return content
 
 
@@ -121,7 +126,7 @@ def _records(content: bytes, path: str | Path, last: str) -> dict[str, str]:
                 raise ValueError("a record of another length than it states")
             found[key.decode()] = value.decode("utf-8", "surrogateescape")
     except ValueError as error:
-        raise ShardError(f"{path} has a damaged extended header behind {last}: {error}.") from error
+        raise ShardError(f"{path} has a damaged extended header after {last}: {error}.") from error
     return found
 
 
@@ -142,6 +147,6 @@ def _check_end(file: BinaryIO, path: str | Path, at: int, size: int, last: str) 
         zeros = block.count(0) == len(block)
     if not zeros or size - at < 2 * BLOCK:
         raise ShardError(
-            f"{path} is cut off or has a damaged header behind {last}, at byte {at} of {size}: "
-            "what comes after it would be lost without a word."
+            f"{path} is cut off or has a damaged header after {last}, at byte {at} of {size}: "
+            "what comes after it would be lost silently."
         )

@@ -1,4 +1,4 @@
-"""Where the tars of a set lie, and how one of them is opened."""
+"""Where the tars of a set are, and how one of them is opened."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Tars:
         for name in names:
             if name.endswith(COMPRESSED):
                 raise ShardError(
-                    f"{tars.full(name)} is compressed, so no clip in it can be read without all that come before. "
-                    "Decompress it; audio gains nothing by it."
+                    f"{tars.full(name)} is compressed, so no clip in it can be read without everything before it. "
+                    "Decompress it; compression gains nothing on audio."
                 )
         if not names:
             raise ShardError(f"There are no tars in {where}. Make them: python -m gamut.shards convert --help")
         if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
-            raise ShardError(f"The tars that {where} names must each have a name of their own in one folder.")
+            raise ShardError(f"The tars in {where} must have different names, all in one folder.")
         return tars
 
     @property
@@ -54,26 +54,26 @@ class Tars:
         return is_remote(self.place)
 
     def inside(self, folder: Path) -> bool:
-        """Whether they lie in this folder."""
+        """Whether they are in this folder."""
         return not self.is_remote and Path(self.place).resolve() == folder.resolve()
 
     def seen_from(self, folder: Path) -> str | None:
-        """Where the index in `folder` says that they lie: None where that is beside it.
+        """The place of the tars as an index in `folder` records it; None where the index is beside them.
 
-        Raises ShardError where other tars lie there, whose index it would replace.
+        Raises ShardError where `folder` holds other tars, whose index would be replaced.
         """
         if self.inside(folder):
             return None
         if any(folder.glob("*.tar")):
             raise ShardError(
-                f"{folder} holds tars of its own, which would lose their index to that of the tars in {self.place}. "
+                f"{folder} holds other tars, whose index would be replaced by that of the tars in {self.place}. "
                 "Give another folder as --out."
             )
         return self.place if self.is_remote else os.path.abspath(self.place)
 
     @property
     def set_name(self) -> str:
-        """A name for the set, if nobody gives one: its folder's."""
+        """The default name of the set: that of its folder."""
         if not self.is_remote:
             return Path(self.place).resolve().name
         words = [part for part in re.split(r"[/\s]+", self.place.replace("{}", "")) if part and part != "-"]
@@ -84,7 +84,7 @@ class Tars:
         return full(self.place, name) if self.is_remote else str(Path(self.place) / name)
 
     def stamp(self, name: str) -> str | None:
-        """What changes with a tar's bytes: size and time of change, or the server's ETag; None where nothing tells."""
+        """What changes with a tar's bytes: size and modification time, or the server's ETag; None where unknown."""
         if not self.is_remote:
             try:
                 about = os.stat(Path(self.place) / name)

@@ -1,4 +1,4 @@
-"""Is every byte of a shard set still what was indexed? Every damage is named."""
+"""Whether every byte of a shard set is still what was indexed; all damage is listed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import xxhash
 
 from gamut.audio.decode import decode_flac
@@ -20,8 +19,8 @@ from gamut.remote.fetch import Absent
 from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
+from gamut.shards.read import ShardClips
 from gamut.shards.tar import members
-from gamut.shards.tars import Tars
 
 SHOWN = 5  # tars named in a sentence
 
@@ -32,23 +31,7 @@ class Damage:
 
     place: str  # a file, or shard/key
     what: str
-    kind: str = "tar"  # index | tar | clip | other (whole in itself, but not what was indexed) | stray
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """A shard's rows of the index, for a process of its own."""
-
-    tars: Tars
-    name: str
-    decode: Callable[[bytes, int], np.ndarray]
-    size: int
-    checksum: str
-    keys: tuple[str, ...]
-    offset: np.ndarray
-    bytes: np.ndarray
-    samples: np.ndarray
-    clip_checksum: np.ndarray
+    kind: str = "tar"  # index | tar | clip | other (intact, but not what was indexed) | stray
 
 
 def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tuple[Index, list[Damage]]:
@@ -58,7 +41,7 @@ def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tupl
     damages = _check_index(index)
     if damages:
         return index, damages  # nothing can be compared with a damaged index
-    shards = [_rows(index, number) for number in range(len(index.shards))]
+    shards = [(ShardClips.of(index, number), shard) for number, shard in enumerate(index.shards)]
     with Progress("verifying", len(index)) as progress:
         for found in spread(_check_shard, shards, workers, progress.add):
             damages += found
@@ -72,7 +55,7 @@ def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tupl
 
 
 def remedies(index: Index, damages: list[Damage]) -> list[str]:
-    """What to do about damages, a sentence or two for each kind that there is."""
+    """What to do about damages: a sentence or two for each kind found."""
     folder = index.folder
     again = f"python -m gamut.shards index {index.tars.place}"
     again += "" if index.tars.inside(folder) else f" --out {folder}"
@@ -84,24 +67,24 @@ def remedies(index: Index, damages: list[Damage]) -> list[str]:
     if broken:
         anew = f"python -m gamut.shards convert {source} SRC {folder}"
         mend = (
-            f"delete, and run the conversion again, which writes what is missing: {anew}. Without its source, bring "
-            "back a copy"
+            f"delete, and run the conversion again, which writes what is missing: {anew}. Without its source, restore "
+            "a copy"
             if source
-            else "bring back a whole copy"
+            else "restore an intact copy"
         )
         sentences.append(
-            f"{_some(broken)}: {mend}, or delete and index what is left: {again}. A run leaves damaged clips out, "
-            "counts and lists them, and stops past loader.max_holes; it does not start while a tar is missing or of "
-            "another size."
+            f"{_some(broken)}: {mend}, or delete and index the remaining tars: {again}. A run leaves damaged clips "
+            "out, counts and lists them, and stops past loader.max_holes; it does not start while a tar is missing or "
+            "has another size."
         )
     if other:
-        mend = "delete it and run the conversion again" if source else "bring back the one that was"
+        mend = "delete it and run the conversion again" if source else "restore the original"
         sentences.append(
-            f"{_some(other)}: whole, but not what was indexed. If it is right, the index is older: {again}. If not, "
-            f"{mend}."
+            f"{_some(other)}: intact, but not what was indexed. If it is right, the index is outdated: {again}. If "
+            f"not, {mend}."
         )
     if strays := [damage.place for damage in damages if damage.kind == "stray"]:
-        sentences.append(f"{_some(strays)}: move away, or take into the index: {again}.")
+        sentences.append(f"{_some(strays)}: move it elsewhere, or add it to the index: {again}.")
     return sentences
 
 
@@ -115,7 +98,7 @@ def _some(names: list[str]) -> str:
 
 
 def _source(folder: Path) -> str:
-    """The converter that made the set, as `convert` noted it; empty where it did not."""
+    """The converter that made the set, as `convert` recorded it; empty where there is no record."""
     try:
         return str(json.loads((folder / "index" / "convert.json").read_bytes())["source"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -137,75 +120,46 @@ def _check_index(index: Index) -> list[Damage]:
     return damages
 
 
-def _rows(index: Index, number: int) -> _Shard:
-    rows = np.flatnonzero(index.shard == number)
-    shard = index.shards[number]
-    return _Shard(
-        tars=index.tars,
-        name=shard["name"],
-        decode=index.decode,
-        size=shard["size"],
-        checksum=shard["checksum"],
-        keys=tuple(index.key(int(row)) for row in rows),
-        offset=index.offset[rows],
-        bytes=index.size[rows],
-        samples=index.samples[rows],
-        clip_checksum=index.checksum[rows],
-    )
-
-
-def _check_shard(shard: _Shard, advance: Callable[[int], None]) -> list[Damage]:
-    name = shard.name
+def _check_shard(job: tuple[ShardClips, dict], advance: Callable[[int], None]) -> list[Damage]:
+    clips, shard = job
+    name = clips.name
     try:
-        with shard.tars.open(name) as file:
-            damages = _check_tar(shard, file)
-            for clip, key in enumerate(shard.keys):
-                what = _check_clip(shard, clip, file.fileno())
-                if what:
-                    damages.append(Damage(f"{name}/{key}", what, "clip"))
+        with clips.tars.open(name) as file:
+            damages = _check_tar(clips, shard, file)
+            for clip, key in enumerate(clips.keys):
+                try:
+                    clips.waveform(file, clip)
+                except AudioError as error:
+                    damages.append(Damage(f"{name}/{key}", str(error), "clip"))
                 advance(1)
             return damages
     except ShardError as error:
-        if shard.tars.is_remote and not isinstance(error, Absent):
-            raise  # it says nothing of the tar
-        why = str(error).removeprefix(shard.tars.full(name)).strip().rstrip(".")
-        return [Damage(name, f"{why}; its {len(shard.keys)} clips are missing")]
+        if clips.tars.is_remote and not isinstance(error, Absent):
+            raise  # the server failed, which says nothing about the tar
+        why = str(error).removeprefix(clips.tars.full(name)).strip().rstrip(".")
+        return [Damage(name, f"{why}; its {len(clips.keys)} clips are missing")]
 
 
-def _check_tar(shard: _Shard, file: BinaryIO) -> list[Damage]:
-    name, damages = shard.name, []
+def _check_tar(clips: ShardClips, shard: dict, file: BinaryIO) -> list[Damage]:
+    name, damages = clips.name, []
     size = os.fstat(file.fileno()).st_size
-    if size != shard.size:
-        damages.append(Damage(name, f"has {size} bytes where the index knows {shard.size}"))
-    if hexadecimal(checksum_of(file)) == shard.checksum:
+    if size != shard["size"]:
+        damages.append(Damage(name, f"has {size} bytes, but {shard['size']} in the index"))
+    if hexadecimal(checksum_of(file)) == shard["checksum"]:
         return damages
     try:
-        clips = _clips(shard, file)
+        found = _count(clips, file)
     except ShardError as error:
         return [*damages, Damage(name, f"fails its checksum: {error}")]
-    if clips != len(shard.keys):
-        return [*damages, Damage(name, f"holds {clips} clips where the index knows {len(shard.keys)}", "other")]
+    if found != len(clips.keys):
+        return [*damages, Damage(name, f"holds {found} clips, but {len(clips.keys)} in the index", "other")]
     return [*damages, Damage(name, "fails its checksum: bytes have changed since it was indexed", "other")]
 
 
-def _clips(shard: _Shard, file: BinaryIO) -> int:
+def _count(clips: ShardClips, file: BinaryIO) -> int:
     """How many clips a tar holds. Raises ShardError where it is damaged."""
-    path = shard.tars.full(shard.name)
-    if shard.decode is decode_flac:
+    path = clips.tars.full(clips.name)
+    if clips.decode is decode_flac:
         return len(scan(file, Path(path)).key)
     there = {member.offset for member in members(file, path)}
-    return sum(int(offset) in there for offset in shard.offset)
-
-
-def _check_clip(shard: _Shard, clip: int, descriptor: int) -> str | None:
-    wanted = int(shard.bytes[clip])
-    payload = os.pread(descriptor, wanted, int(shard.offset[clip]))
-    if len(payload) != wanted:
-        return f"is cut off: {len(payload)} of its {wanted} bytes are there"
-    if xxhash.xxh3_64_intdigest(payload) != int(shard.clip_checksum[clip]):
-        return "fails its checksum"
-    try:
-        shard.decode(payload, int(shard.samples[clip]))
-    except AudioError as error:
-        return f"does not decode: {error}"
-    return None
+    return sum(int(offset) in there for offset in clips.offset)

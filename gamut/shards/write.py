@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to write. All of it follows from the source's list, so any process at any time writes the same."""
+    """One shard to write. It follows from the source's list alone, so any process writes the same at any time."""
 
     folder: Path
     number: int
@@ -43,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A source file that gave no clip."""
+    """A source file that could not be made into a clip."""
 
     key: str
     file: str
@@ -51,9 +52,37 @@ class Quarantined:
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The result of converting a data set or indexing third-party tars."""
+
+    clips: int
+    seconds: float  # of audio
+    shards: int
+    quarantined: tuple[Quarantined, ...]
+    saturated: dict[str, int]  # clip -> samples held to the int16 range
+    ignored: dict[str, int]  # what -> how many files, rows or members were passed over
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Quarantined files by reason, most frequent first."""
+        return dict(Counter(one.reason for one in self.quarantined).most_common())
+
+    def save(self, folder: Path, **more: object) -> None:
+        """Write index/quarantine.json of the set in `folder`, with `more` that it should hold. Raises ShardError."""
+        content = {
+            "counts": self.reasons,
+            "files": [asdict(one) for one in self.quarantined],
+            "saturated": self.saturated,
+            "ignored": self.ignored,
+            **more,
+        }
+        write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
+
+
 @dataclass(frozen=True)
 class Written:
-    """What is known of a finished shard besides its bytes."""
+    """What is known about a finished shard apart from its bytes."""
 
     part: Part
     quarantined: tuple[Quarantined, ...]
@@ -69,7 +98,7 @@ class Written:
 
     @classmethod
     def load(cls, path: Path) -> Written | None:
-        """None where the file is absent, or is not one that `save` writes: the shard is then written again."""
+        """None where the file is missing or was not written by `save`; the shard is then written again."""
         try:
             content = json.loads(path.read_bytes())
             quarantined = tuple(Quarantined(**one) for one in content["quarantined"])
@@ -84,12 +113,12 @@ def shard_name(number: int) -> str:
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where the part of the index that belongs to a shard lies."""
+    """The file of a shard's part of the index."""
     return folder / "index" / "parts" / f"shard-{number:06d}.json"
 
 
 def finished(job: Job) -> Written | None:
-    """The shard's part if it was written to the end: the part comes after the tar, and names the tar's size."""
+    """The shard's part if it is complete: the part is written after the tar, and records the tar's size."""
     written = Written.load(job.part)
     if written is None or not job.tar.is_file() or job.tar.stat().st_size != written.part.size:
         return None
@@ -132,10 +161,10 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
     except AudioError as error:
         raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     except FileNotFoundError as error:
-        raise AudioError(f"{record.path} is not there.", "missing") from error
-    except OSError as error:  # says nothing of the clip: nobody may quarantine it for that
+        raise AudioError(f"{record.path} is missing.", "missing") from error
+    except OSError as error:  # a fault of the storage, not of the clip: no reason to quarantine it
         raise ShardError(
-            f"{record.path} cannot be read: {error.strerror or error}. Once it can, run the same command again; "
+            f"{record.path} cannot be read: {error.strerror or error}. Once that is fixed, run the same command again; "
             "finished shards are kept."
         ) from error
     try:
@@ -169,7 +198,7 @@ def _called(record: Record) -> str:
 
 
 def _stretch(record: Record) -> dict[str, float]:
-    """Where in its recording the clip lies, in seconds."""
+    """The start and end of the clip in its recording, in seconds."""
     if record.segment is None:
         return {}
     end = {} if record.segment.end is None else {"end": record.segment.end}

@@ -15,7 +15,7 @@ from gamut.analyse.noise import Material, material, measure, mixed, plain, word_
 from gamut.errors import CheckpointError, RunError, ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
-from gamut.shards.text import texts
+from gamut.shards.read import texts
 from tests.shards.layouts import sound
 
 RATIOS = [-10.0, 0.0, 20.0]

@@ -68,7 +68,9 @@ def test_what_is_open_stays_and_is_waited_for(tmp_path: Path, monkeypatch: pytes
         with open(cache.folder / "c", "rb") as other:
             fcntl.flock(other, fcntl.LOCK_SH)
             monkeypatch.setattr(module, "PATIENCE", 0.1)
-            with pytest.raises(ShardError, match=r"too small for what is read at the same time.*remote\.cache_gb"):
+            with pytest.raises(
+                ShardError, match=r"too small for what this node reads at the same time.*remote\.cache_gb"
+            ):
                 read(cache, "d")
             assert names(cache) == {"a", "c"}
     read(cache, "d")

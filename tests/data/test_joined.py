@@ -109,6 +109,6 @@ def test_a_hole_names_its_own_set(corpus: Corpus, other: Path, tmp_path: Path) -
 
 
 def test_one_set_twice_is_refused(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"are both the set .* convert one of them again with another --name"):
+    with pytest.raises(ShardError, match=r"are both named .* convert one of them again with another --name"):
         open_sets([corpus.folder, corpus.copy(tmp_path / "copy").folder])
     assert not isinstance(open_sets([corpus.folder]), Joined)

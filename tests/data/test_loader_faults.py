@@ -103,7 +103,7 @@ def test_a_killed_worker_is_an_error_that_says_so(corpus, epoch) -> None:
     os.kill(_workers()[0].pid, signal.SIGKILL)
     time.sleep(0.2)  # nothing may be raised here, in the middle of the consumer's own work
     assert signal.getsignal(signal.SIGCHLD) is before
-    with pytest.raises(RunError, match=r"worker of process .* died .*out of memory") as caught:
+    with pytest.raises(RunError, match=r"worker of process .* died .*lack of memory") as caught:
         list(steps)
     until = (
         time.monotonic() + 15

@@ -221,5 +221,5 @@ def test_a_clip_over_the_limit_is_cut_and_counted_or_an_error() -> None:
 def test_an_empty_clip_and_an_empty_set_are_errors() -> None:
     with pytest.raises(PlanError, match=r"row 1 .* has 0 samples"):
         plan_epoch(of_lengths([16000, 0]), 0, 0, Policy(packs=1, clips=1))
-    with pytest.raises(PlanError, match="no clip to plan"):
+    with pytest.raises(PlanError, match="no clips to plan"):
         plan_epoch(of_lengths([]), 0, 0, Policy(packs=1, clips=1))

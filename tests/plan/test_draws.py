@@ -211,14 +211,14 @@ def test_what_cannot_be_drawn_is_said(make_clips) -> None:
     for weight, said in (
         (np.full(20, -1.0), "row 0 of the index has the weight -1"),
         (np.append(np.ones(19), np.nan), "row 19 of the index has the weight nan"),
-        (np.zeros(20), "nothing to draw"),
+        (np.zeros(20), "so none can be drawn"),
     ):
         with pytest.raises(PlanError, match=said):
             replace(clips, weight=weight)
     two = replace(clips, source=np.arange(20) % 2)
     with pytest.raises(PlanError, match=r"mixture of 3 sets needs clips of each; there are \[10, 10, 0\]"):
         plan_epoch(two, 0, 0, Policy(packs=1, clips=1, proportions=(1.0, 1.0, 1.0)))
-    with pytest.raises(PlanError, match="Of 20 draws an epoch set number 1 of the mixture gets none"):
+    with pytest.raises(PlanError, match="Set number 1 of the mixture gets none of the 20 draws an epoch"):
         plan_epoch(two, 0, 0, Policy(packs=1, clips=1, proportions=(1.0, 1e-6)))
 
 

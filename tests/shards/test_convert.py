@@ -223,7 +223,7 @@ def test_stop_stops_at_the_first_unusable_file_even_one_that_was_skipped_before(
 def test_a_set_of_which_nothing_is_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken_files(tmp_path / "src")
     assert convert("folder", tmp_path / "src", tmp_path / "set") == 2
-    assert "None of the 9 files could be used" in capsys.readouterr().err
+    assert "None of the 9 files can be used" in capsys.readouterr().err
     assert main(["stats", str(tmp_path / "set")]) == 2
 
 
@@ -266,7 +266,7 @@ def test_linked_folders_are_read_once_and_the_rest_of_them_counted(sounds: Path,
     listing = SOURCES["folder"]().list(src)
     assert listing.labels == ("bell", "dog", "rain")
     assert len(list(listing.records)) == 2 + 8 + 8
-    assert dict(listing.ignored) == {"links to a folder that is read already": 2}
+    assert listing.passed_over() == {"links to a folder that was read already": 2}
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_speech_commands_v2_has_a_class_a_word_and_the_official_lists(tmp_path: 
     assert found["yes/00000003_nohash_1"].columns == {"split": 0, "take": 1}
     assert found["go/odd_name__1_"].columns == {"split": 0, "take": -1}
     assert missing(dst) == [("no/00000001_nohash_1", "test")]
-    assert passed_over(dst) == {"files that are no sound": 1}
+    assert passed_over(dst) == {"files that are not sound": 1}
     index = Index.open(dst)
     assert [len(index.where({"split": [name]})) for name in ("train", "validation", "test")] == [11, 5, 4]
 
@@ -110,7 +110,7 @@ def test_what_is_not_speech_commands_is_a_sentence(tmp_path: Path, capsys) -> No
     assert "in both validation_list.txt and testing_list.txt" in capsys.readouterr().err
     (tmp_path / "src" / "testing_list.txt").unlink()
     assert convert("speechcommands", tmp_path / "src", tmp_path / "set") == 2
-    assert "testing_list.txt, which says what is not for training" in capsys.readouterr().err
+    assert "testing_list.txt, which lists what is not for training" in capsys.readouterr().err
 
 
 SPLIT = """1 id10001/1zcIwhmdeo4/00001.wav
@@ -141,7 +141,7 @@ def test_voxceleb1(tmp_path: Path, archives: tuple[str, str], capsys: pytest.Cap
         "id10270/-_5dfXv__Bk/00001": (("id10270",), {"split": 3, "speaker": 10270}),
     }
     assert missing(dst) == [("id10309/zzzzzzzzzzz/00001", "test")]
-    assert passed_over(dst) == {"clips listed again": 1}
+    assert passed_over(dst) == {"repeated clips": 1}
     assert Index.open(dst).labels == ("id10001", "id10270", "id10309")
     assert "1 unreadable" in capsys.readouterr().out
 
@@ -152,7 +152,7 @@ def test_what_is_wrong_with_voxceleb1_is_a_sentence(tmp_path: Path, capsys) -> N
     for table, message in (
         ("4 id10001/1zcIwhmdeo4/00001.wav\n", "line 1 is '4 id10001"),
         ("1 ../../etc/passwd.wav\n", "line 1 is '1 ../"),
-        ("1 id10001/1zcIwhmdeo4/00001.wav\n3 id10001/1zcIwhmdeo4/00001.wav\n", "is in split 3 and in split 1"),
+        ("1 id10001/1zcIwhmdeo4/00001.wav\n3 id10001/1zcIwhmdeo4/00001.wav\n", "is in both split 3 and split 1"),
         ("", "lists no clips"),
     ):
         (src / "iden_split.txt").write_text(table)
@@ -193,6 +193,6 @@ def test_librispeech_keeps_the_text_and_has_no_labels(tmp_path: Path, capsys: py
     assert len(index.where({"split": ["test-clean", "test-other"]})) == 2
     (src / "test-other" / "1688" / "142285" / "1688-142285.trans.txt").write_text("1688-9-0000 WORDS\n")
     assert convert("librispeech", src, tmp_path / "other") == 2
-    assert "line 1 does not begin with an utterance of 1688-142285" in capsys.readouterr().err
+    assert "line 1 must begin with an utterance of 1688-142285" in capsys.readouterr().err
     assert convert("librispeech", tmp_path / "set", tmp_path / "other") == 2
     assert "is not LibriSpeech" in capsys.readouterr().err

@@ -106,12 +106,12 @@ def test_what_is_wrong_with_a_csv_is_a_sentence(tmp_path: Path, capsys) -> None:
     sound(src / "x.wav")
     for rows, message in (
         ([("file", "labels"), ("x.wav", "a")], "no column path; it has file, labels"),
-        ([("path", "labels"), ("x.wav",)], "line 2 has 1 fields, its header 2"),
+        ([("path", "labels"), ("x.wav",)], "line 2 has 1 fields, but its header has 2"),
         ([("path", "labels"), ("", "a")], "line 2 has no path"),
         ([("path", "start"), ("x.wav", "soon")], "line 2: start is 'soon'"),
         ([("path", "key"), ("x.wav", "a"), ("./x.wav", "a")], "would both be the clip a"),
-        ([("path", "label"), ("x.wav", "a")], "list.csv cannot be called label: `subset` of a recipe"),
-        ([("path", "share", "seed"), ("x.wav", "1", "2")], "called share, seed: `subset` of a recipe means something"),
+        ([("path", "label"), ("x.wav", "a")], "list.csv cannot be called label: these names have a special meaning"),
+        ([("path", "share", "seed"), ("x.wav", "1", "2")], "called share, seed: these names have a special meaning"),
         ([], "no column path; it is empty"),
     ):
         table(src / "list.csv", *rows)
@@ -169,9 +169,9 @@ def test_ast_json_with_folds_writes_a_clip_once(tmp_path: Path, capsys: pytest.C
     of = {clip.about["provenance"]["file"]: clip.columns for clip in found.values()}
     assert of["audio/a/x.wav"] == {"eval_1": 0, "train_1": 1, "train_2": 1}
     assert len(Index.open(dst).where({"train_1": [1]})) == 2
-    assert passed_over(dst) == {"entries of a clip that is listed already": 3}
+    assert passed_over(dst) == {"entries that repeat a clip": 3}
     for change, message in (
-        (("audio/c/y.wav", "/m/07rwj00"), "other labels than it has elsewhere"),
+        (("audio/c/y.wav", "/m/07rwj00"), "different labels from those that it has elsewhere"),
         (("audio/new.wav", "/m/x"), ""),
     ):
         data_file(src / "train_2.json", x, change)
@@ -187,7 +187,7 @@ def test_ast_json_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.Mon
     whole = path.read_text()
     (tmp_path / "class_labels_indices.csv").write_text(LABELS)
     for content, message in (
-        (whole[:-30], "is damaged or cut off behind entry"),
+        (whole[:-30], "is damaged or cut off after entry"),
         ('{"data": [{"audio": "x"}]}', "entry 0 has no `wav`"),
         ('[{"wav": "x"}]', "does not begin with"),
         ('{"data": []}', "lists no clips"),
@@ -285,13 +285,13 @@ def test_what_is_wrong_with_epic_sounds_is_a_sentence(tmp_path: Path, capsys) ->
     table(src / "EPIC_Sounds_train.csv", *rows, rows[1])
     (src / "EPIC_Sounds_validation.csv").unlink()
     assert convert("epic-sounds", src, tmp_path / "set") == 2
-    assert "the annotation a is there twice" in capsys.readouterr().err
+    assert "the annotation a is listed twice" in capsys.readouterr().err
     table(src / "EPIC_Sounds_train.csv", *rows, ("b", "P01", "P01_01", "0", "1", 0, 24000, "x", "two", 0))
     assert convert("epic-sounds", src, tmp_path / "set") == 2
     assert "class_id 0 is both 'one' and 'two'" in capsys.readouterr().err
     table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], -1))
     assert convert("epic-sounds", src, tmp_path / "set") == 2
-    assert "class_id is -1, and may not be below 0" in capsys.readouterr().err
+    assert "class_id is -1; it must not be below 0" in capsys.readouterr().err
     table(src / "EPIC_Sounds_train.csv", rows[0], (*rows[1][:-1], "1.0"))
     table(src / "EPIC_Sounds_validation.csv", *((*row[:-2], row[-1]) for row in (HEADER, ("b", *rows[1][1:-1], "1"))))
     assert convert("epic-sounds", src, tmp_path / "set") == 2

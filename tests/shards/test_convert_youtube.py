@@ -92,15 +92,15 @@ def test_audioset(audioset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["Y__0123456_9"].about["provenance"]["ytid"] == "__0123456_9"
     assert missing(dst) == [("Y__private__", "balanced"), ("gone_gone_g", "unbalanced")]
     assert passed_over(dst) == {
-        "clips listed again": 1,
-        "labels that the class table does not have": 1,
+        "repeated clips": 1,
+        "labels missing in the class table": 1,
         ".txt files": 1,
         "sound files not named after a video": 1,
         "sound files of clips that no table lists": 1,
         "further files of one clip": 1,
     }
     out = capsys.readouterr().out
-    assert "not there: 2 clips that the data set lists" in out
+    assert "missing: 2 clips that the data set lists" in out
     assert "1 unreadable" in out
     index = Index.open(dst)
     counts = {name: len(index.where({"split": [name]})) for name in index.names["split"]}
@@ -123,14 +123,14 @@ def test_the_splits_that_one_has_or_wants(audioset: Path, tmp_path: Path, capsys
 def test_a_clip_of_training_and_evaluation_is_refused(audioset: Path, tmp_path: Path, capsys) -> None:
     segments(audioset / "csv" / "eval_segments.csv", ("---1_cCGK4M", 0, "/m/09x0r"))
     assert convert("audioset", audioset, tmp_path / "set") == 2
-    assert "---1_cCGK4M is in eval_segments.csv too" in capsys.readouterr().err
+    assert "---1_cCGK4M is also in eval_segments.csv" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_audiosets_tables_is_a_sentence(audioset: Path, tmp_path: Path, capsys) -> None:
     table = audioset / "csv" / "balanced_train_segments.csv"
     for content, message in (
         ("--4gqARaEJE, zero, 10.000, /m/0bt9lr\n", "line 1: start_seconds is 'zero', which is not a number"),
-        ("--4gqARaEJE, 0.000, 10.000\n", "line 1 has 3 fields where 4 are expected"),
+        ("--4gqARaEJE, 0.000, 10.000\n", "line 1 has 3 fields, but needs 4"),
         ("\xff", "is not UTF-8"),
     ):
         table.write_text(content, encoding="latin-1")
@@ -152,7 +152,7 @@ def test_a_folder_without_the_clips_is_told_at_once(audioset: Path, tmp_path: Pa
         (tmp_path / "tables" / table.name).write_bytes(table.read_bytes())
     assert convert("audioset", tmp_path / "tables", tmp_path / "set") == 2
     said = capsys.readouterr().err
-    assert "None of the 11 clips of audioset has its file" in said
+    assert "None of the 11 clips of audioset was found" in said
     assert "Is SRC the right folder?" in said
     assert not list((tmp_path / "set").rglob("*.tar"))
 
@@ -210,7 +210,7 @@ def test_vggsound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "--56QUhyDQM_000185": (("playing tennis",), {"split": 0, "start_ms": 185000}),
     }
     assert missing(dst) == [("--gone_gone_000005", "test")]
-    assert passed_over(dst) == {"clips listed again": 1}
+    assert passed_over(dst) == {"repeated clips": 1}
     index = Index.open(dst)
     assert index.labels == ("bird chirping, tweeting", "dog barking", "people marching", "playing tennis")
     assert len(index.where({"split": ["test"]})) == 1

@@ -124,7 +124,7 @@ def test_parts_that_are_not_one_set_are_refused(tmp_path: Path) -> None:
         ([part(0), part(1, name="other")], "belongs to another set"),
         ([part(0, fold=[1]), part(1)], "belongs to another set"),
         ([part(0, label=1)], "has label 1, but there are 1 classes"),
-        ([part(0), part(0)], "have one clip id"),
+        ([part(0), part(0)], "have the same clip id"),
     ):
         with pytest.raises(ShardError, match=message):
             build(tmp_path, "set", ["x"], parts)
@@ -157,7 +157,7 @@ def test_rebuilding_without_a_shard_says_so(shards: Path, capsys) -> None:
     assert main(["index", str(shards), "--workers", "1"]) == 0
     captured = capsys.readouterr()
     assert "17 clips" in captured.out
-    assert "1 shards of the conversion are not there" in captured.err
+    assert "1 shards of the conversion are missing" in captured.err
     assert len(Index.open(shards)) == 17
 
 
@@ -165,7 +165,7 @@ def test_rebuilding_without_a_shard_says_so(shards: Path, capsys) -> None:
 def test_an_index_of_another_size_than_its_tar_is_refused(shards: Path, change: int) -> None:
     tar = shards / "shard-000002.tar"
     os.truncate(tar, tar.stat().st_size + change)
-    with pytest.raises(ShardError, match=r"shard-000002\.tar has \d+ bytes where the index knows .*verify"):
+    with pytest.raises(ShardError, match=r"shard-000002\.tar has \d+ bytes, but \d+ in the index: .*verify"):
         Index.open(shards)
 
 
@@ -208,7 +208,7 @@ def test_a_damaged_tar_is_not_indexed_as_a_shorter_one(shards: Path, how: str, c
     assert main(["index", str(shards), "--workers", "1"]) == 2
     message = capsys.readouterr().err
     assert "shard-000001.tar" in message
-    assert "Delete that tar and run the conversion again" in message
+    assert "Delete that tar, then run the conversion again" in message
     assert "Traceback" not in message
 
 
@@ -219,7 +219,7 @@ def test_tars_of_others_among_ours_are_told_apart(shards: Path, capsys) -> None:
             about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
     assert main(["index", str(shards)]) == 2
-    assert "is not one that `python -m gamut.shards convert` writes" in capsys.readouterr().err
+    assert "was not written by `python -m gamut.shards convert`" in capsys.readouterr().err
 
 
 def test_a_damaged_index_is_one_sentence_that_says_how_to_mend_it(shards: Path) -> None:

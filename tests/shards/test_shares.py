@@ -12,11 +12,11 @@ import pytest
 from gamut.errors import ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main
+from gamut.shards.build import only_writer
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.manifest import write_manifest
 from gamut.shards.convert.run import finish, prepare, preview, write_share
 from gamut.shards.convert.source import Listing, Missing, Record
-from gamut.shards.lock import only_writer
 
 from .conftest import write_sounds
 from .test_resume import contents, in_a_child
@@ -144,5 +144,5 @@ def test_a_part_of_shards_that_is_gone_is_counted_by_index(tmp_path: Path, capsy
     assert main([*command, "--workers", "1"]) == 0
     (tmp_path / "set" / "shard-000003.tar").unlink()
     assert main(["index", str(tmp_path / "set"), "--workers", "1"]) == 0
-    assert "1 shards of the conversion are not there" in capsys.readouterr().err
+    assert "1 shards of the conversion are missing" in capsys.readouterr().err
     assert len(Index.open(tmp_path / "set")) == 9

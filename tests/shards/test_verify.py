@@ -63,7 +63,7 @@ def test_a_cut_tar_names_every_clip_that_is_lost(shards: Path, capsys) -> None:
     tar.write_bytes(damaged(tar.read_bytes(), "cut between two clips"))
     lost = [index.key(row) for row in range(9, 14)]  # two of its seven are left
     _, lines = verify(shards, capsys)
-    assert "bytes where the index knows" in lines[0]
+    assert "in the index" in lines[0]
     assert "is cut off or has a damaged header" in lines[1]
     assert [line.split(": ")[0] for line in lines[2:]] == [f"shard-000001.tar/{key}" for key in lost]
 
@@ -136,13 +136,13 @@ def test_an_index_that_is_older_than_its_tar_is_told_from_a_damaged_tar(shards: 
     tar.write_bytes(content.replace(b'"duration": 0.', b'"duration": 8.', 1))
     before = Index.open(shards).fingerprint
     err = said(shards, capsys)
-    assert "shard-000003.tar: whole, but not what was indexed. If it is right, the index is older" in err
+    assert "shard-000003.tar: intact, but not what was indexed. If it is right, the index is outdated" in err
     assert f"python -m gamut.shards index {shards}" in err
     assert main(["index", str(shards), "--workers", "1"]) == 0
     assert verify(shards, capsys)[0] == 0
     assert Index.open(shards).fingerprint != before  # so a run does not go on with it as if it were the same
     shutil.copy(tar, shards / "stray.tar")
-    assert "stray.tar: move away" in said(shards, capsys)
+    assert "stray.tar: move it elsewhere" in said(shards, capsys)
     flip(shards / "index" / "size.npy", 200)
     assert "The index is damaged" in said(shards, capsys)
 

@@ -1,6 +1,6 @@
-"""From a data set in its own layout to a shard set. A layout is one file with a `Source` in it, registered in one line.
+"""From a data set in its own layout to a shard set. A layout is one file with a `Source`, registered in one line.
 
-Outside of this package the line is a decorator, in a module that `GAMUT_PLUGINS` or an entry point names (see
+Outside this package the line is a decorator, in a module that `GAMUT_PLUGINS` or an entry point names (see
 `gamut.registry`); `gamut shards convert mydata SRC DST` then converts it:
 
     from gamut.shards.convert import SOURCES, Listing, Record, Source

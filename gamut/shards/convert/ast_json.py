@@ -24,11 +24,12 @@ ABOVE = 3  # folders above the JSON file that relative paths may start from
 
 
 class AstJson(Source):
-    """One JSON file or several, and the class table that belongs to them (`index,mid,display_name`).
+    """One or several JSON files, and their class table (`index,mid,display_name`).
 
-    Paths are absolute, or relative to the JSON file or to a folder at most three above it. Of several files that share
-    no clip each is a split of its name. Where they do (folds, a balanced part of a whole), each is a column of its
-    name, 1 for the clips that it lists: `subset: {esc_train_data_1: [1]}`; a clip is written once all the same.
+    Paths are absolute, or relative to the JSON file or to a folder at most three levels above it. Several files that
+    share no clips become splits named after them. Where they share clips (folds, a balanced part of a whole), each
+    becomes a column named after it, 1 for the clips that it lists: `subset: {esc_train_data_1: [1]}`; each clip is
+    still written only once.
     """
 
     expects = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
@@ -38,11 +39,11 @@ class AstJson(Source):
         """One record a clip that is there. Raises ShardError."""
         files = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
         if not files or len(files) > MOST:
-            raise ShardError(f"{folder} holds {len(files)} .json files; between 1 and {MOST} are needed.")
+            raise ShardError(f"{folder} holds {len(files)} .json files; there must be 1 to {MOST}.")
         names, numbers = class_labels(_class_table(files[0].parent))
         seen = _look(files)
         stems = [key_of(file.stem) for file in files]
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         apart = not (seen.member & (seen.member - 1)).any()
         columns = (SPLIT,) if apart else tuple(stems)
         made = _records(files, numbers, seen, columns, ignored)
@@ -57,8 +58,8 @@ def _class_table(folder: Path) -> Path:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ShardError(f"{place} has several class tables, {', '.join(path.name for path in found)}: leave one.")
-    raise ShardError(f"There is no *{CLASSES} in {folder} or above it; put the one of this data set beside the JSON.")
+            raise ShardError(f"{place} has several class tables, {', '.join(path.name for path in found)}: keep one.")
+    raise ShardError(f"There is no *{CLASSES} in {folder} or above it; put that of this data set beside the JSON file.")
 
 
 def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -85,7 +86,7 @@ def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except ValueError as error:
                     more = file.read(BLOCK)
                     if not more:
-                        raise ShardError(f"{path} is damaged or cut off behind entry {number}: {error}.") from error
+                        raise ShardError(f"{path} is damaged or cut off after entry {number}: {error}.") from error
                     text, at = text[at:] + more, 0
                     continue
                 if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
@@ -98,7 +99,7 @@ def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @dataclass
 class _Look:
-    """What the first pass finds: 24 bytes a clip."""
+    """What the first pass finds, in 24 bytes a clip."""
 
     path: np.ndarray  # uint64 [clips], hash of the path, ascending
     member: np.ndarray  # int64 [clips], a bit a file
@@ -122,7 +123,7 @@ def _look(files: list[Path]) -> _Look:
         for file in files:
             for _, entry in entries(file):
                 if at == wrong:
-                    raise ShardError(f"{file} gives {entry['wav']} other labels than it has elsewhere.")
+                    raise ShardError(f"{file} gives {entry['wav']} different labels from those that it has elsewhere.")
                 at += 1
     together = np.zeros(len(hashes), np.int64)
     np.bitwise_or.at(together, inverse, np.frombuffer(member, np.int64))
@@ -139,16 +140,16 @@ def _look(files: list[Path]) -> _Look:
 
 
 def _records(
-    files: list[Path], numbers: dict[str, int], seen: _Look, columns: tuple[str, ...], ignored: dict[str, int]
+    files: list[Path], numbers: dict[str, int], seen: _Look, columns: tuple[str, ...], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
-    present, counts = Folders(), Counter[str]()
+    present = Folders()
     done = np.zeros(len(seen.path), bool)
     bases = [files[0].parent, *files[0].resolve().parents[1 : ABOVE + 1]]
     for number, file in enumerate(files):
         for at, entry in entries(file):
             wav, place = entry["wav"], int(np.searchsorted(seen.path, np.uint64(hash_of(entry["wav"]))))
             if done[place]:
-                counts["entries of a clip that is listed already"] += 1
+                ignored["entries that repeat a clip"] += 1
                 continue
             done[place] = True
             member = int(seen.member[place])
@@ -167,4 +168,3 @@ def _records(
                 columns=values,
                 provenance={"file": wav} | {k: v for k, v in entry.items() if k == "video_id" and isinstance(v, str)},
             )
-    ignored.update(counts)

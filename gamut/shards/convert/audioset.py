@@ -11,7 +11,7 @@ from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.table import class_labels, number, rows
 from gamut.shards.convert.youtube import Downloads, key_of_video
 
-# In this order: a clip that two training tables list counts with the first.
+# In this order: a clip in both training tables counts for the first.
 TABLES = ("balanced_train_segments.csv", "unbalanced_train_segments.csv", "eval_segments.csv")
 NAMES = {
     "as-20k": (0,),
@@ -27,11 +27,11 @@ CLASSES = "class_labels_indices.csv"
 class AudioSet(Source):
     """The official segment tables, class_labels_indices.csv, and clips anywhere below, under any of the usual names.
 
-    Columns: `split` (0 balanced, 1 unbalanced, 2 evaluation; as-20k is 0, as-2m is 0 and 1) and `start_ms`. Only the
-    splits whose table is there are listed.
+    Columns: `split` (0 balanced, 1 unbalanced, 2 evaluation; as-20k is 0, as-2m is 0 and 1) and `start_ms`. Splits
+    without their table are left out.
     """
 
-    expects = f"{', '.join(TABLES)} (those that you have), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
+    expects = f"{', '.join(TABLES)} (any of them), {CLASSES}, and clips named YTID.*, YTID_START.* or YYTID.*"
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""
@@ -40,20 +40,19 @@ class AudioSet(Source):
         classes = downloads.table(CLASSES)
         if not tables or classes is None:
             raise ShardError(
-                f"{folder} has no {CLASSES if tables else ' or '.join(TABLES)}. AudioSet's tables are at "
-                "https://research.google.com/audioset/download.html; put them beside the clips."
+                f"{folder} has no {CLASSES if tables else ' or '.join(TABLES)}. Download AudioSet's tables from "
+                "https://research.google.com/audioset/download.html and put them beside the clips."
             )
         names, numbers = class_labels(classes)
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         splits = {name: values for name, values in NAMES.items() if set(values) & tables.keys()}
         made = _records(folder, downloads, tables, numbers, ignored)
         return Listing("audioset", names, (SPLIT, "start_ms"), made, ignored, {SPLIT: splits})
 
 
 def _records(
-    folder: Path, downloads: Downloads, tables: Mapping[int, Path], numbers: Mapping[str, int], ignored: dict[str, int]
+    folder: Path, downloads: Downloads, tables: Mapping[int, Path], numbers: Mapping[str, int], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
-    counts: Counter[str] = Counter()
     evaluation: set[str] = set()  # the videos that training must not hear
     if 2 in tables:
         evaluation = {fields[0] for _, fields in rows(tables[2], COLUMNS)}
@@ -61,16 +60,16 @@ def _records(
         for line, (video, begin, end, mids, *_) in rows(table, COLUMNS):
             start, stop = number(table, line, COLUMNS[1], begin), number(table, line, COLUMNS[2], end)
             if split != 2 and video in evaluation:
-                raise ShardError(f"{table}, line {line}: {video} is in {TABLES[2]} too, and may not be in both.")
+                raise ShardError(f"{table}, line {line}: {video} is also in {TABLES[2]}; a video must not be in both.")
             file = downloads.take(video, start, strict=False)
             if file is None:
                 yield Missing(key_of_video(video), f"{video}.*", split)
                 continue
             if file[1]:
-                counts["clips listed again"] += 1
+                ignored["repeated clips"] += 1
                 continue
             known = {numbers[mid]: None for mid in mids.split(",") if mid in numbers}
-            counts["labels that the class table does not have"] += sum(mid not in numbers for mid in mids.split(","))
+            ignored["labels missing in the class table"] += sum(mid not in numbers for mid in mids.split(","))
             yield Record(
                 key=key_of_video(video),
                 path=str(folder / file[0]),
@@ -78,5 +77,4 @@ def _records(
                 columns={SPLIT: split, "start_ms": round(start * 1000)},
                 provenance={"file": file[0], "ytid": video, "start_seconds": start, "end_seconds": stop},
             )
-    ignored.update({why: count for why, count in counts.items() if count})
     ignored.update(downloads.rest())

@@ -1,4 +1,4 @@
-"""A CSV of one's own: the layout for a data set that has none."""
+"""A CSV written by the user: the layout for a data set that has none of its own."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 
 class Csv(Source):
-    """A CSV with a header. Columns: `path` (absolute, or relative to the CSV), and as you like `labels` (separated by
-    `;`; none: unlabelled), `split`, `key`, `text`, `start` and `end` (seconds, of a longer file).
+    """A CSV with a header. Columns: `path` (absolute, or relative to the CSV), and optionally `labels` (separated by
+    `;`; none: unlabelled), `split`, `key`, `text`, and `start` and `end` (seconds, in a longer file).
 
-    Any other column goes into the index where all its fields are whole numbers, and into KEY.json otherwise. SRC is the
-    CSV, or a folder with no other. Classes and splits are in alphabetical order; splits that are numbers keep them.
+    Any other column goes into the index if all its fields are whole numbers, otherwise into KEY.json. SRC is the CSV,
+    or a folder that holds only one. Classes and splits are in alphabetical order; splits that are numbers keep them.
     """
 
-    expects = f"a CSV with the column path and, as you like, {', '.join(KNOWN[1:])}, and columns of your own"
+    expects = f"a CSV with the column path and, optionally, {', '.join(KNOWN[1:])} and columns of your own"
     of_file = True
 
     def list(self, folder: Path) -> Listing:
@@ -40,7 +40,7 @@ class Csv(Source):
         names = {SPLIT: {name: (number,) for name, number in seen.splits.items()}} if seen.splits else {}
         columns = ((SPLIT,) if seen.splits else ()) + tuple(seen.whole)
         classes = tuple(sorted(seen.labels))
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         return Listing(table.stem, classes, columns, _records(table, seen, ignored), ignored, names)
 
 
@@ -51,7 +51,7 @@ def only_file(place: Path, suffix: str) -> Path:
     found = sorted(name for name in os.listdir(place) if name.endswith(suffix) and not name.startswith("."))
     if len(found) != 1:
         there = f"{len(found)} of them: {', '.join(found[:5])}" if found else "none"
-        raise ShardError(f"{place} should hold one {suffix} file, and holds {there}. Give the file itself as SRC.")
+        raise ShardError(f"{place} must hold one {suffix} file, but holds {there}. Give the file itself as SRC.")
     return place / found[0]
 
 
@@ -71,8 +71,8 @@ def _look(table: Path) -> _Look:
     rows = set[int]()
     if taken := [name for name in header(table) if name in RESERVED]:
         raise ShardError(
-            f"The columns of {table} cannot be called {', '.join(taken)}: `subset` of a recipe means something else by "
-            f"that. Rename them; for classes the column is `{LABELS}`."
+            f"The columns of {table} cannot be called {', '.join(taken)}: these names have a special meaning in a "
+            f"recipe's `subset`. Rename the columns; classes belong into the column `{LABELS}`."
         )
     for line, row in records(table, (PATH,)):
         if not row[PATH]:
@@ -94,7 +94,7 @@ def _look(table: Path) -> _Look:
 
 
 def _numbers(splits: set[str]) -> dict[str, int]:
-    """The value of each split. Ones that are numbers keep them, so that `split: [1]` means what the table says."""
+    """The value of each split. Splits that are numbers keep them, so that `split: [1]` means what the table says."""
     own = {name: int(name) for name in sorted(splits) if WHOLE.fullmatch(name)}
     if len(own) == len(set(own.values())) == len(splits):
         return own
@@ -102,7 +102,7 @@ def _numbers(splits: set[str]) -> dict[str, int]:
 
 
 def _hash(row: dict[str, str]) -> int:
-    """The same for rows that repeat each other."""
+    """Equal for rows that repeat each other."""
     return hash_of("\n".join(row.values()))
 
 
@@ -112,17 +112,17 @@ def _labels(row: dict[str, str]) -> list[str]:
 
 
 def _source(row: dict[str, str]) -> str:
-    """What makes a row's clip another than the clips of other rows, ending in the name of its file."""
+    """What distinguishes a row's clip from those of other rows, ending in the name of its file."""
     start = row.get("start", "")
     return row[PATH] if not start else f"{os.path.splitext(row[PATH])[0]}_{key_of(start)}.x"
 
 
-def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Record | Missing]:
-    present, counts = Folders(), Counter[str]()
+def _records(table: Path, seen: _Look, ignored: Counter[str]) -> Iterator[Record | Missing]:
+    present = Folders()
     rows: dict[int, int] = {}
     for line, row in records(table, (PATH,)):
         if rows.setdefault(_hash(row), line) != line:
-            counts["rows that repeat another"] += 1
+            ignored["rows that repeat another"] += 1
             continue
         key = key_of(row["key"]) if row.get("key") else seen.stems.key(_source(row))
         split = seen.splits.get(row.get(SPLIT, ""))
@@ -142,4 +142,3 @@ def _records(table: Path, seen: _Look, ignored: dict[str, int]) -> Iterator[Reco
             provenance={"file": row[PATH], **rest},
             segment=None if start is None and end is None else Segment(start or 0.0, end),
         )
-    ignored.update(counts)

@@ -12,6 +12,7 @@ from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.table import integer, number, records
 from gamut.shards.convert.tree import is_sound, preference, walk
+from gamut.shards.labels import filled
 
 RATE = 24_000  # Hz, of the published HDF5 and of the samples in the tables
 TABLES = {
@@ -31,12 +32,10 @@ class EpicSounds(Source):
     test segments have none. Columns: `split` (0 train, 1 validation, 2 test) and `participant` (the number in P01).
     """
 
-    expects = (
-        "EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv (those that you have), and EPIC_audio.hdf5 or P01_01.wav"
-    )
+    expects = "EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv (either or both), and EPIC_audio.hdf5 or P01_01.wav"
 
     def list(self, folder: Path) -> Listing:
-        """One record an annotated segment whose video is there. Raises ShardError."""
+        """One record for each annotated segment whose video is there. Raises ShardError."""
         tables: dict[str, Path] = {}
         audio: dict[str, str] = {}  # video -> file, relative
         arrays: list[str] = []
@@ -52,12 +51,12 @@ class EpicSounds(Source):
         if not tables or not (arrays or audio):
             lacking = "HDF5 file or recordings" if tables else " or ".join(TABLES)
             raise ShardError(
-                f"{folder} has no {lacking} in it. The tables are at "
-                "https://github.com/epic-kitchens/epic-sounds-annotations; put them beside the audio."
+                f"{folder} has no {lacking}. Download the tables from "
+                "https://github.com/epic-kitchens/epic-sounds-annotations and put them beside the audio."
             )
         members = {video: path for path in arrays for video in _members(folder / path)}
         names = _classes(tables)
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         made = _records(folder, tables, audio, members, ignored)
         return Listing("epic-sounds", names, (SPLIT, "participant"), made, ignored, {SPLIT: SPLITS})
 
@@ -80,28 +79,27 @@ def _classes(tables: dict[str, Path]) -> tuple[str, ...]:
                 continue
             label = integer(table, line, "class_id", row["class_id"])
             if label < 0:
-                raise ShardError(f"{table}, line {line}: class_id is {label}, and may not be below 0.")
+                raise ShardError(f"{table}, line {line}: class_id is {label}; it must not be below 0.")
             name = row.get("class", "")
             if names.setdefault(label, name) != name:
                 raise ShardError(f"{table}, line {line}: class_id {label} is both {names[label]!r} and {name!r}.")
-    return tuple(names.get(label, f"(class {label}, without clips)") for label in range(max(names, default=-1) + 1))
+    return tuple(filled(names))
 
 
 def _records(
-    folder: Path, tables: dict[str, Path], audio: dict[str, str], members: dict[str, str], ignored: dict[str, int]
+    folder: Path, tables: dict[str, Path], audio: dict[str, str], members: dict[str, str], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
-    counts: Counter[str] = Counter()
     seen: set[str] = set()
     for name, table in tables.items():
         split = SPLITS[TABLES[name]][0]
         for line, row in records(table, NEEDED):
             key, video = key_of(row["annotation_id"]), row["video_id"]
             if key in seen:
-                raise ShardError(f"{table}, line {line}: the annotation {row['annotation_id']} is there twice.")
+                raise ShardError(f"{table}, line {line}: the annotation {row['annotation_id']} is listed twice.")
             seen.add(key)
             start, end = (_time(table, line, row, which) for which in ("start", "stop"))
             if end <= start:
-                counts["segments that end before they begin"] += 1
+                ignored["segments that end before they begin"] += 1
                 continue
             if video not in members and video not in audio:
                 yield Missing(key, f"{video}.wav, or {video} in an HDF5 file", split)
@@ -117,7 +115,6 @@ def _records(
                 provenance={"file": file, "video": video, "description": row.get("description", "")},
                 segment=Segment(start, end, member, RATE if member else 0),
             )
-    ignored.update(counts)
 
 
 def _time(table: Path, line: int, row: dict[str, str], which: str) -> float:

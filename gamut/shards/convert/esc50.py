@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.shards.convert.source import Listing, Record, Source, key_of
+from gamut.shards.convert.table import integer, records
 
 SUFFIXES = (".wav", ".ogg", ".flac")  # the official files are .wav; ESC-10 was published as .ogg
 NEEDED = ("filename", "fold", "target", "category")
@@ -26,21 +27,21 @@ class Esc50(Source):
         for path, there in ((audio, audio.is_dir()), (table, table.is_file())):
             if not there:
                 raise ShardError(
-                    f"{folder} is not laid out as ESC-50 is: it has no {path.relative_to(folder)}. "
+                    f"{folder} does not have the layout of ESC-50: it has no {path.relative_to(folder)}. "
                     "Give the folder that holds audio/ and meta/."
                 )
-        rows = _rows(table)
+        rows = list(_rows(table))
         names: dict[int, str] = {}
         for target, category, _, filename in rows:
             if names.setdefault(target, category) != category:
                 raise ShardError(f"{table}: target {target} is both {names[target]} and {category} (at {filename}).")
         classes = {target: number for number, target in enumerate(sorted(names))}
         present = {path.name for path in audio.iterdir()}
-        records = []
+        clips = []
         for target, category, fold, filename in rows:
             stem = Path(filename).stem
             found = [name for name in (filename, *(stem + suffix for suffix in SUFFIXES)) if name in present]
-            records.append(
+            clips.append(
                 Record(
                     key=key_of(stem),
                     path=audio / (found[0] if found else filename),
@@ -49,27 +50,16 @@ class Esc50(Source):
                     provenance={"file": found[0] if found else filename, "category": category},
                 )
             )
-        listed = {Path(record.path).name for record in records}
+        listed = {Path(record.path).name for record in clips}
         ignored = {"not in meta/esc50.csv": len(present - listed)} if present - listed else {}
-        return Listing("esc50", tuple(names[target] for target in sorted(names)), ("fold", "target"), records, ignored)
+        return Listing("esc50", tuple(names[target] for target in sorted(names)), ("fold", "target"), clips, ignored)
 
 
-def _rows(table: Path) -> list[tuple[int, str, int, str]]:
+def _rows(table: Path) -> Iterator[tuple[int, str, int, str]]:
     """(target, category, fold, file name) of every row."""
-    rows = []
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ShardError(f"{table} has no column {', '.join(missing)}; ESC-50's has {', '.join(NEEDED)}.")
-            for row in reader:
-                filename = row["filename"]
-                if not filename or filename != Path(filename).name:
-                    raise ShardError(f"{table}, line {reader.line_num}: {filename!r} is not the name of a file.")
-                rows.append((int(row["target"]), row["category"], int(row["fold"]), filename))
-    except (ValueError, TypeError) as error:  # a broken number, or text that is not UTF-8
-        raise ShardError(f"{table} cannot be read near line {len(rows) + 2}: {error}.") from error
-    except (OSError, csv.Error) as error:
-        raise ShardError(f"{table} cannot be read: {error}.") from error
-    return rows
+    for line, row in records(table, NEEDED):
+        filename = row["filename"]
+        if not filename or filename != Path(filename).name:
+            raise ShardError(f"{table}, line {line}: {filename!r} is not the name of a file.")
+        target, fold = (integer(table, line, name, row[name]) for name in ("target", "fold"))
+        yield target, row["category"], fold, filename

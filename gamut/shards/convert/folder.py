@@ -1,4 +1,4 @@
-"""A folder a class: the layout that needs no table."""
+"""One folder for each class: the layout that needs no table."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gamut.shards.convert.tree import SOUND, walk
 class Folder(Source):
     """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile or ffmpeg reads.
 
-    Video and other files that need ffmpeg are taken too. Files of other endings, hidden ones and ones outside a class
-    are passed over, and counted by reason. Links to folders are followed, each folder once.
+    Video and other files that need ffmpeg are included. Files with other endings, hidden files and files outside a
+    class folder are passed over, and counted by reason. Links to folders are followed, each folder once.
     """
 
-    expects = "one folder a class, with sound files anywhere in it"
+    expects = "one folder for each class, with sound files anywhere in it"
 
     def list(self, folder: Path) -> Listing:
         """One record a sound file. Raises ShardError where there is none, and where a folder cannot be listed."""
         paths, ignored = _sound_files(folder)
         if not paths:
-            found = ", ".join(f"{count} {why}" for why, count in sorted(ignored.items())) or "nothing"
+            found = ", ".join(f"{count} {why}" for why, count in sorted((+ignored).items())) or "nothing"
             raise ShardError(
-                f"{folder} has no sound files in class folders (found: {found}). The layout is SRC/CLASS/FILE.wav."
+                f"{folder} has no sound files in class folders (found: {found}). The layout must be SRC/CLASS/FILE.wav."
             )
         names = sorted({path.split("/", 1)[0] for path in paths})
         classes = {name: number for number, name in enumerate(names)}
@@ -38,7 +38,7 @@ class Folder(Source):
         return Listing(folder.resolve().name, labels, (), records, ignored)
 
 
-def _sound_files(folder: Path) -> tuple[list[str], dict[str, int]]:
+def _sound_files(folder: Path) -> tuple[list[str], Counter[str]]:
     """Relative paths of the sound files, sorted, and how many others were passed over and why."""
     paths, ignored = [], Counter[str]()
     for place, files in walk(folder, ignored):
@@ -51,4 +51,4 @@ def _sound_files(folder: Path) -> tuple[list[str], dict[str, int]]:
                 paths.append(f"{place}/{name}")
             else:
                 ignored[f"{suffix} files" if suffix else "files without an ending"] += 1
-    return sorted(paths), {why: count for why, count in ignored.items() if count}
+    return sorted(paths), ignored

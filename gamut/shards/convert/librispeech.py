@@ -26,18 +26,17 @@ class LibriSpeech(Source):
     Clips have no labels; the transcript is `text` in KEY.json. Columns: `split`, `speaker`, `chapter`, `utterance`.
     """
 
-    expects = "LibriSpeech/ or a folder above: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt of the archives you have"
+    expects = "LibriSpeech/ or a folder above: SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt of any of the archives"
 
     def list(self, folder: Path) -> Listing:
         """One record an utterance. Raises ShardError."""
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         columns = (SPLIT, "speaker", "chapter", "utterance")
         splits: dict[str, tuple[int, ...]] = {name: (number,) for number, name in enumerate(SPLITS)}
         return Listing("librispeech", (), columns, _records(folder, ignored), ignored, {SPLIT: splits | GROUPS})
 
 
-def _records(folder: Path, ignored: dict[str, int]) -> Iterator[Record | Missing]:
-    counts: Counter[str] = Counter()
+def _records(folder: Path, ignored: Counter[str]) -> Iterator[Record | Missing]:
     transcripts = 0
     for place, files in walk(folder):
         tables = [match for name in files if (match := TRANSCRIPT.fullmatch(name))]
@@ -47,11 +46,11 @@ def _records(folder: Path, ignored: dict[str, int]) -> Iterator[Record | Missing
             transcripts += 1
             table = folder / place / match[0]
             if split is None:
-                raise ShardError(f"{table} is in none of LibriSpeech's folders {', '.join(SPLITS)}.")
+                raise ShardError(f"{table} must be below one of LibriSpeech's folders {', '.join(SPLITS)}.")
             for line, text in _lines(table):
                 name, _, words = text.partition(" ")
                 if not re.fullmatch(rf"{match[1]}-{match[2]}-\d+", name):
-                    raise ShardError(f"{table}, line {line} does not begin with an utterance of {match[1]}-{match[2]}.")
+                    raise ShardError(f"{table}, line {line} must begin with an utterance of {match[1]}-{match[2]}.")
                 file = flacs.pop(f"{name}.flac", None) or flacs.pop(f"{name}.wav", None)
                 number = SPLITS.index(split)
                 if file is None:
@@ -66,10 +65,9 @@ def _records(folder: Path, ignored: dict[str, int]) -> Iterator[Record | Missing
                     columns={SPLIT: number, "speaker": speaker, "chapter": chapter, "utterance": utterance},
                     provenance={"file": os.path.join(place, file)},
                 )
-        counts["sound files without a line in a transcript"] += len(flacs)
+        ignored["sound files without a line in a transcript"] += len(flacs)
     if not transcripts:
-        raise ShardError(f"{folder} has no SPEAKER-CHAPTER.trans.txt in it, so it is not LibriSpeech.")
-    ignored.update({why: count for why, count in counts.items() if count})
+        raise ShardError(f"{folder} is not LibriSpeech: no SPEAKER-CHAPTER.trans.txt is below it.")
 
 
 def _lines(table: Path) -> Iterator[tuple[int, str]]:

@@ -1,11 +1,13 @@
 """The records of a conversion, in a file, in the order of the shards: what the writers of shards read.
 
-A listing of two million clips is gone through once and never held: each record becomes a line of a file, and what stays
-in memory is 24 bytes a clip. The file is sorted by a second pass, so that a shard's records are one stretch of it.
+A listing of two million clips is iterated over once and never held: each record becomes a line of a file, and only 24
+bytes a clip stay in memory. A second pass sorts the file, so that a shard's records are one stretch of it.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from array import array
@@ -44,15 +46,15 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a listing came to."""
+    """A listing, written down."""
 
     folder: Path
     shards: tuple[tuple[int, int], ...]  # (offset in the file, clips) of each
     clips: int
     clips_per_shard: int
     missing: int
-    digest: str  # of all that is known of the records, but for where their files lie
-    ffmpeg: str  # a file that needs it, if any
+    digest: str  # of everything in the records except the paths of their files
+    ffmpeg: str  # an example of a file that needs it, if any
 
     def stretch(self, shard: int) -> Stretch:
         """The records of a shard number."""
@@ -60,11 +62,11 @@ class Manifest:
 
 
 def write_manifest(listing: Listing, folder: Path, clips_per_shard: int | None = None) -> Manifest:
-    """Go through a listing and leave its records in `folder`, which is made.
+    """Iterate over a listing and write its records into `folder`, which is created.
 
-    A shard holds clips of one split only, where the set has any: whoever trains on the small one need not fetch the
-    shards of all. Raises ShardError where two records have one key, or none has a file, or one needs ffmpeg and there
-    is none, and what the listing itself raises.
+    A shard holds clips of one split only, so that training on a small split does not fetch the others' shards. Raises
+    ShardError where two records have the same key, where no record has a file, or where one needs ffmpeg and there is
+    none, and whatever the listing itself raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
     loose = folder / f"{RECORDS}{TEMPORARY}"
@@ -133,17 +135,18 @@ def _single_names(names: Names) -> dict[int, str]:
 
 
 def _csv_line(*words: str) -> bytes:
-    quoted = ('"' + word.replace('"', '""') + '"' if set(word) & set(',"\n\r') else word for word in words)
-    return (",".join(quoted) + "\n").encode(errors="surrogateescape")
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(words)
+    return line.getvalue().encode(errors="surrogateescape")
 
 
 def _nothing(listing: Listing, spool: _Spool) -> str:
     if spool.missing:
         return (
-            f"None of the {spool.missing:,} clips of {listing.name} has its file. The first was looked for as "
+            f"None of the {spool.missing:,} clips of {listing.name} was found. The first was looked for as "
             f"{spool.example}. Is SRC the right folder?"
         )
-    passed = ", ".join(f"{count:,} {why}" for why, count in listing.ignored.items())
+    passed = ", ".join(f"{count:,} {why}" for why, count in listing.passed_over().items())
     return f"The source of {listing.name} lists no clips." + (f" Passed over: {passed}." if passed else "")
 
 
@@ -181,7 +184,7 @@ def _sort(
 
 
 def _dump(record: Record) -> bytes:
-    """`CONTENT\\tPATH\\n`, both JSON, which has no tab and no line feed of its own."""
+    """`CONTENT\\tPATH\\n`, both as JSON, which contains neither a tab nor a line feed."""
     segment = None if record.segment is None else asdict(record.segment)
     content = [record.key, record.labels, record.text, dict(record.columns), dict(record.provenance), segment]
     return f"{json.dumps(content, sort_keys=True)}\t{json.dumps(os.fspath(record.path))}\n".encode()

@@ -1,8 +1,8 @@
-"""A whole conversion: what is to be written, the processes that write it, the index at the end.
+"""A whole conversion: what to write, the processes that write it, and the index at the end.
 
-`prepare` goes through the listing, `write` makes shards, `finish` builds the index. One command does all three; a SLURM
-array does the second in many jobs. Which clip goes into which shard follows from the listing and the number of clips a
-shard alone, so the bytes depend neither on jobs nor workers, kills, or the order in which files were found.
+`prepare` iterates over the listing, `write_share` writes shards, `finish` builds the index. One command does all three;
+in a SLURM array many jobs do the second. Which clip goes into which shard follows from the listing and the number of
+clips a shard alone, so the bytes do not depend on jobs, workers, kills, or the order in which files were found.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,41 +24,29 @@ from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
-from gamut.shards.build import build
+from gamut.shards.build import build, only_writer
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
-from gamut.shards.lock import only_writer
 from gamut.shards.pool import spread
-from gamut.shards.write import Job, Quarantined, finished, write_shard
+from gamut.shards.write import Job, Outcome, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
 COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list")
-MANIFEST = "roster"  # the folder of the manifest, which jobs read; gone when the index is built
+MANIFEST = "roster"  # folder of the manifest, which jobs read; removed when the index is built
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(Outcome):
     """What a conversion did."""
 
-    shards: int
     already: int  # shards that an earlier run had finished
-    clips: int
-    seconds: float  # of audio
     bytes: int  # of all tars
-    quarantined: tuple[Quarantined, ...]
-    saturated: dict[str, int]  # key -> samples
-    ignored: dict[str, int]
     missing: int  # clips that the data set lists and whose files are not there
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Quarantined files by reason, most frequent first."""
-        return dict(Counter(one.reason for one in self.quarantined).most_common())
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One that has been prepared: any process that sees the folder can do its share."""
+    """A prepared conversion: any process that sees the folder can do a share of it."""
 
     folder: Path
     manifest: Manifest
@@ -70,7 +57,7 @@ class Conversion:
 
     @classmethod
     def open(cls, folder: Path) -> Conversion:
-        """What `prepare` left in `folder`. Raises ShardError where that is not there."""
+        """The conversion that `prepare` left in `folder`. Raises ShardError where there is none."""
         path = folder / "index" / MANIFEST / "conversion.json"
         try:
             content = json.loads(path.read_bytes())
@@ -90,18 +77,18 @@ class Conversion:
             ) from error
 
     def save(self) -> None:
-        """Leave it for `open`."""
+        """Write it for `open`."""
         content = asdict(self) | {"folder": str(self.folder)}
         content["roster"] = content.pop("manifest") | {"folder": str(self.manifest.folder)}
         write_bytes(self.manifest.folder / "conversion.json", json.dumps(content).encode(), ShardError)
 
     def job(self, number: int) -> Job:
-        """That writes one shard."""
+        """The job that writes one shard."""
         labels = tuple(self.settings["labels"])
         return Job(self.folder, number, self.manifest.stretch(number), self.settings["name"], labels, self.stop)
 
     def share(self, number: int, of: int) -> list[Job]:
-        """The jobs of share `number` of so many: every `of`-th shard."""
+        """The jobs of share `number` (from 0) of `of`: every `of`-th shard."""
         return [self.job(shard) for shard in range(number, len(self.manifest.shards), of)]
 
 
@@ -114,7 +101,7 @@ def convert(
     clips_per_shard: int | None = None,
     on_error: str = "skip",
 ) -> Report:
-    """Write the shard set of `listing` into `folder`, going on where an earlier run of the same conversion stopped.
+    """Write the shard set of `listing` into `folder`, resuming where an earlier run of the same conversion stopped.
 
     `on_error`: `skip` leaves unusable files out and lists them in index/quarantine.json; `stop` raises AudioError at
     the first. Raises ShardError where the folder holds other shards, a file or the disk fails, or no file is usable.
@@ -128,7 +115,7 @@ def convert(
 def prepare(
     source: str, listing: Listing, folder: Path, *, clips_per_shard: int | None = None, on_error: str = "skip"
 ) -> Conversion:
-    """Go through the listing and claim `folder`, for `write_share` and `finish` elsewhere. Raises ShardError."""
+    """Iterate over the listing and claim `folder`, for `write_share` and `finish` elsewhere. Raises ShardError."""
     with only_writer(folder):
         conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop")
         conversion.save()
@@ -136,7 +123,7 @@ def prepare(
 
 
 def write_share(folder: Path, number: int, of: int, workers: int = 1) -> None:
-    """Write share `number` of `of` of the prepared conversion in `folder`; what is finished is not written again.
+    """Write share `number` of `of` of the prepared conversion in `folder`, except the shards that are finished.
 
     Any number of shares may be written at once. Raises ShardError, and AudioError as `convert` does.
     """
@@ -147,14 +134,14 @@ def write_share(folder: Path, number: int, of: int, workers: int = 1) -> None:
 
 
 def finish(folder: Path) -> Report:
-    """Build the index of a prepared conversion. Raises ShardError where some of its shards are not written."""
+    """Build the index of a prepared conversion. Raises ShardError where some of its shards are missing."""
     with only_writer(folder):
         return _finish(Conversion.open(folder))
 
 
 @contextlib.contextmanager
 def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Manifest]:
-    """What a listing would come to, writing nothing but into the system's temporary folder. Raises ShardError."""
+    """The manifest of a listing, written to the system's temporary folder only. Raises ShardError."""
     with tempfile.TemporaryDirectory(prefix="gamut-manifest-") as folder:
         yield write_manifest(listing, Path(folder), clips_per_shard)
 
@@ -168,14 +155,14 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
         shutil.rmtree(fresh, ignore_errors=True)
         manifest = write_manifest(listing, fresh, clips_per_shard)
         settings = _settings(source, listing, manifest)
-        _claim(folder, settings)  # if it is refused, jobs that wait in a queue still find the manifest of theirs
+        _claim(folder, settings)  # if it is refused, queued jobs still find their own manifest
         shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
         manifest = replace(manifest, folder=place)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    conversion = Conversion(folder, manifest, settings, dict(listing.ignored), stop)
+    conversion = Conversion(folder, manifest, settings, listing.passed_over(), stop)
     already = 0
     for job in conversion.share(0, 1):
         written = finished(job)
@@ -188,7 +175,7 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
 def _write(jobs: list[Job], workers: int, name: str) -> None:
     names = {job.tar.name for job in jobs}
     for place in (jobs[0].folder, jobs[0].part.parent) if jobs else ():
-        for left in os.scandir(place):  # by a writer of these very shards that was killed
+        for left in os.scandir(place):  # by a killed writer of these same shards
             if left.name.endswith(TEMPORARY) and f"{left.name.partition('.')[0]}.tar" in names:
                 Path(left.path).unlink(missing_ok=True)
     todo = [job for job in jobs if not finished(job)]
@@ -203,32 +190,24 @@ def _finish(conversion: Conversion) -> Report:
     if len(shards) < len(jobs):
         first = next(job for job in jobs if not finished(job))
         raise ShardError(
-            f"{len(jobs) - len(shards)} of the {len(jobs)} shards of {folder} are not written, the first is "
+            f"{len(jobs) - len(shards)} of the {len(jobs)} shards of {folder} are missing, the first of them "
             f"{first.tar.name}. Run the same command again; finished shards are kept."
         )
-    quarantined = tuple(one for written in shards for one in written.quarantined)
     report = Report(
         shards=len(shards),
         already=conversion.already,
         clips=sum(len(written.part.key) for written in shards),
         seconds=sum(sum(written.part.samples) for written in shards) / RATE,
         bytes=sum(written.part.size for written in shards),
-        quarantined=quarantined,
+        quarantined=tuple(one for written in shards for one in written.quarantined),
         saturated={key: samples for written in shards for key, samples in written.saturated.items()},
-        ignored=dict(conversion.ignored),
+        ignored=conversion.ignored,
         missing=conversion.manifest.missing,
     )
-    content = {
-        "counts": report.reasons,
-        "files": [asdict(one) for one in quarantined],
-        "saturated": report.saturated,
-        "ignored": report.ignored,
-        "missing": report.missing,
-    }
-    write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
+    report.save(folder, missing=report.missing)
     if not report.clips:
         raise ShardError(
-            f"None of the {len(quarantined)} files could be used. The first: {quarantined[0].message} "
+            f"None of the {len(report.quarantined)} files can be used. The first: {report.quarantined[0].message} "
             f"All are listed in {folder / 'index' / 'quarantine.json'}."
         )
     if conversion.manifest.missing:
@@ -241,7 +220,7 @@ def _finish(conversion: Conversion) -> Report:
 
 
 def _settings(source: str, listing: Listing, manifest: Manifest) -> dict:
-    """What makes a conversion this one. The tools are told, not compared."""
+    """What identifies a conversion. The tools are recorded, but not compared."""
     tools = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
     if manifest.ffmpeg:
         tools["ffmpeg"] = ffmpeg_version(require_ffmpeg(manifest.ffmpeg))
@@ -270,13 +249,13 @@ def _claim(folder: Path, settings: dict) -> None:
         for field in COMPARED:
             if there[field] != settings[field]:
                 raise ShardError(
-                    f"{folder} holds the shards of another conversion: its {field} is {_short(there[field])}, this "
-                    f"one's {_short(settings[field])}. Give another folder, or delete that one."
+                    f"{folder} holds the shards of another conversion: its {field} is {_short(there[field])}, but this "
+                    f"one's is {_short(settings[field])}. Give another folder, or delete that one."
                 )
     except FileNotFoundError:
         if stranger := next(folder.glob("*.tar"), None):
             raise ShardError(
-                f"{folder} holds tars that are not of this conversion, such as {stranger.name}. Give another folder."
+                f"{folder} holds tars from elsewhere, such as {stranger.name}. Give another folder."
             ) from None
         write_bytes(path, json.dumps(settings, indent=1).encode(), ShardError)
     except (OSError, ValueError, KeyError, TypeError) as error:

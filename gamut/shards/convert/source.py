@@ -1,4 +1,4 @@
-"""What a converter needs to know of a data set: a list of records, made without reading any audio."""
+"""What a converter needs to know about a data set: its records, listed without reading any audio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLIT = "split"  # the column whose values have shards of their own
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One clip to be: where its audio is and what is known of it."""
+    """A clip to write: where its audio is and what is known about it."""
 
     key: str  # unique in the set; becomes the name of the tar members (see `key_of`)
     path: Path | str
@@ -37,7 +37,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A clip that the data set's own tables list, and whose file is not there."""
+    """A clip that the data set's own tables list, but whose file is missing."""
 
     clip: str
     file: str  # where it was looked for
@@ -46,25 +46,29 @@ class Missing:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a source has to say before audio is read.
+    """Everything that a source knows before audio is read.
 
-    `records` may be made while it is gone through, once: of two million clips nobody holds a list. `ignored` is
-    complete when it has been.
+    `records` may be an iterator, which is used once, so that a list of two million clips is never held. `ignored` is
+    complete once that is exhausted.
     """
 
     name: str  # of the set: part of every clip id
     labels: tuple[str, ...]  # the class table
     columns: tuple[str, ...]
     records: Iterable[Record | Missing]
-    ignored: Mapping[str, int] = field(default_factory=dict)  # why -> how many files or rows were passed over
+    ignored: Mapping[str, int] = field(default_factory=dict)  # why -> files or rows passed over; see `passed_over`
     names: Names = field(default_factory=dict)  # of values in the columns, for `subset: {split: [train]}`
 
+    def passed_over(self) -> dict[str, int]:
+        """Why -> how many files or rows were passed over, once the records have been iterated over."""
+        return {why: count for why, count in self.ignored.items() if count}
+
     def renamed(self, name: str) -> Listing:
-        """The same under another name."""
+        """The same listing under another name."""
         return replace(self, name=name)
 
     def only(self, splits: Sequence[str]) -> Listing:
-        """The clips of these splits alone. Raises ShardError for a split that the set does not have."""
+        """Only the clips of these splits. Raises ShardError for a split that the set does not have."""
         known = self.names.get(SPLIT, {})
         for split in splits:
             if split not in known:
@@ -84,11 +88,11 @@ class Source(ABC):
     """One layout of a data set on disk, registered under the name that is typed after `convert`."""
 
     expects: ClassVar[str]  # what SRC looks like, in a few words
-    of_file: ClassVar[bool] = False  # whether SRC may be a file, too
+    of_file: ClassVar[bool] = False  # whether SRC may also be a file
 
     @abstractmethod
     def list(self, folder: Path) -> Listing:
-        """The records under `folder`. Raises ShardError where it is not of this layout, saying what was missing."""
+        """The records under `folder`. Raises ShardError where it does not have this layout, saying what is missing."""
 
 
 def key_of(path: str) -> str:
@@ -104,7 +108,7 @@ def key_of(path: str) -> str:
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
-    """Keys for relative paths, each with its suffix; a path whose key another one shares gets 8 hex digits of its hash.
+    """Keys for relative paths, given with suffix; paths that would share a key get 8 hex digits of their hash added.
 
     >>> unique_keys(["a/x.wav", "a/y.wav", "a/y.mp3"])
     ['a/x', 'a/y-86ddf96f', 'a/y-9121ccea']
@@ -118,7 +122,7 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
 
 
 def hash_of(text: str) -> int:
-    """64 bits of it."""
+    """64 bits (xxh3) of a text."""
     return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))
 
 
@@ -128,7 +132,7 @@ def stem_of(path: str) -> str:
 
 
 class Stems:
-    """Keys of paths that come one by one, 8 bytes a path between two passes: the first says which names are shared.
+    """Keys of paths that are given one by one, in two passes, with 8 bytes a path: the first finds shared names.
 
     >>> stems = Stems()
     >>> for path in ("a/x.wav", "b/x.wav", "a/y.wav"): stems.add(path)
@@ -142,7 +146,7 @@ class Stems:
         self._shared: set[int] = set()
 
     def add(self, path: str) -> None:
-        """Of the first pass: once for each different path."""
+        """In the first pass: call it once for each different path."""
         self._hashes.append(hash_of(key_of(stem_of(path))))
 
     def close(self) -> None:
@@ -152,19 +156,19 @@ class Stems:
         self._hashes = array("Q")
 
     def key(self, path: str) -> str:
-        """The file's name, and, where another path has the same, 8 hexadecimal digits of the path's hash."""
+        """The file's name, followed by 8 hex digits of the path's hash where another path has the same name."""
         key = key_of(stem_of(path))
         return f"{key}-{hash_of(path):016x}"[: len(key) + 9] if hash_of(key) in self._shared else key
 
 
 def shard_order(key: str) -> int:
-    """What clips are sorted by: the same for any order of listing, and every shard a fair sample of its split.
+    """What clips are sorted by: independent of the order of listing, and each shard is a fair sample of its split.
 
-    A folder a class, converted in its own order, would make shards of one class each, which no shuffle window mends.
+    One folder for each class, converted in that order, would make shards of one class, which no shuffle window repairs.
     """
-    return xxhash.xxh3_64_intdigest(key.encode())
+    return hash_of(key)
 
 
 def clips_a_shard(clips: int) -> int:
-    """The default size of a shard: 64 shards, but not under 50 nor over 1,000 clips in each."""
+    """The default size of a shard: 64 shards, but at least 50 and at most 1,000 clips in each."""
     return min(1000, max(50, -(-clips // 64)))

@@ -8,6 +8,7 @@ draws at random, a hash decides here, so that every conversion makes the same ch
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections import Counter
@@ -15,11 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import soundfile
-import xxhash
 
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, hash_of, key_of
 from gamut.shards.convert.tree import is_sound
 
 NOISE = "_background_noise_"
@@ -36,26 +36,25 @@ class SpeechCommands(Source):
     """`WORD/SPEAKER_nohash_TAKE.wav`, `validation_list.txt`, `testing_list.txt`, `_background_noise_/*.wav`.
 
     A folder with all of V1's ten commands and none of the words that only V2 has is V1. Columns: `split` (0 train,
-    1 validation, 2 test; by the lists) and `take` (the number behind `_nohash_`; -1 where a name has none).
+    1 validation, 2 test; by the lists) and `take` (the number after `_nohash_`; -1 where a name has none).
     """
 
     expects = "the unpacked V1 or V2: WORD/*.wav, validation_list.txt, testing_list.txt, _background_noise_/*.wav"
 
     def list(self, folder: Path) -> Listing:
-        """One record a recording, or piece of silence. Raises ShardError."""
+        """One record for each recording or piece of silence. Raises ShardError."""
         words = sorted(
             entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith((".", "_"))
         )
         if not words:
-            raise ShardError(f"{folder} has no folders of words in it, so it is not Speech Commands.")
+            raise ShardError(f"{folder} is not Speech Commands: it has no folders named after words.")
         first = set(COMMANDS) <= set(words) and not ONLY_V2 & set(words)
         names = (SILENCE, UNKNOWN, *COMMANDS) if first else tuple(words)
         splits = _lists(folder)
-        ignored: dict[str, int] = {}
-        counts: Counter[str] = Counter()
-        recordings = _recordings(folder, words, counts)
-        made = _twelve(folder, recordings, splits, counts) if first else _words(folder, recordings, splits, words)
-        whole = _then(made, recordings, splits, counts, ignored)
+        ignored = Counter[str]()
+        recordings = _recordings(folder, words, ignored)
+        made = _twelve(folder, recordings, splits, ignored) if first else _words(folder, recordings, splits, words)
+        whole: Iterator[Record | Missing] = itertools.chain(made, _missing(recordings, splits))
         return Listing("speechcommands", names, (SPLIT, "take"), whole, ignored, {SPLIT: SPLITS})
 
 
@@ -67,14 +66,14 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _lists(folder: Path) -> dict[str, int]:
-    """`WORD/FILE` without its ending -> split, for those that are not of training."""
+    """`WORD/FILE` without its ending -> split, for those outside the training split."""
     splits: dict[str, int] = {}
     for split, name in LISTS.items():
         try:
             lines = (folder / name).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
             raise ShardError(
-                f"{folder / name}, which says what is not for training, cannot be read: {error}."
+                f"{folder / name}, which lists what is not for training, cannot be read: {error}."
             ) from error
         for line in lines:
             stem = os.path.splitext(line)[0]
@@ -83,15 +82,15 @@ def _lists(folder: Path) -> dict[str, int]:
     return splits
 
 
-def _recordings(folder: Path, words: Iterable[str], counts: Counter[str]) -> dict[str, str]:
+def _recordings(folder: Path, words: Iterable[str], ignored: Counter[str]) -> dict[str, str]:
     """`WORD/FILE` without its ending -> path relative to the folder, in order."""
     found: dict[str, str] = {}
     for word in words:
         for entry in _scan(folder / word):
             if not is_sound(entry.name):
-                counts["files that are no sound"] += 1
+                ignored["files that are not sound"] += 1
             elif found.setdefault(os.path.splitext(path := f"{word}/{entry.name}")[0], path) != path:
-                counts["further files of one clip"] += 1
+                ignored["further files of one clip"] += 1
     return found
 
 
@@ -112,7 +111,9 @@ def _words(folder: Path, recordings: dict[str, str], splits: dict[str, int], wor
         yield _record(folder, stem, path, classes[stem.split("/")[0]], splits.get(stem, 0))
 
 
-def _twelve(folder: Path, recordings: dict[str, str], splits: dict[str, int], counts: Counter[str]) -> Iterator[Record]:
+def _twelve(
+    folder: Path, recordings: dict[str, str], splits: dict[str, int], ignored: Counter[str]
+) -> Iterator[Record]:
     wanted: Counter[int] = Counter()
     others: dict[int, list[str]] = {split: [] for (split,) in SPLITS.values()}
     for stem, path in recordings.items():
@@ -122,11 +123,11 @@ def _twelve(folder: Path, recordings: dict[str, str], splits: dict[str, int], co
             yield _record(folder, stem, path, 2 + COMMANDS.index(word), split)
         else:
             others[split].append(stem)
-    noises = _noises(folder, counts)
+    noises = _noises(folder, ignored)
     for split, stems in others.items():
         size = math.ceil(wanted[split] * SHARE)
-        chosen = sorted(stems, key=_hash)[:size]
-        counts["recordings of unknown words beyond the tenth that the recipe takes"] += len(stems) - len(chosen)
+        chosen = sorted(stems, key=hash_of)[:size]
+        ignored["recordings of unknown words beyond the tenth that the recipe takes"] += len(stems) - len(chosen)
         for stem in sorted(chosen):
             yield _record(folder, stem, recordings[stem], 1, split)
         if size and not noises:
@@ -134,8 +135,8 @@ def _twelve(folder: Path, recordings: dict[str, str], splits: dict[str, int], co
         yield from (_silence(folder, noises, split, number) for number in range(size))
 
 
-def _noises(folder: Path, counts: Counter[str]) -> list[tuple[str, float]]:
-    """(path relative to the folder, seconds) of every noise that a piece fits into."""
+def _noises(folder: Path, ignored: Counter[str]) -> list[tuple[str, float]]:
+    """(path relative to the folder, seconds) of every noise that is long enough."""
     noises = []
     for entry in _scan(folder / NOISE) if (folder / NOISE).is_dir() else ():
         if is_sound(entry.name):
@@ -146,14 +147,14 @@ def _noises(folder: Path, counts: Counter[str]) -> list[tuple[str, float]]:
             if seconds >= SECONDS:
                 noises.append((f"{NOISE}/{entry.name}", seconds))
             else:
-                counts["background noises that are too short"] += 1
+                ignored["background noises that are too short"] += 1
     return noises
 
 
 def _silence(folder: Path, noises: list[tuple[str, float]], split: int, number: int) -> Record:
     name = next(name for name, values in SPLITS.items() if values == (split,))
     key = f"{SILENCE.strip('_')}/{name}-{number:05d}"
-    path, seconds = noises[_hash(f"{key} of") % len(noises)]
+    path, seconds = noises[hash_of(f"{key} of") % len(noises)]
     start = _unit(f"{key} at") * (seconds - SECONDS)
     start = math.floor(start * 1000) / 1000
     return Record(
@@ -166,24 +167,12 @@ def _silence(folder: Path, noises: list[tuple[str, float]], split: int, number: 
     )
 
 
-def _hash(text: str) -> int:
-    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))
-
-
 def _unit(text: str) -> float:
     """In [0, 1)."""
-    return (_hash(text) >> 11) / 2**53
+    return (hash_of(text) >> 11) / 2**53
 
 
-def _then(
-    made: Iterator[Record],
-    recordings: dict[str, str],
-    splits: dict[str, int],
-    counts: Counter[str],
-    ignored: dict[str, int],
-) -> Iterator[Record | Missing]:
-    yield from made
+def _missing(recordings: dict[str, str], splits: dict[str, int]) -> Iterator[Missing]:
     for stem, split in splits.items():
         if stem not in recordings:
             yield Missing(key_of(stem), f"{stem}.wav", split)
-    ignored.update({why: count for why, count in counts.items() if count})

@@ -1,4 +1,4 @@
-"""Tables that data sets come with: CSV files, read row by row, and what can be wrong with them in a sentence."""
+"""The CSV tables of data sets, read row by row, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ csv.field_size_limit(min(sys.maxsize, 16 << 20))  # a transcript can be longer t
 
 
 def rows(table: Path, columns: Sequence[str] = (), *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every row of a CSV without a header, but for blank rows, and comments (`#`) at its beginning.
+    """(line, fields) of every row of a CSV without a header, except blank rows and comments (`#`) at its beginning.
 
-    A blank behind a comma does not belong to the field: AudioSet writes `YTID, 0.000, 10.000, "/m/09x0r,/m/05zppz"`.
+    A blank after a comma is not part of the field: AudioSet writes `YTID, 0.000, 10.000, "/m/09x0r,/m/05zppz"`.
     With `columns`, a row of fewer fields is an error. Raises ShardError naming file and line.
     """
     line, begun = 0, False
@@ -29,18 +29,18 @@ def rows(table: Path, columns: Sequence[str] = (), *, delimiter: str = ",") -> I
                 begun = True
                 if len(fields) < len(columns):
                     raise ShardError(
-                        f"{table}, line {line} has {len(fields)} fields where {len(columns)} are expected: "
+                        f"{table}, line {line} has {len(fields)} fields, but needs {len(columns)}: "
                         f"{', '.join(columns)}."
                     )
                 yield line, fields
     except UnicodeDecodeError as error:
-        raise ShardError(f"{table} is not UTF-8 text, behind line {line}: {error.reason}.") from error
+        raise ShardError(f"{table} is not UTF-8 text after line {line}: {error.reason}.") from error
     except (OSError, csv.Error) as error:
-        raise ShardError(f"{table} cannot be read behind line {line}: {error}.") from error
+        raise ShardError(f"{table} cannot be read after line {line}: {error}.") from error
 
 
 def records(table: Path, needed: Sequence[str] = (), *, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, name -> field) of every row of a CSV with a header. Raises ShardError without a needed column."""
+    """(line, name -> field) of every row of a CSV with a header. Raises ShardError where a needed column is missing."""
     header: list[str] = []
     for line, fields in rows(table, delimiter=delimiter):
         if not header:
@@ -48,7 +48,7 @@ def records(table: Path, needed: Sequence[str] = (), *, delimiter: str = ",") ->
             _refuse_without(table, header, needed)
             continue
         if len(fields) != len(header):
-            raise ShardError(f"{table}, line {line} has {len(fields)} fields, its header {len(header)}.")
+            raise ShardError(f"{table}, line {line} has {len(fields)} fields, but its header has {len(header)}.")
         yield line, dict(zip(header, fields))
     _refuse_without(table, header, needed)
 
@@ -68,7 +68,7 @@ def number(table: Path, line: int, name: str, text: str) -> float:
     """A field as a number. Raises ShardError."""
     try:
         value = float(text)
-        if value - value == 0:  # neither infinite nor not a number
+        if value - value == 0:  # neither infinite nor NaN
             return value
     except ValueError:
         pass
@@ -93,7 +93,7 @@ def class_labels(table: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     for line, row in records(table, ("index", "mid", "display_name")):
         index = integer(table, line, "index", row["index"])
         if index != len(names) or row["mid"] in numbers:
-            raise ShardError(f"{table}, line {line}: index {index} of {row['mid']} is out of order, or occurs twice.")
+            raise ShardError(f"{table}, line {line}: index {index} of {row['mid']} is out of order or occurs twice.")
         names.append(row["display_name"])
         numbers[row["mid"]] = index
     if not names:

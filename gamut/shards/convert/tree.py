@@ -1,4 +1,4 @@
-"""What lies under a folder, asked of folders and never file by file: two million stats take hours on a network disk."""
+"""The files under a folder, from listings alone: two million calls of stat take hours on a network disk."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import soundfile
 from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
 from gamut.errors import ShardError
 
-# RAW has no header; the others are what libsndfile reads, by the endings that people give them.
+# The formats that libsndfile reads, by their usual endings, except RAW, which has no header.
 SOUNDFILE = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
     ".aif", ".aifc", ".snd", ".oga", ".opus", ".mp2", ".wave", ".sph", ".8svx", ".iff"
 }  # fmt: skip
 SOUND = SOUNDFILE | FFMPEG
-# Of several files of one clip the first of these is taken, so what was never compressed comes first.
+# The order of preference among several files of one clip: uncompressed formats come first.
 PREFERRED = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm", ".mp4", ".mkv")
 
 
 def walk(folder: Path, ignored: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """(relative folder, names of its files) for all folders below, both in order; links to folders are followed once.
+    """(relative folder, names of its files) for all folders below, both sorted; links to folders are followed once.
 
     The first is `""`. Hidden names are passed over; these and the links not followed again are counted in `ignored`.
     Raises ShardError where a folder cannot be listed.
@@ -37,7 +37,7 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> Iterator[tuple[st
         ignored["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
         seen = sorted(name for name in folders if not name.startswith("."))
         folders[:] = [name for name in seen if _first_time(place, name, linked)]
-        ignored["links to a folder that is read already"] += len(seen) - len(folders)
+        ignored["links to a folder that was read already"] += len(seen) - len(folders)
         relative = os.path.relpath(place, folder).replace(os.sep, "/")
         yield ("" if relative == "." else relative), sorted(name for name in files if not name.startswith("."))
 
@@ -54,38 +54,34 @@ def _first_time(place: str, name: str, linked: set[str]) -> bool:
 
 
 def is_sound(name: str) -> bool:
-    """Whether a file of this name is read at all, by libsndfile or ffmpeg."""
+    """Whether libsndfile or ffmpeg reads files with this ending."""
     return os.path.splitext(name)[1].lower() in SOUND
 
 
 def preference(path: str) -> tuple[int, str]:
-    """Sorts the files of one clip, the one to take first."""
+    """A key to sort the files of one clip by, with the preferred file first."""
     suffix = os.path.splitext(path)[1].lower()
     return (PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED), path)
 
 
-def find_one(folder: Path, *names: str, about: str) -> Path:
-    """The file of one of these names that lies least deep under `folder`. Raises ShardError where there is none."""
-    found = [
-        (place.count("/") + bool(place), place, name)
-        for place, files in walk(folder)
-        for name in files
-        if name in names
-    ]
+def find_one(folder: Path, name: str, about: str) -> Path:
+    """The file of this name in `folder`, or else the least deep below it. Raises ShardError where there is none."""
+    if (folder / name).is_file():
+        return folder / name  # found without the walk, which takes long
+    found = [(place.count("/"), place) for place, files in walk(folder) if name in files]
     if not found:
-        raise ShardError(f"{folder} has no {' or '.join(names)} in it. {about}")
-    _, place, name = min(found)
-    return folder / place / name
+        raise ShardError(f"{folder} has no {name} in it. {about}")
+    return folder / min(found)[1] / name
 
 
 class Folders:
-    """The files of folders, each folder listed once, when it is first asked about."""
+    """The files of folders; each folder is listed once, when it is first asked for."""
 
     def __init__(self) -> None:
         self._known: dict[str, frozenset[str]] = {}
 
     def find(self, path: str | Path) -> str | None:
-        """The path as it lies there: `x.wav` finds `x.WAV` too. None where there is no such file.
+        """The path as it is on disk: `x.wav` also finds `x.WAV`. None where there is no such file.
 
         >>> Folders().find("/no/such/file.wav") is None
         True
@@ -105,6 +101,6 @@ class Folders:
                 self._known[folder] = frozenset(os.listdir(folder or "."))
             except (FileNotFoundError, NotADirectoryError):
                 self._known[folder] = frozenset()
-            except OSError as error:  # says nothing of what is there: nobody may call it missing for that
+            except OSError as error:  # a fault of the storage: the file must not count as missing
                 raise ShardError(f"{folder} cannot be listed: {error.strerror}.") from error
         return self._known[folder]

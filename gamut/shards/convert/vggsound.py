@@ -31,19 +31,19 @@ class VggSound(Source):
         table = downloads.table(TABLE)
         if table is None:
             raise ShardError(
-                f"{folder} has no {TABLE}. It is at https://github.com/hche11/VGGSound; put it beside the clips."
+                f"{folder} has no {TABLE}. Download it from https://github.com/hche11/VGGSound; put it beside the "
+                "clips."
             )
         names = sorted({fields[2] for _, fields in rows(table, COLUMNS)})
         classes = {name: number for number, name in enumerate(names)}
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         made = _records(folder, table, downloads, classes, ignored)
         return Listing("vggsound", tuple(names), (SPLIT, "start_ms"), made, ignored, {SPLIT: SPLITS})
 
 
 def _records(
-    folder: Path, table: Path, downloads: Downloads, classes: dict[str, int], ignored: dict[str, int]
+    folder: Path, table: Path, downloads: Downloads, classes: dict[str, int], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
-    counts: Counter[str] = Counter()
     seen: dict[str, tuple[str, str]] = {}
     for line, (video, begin, label, split, *_) in rows(table, COLUMNS):
         start = number(table, line, COLUMNS[1], begin)
@@ -53,7 +53,7 @@ def _records(
         if key in seen:
             if seen[key] != (label, split):
                 raise ShardError(f"{table}, line {line}: {key} is listed twice, as {seen[key]} and {(label, split)}.")
-            counts["clips listed again"] += 1
+            ignored["repeated clips"] += 1
             continue
         seen[key] = (label, split)
         file = downloads.take(video, start, strict=True)
@@ -61,7 +61,9 @@ def _records(
             yield Missing(key, f"{video}_{int(start):06d}.*", SPLITS[split][0])
             continue
         if file[1]:
-            raise ShardError(f"{table}, line {line}: {folder / file[0]} would be two clips; name their starts in it.")
+            raise ShardError(
+                f"{table}, line {line}: {folder / file[0]} would be two clips; put the start times into the file names."
+            )
         yield Record(
             key=key,
             path=str(folder / file[0]),
@@ -69,5 +71,4 @@ def _records(
             columns={SPLIT: SPLITS[split][0], "start_ms": round(start * 1000)},
             provenance={"file": file[0], "ytid": video, "start_seconds": start},
         )
-    ignored.update(counts)
     ignored.update(downloads.rest())

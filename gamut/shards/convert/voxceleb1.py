@@ -17,35 +17,32 @@ from gamut.shards.convert.tree import Folders, find_one
 TABLE = "iden_split.txt"
 SPLITS = {"train": (1,), "dev": (2,), "test": (3,)}
 SPEAKER = re.compile(r"id\d{5}")
-DEPTH = 4  # folders between SRC and the speakers, at most: wav/, vox1_dev_wav/wav/, dev/wav/ ...
+DEPTH = 4  # at most so many folders between SRC and the speakers: wav/, vox1_dev_wav/wav/, dev/wav/ ...
 
 
 class VoxCeleb1(Source):
     """`iden_split.txt` (lines `1 id10001/1zcIwhmdeo4/00001.wav`: 1 train, 2 dev, 3 test) and the unpacked archives.
 
-    Dev and test archives may lie in one `wav/` or in two. Classes are the speakers, 1,251 of them. Columns: `split` (as
-    in the file) and `speaker` (the number in id10001).
+    Dev and test archives may be unpacked into one `wav/` or two. Classes are the speakers, 1,251 of them. Columns:
+    `split` (as in the file) and `speaker` (the number in id10001).
     """
 
     expects = f"{TABLE}, and wav/id10001/VIDEO/00001.wav of one or both archives, at most {DEPTH} folders down"
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there, one `Missing` a clip that is not. Raises ShardError."""
-        about = "It is at https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt; put it beside the audio."
-        table = find_one_shallow(folder, TABLE, about)
+        source = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt"
+        table = find_one(folder, TABLE, f"Download it from {source} and put it beside the audio.")
         places = _places(folder)
         if not places:
-            raise ShardError(f"{folder} has no folders id10001, id10002, ... in it. Unpack VoxCeleb1's archives there.")
+            raise ShardError(
+                f"{folder} has no folders id10001, id10002, ... below it. Unpack VoxCeleb1's archives there."
+            )
         speakers = sorted({_split(table, line, fields)[1].split("/")[0] for line, fields in rows(table, delimiter=" ")})
         classes = {speaker: number for number, speaker in enumerate(speakers)}
-        ignored: dict[str, int] = {}
+        ignored = Counter[str]()
         made = _records(folder, table, places, classes, ignored)
         return Listing("voxceleb1", tuple(speakers), (SPLIT, "speaker"), made, ignored, {SPLIT: SPLITS})
-
-
-def find_one_shallow(folder: Path, name: str, about: str) -> Path:
-    """A table that lies in `folder`, or else anywhere below, which takes longer to find."""
-    return folder / name if (folder / name).is_file() else find_one(folder, name, about=about)
 
 
 def _places(folder: Path) -> list[str]:
@@ -75,15 +72,15 @@ def _split(table: Path, line: int, fields: list[str]) -> tuple[int, str]:
     path = fields[-1]
     if split not in (1, 2, 3) or len(fields) != 2 or not re.fullmatch(r"id\d{5}/[\w-]+/[\w-]+\.wav", path):
         raise ShardError(
-            f"{table}, line {line} is {' '.join(fields)!r}, not such as `1 id10001/1zcIwhmdeo4/00001.wav`."
+            f"{table}, line {line} is {' '.join(fields)!r}; a line must look like `1 id10001/1zcIwhmdeo4/00001.wav`."
         )
     return split, path
 
 
 def _records(
-    folder: Path, table: Path, places: list[str], classes: dict[str, int], ignored: dict[str, int]
+    folder: Path, table: Path, places: list[str], classes: dict[str, int], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
-    present, counts = Folders(), Counter[str]()
+    present = Folders()
     where: dict[str, list[str]] = {}  # speaker -> the places that have it
     for place in places:
         for speaker in _folders(folder / place):
@@ -93,8 +90,8 @@ def _records(
         split, path = _split(table, line, fields)
         if path in seen:
             if seen[path] != split:
-                raise ShardError(f"{table}, line {line}: {path} is in split {split} and in split {seen[path]}.")
-            counts["clips listed again"] += 1
+                raise ShardError(f"{table}, line {line}: {path} is in both split {split} and split {seen[path]}.")
+            ignored["repeated clips"] += 1
             continue
         seen[path] = split
         speaker = path.split("/")[0]
@@ -116,4 +113,3 @@ def _records(
             columns={SPLIT: split, "speaker": int(speaker[2:])},
             provenance={"file": os.path.relpath(file, folder)},
         )
-    ignored.update(counts)

@@ -22,7 +22,7 @@ NAME = re.compile(
 
 
 def key_of_video(video: str) -> str:
-    """An ID as the key of a clip: itself, but for one that begins as the names do that WebDataset skips.
+    """A video's ID as the key of a clip: itself, unless it begins with `__`, as names do that WebDataset skips.
 
     >>> key_of_video("-_4gqARaEJE"), key_of_video("__4gqARaEJE")
     ('-_4gqARaEJE', 'Y__4gqARaEJE')
@@ -31,7 +31,7 @@ def key_of_video(video: str) -> str:
 
 
 class Downloads:
-    """The clips under a folder, by video. Names are held once, as bytes are not: about 300 bytes a file."""
+    """The clips under a folder, by video: about 300 bytes of memory a file."""
 
     def __init__(self, folder: Path) -> None:
         self.ignored: Counter[str] = Counter()  # why -> files passed over
@@ -62,14 +62,14 @@ class Downloads:
                 self._of[match["id"]] = [before, at]
 
     def table(self, name: str) -> Path | None:
-        """The CSV of a name that lies least deep; None where there is none."""
+        """The CSV of this name nearest to the top; None where there is none."""
         found = self.tables.get(name)
         return self._folder / min(found, key=lambda path: (path.count("/"), path)) if found else None
 
     def take(self, video: str, start: float, *, strict: bool) -> tuple[str, bool] | None:
         """(path relative to the folder, whether it was taken before) of the clip of `video` that starts at `start` s.
 
-        A file that names another start is another clip; unless `strict`, it will do where it is the only one. None
+        A file whose name has another start is another clip; unless `strict`, it is taken where it is the only one. None
         where there is no file.
         """
         found = self._of.get(video)
@@ -89,7 +89,7 @@ class Downloads:
         return self._paths[right[0]], before
 
     def rest(self) -> dict[str, int]:
-        """What was passed over, once all clips have been taken."""
+        """Why -> how many files were passed over, once all clips have been taken."""
         left = {
             "sound files of clips that no table lists": self._taken.count(0),
             "further files of one clip": self._taken.count(2),
