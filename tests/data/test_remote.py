@@ -110,7 +110,7 @@ def test_a_connection_that_is_cut_is_taken_up_where_it_stopped(corpus, server, q
     ("fault", "seen"),
     [
         ("500", "answered 500"), ("503", "answered 503"), ("cut", "ended after"), ("stall", "sent nothing for 1 s"),
-        ("flip", "does not have the checksum"), ("short", "answered with bytes"),
+        ("flip", "does not have its checksum"), ("short", "answered with bytes"),
     ],
 )  # fmt: skip
 def test_a_failure_that_stays_stops_the_run_with_its_name(corpus, server, quick, fault: str, seen: str) -> None:
@@ -192,7 +192,7 @@ def test_an_index_elsewhere_is_checked_and_may_not_name_commands(corpus, tmp_pat
     shutil.copytree(corpus.folder, folder)
     with http_server(folder) as server:
         server.fault = lambda name, number: "flip" if name.endswith("samples.npy") else None
-        with pytest.raises(ShardError, match=r"samples\.npy could not be fetched.*does not have the checksum"):
+        with pytest.raises(ShardError, match=r"samples\.npy could not be fetched.*does not have its checksum"):
             mirror(server.url, quick)
         server.fault = None
         description = folder / "index" / "index.json"

@@ -119,7 +119,7 @@ def test_what_is_wrong_with_a_csv_is_a_sentence(tmp_path: Path, capsys) -> None:
         assert message in capsys.readouterr().err
     table(src / "second.csv", ("path",))
     assert convert("csv", src, tmp_path / "set") == 2
-    assert "should hold one .csv file, and holds 2 of them: list.csv, second.csv" in capsys.readouterr().err
+    assert "must hold one .csv file, but holds 2 of them: list.csv, second.csv" in capsys.readouterr().err
     assert convert("csv", tmp_path / "nowhere.csv", tmp_path / "set") == 2
     assert "nowhere.csv is not a folder" in capsys.readouterr().err
 
