@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
 from finetune.objective import Classify, multi_hot
 from gamut.data.loader import Loader
+from gamut.data.share import Share, in_order
 from gamut.errors import RunError
 from gamut.evaluate import METRICS, Metric, usual_metric
 from gamut.evaluate.metrics import confusion
@@ -21,7 +23,7 @@ from gamut.shards import Index
 
 
 def metric_of(finetune: schema.Finetune) -> Metric:
-    """What a recipe's models are judged by."""
+    """What a recipe's models are scored by."""
     return usual_metric(finetune.loss == "ce") if finetune.metric == "auto" else METRICS[finetune.metric]
 
 
@@ -76,37 +78,22 @@ def evaluate(
     Each pack is a forward of its own: which clips share one is then the plan's, and no matter of how many ranks.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    epoch = plan_evaluation(clips, policy)
-    loader = make_loader(index, epoch, rank=rank, world=world, per_forward=1, workers=workers)
-    rows, targets, logits, holes = [], [], [], []
-    seconds = 0.0
+    loader = make_loader(index, plan_evaluation(clips, policy), rank=rank, world=world, per_forward=1, workers=workers)
+    share, seconds = Share(), 0.0
     for _, batches in loader:
         for batch in batches:
-            holes += [f"{hole.key} ({hole.reason})" for hole in batch.holes]
-            if batch.clips:
-                rows.append(batch.row.numpy())
-                targets.append(multi_hot(batch, objective.classes).numpy())
-                since = time.perf_counter()
-                logits.append(objective.logits(batch).cpu().numpy())  # which waits for the device
-                seconds += time.perf_counter() - since
-    empty = np.zeros((0, objective.classes), np.float32)
-    mine = (np.concatenate([np.zeros(0, np.int64), *rows]), np.concatenate([empty, *targets]),
-            np.concatenate([empty, *logits]), holes)  # fmt: skip
-    parts: list = [mine]
+            since = time.perf_counter()
+            logits = objective.logits(batch).cpu() if batch.clips else torch.zeros(0, objective.classes)  # waits for it
+            seconds += time.perf_counter() - since
+            share.add(batch, {"target": multi_hot(batch, objective.classes), "logits": logits})
+    parts: list = [(share.arrays(), share.holes)]
     if world > 1:
         parts = [None] * world
-        dist.all_gather_object(parts, mine)
-    holes = sorted(hole for part in parts for hole in part[3])
+        dist.all_gather_object(parts, (share.arrays(), share.holes))
+    holes = sorted(f"{hole.key} ({hole.reason})" for _, some in parts for hole in some)
     if holes:
         raise RunError(
             f"{len(holes)} of the clips to be scored cannot be read: {', '.join(holes[:5])}. Mend or remove them "
             f"(`python -m gamut.shards verify {index.folder}` lists them) and run again."
         )
-    row = np.concatenate([part[0] for part in parts])
-    order = np.argsort(row, kind="stable")
-    return Scores(
-        row[order],
-        np.concatenate([part[1] for part in parts])[order],
-        np.concatenate([part[2] for part in parts])[order],
-        seconds,
-    )
+    return Scores(**in_order(found for found, _ in parts), seconds=seconds)

@@ -149,8 +149,8 @@ class Classify(Objective):
     def average(self, weights: dict[str, torch.Tensor]) -> None:
         self.weights.add(weights)
 
-    def judged(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the model has the weights that it is judged by: the mean over epochs, where there is one."""
+    def with_average(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model has the mean of its weights over epochs, where there is one."""
         return self.weights.inside(self.model)
 
     def extra_state(self) -> dict[str, torch.Tensor]:

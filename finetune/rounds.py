@@ -22,7 +22,7 @@ class Round:
     train: tuple[Fold, ...]
     test: tuple[Fold, ...]
     seed: int
-    validation: tuple[Fold, ...] = ()  # chooses the epoch that is judged; empty: the last epoch is
+    validation: tuple[Fold, ...] = ()  # selects the epoch; empty: the last one is
 
     @property
     def name(self) -> str:

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the rounds of the recipe that the command line names. 0: all done; 75: preempted, to be started again."""
     typed = cli.parse("finetune", sys.argv[1:] if argv is None else argv)
 
-    from finetune.frozen import open_features  # here: --help need not wait for torch
+    from finetune.heads import open_features  # here: --help need not wait for torch
     from finetune.rounds import rounds
     from finetune.start import require_start, start_of
     from gamut.numbers import EXIT_PREEMPTED
@@ -90,10 +90,9 @@ def run_round(
 
     cache: the features to train a head on; mean and std: of the log-mel, where there is none; start: what `init` means.
     """
-    from finetune.frozen import described, loader_of, require_features
+    from finetune.heads import TagFeatures, encoder_of, loader_of, require_features
     from finetune.rounds import require_labels
-    from finetune.seen import Seen, seen_in_pretraining
-    from finetune.start import keep_start, kept_start
+    from finetune.start import Leakage, keep_start, kept_start, leakage_of
     from gamut.shards.select import for_scoring, select
     from gamut.track.run import RESULT, START, RunFolder
     from gamut.train.loop import train
@@ -104,8 +103,7 @@ def run_round(
         return _finished(folder, recipe, index, start, world)
 
     from finetune.evaluation import metric_of
-    from finetune.heads import TagFeatures  # after the ranks have started: these imports read the environment
-    from finetune.objective import Classify
+    from finetune.objective import Classify  # after the ranks have started: these imports read the environment
     from finetune.scoring import Scoring
 
     classes = len(index.labels)
@@ -117,7 +115,7 @@ def run_round(
     elif cache is None:
         objective = Classify(recipe, classes, mean, std, recipe.seed, world.device, index.labels)
     else:
-        shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), described(cache)
+        shape, encoder = (cache.info.layers, cache.info.steps, cache.info.dim), encoder_of(cache)
         encoder |= {"labels": list(index.labels)}
         objective = TagFeatures(recipe, classes, shape, encoder, recipe.seed, world.device)
     fresh = begins(recipe, world)
@@ -136,16 +134,16 @@ def run_round(
             require_labels(index, some, folds)
     with open_session(recipe, world, index, clips) as run:
         if world.first and (fresh or not (folder / START).exists()):
-            keep_start(folder, start if fresh else {}, seen_in_pretraining(recipe.init, index, test))
-        began, seen = kept_start(folder) if world.first else ({}, Seen())
-        if seen.clips:
-            print(f"{recipe.run.name}: {seen.told(len(test), column, each.train)}", flush=True)
+            keep_start(folder, start if fresh else {}, leakage_of(recipe.init, index, test))
+        began, leakage = kept_start(folder) if world.first else ({}, Leakage())
+        if leakage.clips:
+            print(f"{recipe.run.name}: {leakage.told(len(test), column, each.train)}", flush=True)
         scoring = Scoring(objective, recipe, each, index, test, validation, run, world, loader_of(cache))
         result = train(objective, run, scoring, loader_of(cache))
         if result.status == "preempted":
             run.tracker.close(result.status)
             return None
-        return world.broadcast(scoring.finish(result.state.step, seen.clips, began) if world.first else None)
+        return world.broadcast(scoring.finish(result.state.step, leakage.clips, began) if world.first else None)
 
 
 def _finished(folder: Path, recipe: schema.Recipe, index: Index, start: Start, world: World) -> dict:

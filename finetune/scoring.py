@@ -34,12 +34,11 @@ PLOTTED = 100  # classes of which a confusion matrix is plotted; that of 1,251 s
 
 
 class Scoring:
-    """Scores a round every few epochs (if any) and at its end; keeps the weights and the scores that it is judged by.
+    """Scores a round every few epochs (if any) and at its end; keeps the scores of the selected epoch, and the weights.
 
     With validation folds that is the epoch which did best on them: the test folds are looked at only then. Without,
-    the round is judged by its last epoch; the weights of the best one are kept too, but since it was chosen on the
-    test folds its score is never the round's, and says so. Where the recipe averages weights over epochs, an epoch's
-    are the mean up to it.
+    it is the last one; the weights of the best are kept too, but since it was chosen on the test folds its score is
+    never the round's, and says so. Where the recipe averages weights over epochs, an epoch's are the mean up to it.
     """
 
     def __init__(
@@ -70,13 +69,13 @@ class Scoring:
         last = epoch + 1 == self.recipe.epochs
         if not last and not milestones.due(epoch + 1, self.recipe.epochs, self.recipe.finetune.evaluate_epochs):
             return {}
-        with self.objective.judged():
+        with self.objective.with_average():
             return self._look(epoch)
 
     def _look(self, epoch: int) -> dict[str, float]:
         if self.validation is None:
             scores, values = self._score(self.test, "test", self.each.test, epoch)
-            self._judge_by(scores)
+            self._select(scores)
             if self._is_best(values):
                 self._keep_best(values, epoch)
             return _named("test", values)
@@ -84,7 +83,7 @@ class Scoring:
         logged = _named("validation", values)
         if self._is_best(values):
             scores, on_test = self._score(self.test, "test", self.each.test, epoch)
-            self._judge_by(scores)
+            self._select(scores)
             self._keep_best(values, epoch)
             logged |= _named("test", on_test)
         return logged
@@ -107,7 +106,7 @@ class Scoring:
             )
         return scores, values
 
-    def _judge_by(self, scores: Scores) -> None:
+    def _select(self, scores: Scores) -> None:
         if self.world.first:
             scores.save(self.run.folder / "scores.npz", self.index)
 
@@ -125,15 +124,15 @@ class Scoring:
             return f"test folds {', '.join(map(str, self.each.test))}"
         return f"validation folds {', '.join(map(str, self.each.validation))}"
 
-    def finish(self, step: int, seen: int, start: Start) -> dict:
-        """Rank 0, once the round is trained: confusion matrix and result.json from the scores that it is judged by.
+    def finish(self, step: int, leaked: int, start: Start) -> dict:
+        """Rank 0, once the round is trained: confusion matrix and result.json from the scores of the selected epoch.
 
-        seen: how many of the scored clips the run behind `init` was trained on; start: the weights it began with.
+        leaked: how many of the scored clips the run behind `init` was trained on; start: the weights it began with.
         """
         scores = Scores.load(self.run.folder / "scores.npz")
         values, metric = scores.values(self.metric), self.metric
         best = self.best or {"score": values[metric.name], "epoch": float(self.recipe.epochs)}
-        judged = "last epoch" if self.validation is None else f"epoch {best['epoch']:.0f}, chosen on validation"
+        selected = "last epoch" if self.validation is None else f"epoch {best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
             "test": list(self.each.test),
@@ -142,11 +141,11 @@ class Scoring:
             "score": values[metric.name],
             "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
             "by_class": scores.by_class(metric),
-            "judged": judged,
+            "selected": selected,
             "clips": len(scores.target),
             "index": self.index.fingerprint,
             "init": start,
-            "seen_in_pretraining": seen,
+            "seen_in_pretraining": leaked,
             "best": best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / "scores.npz"),
         }
@@ -155,7 +154,7 @@ class Scoring:
             result["confusion"] = counts.tolist()
         write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
         if counts is not None and len(counts) <= PLOTTED:
-            title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {judged}"
+            title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {selected}"
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
 
@@ -189,7 +188,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
             str(result["seed"]),
             str(result["clips"]),
             metric.show(result["score"]),
-            result["judged"],
+            result.get("selected") or result["judged"],  # as an earlier version called it
             f"{metric.show(best['score'])} at {best['epoch']:.0f}, on {best['chosen_on']}",
         )
     table.add_section()

@@ -1,19 +1,31 @@
-"""What a round began with, kept beside it: `init` may mean other weights, or none, by the time that it goes on."""
+"""What a round begins with: the weights that `init` means, and what their run knows of the clips that are scored.
+
+It is kept beside the round: `init` may mean other weights, or none, by the time that it goes on.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from finetune.seen import Seen
-from gamut.errors import CheckpointError, RunError
+import numpy as np
+
+from gamut.errors import CheckpointError, GamutError, RunError
 from gamut.files import write_text
 from gamut.models.find import find_weights
 from gamut.models.weights import file_sha256
+from gamut.plan import Clips
 from gamut.recipe import schema
-from gamut.track.run import START
+from gamut.recipe.cli import set_folders
+from gamut.recipe.resolved import read_values
+from gamut.remote import Remote, is_remote
+from gamut.remote.mirror import mirror
+from gamut.shards import Index
+from gamut.shards.joined import open_sets
+from gamut.shards.select import select
+from gamut.track.run import RECIPE, START, RunFolder
 
 Start = dict[str, str]  # path and sha256 of a file of weights; empty: from scratch, or not known
 
@@ -29,15 +41,66 @@ def start_of(recipe: schema.Recipe) -> Start:
         return {}
 
 
-def keep_start(folder: Path, start: Start, seen: Seen) -> None:
+class Leakage(NamedTuple):
+    """How many of the scored clips a run was trained on, and whether with their labels: in a fine-tuning."""
+
+    clips: int = 0
+    labelled: bool = False
+
+    def told(self, scored: int, column: str, train: Sequence[int | str]) -> str:
+        """In words, with what would give a score on unheard clips: the folds `train` of a column alone."""
+        if self.labelled:
+            return (
+                f"the fine-tuning that init is from saw {self.clips} of the {scored} clips that are scored, with their "
+                f"labels; for a score on unheard clips fine-tune that with folds.train={list(train)}"
+            )
+        return (
+            f"the pretraining saw {self.clips} of the {scored} clips that are scored, without their labels; for a "
+            f"score on unheard clips pretrain with subset.{column}={list(train)}"
+        )
+
+
+def leakage_of(init: str, index: Index, test: Clips) -> Leakage:
+    """How many of the clips `test` of `index` the run behind `init` was trained on, a pretraining or a fine-tuning.
+
+    No clips where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips
+    cannot be told from here.
+    """
+    run = _run_of(init)
+    if run is None:
+        return Leakage()
+    try:
+        recipe = read_values(run.path / RECIPE)
+        far = Remote(**recipe.get("remote") or {})
+        places = set_folders(str(recipe["data"]), recipe.get("mixture") or {})
+        theirs = open_sets([mirror(where, far) if is_remote(where) else Path(where) for where in places], far)
+        if index.fingerprint not in [part.fingerprint for part in theirs.sets]:
+            return Leakage()
+        subset, folds = dict(recipe.get("subset") or {}), recipe.get("folds") or {}
+        labelled = recipe.get("stage") == "finetune"
+        if labelled and folds.get("train") is not None:
+            subset |= {folds["column"]: list(folds["train"])}
+        trained = select(theirs, subset)
+    except (GamutError, OSError, LookupError, TypeError):
+        return Leakage()
+    return Leakage(int(np.isin(test.clip_id, trained.clip_id).sum()), labelled)
+
+
+def _run_of(init: str) -> RunFolder | None:
+    """The run, or the round, that `init` lies in, or whose only round it names."""
+    rounds = RunFolder.rounds(Path(init).expanduser()) if init else []
+    return rounds[0] if len(rounds) == 1 else RunFolder.find(init) if init else None
+
+
+def keep_start(folder: Path, start: Start, leakage: Leakage) -> None:
     """Note in a round's folder what it begins with: the run behind it may be gone when the round goes on."""
-    write_text(folder / START, json.dumps({"init": start, "seen": seen._asdict()}))
+    write_text(folder / START, json.dumps({"init": start, "seen": leakage._asdict()}))
 
 
-def kept_start(folder: Path) -> tuple[Start, Seen]:
+def kept_start(folder: Path) -> tuple[Start, Leakage]:
     """What `keep_start` noted."""
     noted = json.loads((folder / START).read_text())
-    return noted["init"], Seen(**noted["seen"])
+    return noted["init"], Leakage(**noted["seen"])
 
 
 def require_start(results: Sequence[dict[str, Any]], now: Start, init: str, folder: Path) -> None:

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from finetune.cost import forward_flops
 from finetune.evaluation import evaluate, metric_of
 from finetune.points import Point, at
 from finetune.trained import Subject, Trained
 from gamut.accelerator import accelerator
 from gamut.files import write_text
+from gamut.models.vit import PIXELS
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
@@ -96,3 +97,16 @@ def _policy(recipe: schema.Recipe, clips: Clips) -> Policy:
     one = plan_evaluation(clips, evaluation_policy(recipe))  # packs of one clip
     fit = max(1, FORWARD // int(one.tokens.max()))
     return evaluation_policy(replace(recipe, step=schema.Step(packs=1, clips=fit)))
+
+
+def forward_flops(tokens: np.ndarray, model: schema.Model, classes: int) -> np.ndarray:
+    """float64 [n]: operations (two a multiply-add) of the matrix products in one forward over clips of so many tokens,
+    class tokens included: patches, blocks, attention (which grows with the square), pooling and classifier."""
+    n = np.asarray(tokens, np.float64)
+    dim, hidden = model.dim, int(model.dim * model.mlp_ratio)
+    patches = n - (model.pooling == "cls") - model.distilled
+    flops = 2.0 * PIXELS * dim * patches
+    flops += model.depth * (2.0 * n * (4 * dim * dim + 2 * dim * hidden) + 4.0 * n * n * dim)
+    if model.pooling == "attention":
+        flops += 2.0 * n * 2 * dim * dim + 4.0 * n * dim + 2.0 * dim * dim  # keys and values, the query, its projection
+    return flops + 2.0 * dim * classes

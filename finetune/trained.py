@@ -1,4 +1,4 @@
-"""Fine-tuned models as their runs left them: the recipe, the weights that they are judged by, and the network."""
+"""Fine-tuned models as their runs left them: the recipe, the selected weights, and the network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trained(run: Path, overrides: tuple[str, ...] = ()) -> list[Trained]:
 
 
 class Subject:
-    """A trained model on the device, at one point after the other, with the weights that its round is judged by."""
+    """A trained model on the device, at one point after the other, with its selected weights."""
 
     def __init__(self, one: Trained, index: Index, device: torch.device) -> None:
         """index: of the clips to score, whose classes must be the model's. Raises CheckpointError, RunError."""

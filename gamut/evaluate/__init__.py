@@ -1,4 +1,4 @@
-"""What models are judged by. A metric is one entry of `METRICS`; `finetune.metric` takes any of their names."""
+"""What models are scored by. A metric is one entry of `METRICS`; `finetune.metric` takes any of their names."""
 
 from __future__ import annotations
 

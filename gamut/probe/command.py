@@ -47,10 +47,10 @@ def score(
         if share.problem:
             raise CheckpointError(f"{name} cannot be probed: {share.problem}")
         if share.holes and not entries:
-            said = f"warning: {len(share.holes)} clips cannot be read: {', '.join(share.holes[:5])}."
+            keys = ", ".join(hole.key for hole in share.holes[:5])
+            said = f"warning: {len(share.holes)} clips cannot be read: {keys}."
             console.print(said, highlight=False, soft_wrap=True)
-        found = [share.arrays() | {"row": np.array(share.row, np.int64)}]
-        vectors, target, fold = join(found, clips.clips.row, clips.target, clips.fold)
+        vectors, target, fold = join([share.arrays()], clips.clips.row, clips.target, clips.fold)
         scores = fit(vectors, target, fold, recipe.probe.neighbours)
         entries.append({"name": name, "step": step, "epochs": epochs, "scores": scores})
         return vectors | {"target": target}

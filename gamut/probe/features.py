@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from gamut.audio.logmel import normalise, patches, unpatch
@@ -15,6 +14,7 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.data.loader import Loader
 from gamut.data.reader import open_reader
+from gamut.data.share import Share
 from gamut.errors import GamutError
 from gamut.models.backbone import Backbone
 from gamut.models.layout import BANDS, Layout
@@ -127,26 +127,6 @@ def whole_clips(clips: Clips, recipe: Recipe, packs: int = PACKS) -> Epoch:
         class_token=recipe.model.pooling == "cls",
     )
     return plan_evaluation(clips, policy)
-
-
-@dataclass
-class Share:
-    """What one rank has found."""
-
-    row: list[int] = field(default_factory=list)  # rows of the index
-    vectors: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    holes: list[str] = field(default_factory=list)  # keys of clips that cannot be read
-    problem: str = ""  # what went wrong, where something did
-
-    def add(self, batch: PackedBatch, found: dict[str, torch.Tensor]) -> None:
-        self.holes += [hole.key for hole in batch.holes]
-        self.row += batch.row.tolist()
-        for name, value in found.items():
-            self.vectors.setdefault(name, []).append(value.cpu().numpy())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """name -> float32 [clips of this rank, dim]."""
-        return {name: np.concatenate(parts) for name, parts in self.vectors.items()}
 
 
 def extract(

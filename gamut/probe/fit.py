@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gamut.data.share import in_order
 from gamut.errors import RunError, ShardError
 from gamut.files import write_json
 
@@ -66,13 +67,10 @@ def join(
     Each share has the `row` of its clips and their vectors; `row`, ascending, `target` and `fold` are of all clips.
     `both` is the class token (or pooled vector) and the mean token side by side. Raises ShardError for no clips.
     """
-    shares = [share for share in shares if len(share["row"])]
-    if not shares:
+    vectors = in_order(shares)
+    if not vectors:
         raise ShardError("None of the clips of the probe can be read; see `python -m gamut.shards verify`.")
-    found = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
-    order = np.argsort(found["row"])
-    vectors = {name: values[order] for name, values in found.items() if name != "row"}
-    there = np.searchsorted(row, found["row"][order])
+    there = np.searchsorted(row, vectors.pop("row"))
     if (pooled := next((name for name in ("cls", "pool") if name in vectors), None)) is not None:
         vectors["both"] = np.concatenate([vectors[pooled], vectors["mean"]], axis=1)
     return vectors, target[there], fold[there]

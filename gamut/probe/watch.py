@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from gamut.data.share import Share
 from gamut.files import write_text
 from gamut.probe.background import Background, Tracker, place
-from gamut.probe.features import PACKS, Encoder, Share, extract, kinds, whole_clips
+from gamut.probe.features import PACKS, Encoder, extract, kinds, whole_clips
 from gamut.probe.fit import leave, share_of
 from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
@@ -132,10 +133,10 @@ class Watch:
             )
             if not share.problem:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                save(share_of(folder, world.rank), share)
+                np.savez(share_of(folder, world.rank), **share.arrays())  # type: ignore[arg-type]
         except Exception as error:  # whatever it is: a probe is no reason to stop a training
             share.problem = f"{type(error).__name__}: {error}"
-        parts = world.gather((share.problem, share.holes))
+        parts = world.gather((share.problem, [hole.key for hole in share.holes]))
         if self.background is None:
             return
         holes = sorted(key for _, keys in parts for key in keys)
@@ -155,9 +156,3 @@ class Watch:
             self.background.fail(step, problem)
         else:
             self.background.add(step)
-
-
-def save(path: Path, share: Share) -> None:
-    """The vectors of one rank, with the row of each clip."""
-    arrays: dict[str, Any] = {"row": np.array(share.row, np.int64)} | share.arrays()
-    np.savez(path, **arrays)

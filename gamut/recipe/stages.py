@@ -132,7 +132,7 @@ class Folds:
     test: list[list[int | str]] = key([[1], [2], [3], [4], [5]], "a round each: what is scored")
     train: list[int | str] | None = key(None, "null: all that is not in the round's test and validation folds")
     validation: list[int | str] | None = key(
-        None, "the epoch that does best on these is the one that the test folds judge; null: the last epoch is"
+        None, "the epoch that does best on these is selected, and scored on the test folds; null: the last epoch is"
     )
 
 

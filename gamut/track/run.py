@@ -124,7 +124,7 @@ class RunFolder:
         """The weights that the run stands for, one rule for all that opens a run: BEST, or a checkpoint's folder.
 
         Of a fine-tuning the epoch that was chosen on validation folds where the recipe has some, else the last: the
-        best one would be chosen on the folds that judge it. Of a pretraining the newest checkpoint. Raises
+        best one would be chosen on the folds that score it. Of a pretraining the newest checkpoint. Raises
         CheckpointError where they are not there.
         """
         best = self.path / BEST

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.frozen import require_features
+from finetune.heads import require_features
 from finetune.run import main
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError, RecipeError

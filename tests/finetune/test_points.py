@@ -8,10 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.cost import forward_flops
 from finetune.objective import Classify
 from finetune.points import LENGTHS, RESOLUTIONS, Point, at, is_standard
 from finetune.sweep import grid
+from finetune.sweep_score import forward_flops
 from gamut.errors import RecipeError, RunError
 from gamut.plan import Clips, plan_evaluation
 from gamut.recipe import schema

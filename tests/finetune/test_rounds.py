@@ -23,7 +23,7 @@ from finetune.evaluation import Scores
 from finetune.rounds import rounds
 from finetune.run import run_round
 from finetune.scoring import Scoring
-from finetune.seen import Seen, seen_in_pretraining
+from finetune.start import Leakage, leakage_of
 from gamut.errors import GamutError, RecipeError, RunError
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.models.vit import VisionTransformer
@@ -85,14 +85,14 @@ def test_clips_of_the_pretraining_are_counted(index: Index, tmp_path: Path) -> N
     weights = tmp_path / "run" / "checkpoints" / "step-1" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"")
-    assert seen_in_pretraining("", index, test) == Seen()
-    assert seen_in_pretraining(str(weights), index, test) == Seen()  # no run around it
+    assert leakage_of("", index, test) == Leakage()
+    assert leakage_of(str(weights), index, test) == Leakage()  # no run around it
     note = tmp_path / "run" / "recipe.yaml"
     for subset, seen in (("{fold: [1, 2, 3]}", 6), ("{fold: [1, 2]}", 0), ("{}", 12)):
         note.write_text(f"data: {index.folder}\nsubset: {subset}\n")
-        assert seen_in_pretraining(str(weights), index, test) == Seen(seen)
+        assert leakage_of(str(weights), index, test) == Leakage(seen)
     note.write_text("data: /elsewhere\nsubset: {}\n")
-    assert seen_in_pretraining(str(weights), index, test) == Seen()
+    assert leakage_of(str(weights), index, test) == Leakage()
 
 
 def test_clips_of_a_fine_tuning_are_counted_by_its_folds(index: Index, tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_clips_of_a_fine_tuning_are_counted_by_its_folds(index: Index, tmp_path:
     for train, seen in (("[1, 2, 3]", 6), ("[1, 2, 5]", 0)):
         folds = f"folds: {{column: fold, train: {train}}}"
         (tmp_path / "recipe.yaml").write_text(f"stage: finetune\ndata: {index.folder}\nsubset: {{}}\n{folds}\n")
-        assert seen_in_pretraining(str(tmp_path), index, test) == Seen(seen, labelled=True)
-    assert "with their labels" in Seen(6, True).told(12, "fold", (1, 2))
-    assert "without their labels" in Seen(6).told(12, "fold", (1, 2))
+        assert leakage_of(str(tmp_path), index, test) == Leakage(seen, labelled=True)
+    assert "with their labels" in Leakage(6, True).told(12, "fold", (1, 2))
+    assert "without their labels" in Leakage(6).told(12, "fold", (1, 2))
 
 
 def test_a_picture_that_fails_loses_no_result(index: Index, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_round_is_scored_every_so_many_epochs_and_at_its_end(
 ) -> None:
     words = ["folds.test=[[5]]", "epochs=5", f"finetune.evaluate_epochs={every}"]
     (each,) = rounds(recipe(*words), index)
-    one: Any = SimpleNamespace(judged=nullcontext, folder=tmp_path)
+    one: Any = SimpleNamespace(with_average=nullcontext, folder=tmp_path)
     scoring = Scoring(one, recipe(*words), each, index, one, None, one, ALONE)
     monkeypatch.setattr(scoring, "_look", lambda epoch: {"epoch": epoch + 1})
     assert [found["epoch"] for epoch in range(5) if (found := scoring(epoch, one))] == scored

@@ -65,7 +65,7 @@ def test_every_model_seed_and_point_is_scored(swept: Path) -> None:
 
 
 def test_native_scores_are_those_of_the_runs(runs: Path, swept: Path) -> None:
-    """Of clips as the models take them, with the weights that the rounds were judged by (the AST's: a mean)."""
+    """Of clips as the models take them, with the weights that the rounds selected (the AST's: a mean)."""
     for entry in entries(swept):
         result = json.loads((Path(entry["run"]) / "result.json").read_text())
         if entry["axis"] == "native":

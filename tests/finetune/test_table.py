@@ -188,13 +188,13 @@ def test_it_trains_on_the_official_clips_and_scores_the_official_clips(tuned: Pl
     chosen_on = load_weights(folder / "best.safetensors")[1]["chosen_on"]
     if recipe.folds.validation:
         assert chosen_on == f"validation folds {recipe.folds.validation[0]}"
-        assert result["judged"] == f"epoch {result['best']['epoch']:.0f}, chosen on validation"
+        assert result["selected"] == f"epoch {result['best']['epoch']:.0f}, chosen on validation"
         validated = [line["validation/accuracy"] for line in lines if "validation/accuracy" in line]
         assert len(validated) == 2
         assert result["best"]["score"] == max(validated)
         assert result["best"]["epoch"] == 1 + validated.index(max(validated))
     else:
-        assert (chosen_on[:10], result["judged"]) == ("test folds", "last epoch")
+        assert (chosen_on[:10], result["selected"]) == ("test folds", "last epoch")
 
 
 @pytest.mark.parametrize("name", ["as20k", "scv2"])

@@ -12,9 +12,10 @@ import torch
 
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
+from gamut.data.share import Share, in_order
 from gamut.errors import ShardError
 from gamut.models.layout import layout
-from gamut.probe.features import Share, extract, kinds, whole_clips
+from gamut.probe.features import extract, kinds, whole_clips
 from gamut.probe.fit import join
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
@@ -24,9 +25,9 @@ from .conftest import encoder
 
 
 def joined(shares: list[Share]) -> dict[str, np.ndarray]:
-    order = np.argsort(np.concatenate([share.row for share in shares]))
-    arrays = [share.arrays() for share in shares if share.row]
-    return {name: np.concatenate([part[name] for part in arrays])[order] for name in arrays[0]}
+    found = in_order(share.arrays() for share in shares)
+    assert (np.diff(found["row"]) > 0).all()
+    return found
 
 
 def test_the_same_bits_at_any_number_of_ranks(recipe: Recipe, labelled_set: Index) -> None:
@@ -37,12 +38,12 @@ def test_the_same_bits_at_any_number_of_ranks(recipe: Recipe, labelled_set: Inde
     plan = whole_clips(clips, recipe)
     whole = joined([extract(encode, labelled_set, plan, workers=1, with_logmel=True)])
     assert {name: value.shape for name, value in whole.items()} == {
-        "cls": (60, 32), "mean": (60, 32), "rows": (60, 8 * 32), "logmel": (60, 256),
+        "cls": (60, 32), "mean": (60, 32), "rows": (60, 8 * 32), "logmel": (60, 256), "row": (60,),
     }  # fmt: skip
     for world, packs in ((3, 16), (20, 20)):
         plan = whole_clips(clips, recipe, packs)
         shares = [extract(encode, labelled_set, plan, rank=r, world=world, with_logmel=True) for r in range(world)]
-        assert sorted(row for share in shares for row in share.row) == list(range(60))
+        assert sorted(row for share in shares for row in share.arrays()["row"]) == list(range(60))
         for name, value in joined(shares).items():
             assert value.tobytes() == whole[name].tobytes(), name
     assert encode.backbone.training
@@ -55,7 +56,8 @@ def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, label
     recipe = replace(recipe, model=replace(recipe.model, pooling=pooling))
     encode, clips = replace(encoder(pooling), with_rows=True), labelled_set.table().select(np.array([7, 30]))
     found = joined([extract(encode, labelled_set, whole_clips(clips, recipe), with_logmel=True)])
-    assert set(found) == {"mean", "rows", "logmel"} | {"cls": {"cls"}, "attention": {"pool"}, "mean": set()}[pooling]
+    pooled = {"cls": {"cls"}, "attention": {"pool"}, "mean": set()}[pooling]
+    assert set(found) == {"row", "mean", "rows", "logmel"} | pooled
     nothing = np.zeros(2, np.int64)
     vectors, *_ = join([found | {"row": np.arange(2)}], np.arange(2), nothing, nothing)
     assert set(kinds(replace(recipe, probe=replace(recipe.probe, rows=True)))) == set(vectors) - {"logmel"}
@@ -75,6 +77,7 @@ def test_vectors_are_of_the_whole_clip_alone(pooling: str, recipe: Recipe, label
             alone["pool"] = encode.backbone.pool(tokens, where)[0]
         mel = unpatch(pixels)
         alone["logmel"] = torch.cat([mel.mean(0), mel.std(0, correction=0)])
+        assert found.pop("row", np.array([7, 30])).tolist() == [7, 30]
         for name, value in found.items():
             assert_close(value[number], alone[name].numpy(), 2e-5, name)
 
@@ -107,6 +110,6 @@ def test_clips_that_cannot_be_read_are_named(recipe: Recipe, labelled_set: Index
     tar.write_bytes(bytes(data))
     index = Index.open(folder)
     share = extract(encoder(), index, whole_clips(index.table(), recipe))
-    assert share.holes == [index.key(5)]
-    assert share.row == [row for row in range(60) if row != 5]
+    assert [hole.key for hole in share.holes] == [index.key(5)]
+    assert share.arrays()["row"].tolist() == [row for row in range(60) if row != 5]
     assert len(share.arrays()["mean"]) == 59

@@ -11,8 +11,7 @@ import soundfile
 import torch
 
 from finetune.end_to_end import EndToEnd
-from finetune.frozen import described
-from finetune.heads import TagFeatures
+from finetune.heads import TagFeatures, encoder_of
 from gamut.features.__main__ import main as features
 from gamut.features.cache import FeatureCache
 from gamut.recipe import cli
@@ -48,7 +47,7 @@ def test_tags_of_files_are_the_heads_on_their_cached_features(tmp_path: Path, ca
 
     recipe = cli.parse("finetune", ["whisper_at_tltr512_esc50", "head.dim=16"]).recipe
     shape = (cache.info.layers, cache.info.steps, cache.info.dim)
-    task = TagFeatures(recipe, len(index.labels), shape, described(cache), 0, torch.device("cpu"))
+    task = TagFeatures(recipe, len(index.labels), shape, encoder_of(cache), 0, torch.device("cpu"))
     note = {**task.described(), "labels": list(index.labels), "loss": "ce"}
     leave_round(tmp_path / "head", recipe, task.model, note)
     rows = np.arange(len(index))

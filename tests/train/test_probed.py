@@ -79,7 +79,7 @@ def test_clips_of_several_labels_are_probed_while_weights_are_cut(
             own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
             vit.load_state_dict(own)
         share = extract(encode, clips.index, whole_clips(clips.clips, recipe), with_logmel=not step)
-        found = join([{"row": np.array(share.row), **share.arrays()}], clips.clips.row, clips.target, clips.fold)
+        found = join([share.arrays()], clips.clips.row, clips.target, clips.fold)
         expected = fit(*found, recipe.probe.neighbours)
         for name, value in expected.items():
             steps, values = history.series(name)
