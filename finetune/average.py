@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from gamut.models.strict import require_fit
+from gamut.models.strict import copy_into, require_fit
 
 PREFIX = "average."  # of its tensors in a checkpoint's objective.safetensors
 COUNT = PREFIX + "epochs"
@@ -40,10 +40,10 @@ class WeightAverage:
         state = model.state_dict()
         own = {name: value.clone() for name, value in state.items()}
         try:
-            _copy(self.mean, state)
+            copy_into(state, self.mean)
             yield
         finally:
-            _copy(own, state)
+            copy_into(state, own)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """For a checkpoint."""
@@ -69,9 +69,3 @@ def averaged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {}
     mine = [name for name in tensors if name.startswith(PREFIX) and name != COUNT]
     return {name.removeprefix(PREFIX): tensors[name].clone() for name in mine}
-
-
-@torch.no_grad()
-def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:
-    for name, value in target.items():
-        value.copy_(source[name])

@@ -12,7 +12,7 @@ from finetune.objective import Classify
 from finetune.points import Point, at
 from gamut.errors import RunError
 from gamut.models.find import find_weights, metadata_of
-from gamut.models.strict import copy_strictly
+from gamut.models.strict import copy_into, require_fit
 from gamut.models.weights import file_sha256, load_weights
 from gamut.recipe import schema
 from gamut.recipe.load import override
@@ -91,4 +91,6 @@ class Subject:
     def _load(self, task: Classify) -> None:
         state, _ = load_weights(self.weights)
         hint = f"it is not of the model in the recipe of {self.recipe.run.name}"
-        copy_strictly(task.model.state_dict(), averaged(state) or state, self.weights, hint, spare=True)
+        theirs, own = averaged(state) or state, task.model.state_dict()
+        require_fit(own, theirs, self.weights, hint, spare=True)
+        copy_into(own, theirs)

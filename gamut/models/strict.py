@@ -44,20 +44,8 @@ def require_fit(
 
 
 @torch.no_grad()
-def copy_strictly(
-    mine: Mapping[str, torch.Tensor],
-    theirs: Mapping[str, torch.Tensor],
-    source: str | Path,
-    hint: str,
-    *,
-    prefix: str = "",
-    spare: bool = False,
-    named: Mapping[str, torch.Tensor] | None = None,
-    mine_has: str = "this model's has",
-    lacking: str = "",
-) -> None:
-    """Copy `theirs` into `mine`, which keep their type and device, or nothing: as `require_fit`, which raises."""
-    require_fit(mine, theirs, source, hint, prefix=prefix, spare=spare, named=named, mine_has=mine_has, lacking=lacking)
+def copy_into(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    """Copy what fits (`require_fit`); `mine` keep their type and device."""
     for name, tensor in mine.items():
         tensor.copy_(theirs[name])
 

@@ -16,7 +16,7 @@ from torch import nn
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.find import HEAD, find_weights, told
 from gamut.models.initialise import initialise, unfilled
-from gamut.models.strict import copy_strictly
+from gamut.models.strict import copy_into, require_fit
 from gamut.models.weights import load_weights
 from gamut.recipe import schema
 
@@ -165,7 +165,8 @@ def load_tagger(tagger: Tagger, path: str | Path) -> LoadedHead:
     theirs = {name: tensor for name, tensor in state.items() if name not in fresh}
     hint = "set head.kind and head.dim to its own, and use features of the encoder that it was trained on"
     lacking = "its head is of another kind than head.kind"
-    copy_strictly(wanted, theirs, path, hint, prefix=prefix, mine_has="this head's has", lacking=lacking)
+    require_fit(wanted, theirs, path, hint, prefix=prefix, mine_has="this head's has", lacking=lacking)
+    copy_into(wanted, theirs)
     others = tuple(name for name in load_weights(path)[0] if not name.startswith(prefix))
     return LoadedHead(path, prefix, fresh, others)
 

@@ -25,7 +25,7 @@ from gamut.models.classifier import ClassifierNetwork
 from gamut.models.find import OURS, described, find_weights, metadata_of, statistics_in, told, undescribed
 from gamut.models.names import KERNEL, our_names
 from gamut.models.origin import as_ours
-from gamut.models.strict import copy_strictly, require_fit
+from gamut.models.strict import copy_into, require_fit
 from gamut.models.vit import VisionTransformer
 from gamut.unpickle import unpickle
 
@@ -43,9 +43,13 @@ AVERAGED = {"teacher", "momentum_encoder", "state_dict_ema", "model_ema"}  # of 
 def save_weights(path: Path, weights: nn.Module | dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and what is to be known of them (JSON) to `path`: whole and durable, or not at all."""
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # safetensors 0.8 writes a broken header for an empty dictionary, hence the None.
-    write_bytes(path, save(plain, described(metadata) or None))
+    write_bytes(path, save(plain(state), described(metadata) or None))
+
+
+def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors wants them: contiguous, in CPU memory, none sharing another's."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -196,7 +200,7 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
             "what it was trained with."
         )
     loaded = _copy_backbone(network.backbone, state, path, prefix)
-    copy_strictly(head, theirs, path, hint)
+    copy_into(head, theirs)
     dropped = tuple(name for name in loaded.dropped if name not in names.values())
     return replace(loaded, dropped=dropped, what="backbone and classifier")
 
@@ -217,7 +221,8 @@ def _copy_backbone(vit: Backbone, state: dict[str, torch.Tensor], path: Path, pr
     fitted = {name: tensor for name, tensor in saved.items() if name in wanted or name in unknown}
     hint = "use the model section that it was trained with"
     lacking = "its model is of another kind than this recipe's"
-    copy_strictly(wanted, fitted, path, hint, prefix=prefix, named=before, lacking=lacking)
+    require_fit(wanted, fitted, path, hint, prefix=prefix, named=before, lacking=lacking)
+    copy_into(wanted, fitted)
     tables = [name for name in wanted if name.startswith("pos_embed") and name in before]
     resized = tuple(name for name in tables if fitted[name].shape != before[name].shape)
     return Loaded(path, prefix, resized, fresh, dropped, note)

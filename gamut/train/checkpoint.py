@@ -24,6 +24,7 @@ from safetensors.torch import save as tensor_bytes
 from gamut import files
 from gamut.errors import CheckpointError, PlanError
 from gamut.models.find import MODEL, OBJECTIVE, described
+from gamut.models.weights import plain
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive, differences, recorded
 from gamut.track.checkpoints import LATEST, STATE, Checkpoints, step_of
@@ -258,11 +259,6 @@ class Keeper:
                     f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
                     f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
                 )
-
-
-def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors as safetensors wants them: contiguous, in CPU memory, none sharing another's."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def verify(path: Path) -> dict[str, Any]:
