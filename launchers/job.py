@@ -20,6 +20,7 @@ from typing import Any
 
 from submitit.helpers import Checkpointable
 
+from gamut.commands import COMMANDS
 from gamut.errors import RunError
 from gamut.numbers import EXIT_PREEMPTED
 from launchers.options import STAGES
@@ -76,7 +77,7 @@ def run(path: Path) -> int:
 
 def run_stage(stage: str, argv: list[str]) -> int:
     try:
-        return int(importlib.import_module(f"{stage}.run").main(argv) or 0)
+        return int(importlib.import_module(COMMANDS[stage][0]).main(argv) or 0)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 

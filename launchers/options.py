@@ -7,7 +7,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-STAGES = ("pretrain", "finetune")  # what a job of several ranks runs
+from gamut.recipe import find
+
+STAGES = tuple(name for name, stage in find.STAGES.items() if stage.work)  # what a job of several ranks runs
 ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
 
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gamut.accelerator import CHOICE
-from gamut.commands import ROOT, command, parser_of
+from gamut.commands import COMMANDS, ROOT, command, parser_of
 from gamut.errors import RunError
 from gamut.estimate.rates import SHEETS
 from gamut.recipe import cli
@@ -152,7 +152,7 @@ def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, 
 
 def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str]:
     """What Python is to run for a stage on `ranks` processes of this machine."""
-    script = [str(ROOT / stage / "run.py"), *words]
+    script = [str(ROOT / f"{COMMANDS[stage][0].replace('.', '/')}.py"), *words]
     if ranks == 1:
         return script
     return ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(port), *script]

@@ -3,6 +3,7 @@ and together free of contradictions."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from typing import Any
 from gamut.errors import RecipeError
 from gamut.numbers import HOP, PATCH, bands, columns
 from gamut.plan.policy import clashes
-from gamut.recipe.check_stages import Problem, extracting, finetuning, pretraining
+from gamut.recipe.check_stages import Problem
+from gamut.recipe.find import STAGES
 from gamut.recipe.policy import KEYS, hop, training_fields
 from gamut.recipe.schema import Model, Recipe
 from gamut.remote import is_remote
@@ -58,7 +60,7 @@ def _contradictions(recipe: Recipe) -> Iterator[Problem]:
     yield from _clips(recipe)
     yield from _deepspeed(recipe)
     yield from _places(recipe)
-    yield from {"pretrain": pretraining, "finetune": finetuning, "features": extracting}[recipe.stage](recipe)
+    yield from pkgutil.resolve_name(STAGES[recipe.stage].check)(recipe)
     if recipe.stage != "features":
         yield from _plan(recipe)
 

@@ -10,14 +10,10 @@ from pathlib import Path
 
 from gamut.commands import as_typed, typed
 from gamut.errors import RecipeError, ShardError, nearest
-from gamut.recipe.find import CONFIGS, list_recipes
+from gamut.recipe.find import CONFIGS, STAGES, list_recipes
 from gamut.recipe.schema import Recipe
 from gamut.remote import is_remote
 
-_EXAMPLES = {
-    "pretrain": "deepspeed --num_gpus 2 pretrain/run.py asit_tiny data=data/esc10 optim.lr=3e-4",
-    "finetune": "deepspeed --num_gpus 2 finetune/run.py esc50 init=runs/asit_b data=data/esc50",
-}
 _OPTIONS = ("--dry-run", "--help", "--local_rank")
 
 
@@ -77,7 +73,7 @@ def usage(stage: str, configs: Path = CONFIGS) -> str:
     recipes = "\n".join(f"  {name}" for name in list_recipes(stage, configs))
     return (
         f"usage: {typed(stage)} RECIPE [key=value ...] [--dry-run]\n\n"
-        f"example: {as_typed(_EXAMPLES[stage])}\n\n"
+        f"example: {as_typed(STAGES[stage].example)}\n\n"
         f"  RECIPE       one of the recipes below, or a path to a YAML file\n"
         f"  key=value    overrides a key of the recipe, such as optim.lr=3e-4 or run.name=second_try\n"
         f"  --dry-run    show the resolved recipe and the plan, and train nothing\n\n"

@@ -7,13 +7,41 @@ GAMUT_RECIPES (separated as in PATH), laid out alike, are searched besides. A na
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from gamut.errors import RecipeError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
-STAGES = ("pretrain", "finetune", "features")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What recipes may be for: these lie in configs/NAME, have keys of their own in the schema (`stage=NAME`), and are
+    carried out by the command of that name (`gamut.commands`)."""
+
+    example: str
+    check: str  # module:function, from a recipe to what contradicts itself in what it says of this stage
+    work: str = ""  # module:class of the `gamut.train.main.Work` that ranks do; empty: not a training
+
+
+STAGES = {
+    "pretrain": Stage(
+        "deepspeed --num_gpus 2 pretrain/run.py asit_tiny data=data/esc10 optim.lr=3e-4",
+        "gamut.recipe.check_stages:pretraining",
+        "pretrain.work:Pretrain",
+    ),
+    "finetune": Stage(
+        "deepspeed --num_gpus 2 finetune/run.py esc50 init=runs/asit_b data=data/esc50",
+        "gamut.recipe.check_stages:finetuning",
+        "finetune.work:Finetune",
+    ),
+    "features": Stage(
+        "python -m gamut.features extract whisper_large_as20k init=models/whisper-large",
+        "gamut.recipe.check_stages:extracting",
+    ),
+}
 
 
 def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
@@ -98,6 +126,5 @@ def show(path: Path) -> str:
 def check_stage(stage: str) -> None:
     """Raises RecipeError for what is no stage."""
     if stage not in STAGES:
-        raise RecipeError(
-            f"There is no stage called {stage!r}; the stages are {', '.join(STAGES[:-1])} and {STAGES[-1]}."
-        )
+        *most, last = STAGES
+        raise RecipeError(f"There is no stage called {stage!r}; the stages are {', '.join(most)} and {last}.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from gamut.numbers import PATCH
 from gamut.plan.policy import Policy
+from gamut.recipe.find import STAGES
 from gamut.recipe.stages import Asit as Asit
 from gamut.recipe.stages import Augment as Augment
 from gamut.recipe.stages import Extract as Extract
@@ -303,7 +304,7 @@ class Run:
 class Recipe:
     """A whole recipe. What is of another stage (`stage=...`) keeps its default: setting it is a mistake, not a wish."""
 
-    stage: str = key("pretrain", "what is done; the command says it", one_of("pretrain", "finetune", "features"))
+    stage: str = key("pretrain", "what is done; the command says it", one_of(*STAGES))
     # Where the data lies may change, not what it is: the index fingerprint holds to that.
     data: str = key("", "a shard set: a folder, or http(s)://, s3:// or pipe:", may_change=True)
     dataset: str = key("", "which converter makes it, for the message when it is missing", may_change=True)

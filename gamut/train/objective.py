@@ -59,6 +59,10 @@ class Objective(ABC):
     model: nn.Module  # what the optimiser trains; called only through the engine that wraps it
     count_names: tuple[str, ...]
 
+    def start_from(self, init: str) -> object:
+        """Take the weights of another run, checkpoint or file. Returns what was taken, to be printed."""
+        raise RecipeError(f"This objective cannot begin with the weights of init={init}: take the key out.")
+
     @abstractmethod
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared: ...
 

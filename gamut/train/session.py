@@ -24,6 +24,7 @@ from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track.run import RunFolder
 from gamut.track.tracker import NullTracker, Tracker
+from gamut.train.objective import Objective
 from gamut.train.world import World
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -165,7 +166,12 @@ def _normalised(recipe: Recipe, index: Index) -> dict[str, float]:
     return dict(zip(("front.mean", "front.std"), index.normalisation(recipe.front), strict=True))
 
 
-def begins(recipe: Recipe, world: World) -> bool:
-    """Whether the run has no checkpoint to go on from, so that it starts with the weights of `init`: alike on every
-    rank."""
-    return world.broadcast(not RunFolder(RunFolder.place(recipe)).checkpoints.saved())
+def begin(objective: Objective, recipe: Recipe, world: World, init: str) -> bool:
+    """Whether the run has no checkpoint to go on from, alike on every rank: then the objective takes the weights of
+    `init`, unless that is empty."""
+    fresh = world.broadcast(not RunFolder(RunFolder.place(recipe)).checkpoints.saved())
+    if fresh and recipe.init:
+        loaded = objective.start_from(init)
+        if world.first:
+            print(loaded, flush=True)
+    return fresh

@@ -21,9 +21,9 @@ from rich.console import Console
 from finetune import compare, jobs
 from finetune.evaluation import Scores
 from finetune.rounds import rounds
-from finetune.run import run_round
 from finetune.scoring import Scoring
 from finetune.start import Leakage, leakage_of
+from finetune.work import Finetune
 from gamut.errors import GamutError, RecipeError, RunError
 from gamut.evaluate.metrics import paired_bootstrap
 from gamut.models.vit import VisionTransformer
@@ -149,7 +149,7 @@ def test_a_finished_round_is_of_its_recipe_and_its_clips(index: Index, tmp_path:
 
     def again(*words: str) -> dict | None:
         other = recipe("run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]", *words)
-        return run_round(each, each.recipe(other), index, None, 0.0, 1.0, {}, ALONE)
+        return Finetune(other, index).round(each, {}, ALONE, 0.0, 1.0)
 
     for result in ({"score": 0.5}, {"score": 0.5, "index": index.fingerprint}):  # of an earlier version, and of now
         (folder / "result.json").write_text(json.dumps(result))
@@ -171,7 +171,7 @@ def test_clips_without_a_label_are_refused_where_accuracy_judges(index: Index, t
     bare.label_offset = np.concatenate([[0], np.cumsum(counts)])
     (each,) = rounds(recipe(*words), bare)
     with pytest.raises(RecipeError, match=rf"1 of \d+ clips of the folds \[.*{fold}.*\] have no label, such as"):
-        run_round(each, each.recipe(recipe(*words)), bare, None, 0.0, 1.0, {}, ALONE)
+        Finetune(recipe(*words), bare).round(each, {}, ALONE, 0.0, 1.0)
 
 
 def scores(folder: Path, seed: int, right: np.ndarray) -> dict:

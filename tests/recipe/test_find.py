@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from pathlib import Path
 
 import pytest
 
+from gamut.commands import COMMANDS
 from gamut.errors import RecipeError
-from gamut.recipe.find import CONFIGS, find_recipe, list_recipes
+from gamut.recipe.find import CONFIGS, STAGES, find_recipe, list_recipes
 from gamut.recipe.load import load_recipe
+from gamut.train.main import Work
 from launchers.cluster import load_cluster
 
 
@@ -65,3 +68,12 @@ def test_a_recipe_of_ones_own_inherits_by_name_from_anywhere(
     recipe = load_recipe("pretrain", f"./{name}.yaml")
     assert (recipe.run.name, recipe.optim.lr) == (name, 1e-2)
     assert recipe.model == load_recipe("pretrain", "asit_tiny").model
+
+
+def test_every_stage_has_what_the_table_says() -> None:
+    for name, stage in STAGES.items():
+        assert list_recipes(name)
+        assert name in COMMANDS
+        assert name in stage.example
+        assert callable(pkgutil.resolve_name(stage.check))
+        assert not stage.work or issubclass(pkgutil.resolve_name(stage.work), Work)

@@ -1,0 +1,71 @@
+"""The main of a stage that trains: a dry run of what was typed, or the ranks that do it."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gamut.commands import command
+from gamut.recipe import cli
+from gamut.recipe.find import STAGES
+from gamut.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from gamut.plan import Clips
+    from gamut.shards import Index
+    from gamut.train.world import World
+
+
+class Work(ABC):
+    """What a recipe comes to on a set of clips: one run, or several after each other.
+
+    Made before the ranks meet, so that what cannot be done is refused at once: it raises a GamutError then.
+    """
+
+    def __init__(self, recipe: Recipe, index: Index) -> None:
+        self.recipe, self.index = recipe, index
+
+    @abstractmethod
+    def first(self) -> tuple[Recipe, Clips, str]:
+        """(recipe, clips to train on) of the first run, for a dry run, and what else that is to say."""
+
+    def normalisation(self) -> tuple[float, float]:
+        """(mean, std) of the log-mel."""
+        return self.index.normalisation(self.recipe.front)
+
+    @abstractmethod
+    def run(self, world: World, mean: float, std: float) -> bool:
+        """Train, on all ranks together; False where the work was preempted, saved and to be started again."""
+
+
+def main_of(stage: str) -> Callable[..., int]:
+    """The command of a stage, which has a `Work` in `STAGES`."""
+
+    @command
+    def main(argv: list[str] | None = None) -> int:
+        """Do what the recipe says that the command line names. 0: done; 75: preempted, to be started again."""
+        typed = cli.parse(stage, sys.argv[1:] if argv is None else argv)
+
+        from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
+        from gamut.shards.joined import open_sets
+        from gamut.train import world as ranks
+        from gamut.train.preview import preview
+
+        recipe = typed.recipe
+        index = open_sets(cli.require_sets(recipe), recipe.remote)
+        work: Work = pkgutil.resolve_name(STAGES[stage].work)(recipe, index)
+        if typed.dry_run:
+            first, clips, more = work.first()
+            size, nodes = ranks.declared()
+            preview(first, clips, size, index=index, nodes=nodes)
+            print(more, end="\n" * bool(more), flush=True)
+            return 0
+        mean, std = work.normalisation()
+        done = work.run(ranks.start(recipe.run), mean, std)
+        ranks.stop()
+        return 0 if done else EXIT_PREEMPTED
+
+    return main
