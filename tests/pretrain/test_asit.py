@@ -10,7 +10,7 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.errors import CheckpointError
 from gamut.models.layout import layout
-from pretrain.teacher import Spread, sum_up
+from pretrain.centres import Spread, sum_up
 from tests.asit import NOW, assert_same_metrics, objective, whole_step
 from tests.close import assert_close
 from tests.packs import packed, part
@@ -111,7 +111,7 @@ def test_data_centre_is_a_mean_over_all_data_tokens() -> None:
         _, data, *_ = task.teacher(clean, where, None, torch.arange(len(clean)))
     whole_step(task, [batch])
     task.after_step(NOW)
-    assert_close(task.centre_data.value, 0.1 * data.mean(0), 1e-6)
+    assert_close(task.centres.data.value, 0.1 * data.mean(0), 1e-6)
 
 
 def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
@@ -140,7 +140,7 @@ def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
     assert (same.value, same.share) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     sum_up([same])  # a step without rows has nothing alike
     assert same.share == 1.0
-    assert set(objective(weight_global=0.0).spreads) == {"teacher/spread_data"}
+    assert set(objective(weight_global=0.0).centres.spreads) == {"teacher/spread_data"}
 
 
 def test_extra_state_comes_back_and_misfits_are_named() -> None:

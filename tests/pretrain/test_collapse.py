@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.asit import Asit
-from pretrain.collapse import collapse
+from pretrain.centres import collapse
 from tests.asit import NOW, objective, whole_step
 from tests.sounds import sounds
 
@@ -75,7 +75,7 @@ def test_what_is_not_applied_leaves_centres_and_the_next_verdict_as_they_were() 
         say_the_same(one)
     _, refused, _ = whole_step(task, CLIPS)
     task.skipped_step()
-    assert not task.centre_class.value.any()
+    assert not task.centres.classes.value.any()
     _, again, _ = whole_step(task, CLIPS)
     _, once, _ = whole_step(other, CLIPS)
     assert task.collapsed(again) == other.collapsed(once) != ""

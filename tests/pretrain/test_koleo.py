@@ -11,7 +11,8 @@ import torch
 
 from gamut.models.pooling import band_means
 from pretrain import losses
-from pretrain.asit import Asit, neighbourhoods
+from pretrain.asit import Asit
+from pretrain.views import neighbourhoods
 from tests.asit import NOW, RECIPE, objective, whole_step
 from tests.close import assert_close
 from tests.packs import packed, part

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pretrain import losses
-from pretrain.teacher import Centre, make_teacher, momentum, move, sum_up
+from pretrain.centres import Centre, sum_up
+from pretrain.teacher import make_teacher, momentum, move
 from tests.close import assert_close
 
 

@@ -103,8 +103,8 @@ def test_each_loss_moves_its_own_head(heads: str) -> None:
     gradients = whole_step(task, [batch])[2]
     assert all(gradient.any() for name, gradient in gradients.items() if not name.endswith("attn.qkv.bias"))
     task.after_step(NOW)
-    assert task.centre_data.value.shape == (24 if heads == "shared" else 10,)
-    assert task.centre_data.value.any()
+    assert task.centres.data.value.shape == (24 if heads == "shared" else 10,)
+    assert task.centres.data.value.any()
 
 
 def test_the_reconstruction_head_of_the_published_code() -> None:

@@ -1,0 +1,109 @@
+"""A micro-batch as ASiT's teacher and student see it: both views of each clip, whole and masked, and local crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gamut.data.batch import PackedBatch
+from gamut.models.layout import BANDS, Layout
+from gamut.numbers import PATCH
+from gamut.randomness import key_torch
+from gamut.recipe import schema
+from pretrain.masking import Hidden, hide, mask_keys
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """A micro-batch on the training device: clean patches, masks and the packed layout."""
+
+    clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what the teacher gets
+    own: Hidden  # the same two views, masked
+    teacher: Layout
+    hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
+    student: Layout
+    number: torch.Tensor  # int64 [G], which of the student's patches each of the teacher's is
+    drop_keys: torch.Tensor  # int64 [S]
+    local: torch.Tensor  # int64: the teacher's patches of the local loss
+    rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
+    counted: torch.Tensor  # bool [n, 256]: pixels of the reconstruction loss
+    beside: torch.Tensor | None  # int64 [S]: the student's segments of one number are neighbours for KoLeo, if it is on
+    clips: int
+    crops: int  # local crops a clip
+    neighbours: int  # segments that have any
+
+    def counts(self) -> torch.Tensor:
+        """float64 [5], what the losses are means over: masked pixels, patches of the local loss, pairs of class tokens,
+        pixels, segments with neighbours."""
+        pairs = 2 * (1 + self.crops) * self.clips
+        known = [len(self.local), pairs, self.clean.numel(), self.neighbours]
+        counted = self.counted.sum(dtype=torch.float64)[None]
+        return torch.cat([counted, torch.tensor(known, dtype=torch.float64, device=counted.device)])
+
+
+def masked_batch(
+    batch: PackedBatch, patches: torch.Tensor, layout: Callable[..., Layout], options: schema.Asit, seed: int
+) -> MaskedBatch:
+    """The views of a batch on the training device, whose clean patches are float32 [N, 256].
+
+    layout: the backbone's. Masks and drops are drawn by the seed, the clip and the draw.
+    """
+    clip_id, draw, view = batch.segment_key()
+    crops, whole = batch.local_views, batch.views - batch.local_views
+    frames, sizes, number, clean = batch.frames, batch.sizes, torch.arange(len(patches), device=patches.device), patches
+    keys = mask_keys(seed, batch.epoch, clip_id, draw, view)
+    if crops:
+        frames, keys = (x.view(-1, batch.views)[:, :whole].reshape(-1) for x in (frames, keys))
+        sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
+        number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * BANDS)
+        clean = torch.index_select(patches, 0, number)
+    teacher = layout(frames, sizes)
+    own = hide(clean, teacher, frames, sizes, keys, whole, batch.pack_clips, options)
+    everything = torch.arange(len(clean), device=clean.device)
+    touched = own.masks.touched.nonzero()[:, 0]
+    masked = options.mask_target > 0
+    local = touched if masked and options.local_on == "masked" else everything
+    rebuild = touched if masked else everything
+    return MaskedBatch(
+        clean=clean,
+        own=own,
+        teacher=teacher,
+        hidden=patches.index_copy(0, number, own.patches) if crops else own.patches,
+        student=layout(batch.frames, batch.sizes) if crops else teacher,
+        number=number,
+        drop_keys=key_torch(seed, batch.epoch, clip_id, draw, view, device=clean.device),
+        local=local if options.weight_local else everything[:0],
+        rebuild=rebuild if options.weight_reconstruction else None,
+        counted=own.masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool),
+        beside=neighbourhoods(batch) if options.weight_koleo else None,
+        clips=batch.clips,
+        crops=crops,
+        neighbours=sum(clips for clips in batch.pack_clips if clips > 1) * whole,
+    )
+
+
+def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> torch.Tensor:
+    """int64 [total], ascending: the numbers of the patches that belong to the first `whole` of each clip's `views`.
+
+    frames: int64 [clips * views].
+    """
+    count = frames // PATCH * BANDS
+    first = count.cumsum(0) - count
+    count, first = (x.view(-1, views)[:, :whole].reshape(-1) for x in (count, first))
+    ahead = torch.repeat_interleave(first - (count.cumsum(0) - count), count, output_size=total)
+    return ahead + torch.arange(total, device=frames.device)
+
+
+def neighbourhoods(batch: PackedBatch) -> torch.Tensor:
+    """int64 [S]: a number for each pack and view; a local crop has one of its own, so no neighbours.
+
+    Neighbours are of one pack, since a pack is the same at any number of ranks and micro-batches.
+    """
+    device, views, whole = batch.frames.device, batch.views, batch.views - batch.local_views
+    packs = torch.arange(len(batch.pack_clips)).repeat_interleave(torch.tensor(batch.pack_clips, dtype=torch.int64))
+    number = packs[:, None] * views + torch.arange(views)
+    alone = -1 - torch.arange(number.numel()).view(number.shape)
+    number = torch.where(torch.arange(views) < whole, number, alone)
+    return number.view(-1).to(device, non_blocking=True)
