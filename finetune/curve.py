@@ -28,7 +28,6 @@ from gamut.errors import CheckpointError
 from gamut.evaluate import METRICS, Metric
 from gamut.track.figures import new_figure
 from gamut.track.run import RunFolder
-from gamut.train import milestones
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +38,7 @@ def starts(run: Path, zero: bool) -> dict[int, str]:
 
     Raises CheckpointError where the run has kept no checkpoint.
     """
-    kept = milestones.kept(RunFolder(run).checkpoints.folder)
+    kept = RunFolder(run).checkpoints.kept()
     if not kept:
         raise CheckpointError(
             f"{run} keeps no checkpoints yet: pretrain with checkpoint.keep_every=n, which may also be set when a run "

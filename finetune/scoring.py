@@ -25,8 +25,8 @@ from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.run import BEST, RESULT
-from gamut.train import milestones
 from gamut.train.objective import Moment
+from gamut.train.schedule import is_due
 from gamut.train.session import Session
 from gamut.train.world import World
 
@@ -67,7 +67,7 @@ class Scoring:
     def __call__(self, epoch: int, at: Moment) -> dict[str, float]:
         """Called by all ranks after every epoch; scores when it is time."""
         last = epoch + 1 == self.recipe.epochs
-        if not last and not milestones.due(epoch + 1, self.recipe.epochs, self.recipe.finetune.evaluate_epochs):
+        if not last and not is_due(epoch + 1, self.recipe.epochs, self.recipe.finetune.evaluate_epochs):
             return {}
         with self.objective.with_average():
             return self._look(epoch)

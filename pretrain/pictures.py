@@ -15,8 +15,8 @@ from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.tracker import NullTracker
-from gamut.train import milestones
 from gamut.train.objective import Moment, Pretraining
+from gamut.train.schedule import is_due
 
 
 class Pictures:
@@ -39,7 +39,7 @@ class Pictures:
         self.epoch = plan_evaluation(self.clips, evaluation_policy(recipe))
 
     def __call__(self, epoch: int, at: Moment) -> None:
-        if not milestones.due(epoch + 1, self.recipe.epochs, self.recipe.track.picture_epochs):
+        if not is_due(epoch + 1, self.recipe.epochs, self.recipe.track.picture_epochs):
             return
         try:
             if self.objective.rebuilds:

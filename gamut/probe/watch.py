@@ -21,8 +21,8 @@ from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import step_of
 from gamut.track.metrics import History
 from gamut.track.run import RunFolder
-from gamut.train import milestones
 from gamut.train.objective import Moment
+from gamut.train.schedule import is_due
 from gamut.train.world import World
 
 PATIENCE = 1800.0  # seconds that the end of a run waits for the scores of its last probe
@@ -103,8 +103,8 @@ class Watch:
         if self.labelled is None:
             return {}
         recipe = self.recipe
-        scores = milestones.due(epoch + 1, recipe.epochs, recipe.probe.every_epochs)
-        picture = milestones.due(epoch + 1, recipe.epochs, recipe.track.picture_epochs)
+        scores = is_due(epoch + 1, recipe.epochs, recipe.probe.every_epochs)
+        picture = is_due(epoch + 1, recipe.epochs, recipe.track.picture_epochs)
         if not scores and not picture:
             return {}
         since = time.perf_counter()

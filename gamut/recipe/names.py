@@ -16,7 +16,7 @@ from gamut.recipe import schema
 
 # Keys and sections by the names that they had: what recipes, run folders and checkpoints of earlier versions say.
 # Those of a person are read with a warning, those of a program without.
-RENAMED: dict[str, str] = {}
+RENAMED = {"guard.leap": "guard.loss_spike", "guard.drift_steps": "guard.divergence_steps"}
 
 
 def current(key: str) -> str:

@@ -245,20 +245,22 @@ class Guard:
 
     policy: str = key(
         "flag",
-        "of a leap or a collapse: flag, stop, or back (to the last checkpoint, leaving steps out)",
+        "of a loss spike or a collapse: flag, stop, or back (to the last checkpoint, leaving steps out)",
         one_of("flag", "stop", "back"),
     )
-    leap: float = key(10.0, "a loss so many spreads above the median of the last 64 is a leap; 0: none is", at_least(0))
+    loss_spike: float = key(
+        10.0, "a loss so many spreads above the median of the last 64 is a spike; 0: none is", at_least(0)
+    )
     leave_out: int = key(
         10,
-        "steps left out after going back: those that end with the leap, or a collapse's first",
+        "steps left out after going back: those that end with the spike, or a collapse's first",
         at_least(1),
         unit="steps",
     )
     collapse_steps: int = key(
         1000, "steps in a row that the objective calls collapsed; 0: not looked at", at_least(0), unit="steps"
     )
-    drift_steps: int = key(
+    divergence_steps: int = key(
         100, "every so many steps the ranks compare what they must have alike; 0: never", at_least(0), unit="steps"
     )
 

@@ -1,4 +1,5 @@
-"""The folder of a run's checkpoints: `step-00000100/` after 100 steps, and `latest`, the name of the newest."""
+"""The folder of a run's checkpoints: `step-00000100/` after 100 steps, `latest`, the name of the newest, and
+`kept.json`, those that are kept for good: folder -> epochs done."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gamut import files
 from gamut.errors import CheckpointError
 
 LATEST = "latest"  # for people and scripts too; a run that goes on looks at the checkpoints themselves
+KEPT = "kept.json"
 STATE = "state.json"  # of a checkpoint: where the run stood
 
 
@@ -51,6 +54,33 @@ class Checkpoints:
         if not name or Path(name).name != name or not (self.folder / name).is_dir():
             raise CheckpointError(f"{latest} names {name!r}, and there is no such checkpoint beside it (any more).")
         return self.folder / name
+
+    def keep(self, name: str, epochs_done: int) -> None:
+        """Keep the checkpoint `name` for good; written before the checkpoint is, so that none is ever missed.
+
+        Raises OSError as the system does.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write_json(self.folder / KEPT, self.noted() | {name: epochs_done})
+
+    def noted(self) -> dict[str, int]:
+        """Every checkpoint that was to be kept, also one that was never finished. Raises CheckpointError where the note
+        is damaged: what to remove could not be told then."""
+        path = self.folder / KEPT
+        try:
+            return {str(name): int(epochs) for name, epochs in json.loads(path.read_bytes()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}, which says what checkpoints are kept, cannot be read: {error}. Write it anew, such as "
+                '{"step-00000100": 10} for the checkpoint after epoch 10, or remove it to keep only those to come.'
+            ) from error
+
+    def kept(self) -> dict[int, Path]:
+        """epochs done -> checkpoint folder, in order, of those that are there."""
+        found = {epochs: self.folder / name for name, epochs in self.noted().items() if (self.folder / name).is_dir()}
+        return dict(sorted(found.items()))
 
 
 def steps_in(folder: Path) -> list[Path]:

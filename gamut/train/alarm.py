@@ -1,4 +1,4 @@
-"""Runs that go wrong without an error: a loss that leaps, a teacher that says the same of everything."""
+"""Runs that go wrong without an error: a loss that spikes, a teacher that says the same of everything."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gamut.train.state import State
 from gamut.train.world import World
 
 WINDOW = 64  # applied steps whose losses are looked back on
-LEAST = 16  # of them, before anything is called a leap
+LEAST = 16  # of them, before anything is called a spike
 FLOOR = 0.01  # a spread is at least this share of the median
 NOTES = "left_out.json"  # in the run folder: [[first, last], ...] steps that are not trained on
 MOST_RETURNS = 5
 
 
-def leaps(loss: float, recent: list[float], factor: float) -> bool:
+def is_spike(loss: float, recent: list[float], factor: float) -> bool:
     """Whether a loss is more than `factor` spreads above the median of the recent ones.
 
     The spread is 1.4826 times their median distance from the median (a standard deviation, for a normal
@@ -61,7 +61,7 @@ class Alarm:
         self.collapsed = collapsed
         self.recent = list(state.recent_losses)
         self.in_a_row = state.collapsed_in_a_row
-        self.leaps = state.leaps
+        self.loss_spikes = state.loss_spikes
         self.trouble = ""  # of the step that was judged last
         self.steps = 1  # that the trouble has lasted
         self.ranges = self._read()
@@ -89,12 +89,12 @@ class Alarm:
         self.trouble = ""
         flags = self.guard.policy == "flag"
         loss = values.get("loss")
-        leapt = loss is not None and leaps(loss, self.recent, self.guard.leap)
-        if leapt:
+        spiked = loss is not None and is_spike(loss, self.recent, self.guard.loss_spike)
+        if spiked:
             middle = statistics.median(self.recent)
-            self.trouble, self.steps = f"the loss leapt to {loss:.4g} from a median of {middle:.4g}", 1
-            self.leaps += 1
-        if loss is not None and (flags or not leapt):  # a rise that is trained on and lasts is no leap for ever
+            self.trouble, self.steps = f"the loss spiked to {loss:.4g} from a median of {middle:.4g}", 1
+            self.loss_spikes += 1
+        if loss is not None and (flags or not spiked):  # a rise that is trained on and lasts is no spike for ever
             self.recent = [*self.recent, loss][-WINDOW:]
         said = self.collapsed(values)
         self.in_a_row = self.in_a_row + 1 if said else 0
@@ -126,7 +126,7 @@ class Alarm:
         problem: Exception | None = None
         if self.world.first:
             try:
-                # In this order: a kill between the two leaves a run that comes to the same leap, and decides the same.
+                # In this order: a kill between the two leaves a run that comes to the same spike, and decides the same.
                 began = step + 1 - self.steps
                 self._require_earlier(step, began, keeper.oldest())
                 first = max(0, began + 1 - self.guard.leave_out)

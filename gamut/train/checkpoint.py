@@ -28,11 +28,10 @@ from gamut.models.weights import plain
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive, differences, recorded
 from gamut.track.checkpoints import LATEST, STATE, Checkpoints, step_of
-from gamut.train import milestones
-from gamut.train.engine import FOLDER, Engine, named
+from gamut.train.engine import Engine, named
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
-from gamut.train.storage import Writer, explain, read_verified
+from gamut.train.storage import FOLDER, Writer, explain, read_verified
 from gamut.train.world import World
 
 VERSION = 1
@@ -81,7 +80,7 @@ class Keeper:
         problem: CheckpointError | None = None
         if keep:
             if self.world.first:
-                problem = self._attempt(lambda: milestones.note(self.folder, final.name, state.epoch))
+                problem = self._attempt(lambda: self.checkpoints.keep(final.name, state.epoch))
             self.world.agree(problem, "note a checkpoint to keep")
         if self.newest == final:
             return final
@@ -150,7 +149,7 @@ class Keeper:
         self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
         self._name_latest(final)
-        kept = milestones.noted(self.folder)
+        kept = self.checkpoints.noted()
         for old in self.checkpoints.saved()[self.recipe.checkpoint.keep :]:
             if old.name not in kept:
                 discard(old)
@@ -230,7 +229,7 @@ class Keeper:
                     "clips in every step, but not bitwise the numbers of an uninterrupted run.",
                     flush=True,
                 )
-        return State(**record["state"])
+        return State.read(record["state"])
 
     def _compare(self, path: Path, record: dict[str, Any]) -> None:
         if record["version"] != VERSION:

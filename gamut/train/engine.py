@@ -1,4 +1,4 @@
-"""What the training loop asks of an engine, and which engine a recipe names."""
+"""What the training loop asks of an engine, and what its optimiser treats alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ import torch
 from torch import nn
 
 from gamut.recipe import schema
-from gamut.train.groups import parameter_groups
 from gamut.train.objective import Objective
 from gamut.train.storage import Writer
 from gamut.train.world import World
-
-FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
 
 
 class Engine(ABC):
@@ -100,30 +97,41 @@ class Engine(ABC):
         }
 
 
-def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accumulation: int) -> Engine:
-    """The engine that the recipe names, around the objective's model. accumulation: micro-batches a rank and step.
+def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Groups {params, lr_scale, weight_decay_scale}: the objective's own, or decay and no decay.
 
-    Raises RecipeError where the engine cannot do what the recipe says.
+    Not decayed are biases and 1-D parameters (DINO, ASiT). Frozen parameters and empty groups are left out.
+
+    Raises ValueError where a trainable parameter is in no group, or in two.
     """
-    if recipe.compute != schema.Compute():
-        from gamut.train.blocks import prepare
+    if own is None:
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            (others if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+        own = [{"params": decayed}, {"params": others, "weight_decay_scale": 0.0}]
+    groups = []
+    for group in own:
+        kept = [parameter for parameter in group["params"] if parameter.requires_grad]
+        if kept:
+            scales = {"lr_scale": 1.0, "weight_decay_scale": 1.0} | {k: v for k, v in group.items() if k != "params"}
+            groups.append({"params": kept} | scales)
+    seen = [id(parameter) for group in groups for parameter in group["params"]]
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    missing = [name for number, name in names.items() if number not in set(seen)]
+    if missing or len(set(seen)) != len(seen) or set(seen) - set(names):
+        raise ValueError(f"the objective's parameter groups are not a partition of the model's parameters: {missing}")
+    return groups
 
-        copies = [block for module in objective.copies() for block in objective.blocks(module)]
-        prepare(objective.blocks(objective.model), copies, recipe.compute, world.device)
-    # Imported here: each takes seconds, and a run needs one of them.
-    if recipe.engine == "oss":
-        from gamut.train.oss import Oss
 
-        return Oss(objective, recipe, world)
-    from gamut.train.config import stage_of
+def adam(optim: schema.Optim) -> type[torch.optim.Adam]:
+    """Adam, whose weight decay is part of the gradient (AST, ElasticAST), or AdamW (Loshchilov and Hutter)."""
+    return torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
 
-    if stage_of(recipe.deepspeed) == 3:
-        from gamut.train.zero3 import Zero3
 
-        return Zero3(objective, recipe, world, accumulation)
-    from gamut.train.zero import Zero
-
-    return Zero(objective, recipe, world, accumulation)
+def adam_options(optim: schema.Optim) -> dict[str, Any]:
+    """What either is made with; learning rate and weight decay are set before every step."""
+    return {"betas": optim.betas, "eps": optim.eps, "weight_decay": 0.0}
 
 
 def named(layout: dict[str, Any]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Guards of a run: too many bad steps, a rank that hangs, garbage collection at random times."""
+"""Guards of a run: bad steps, replicas that diverge, a rank that hangs, garbage collection at random times."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import faulthandler
 import gc
 from types import TracebackType
 
+import torch
+
 from gamut.data.batch import PackedBatch
 from gamut.errors import RunError
 from gamut.train.world import World
 
 MOST_BAD_STEPS = 5  # in a row
-SHOWN = 20  # names in a message
+SHOWN = 20  # clips in a message
+NAMES = 5  # of tensors in a message
+CHUNK = 1 << 22  # numbers hashed at once, in int64
+WORDS = {4: torch.int32, 2: torch.int16, 1: torch.uint8, 8: torch.int64}
 
 
 class BadSteps:
@@ -56,6 +61,43 @@ def named(index: object, rows: list[int]) -> str:
     names = [str(key(row)) if key is not None else f"row {row}" for row in rows[:SHOWN]]
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return (", ".join(names) or "none") + more
+
+
+@torch.no_grad()
+def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
+    """int64 [] on the tensor's device: the sum of its bits as integers, each times an odd number of its place, modulo
+    2^64. Any one changed element changes it, whichever bits of it and in whatever type."""
+    words = tensor.detach().contiguous().reshape(-1).view(WORDS[tensor.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for start in range(0, len(words), CHUNK):
+        part = words[start : start + CHUNK].to(torch.int64)
+        places = torch.arange(start, start + len(part), dtype=torch.int64, device=tensor.device)
+        total += (part * (2 * places + 1)).sum()
+    return total
+
+
+def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) -> None:
+    """Raise RunError on every rank where a tensor is not the same on all, naming it. All ranks call it together."""
+    if world.size == 1 or not tensors:
+        return
+    mine = torch.stack([fingerprint(tensor).to(world.device) for tensor in tensors.values()]).tolist()
+    everyone = world.gather(mine)
+    apart = [name for name, *values in zip(tensors, *everyone, strict=True) if len(set(values)) > 1]
+    if not apart:
+        return
+    place = list(tensors).index(apart[0])
+    values = [rank[place] for rank in everyone]
+    odd = [rank for rank, value in enumerate(values) if values.count(value) <= world.size // 2]
+    if len(odd) == world.size:  # two ranks, or no majority: none can be told from the others
+        odd = []
+    more = f" and {len(apart) - NAMES} more" if len(apart) > NAMES else ""
+    machines = "leave the machine of the odd rank out" if odd else "try other machines"
+    whom = f"ranks {', '.join(map(str, odd))} against the others" if odd else "the ranks"
+    raise RunError(
+        f"After step {step} the ranks no longer have the same {', '.join(apart[:NAMES])}{more} ({whom}): a memory, a "
+        "network or a program has failed, and what was computed since the last comparison cannot be trusted. Start "
+        f"the run again: it goes on from its newest checkpoint; {machines} if it happens again."
+    )
 
 
 class Watchdog:

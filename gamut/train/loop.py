@@ -11,16 +11,15 @@ from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import GamutError, PlanError
 from gamut.plan import Epoch
-from gamut.train import milestones
+from gamut.recipe import schema
 from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
-from gamut.train.drift import compare
-from gamut.train.engine import make_engine
-from gamut.train.guard import BadSteps, Garbage, Watchdog
+from gamut.train.engine import Engine
+from gamut.train.guard import BadSteps, Garbage, Watchdog, compare_replicas
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
-from gamut.train.schedule import Schedule
+from gamut.train.schedule import Schedule, is_due
 from gamut.train.session import Session
 from gamut.train.state import State
 from gamut.train.step import Asks, Outcome, Stepper
@@ -56,7 +55,7 @@ def train(
     evaluation mode. Its values are logged.
 
     Raises PlanError or CheckpointError where a checkpoint is of another plan, recipe, model or engine, or where all are
-    damaged; RunError past the limits of holes or of bad steps in a row, where the ranks have drifted apart, and where
+    damaged; RunError past the limits of holes or of bad steps in a row, where replicas have diverged, and where
     `guard.policy` is to stop. Where it is to go back, the status is `preempted` as well: the next attempt goes on from
     the last checkpoint without the steps in question.
     """
@@ -178,7 +177,7 @@ class _Training:
             hole_reasons=dict(self.holes.reasons),
             skipped=self.bad.skipped,
             bad_in_a_row=self.bad.in_a_row,
-            leaps=self.alarm.leaps,
+            loss_spikes=self.alarm.loss_spikes,
             recent_losses=self.alarm.recent,
             collapsed_in_a_row=self.alarm.in_a_row,
         )
@@ -187,15 +186,16 @@ class _Training:
         """Log the step that began `at`, and what only the plan knows, `facts`."""
         state = self.state
         values |= {"lr": self.schedule.lr(at.fraction), "weight_decay": self.schedule.decay(at.fraction)}
-        counts = self.holes.counts | {"skipped_steps": state.skipped, "leaps": state.leaps, "epoch": at.epoch}
+        # `leaps` is what metrics have called loss spikes from the beginning: a run that goes on has one curve of them.
+        counts = {"skipped_steps": state.skipped, "leaps": state.loss_spikes, "epoch": at.epoch} | self.holes.counts
         self.session.tracker.log(state.step, values | counts | facts)
         self.session.progress.update(state.draws / (state.epoch_draws * self.recipe.epochs), values)
 
     def _guard(self) -> None:
         """What is looked after at every step boundary."""
-        every, step = self.recipe.guard.drift_steps, self.state.step
+        every, step = self.recipe.guard.divergence_steps, self.state.step
         if every and step % every == 0:
-            compare(self.world, self.objective.replicas(), step)
+            compare_replicas(self.world, self.objective.replicas(), step)
         self.watchdog.beat()
         self.garbage.after_step(step)
 
@@ -215,7 +215,7 @@ class _Training:
         save_now = last or self.asked or due(state, epoch, recipe.checkpoint.every_epochs)
         self.state = state.next_epoch()
         self.holes.new_epoch()
-        keep = milestones.due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
+        keep = is_due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
         if save_now or keep:
             self._save(keep)
 
@@ -225,6 +225,32 @@ class _Training:
         path = self.keeper.save(self.state, keep)
         self.session.tracker.checkpoint(self.state.step, str(path), self.keeper.sha256)
         self.watchdog.beat()
+
+
+def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accumulation: int) -> Engine:
+    """The engine that the recipe names, around the objective's model. accumulation: micro-batches a rank and step.
+
+    Raises RecipeError where the engine cannot do what the recipe says.
+    """
+    if recipe.compute != schema.Compute():
+        from gamut.train.blocks import prepare
+
+        copies = [block for module in objective.copies() for block in objective.blocks(module)]
+        prepare(objective.blocks(objective.model), copies, recipe.compute, world.device)
+    # Imported here: each takes seconds, and a run needs one of them.
+    if recipe.engine == "oss":
+        from gamut.train.oss import Oss
+
+        return Oss(objective, recipe, world)
+    from gamut.train.config import stage_of
+
+    if stage_of(recipe.deepspeed) == 3:
+        from gamut.train.zero3 import Zero3
+
+        return Zero3(objective, recipe, world, accumulation)
+    from gamut.train.zero import Zero
+
+    return Zero(objective, recipe, world, accumulation)
 
 
 def take(session: Session, number: int) -> Epoch:

@@ -19,14 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gamut.models.find import MODEL
 from gamut.recipe import schema
-from gamut.train.clipping import clip
-from gamut.train.engine import Engine
-from gamut.train.groups import adam, adam_options
-from gamut.train.moments import read_moments, write_moments
+from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.parts import shapes
-from gamut.train.storage import Reader, Writer
+from gamut.train.storage import Reader, Writer, read_moments, write_moments
 from gamut.train.world import World
+
+TINY = 1e-6
 
 
 class Oss(Engine):
@@ -102,3 +101,23 @@ class Oss(Engine):
 
     def layout(self) -> dict[str, Any]:
         return self._layout("oss", None, shapes(self.model))
+
+
+@torch.no_grad()
+def clip(gradients: list[torch.Tensor], limit: float, each: bool = False) -> None:
+    """Shorten gradients in place so that their norm is at most `limit`: that of all together, or of `each` by itself.
+
+    Each by itself is what the published ASiT code does; it changes the gradient's direction. Nothing waits for the
+    device.
+    """
+    if not gradients:
+        return
+    norms = torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients])
+    if not each:
+        norms = norms.square().sum().sqrt()
+    shares = (limit / (norms + TINY)).clamp(max=1.0).float()
+    if not each:
+        torch._foreach_mul_(gradients, shares)
+        return
+    for gradient, share in zip(gradients, shares):
+        gradient.mul_(share)

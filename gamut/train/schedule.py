@@ -15,6 +15,11 @@ def cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2.0
 
 
+def is_due(epochs_done: int, epochs: int, every: float) -> bool:
+    """Whether this is the end of an epoch that counts: of every `every`th and of the last; 0: of none."""
+    return every > 0 and (epochs_done % max(1, round(every)) == 0 or epochs_done == epochs)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate (a linear warm-up, then a cosine to `lr_end` or falls by `gamma`) and weight decay (a cosine)."""

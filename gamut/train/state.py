@@ -24,11 +24,16 @@ class State:
     hole_reasons: dict[str, int] = field(default_factory=dict)  # of all holes so far
     skipped: int = 0  # steps taken but not applied, since something was not finite
     bad_in_a_row: int = 0
-    leaps: int = 0  # of the loss, so far
-    recent_losses: list[float] = field(default_factory=list)  # of the last applied steps: what a leap is measured by
+    loss_spikes: int = 0  # so far
+    recent_losses: list[float] = field(default_factory=list)  # of the last applied steps: what a spike is measured by
     collapsed_in_a_row: int = 0
     epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
     epoch_steps: int = 0
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> State:
+        """What `as_dict` gave, of this version or an earlier one, which called loss spikes `leaps`."""
+        return cls(**{"loss_spikes" if name == "leaps" else name: value for name, value in values.items()})
 
     def next_epoch(self) -> State:
         return replace(self, epoch=self.epoch + 1, step_in_epoch=0, holes_this_epoch=0)

@@ -1,4 +1,10 @@
-"""How DeepSpeed's checkpoint files reach the disk and come back: hashed and durable, verified and restricted."""
+"""How an engine's files of a checkpoint reach the disk and come back: hashed and durable, verified and restricted.
+
+DeepSpeed's own are pickles of tensors and a short list of its classes. Of the other engines Adam's moments lie in
+engine/moments-00000.safetensors of each rank, by the names of their parameters: the same files whoever held which part.
+For the parameters (or the parts of parameters) that a rank owned a file has `NAME/exp_avg` and `NAME/exp_avg_sq`, flat,
+and `NAME/step`. A parameter's parts make it up in the order of the ranks.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,19 @@ from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensor_bytes
 
 from gamut import files
 from gamut.errors import CheckpointError
-from gamut.train.unpickle import unpickle
+from gamut.unpickle import unpickle
+
+FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
+ALLOWED = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]  # in pickles, besides tensors
+KINDS = ("exp_avg", "exp_avg_sq")
 
 
 class Writer(CheckpointEngine):
@@ -93,7 +107,7 @@ class Reader(CheckpointEngine):
         name = str(Path(path).relative_to(self.root))
         if name not in self.entries:
             raise CheckpointError(f"The manifest of {self.root} has no file {name}: it was written by another setup.")
-        return unpickle(read_verified(Path(path), self.entries[name]), path, map_location)
+        return unpickle(read_verified(Path(path), self.entries[name]), path, ALLOWED, map_location)
 
 
 def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
@@ -119,3 +133,44 @@ def explain(error: OSError, rank: int, needed: int) -> str:
         f"Rank {rank} could not write the checkpoint file {error.filename or '(unnamed)'} ({needed} bytes): {why}. The "
         "checkpoints before it are untouched. Make room or mend the folder's rights, and start the run again."
     )
+
+
+def write_moments(writer: Writer, rank: int, states: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Write this rank's {parameter: {step [], exp_avg, exp_avg_sq, both of any shape}}, without padding."""
+    tensors = {}
+    for name, state in states.items():
+        tensors[f"{name}/step"] = torch.tensor([float(state["step"])])
+        for kind in KINDS:
+            tensors[f"{name}/{kind}"] = state[kind].detach().reshape(-1).to("cpu", copy=True)
+    # With metadata, since safetensors writes a broken header for an empty dictionary (a rank that owns nothing).
+    writer.bytes(f"{FOLDER}/moments-{rank:05d}.safetensors", tensor_bytes(tensors, {"rank": str(rank)}))
+
+
+class Moments:
+    """What all ranks of a checkpoint wrote."""
+
+    def __init__(self, ranks: list[dict[str, torch.Tensor]], origin: str) -> None:
+        self.ranks = ranks
+        self.origin = origin
+
+    def of(self, name: str, numel: int) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """(step, float32 [], {exp_avg: [numel], exp_avg_sq: [numel]}) of a parameter; (None, {}) before any update.
+
+        Raises CheckpointError where its parts do not make it up.
+        """
+        parts = [rank for rank in self.ranks if f"{name}/step" in rank]
+        if not parts:
+            return None, {}
+        flat: dict[str, Any] = {kind: torch.cat([part[f"{name}/{kind}"] for part in parts]) for kind in KINDS}
+        if any(len(value) != numel for value in flat.values()):
+            raise CheckpointError(
+                f"{self.origin} has {len(flat[KINDS[0]])} numbers of the optimiser's state of {name}, which has "
+                f"{numel}: it was written by another model. Take another checkpoint."
+            )
+        return parts[0][f"{name}/step"][0].clone(), flat
+
+
+def read_moments(reader: Reader) -> Moments:
+    """All ranks' files of a verified checkpoint."""
+    names = sorted(name for name in reader.entries if name.startswith(f"{FOLDER}/moments-"))
+    return Moments([reader.tensors(name) for name in names], str(reader.root))

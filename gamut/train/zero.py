@@ -18,12 +18,11 @@ from torch import nn
 from gamut.errors import RecipeError
 from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
-from gamut.train.engine import FOLDER, Engine
-from gamut.train.groups import adam, adam_options
+from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.parts import shapes
 from gamut.train.resplit import ResplitReader
-from gamut.train.storage import Reader, Writer
+from gamut.train.storage import FOLDER, Reader, Writer
 from gamut.train.world import World, quiet
 
 

@@ -18,10 +18,9 @@ from torch import nn
 from gamut.models.find import MODEL
 from gamut.recipe import schema
 from gamut.train.config import copies_config
-from gamut.train.moments import KINDS, read_moments, write_moments
 from gamut.train.objective import Objective
 from gamut.train.parts import fill, share, whole
-from gamut.train.storage import Reader, Writer
+from gamut.train.storage import KINDS, Reader, Writer, read_moments, write_moments
 from gamut.train.world import World, quiet
 from gamut.train.zero import Zero
 

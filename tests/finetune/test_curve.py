@@ -16,7 +16,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import resolved_yaml
 from gamut.shards import Index
 from gamut.track import figures
-from gamut.train import milestones
+from gamut.track.checkpoints import Checkpoints
 from tests.shards.layouts import convert, sound
 
 
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     """A pretraining run that has kept two checkpoints, and is to keep a third."""
     folder = tmp_path / "run"
     for step, epochs in ((20, 10), (10, 5), (30, 15)):
-        milestones.note(folder / "checkpoints", f"step-{step:08d}", epochs)
+        Checkpoints(folder / "checkpoints").keep(f"step-{step:08d}", epochs)
         if step < 30:
             (folder / "checkpoints" / f"step-{step:08d}").mkdir()
     recipe = load_recipe("pretrain", "asit_tiny", ["init=vit.safetensors"])

@@ -17,7 +17,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.shards import Index
 from gamut.shards.select import select
-from gamut.train.groups import parameter_groups
+from gamut.train.engine import parameter_groups
 from gamut.train.objective import Moment
 from launchers.corpus import synthesise
 from tests.shards.layouts import convert

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from finetune.objective import Classify, multi_hot, soft_targets
 from gamut.data.batch import Hole, PackedBatch
 from gamut.recipe import schema
-from gamut.train.groups import parameter_groups
+from gamut.train.engine import parameter_groups
 from gamut.train.objective import Moment
 from tests.packs import packed, part
 

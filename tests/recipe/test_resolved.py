@@ -121,3 +121,14 @@ def test_run_folders_and_checkpoints_of_earlier_versions_open_in_silence(
     before = {{"optim.lr": "optim.rate", "epochs": "passes"}.get(key, key): value for key, value in now.items()}
     assert differences(recorded(before, recipe), now) == {}
     assert capsys.readouterr().err == ""
+
+
+def test_guards_are_known_by_the_names_that_they_had(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = load_recipe("pretrain", "asit_tiny", ["guard.leap=5", "guard.drift_steps=7"])
+    assert (recipe.guard.loss_spike, recipe.guard.divergence_steps) == (5, 7)
+    assert "guard.leap on the command line is now called guard.loss_spike" in capsys.readouterr().err
+    kept = tmp_path / "recipe.yaml"
+    now = resolved_yaml(recipe)
+    kept.write_text(now.replace("loss_spike:", "leap:").replace("divergence_steps:", "drift_steps:"))
+    assert kept.read_text() != now
+    assert read_resolved(kept) == recipe

@@ -13,7 +13,8 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from gamut.recipe import schema
 from gamut.train import blocks
-from gamut.train.engine import Engine, make_engine
+from gamut.train.engine import Engine
+from gamut.train.loop import make_engine
 from gamut.train.objective import Moment
 from gamut.train.parts import is_cut, whole_state
 from gamut.train.step import Asks, Stepper

@@ -337,12 +337,12 @@ def stopped(world: World, folder: Path, recipe: schema.Recipe, steps: int | None
     return teach(world, folder, recipe, stop_after=steps)
 
 
-def leaping(world: World, folder: Path, recipe: schema.Recipe, steps: list[int], attempts: int) -> list[dict | str]:
-    """Attempts at the toy run whose loss leaps in these steps wherever they are trained on; how each ended."""
+def spiking(world: World, folder: Path, recipe: schema.Recipe, steps: list[int], attempts: int) -> list[dict | str]:
+    """Attempts at the toy run whose loss spikes in these steps wherever they are trained on; how each ended."""
     ends: list[dict | str] = []
     for _ in range(attempts):
         objective = Toy()
-        objective.leap = set(steps)
+        objective.spikes = set(steps)
         try:
             ends.append(teach(world, folder, recipe, objective))
         except RunError as error:
@@ -350,7 +350,7 @@ def leaping(world: World, folder: Path, recipe: schema.Recipe, steps: list[int],
     return ends
 
 
-def drifting(world: World, folder: Path, recipe: schema.Recipe, part: str, step: int) -> str:
+def diverging(world: World, folder: Path, recipe: schema.Recipe, part: str, step: int) -> str:
     """The toy run in which one bit of a tensor of rank 1 turns over after a step; what was said."""
     objective = Toy()
     after = objective.after_step

@@ -1,4 +1,4 @@
-"""Leaps of the loss, collapse, and ranks that drift apart: seen on the step, and what then happens."""
+"""Loss spikes, collapse, and replicas that diverge: seen on the step, and what then happens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import drifting, leaping, staged
+from cases import diverging, spiking, staged
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import Ranks, run
 
 from gamut.errors import RunError
 from gamut.recipe import schema
-from gamut.train.alarm import LEAST, WINDOW, Alarm, leaps
+from gamut.train.alarm import LEAST, WINDOW, Alarm, is_spike
 from gamut.train.checkpoint import Keeper
-from gamut.train.drift import compare, fingerprint
+from gamut.train.guard import compare_replicas, fingerprint
 from gamut.train.state import State
 
 LONG = {"epochs": 6, "checkpoint": schema.Checkpoint(every_epochs=0.4, every_minutes=1e9)}
@@ -30,18 +30,24 @@ def guarded(policy: str, engine: int | str = 1, **changes: object) -> schema.Rec
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=LEAST, max_size=64))
-def test_what_is_no_leap(recent: list[float]) -> None:
-    assert not leaps(max(recent), recent, 1e9)
-    assert not leaps(sorted(recent)[len(recent) // 2], recent, 10.0)
-    assert not leaps(1e9, recent, 0.0)
-    assert not leaps(1e9, recent[: LEAST - 1], 10.0)
+def test_what_is_no_spike(recent: list[float]) -> None:
+    assert not is_spike(max(recent), recent, 1e9)
+    assert not is_spike(sorted(recent)[len(recent) // 2], recent, 10.0)
+    assert not is_spike(1e9, recent, 0.0)
+    assert not is_spike(1e9, recent[: LEAST - 1], 10.0)
 
 
 @given(st.integers(LEAST, 64), st.floats(0.1, 10.0), st.integers(0, 2**32 - 1))
-def test_a_loss_far_above_the_noise_is_a_leap(n: int, level: float, seed: int) -> None:
+def test_a_loss_far_above_the_noise_is_a_spike(n: int, level: float, seed: int) -> None:
     recent = list(level + 0.02 * level * np.random.default_rng(seed).uniform(-1, 1, n))
-    assert leaps(2.0 * level, recent, 10.0)
-    assert not leaps(1.03 * level, recent, 10.0)
+    assert is_spike(2.0 * level, recent, 10.0)
+    assert not is_spike(1.03 * level, recent, 10.0)
+
+
+def test_a_state_of_an_earlier_version_counts_its_spikes() -> None:
+    state = State(step=3, loss_spikes=2)
+    assert State.read(state.as_dict()) == state
+    assert State.read({"step": 3, "leaps": 2}) == state
 
 
 @given(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]), st.integers(1, 40), st.data())
@@ -55,20 +61,20 @@ def test_a_fingerprint_is_of_every_bit(dtype: torch.dtype, n: int, data: st.Data
     assert fingerprint(values) != fingerprint(other)
 
 
-def test_a_leap_is_flagged_and_by_default_trained_on(tmp_path: Path) -> None:
-    ranks = Ranks(1, leaping, tmp_path, guarded("flag"), [22], 1)
+def test_a_spike_is_flagged_and_by_default_trained_on(tmp_path: Path) -> None:
+    ranks = Ranks(1, spiking, tmp_path, guarded("flag"), [22], 1)
     answer = ranks.wait()[0][0]
     assert answer["status"] == "finished"
-    assert "step 23: the loss leapt to" in ranks.log()
+    assert "step 23: the loss spiked to" in ranks.log()
     lines = dict(answer["lines"])
     assert (lines[22]["leaps"], lines[23]["leaps"]) == (0, 1)
     assert "loss" in lines[23]
 
 
-def test_a_leap_can_stop_the_run_before_it_is_applied(tmp_path: Path) -> None:
-    answers = run(2, leaping, tmp_path, guarded("stop"), [22], 2)
+def test_a_spike_can_stop_the_run_before_it_is_applied(tmp_path: Path) -> None:
+    answers = run(2, spiking, tmp_path, guarded("stop"), [22], 2)
     for first, second in answers:
-        assert first.startswith("Step 23: the loss leapt to")
+        assert first.startswith("Step 23: the loss spiked to")
         assert "It was not applied" in first
         assert second == first  # from the checkpoint of step 22, the same again
 
@@ -81,10 +87,10 @@ def test_going_back_leaves_the_steps_out_and_replays(tmp_path: Path, engine: int
     recipe = guarded("back", engine)
     told = tmp_path / "told"
     told.mkdir(mode=0o700)
-    ends = run(2, leaping, tmp_path / "run", recipe, [22], 2)
+    ends = run(2, spiking, tmp_path / "run", recipe, [22], 2)
     assert json.loads((tmp_path / "run" / "left_out.json").read_text()) == [[20, 22]]
     (told / "left_out.json").write_text("[[20, 22]]")
-    expected = run(2, leaping, told, recipe, [22], 1)
+    expected = run(2, spiking, told, recipe, [22], 1)
     for (first, second), (only,) in zip(ends, expected, strict=True):
         assert [end["status"] for end in (first, second, only)] == ["preempted", "finished", "finished"]
         assert second["state"].step == only["state"].step == 30
@@ -100,7 +106,7 @@ def test_going_back_leaves_the_steps_out_and_replays(tmp_path: Path, engine: int
 
 def test_going_back_does_not_go_on_for_ever(tmp_path: Path) -> None:
     recipe = replace(guarded("back"), guard=schema.Guard(policy="back", leave_out=1))
-    ends = run(1, leaping, tmp_path, recipe, list(range(20, 30)), 6)[0]
+    ends = run(1, spiking, tmp_path, recipe, list(range(20, 30)), 6)[0]
     assert [end["status"] for end in ends[:5]] == ["preempted"] * 5
     assert "gone back 5 times already" in ends[5]
 
@@ -120,11 +126,11 @@ def test_a_collapse_that_is_older_than_the_policy_is_still_acted_on(tmp_path: Pa
 
 
 def test_a_rise_that_lasts_is_flagged_until_it_is_what_the_loss_is(tmp_path: Path) -> None:
-    judge = alarm(tmp_path, schema.Guard(policy="flag", leap=10.0), State(recent_losses=[1.0] * WINDOW))
+    judge = alarm(tmp_path, schema.Guard(policy="flag", loss_spike=10.0), State(recent_losses=[1.0] * WINDOW))
     flagged = [bool(judge.allows({"loss": 2.0}) and judge.trouble) for _ in range(WINDOW)]
     assert flagged[0]
     assert not any(flagged[WINDOW // 2 + 1 :])
-    stopping = alarm(tmp_path, schema.Guard(policy="back", leap=10.0), State(recent_losses=[1.0] * WINDOW))
+    stopping = alarm(tmp_path, schema.Guard(policy="back", loss_spike=10.0), State(recent_losses=[1.0] * WINDOW))
     assert not any(stopping.allows({"loss": 2.0}) for _ in range(WINDOW))  # none of them was applied
 
 
@@ -144,15 +150,15 @@ def test_going_back_says_which_checkpoint_is_the_newest_now(tmp_path: Path) -> N
 def test_only_ranks_that_most_contradict_are_named(values: list[int], whom: str) -> None:
     world = SimpleNamespace(size=len(values), device="cpu", gather=lambda mine: [[value] for value in values])
     with pytest.raises(RunError) as caught:
-        compare(world, {"weight": torch.zeros(1)}, 8)
+        compare_replicas(world, {"weight": torch.zeros(1)}, 8)
     assert f"({whom})" in str(caught.value)
     assert ("odd rank" in str(caught.value)) == (whom != "the ranks")
 
 
 @pytest.mark.parametrize(("part", "engine"), [("model", 0), ("teacher", "oss"), ("teacher", 1)])
-def test_ranks_that_drift_apart_stop_the_run(tmp_path: Path, part: str, engine: int | str) -> None:
-    recipe = staged(engine, guard=schema.Guard(drift_steps=4))
-    answers = run(2, drifting, tmp_path, recipe, part, 5)
+def test_replicas_that_diverge_stop_the_run(tmp_path: Path, part: str, engine: int | str) -> None:
+    recipe = staged(engine, guard=schema.Guard(divergence_steps=4))
+    answers = run(2, diverging, tmp_path, recipe, part, 5)
     assert answers[0] == answers[1]
     assert answers[0].startswith("After step 8 the ranks no longer have the same")
     assert {"model": "model.norm.weight", "teacher": "copy 0.norm.weight"}[part] in answers[0]
@@ -161,6 +167,6 @@ def test_ranks_that_drift_apart_stop_the_run(tmp_path: Path, part: str, engine: 
 def test_ranks_that_do_not_are_left_alone(tmp_path: Path) -> None:
     for engine in (1, 3):
         answers = run(
-            2, drifting, tmp_path / str(engine), staged(engine, guard=schema.Guard(drift_steps=1)), "model", 99
+            2, diverging, tmp_path / str(engine), staged(engine, guard=schema.Guard(divergence_steps=1)), "model", 99
         )
         assert answers == ["finished"] * 2

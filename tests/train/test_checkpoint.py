@@ -21,7 +21,8 @@ from toy import teach, toy_recipe
 from gamut.errors import CheckpointError
 from gamut.track.checkpoints import Checkpoints
 from gamut.train.checkpoint import newest_verified, verify
-from gamut.train.unpickle import unpickle
+from gamut.train.storage import ALLOWED
+from gamut.unpickle import unpickle
 
 OFTEN = toy_recipe()  # every second step
 
@@ -174,7 +175,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     torch.save({"module": Tampered()}, buffer, _use_new_zipfile_serialization=zipped)
     for data in (buffer.getvalue(), pickle.dumps(Tampered())):
         with pytest.raises(CheckpointError, match="is not loaded"):
-            unpickle(data, "x.pt")
+            unpickle(data, "x.pt", ALLOWED)
     assert not (tmp_path / "tampered").exists()
 
 

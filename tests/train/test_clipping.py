@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gamut.train.clipping import clip
+from gamut.train.oss import clip
 from tests.close import assert_close
 
 

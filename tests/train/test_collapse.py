@@ -14,7 +14,7 @@ from ranks import Ranks, run
 from gamut.recipe import schema
 from tests.asit import RECIPE
 
-GUARD = schema.Guard(policy="back", leap=0.0, leave_out=3, collapse_steps=4)
+GUARD = schema.Guard(policy="back", loss_spike=0.0, leave_out=3, collapse_steps=4)
 
 
 def recipe_of(engine: int | str = 1, keep: int = 4, **guard: object) -> schema.Recipe:

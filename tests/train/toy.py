@@ -160,7 +160,7 @@ class Toy(Objective):
         self.sums = torch.zeros(5, dtype=torch.float64)
         self.poison: set[int] = set()  # steps whose loss is not finite on the rank that has clips of them
         self.poison_gradient: set[int] = set()
-        self.leap: set[int] = set()  # steps whose loss is a thousand times what it should be
+        self.spikes: set[int] = set()  # steps whose loss is a thousand times what it should be
         self.before_step = lambda step: None  # a test's hand in every step
         self.losses: list[float] = []
 
@@ -180,7 +180,7 @@ class Toy(Objective):
         fit = (weight[:, None] * (out - target).square()).sum() / max(totals["weight"], 1.0)
         follow = (out - (goal - self.centre)).square().sum() / max(totals["clips"], 1.0)
         loss = fit + 0.5 * follow
-        if at.step in self.leap:
+        if at.step in self.spikes:
             loss = loss * 1000.0
         if at.step in self.poison and batch.clips and 0 in self._ranks(batch):
             loss = loss * torch.tensor(float("nan"))
