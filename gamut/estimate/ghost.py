@@ -15,8 +15,7 @@ from torch import nn
 
 from gamut.recipe import schema
 from gamut.train.config import stage_of
-from gamut.train.engine import Engine
-from gamut.train.groups import adam, adam_options
+from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.storage import Writer
 from gamut.train.world import World

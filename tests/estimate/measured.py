@@ -21,7 +21,7 @@ from gamut.estimate.step import objective_of
 from gamut.estimate.work import work_of
 from gamut.recipe.load import load_recipe
 from gamut.train import world as ranks
-from gamut.train.engine import make_engine
+from gamut.train.loop import make_engine
 from gamut.train.objective import Moment
 from gamut.train.step import Asks, Stepper
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gamut.train.resplit import STATE, WEIGHTS, resplit
+from gamut.train.zero import STATE, WEIGHTS, resplit
 
 
 def parts(whole: torch.Tensor, world: int, alignment: int) -> list[torch.Tensor]:
