@@ -1,4 +1,4 @@
-"""What is shared out to a SLURM array: so many jobs with a part each, and one after them that sees to the rest.
+"""Work distributed over a SLURM array: jobs with a share each, and one after them that does what is left.
 
 The pickles that submitit makes hold a `Share`: a name, a path and a number, and no code.
 """
@@ -21,14 +21,14 @@ WORKS = ("convert", "features")  # modules here, each with `share(told, number)`
 
 
 class Share(Checkpointable):
-    """What submitit calls in every job, and again after a requeue. number: None in the last job."""
+    """What submitit calls in every job, and again after a requeue; `number` is None in the last job."""
 
     def __init__(self, work: str, path: str, number: int | None) -> None:
         self.work, self.path, self.number = work, path, number
 
     def __call__(self) -> int:
         if self.work not in WORKS:
-            raise RunError(f"There is no work called {self.work!r} to share; there are {' and '.join(WORKS)}.")
+            raise RunError(f"Unknown work {self.work!r} for an array of jobs; known are {' and '.join(WORKS)}.")
         work, told = importlib.import_module(f"launchers.{self.work}"), json.loads(Path(self.path).read_text())
         if self.number is None:
             work.last(told)
@@ -45,9 +45,9 @@ def array_executor(folder: Path, name: str, cluster: Cluster, jobs: int) -> Exec
 
 
 def submit(executor: submitit.Executor, work: str, folder: Path, jobs: int, told: dict[str, Any]) -> tuple[str, str]:
-    """Hand the array and the job after it to SLURM; the numbers of both.
+    """Submit the array and the job after it to SLURM; returns the numbers of both.
 
-    folder: where the jobs read what they are `told`, and write their output. Raises RunError where SLURM refuses.
+    folder: where the jobs read `told`, their parameters, and write their output. Raises RunError where SLURM refuses.
     """
     path = folder / "job.json"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def submit(executor: submitit.Executor, work: str, folder: Path, jobs: int, told
         with executor.batch():
             array = [executor.submit(Share(work, str(path), number)) for number in range(jobs)]
         number = array[0].job_id.partition("_")[0]
-        # Any end of the array will do: the last job makes what a job that failed has left, or names it.
+        # However the array ends: the last job does what a failed job has left, or names it.
         executor.update_parameters(dependency=f"afterany:{number}")
         last = executor.submit(Share(work, str(path), None)).job_id
     except Exception as error:  # submitit raises its own kinds, and the system's

@@ -1,4 +1,4 @@
-"""What a job asks of SLURM, and what a cluster needs to be told each time."""
+"""What a job requests from SLURM, with the settings of a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gamut.settings import at_least, bounded, key, problems
 
 @dataclass(frozen=True)
 class Cluster:
-    """configs/clusters/NAME.yaml; options of the command line replace single values. One task drives one GPU."""
+    """configs/clusters/NAME.yaml; command-line options replace single values. One task uses one GPU."""
 
     nodes: int = bounded(1, at_least(1))
     gpus: int = key(1, "a node, and tasks a node; 0: a job without GPUs", at_least(0))
@@ -65,7 +65,7 @@ def load_cluster(name: str | None, changes: dict[str, Any], configs: Path = CONF
             )
         values = parse_yaml(path.read_text(encoding="utf-8"), show(path)) or {}
         if not isinstance(values, dict):
-            raise RecipeError(f"The cluster file {show(path)} must hold `key: value` lines.")
+            raise RecipeError(f"The cluster file {show(path)} must consist of `key: value` lines.")
         _assign(config, values, f"in {show(path)}")
     _assign(config, {name: value for name, value in changes.items() if value is not None}, "on the command line")
     cluster = cast(Cluster, OmegaConf.to_object(config))
@@ -92,10 +92,10 @@ def _assign(config: Any, values: dict[str, Any], where: str) -> None:
 
 
 def minutes(time: str) -> int:
-    """A time limit in whole minutes, rounded up, from SLURM's ways of writing one. Raises RecipeError."""
+    """A time limit in whole minutes, rounded up, from any of SLURM's notations. Raises RecipeError."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?", time.strip())
     if not match:
-        raise RecipeError(f"The time limit {time!r} is not minutes, HH:MM:SS or D-HH:MM:SS.")
+        raise RecipeError(f"The time limit {time!r} must be minutes, HH:MM:SS or D-HH:MM:SS.")
     days, first, second, third = match.groups()
     if days is not None:
         parts = int(first) * 60 + int(second or 0) + int(third or 0) / 60

@@ -1,4 +1,4 @@
-"""`gamut COMMAND ...`: every room's command under one name, each imported when it is asked for."""
+"""`gamut COMMAND ...`: all commands under one name, each imported only when it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gamut.errors import GamutError, nearest
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the command that `argv` names first with the rest of it; its exit status."""
+    """Run the command named first in `argv` with the rest; returns its exit status."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name == "--version":
         print(f"gamut {version() or f'in {ROOT}'}")
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def usage() -> str:
     commands = "\n".join(f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items())
-    more = "`gamut COMMAND --help` says more of each, `gamut --version` which Gamut this is."
+    more = "`gamut COMMAND --help` describes a command, `gamut --version` prints the version."
     return f"usage: gamut COMMAND ...\n\n{commands}\n\n{more}"
 
 

@@ -1,4 +1,4 @@
-"""A conversion as a SLURM array: each job writes its share of the shards, a last one builds the index.
+"""A conversion as a SLURM array: each job writes its share of the shards, and a last one builds the index.
 
 Examples:
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64 --cpus-per-task 8
@@ -51,9 +51,9 @@ def main(argv: list[str]) -> int:
     jobs, folder = min(options.jobs, shards), _folder(options)
     told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task}
     array, after = submit(_executor(options, cluster, jobs), "convert", folder, jobs, told)
-    print(f"{jobs} jobs, {array}, write {clips:,} clips in {shards} shards, of which {conversion.already} are there")
+    print(f"{jobs} jobs, {array}, write {clips:,} clips in {shards} shards, {conversion.already} of them already there")
     print(f"job {after} then builds the index in {conversion.folder}; output in {folder}")
-    print(f"stop them with `scancel {array} {after}`; the same command goes on where they were")
+    print(f"stop them with `scancel {array} {after}`; the same command resumes")
     return 0
 
 
@@ -65,7 +65,7 @@ def share(told: dict[str, Any], number: int) -> None:
 
 
 def last(told: dict[str, Any]) -> None:
-    """The last job: the index, when every share has come to its end."""
+    """The last job: builds the index when every share has ended."""
     from gamut.shards.convert.run import finish
     from gamut.shards.report import print_converted
 
@@ -74,7 +74,7 @@ def last(told: dict[str, Any]) -> None:
 
 
 def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
-    """Go through the listing, and show what would be submitted and written."""
+    """Iterate over the listing and show what would be submitted and written."""
     from gamut.shards.convert.run import preview
 
     listing = listing_of(options)
@@ -86,14 +86,14 @@ def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
         print(f"{manifest.clips:,} clips in {len(manifest.shards)} shards of at most {manifest.clips_per_shard} clips")
         print(f"{jobs} jobs of at most {most} shards, each with {cluster.cpus_per_task} processes, and 1 after them")
         if manifest.missing:
-            print(f"not there: {manifest.missing:,} clips that the data set lists")
+            print(f"missing: {manifest.missing:,} clips that the data set lists")
         for why, count in sorted(listing.passed_over().items()):
             print(f"passed over: {count:,} {why}")
     return 0
 
 
 def _words(options: argparse.Namespace) -> list[str]:
-    """The arguments of `python -m gamut.shards convert` that makes the same bytes on this machine."""
+    """The arguments of `python -m gamut.shards convert` that write the same bytes on this machine."""
     words = [options.source, str(options.src), str(options.dst)]
     for option, value in (("--name", options.name), ("--clips-per-shard", options.clips_per_shard)):
         words += [] if value is None else [option, str(value)]

@@ -1,7 +1,7 @@
-"""A small labelled corpus made of mathematics, in the ESC-50 layout, for the demo and the tests.
+"""A small synthetic labelled corpus in the ESC-50 layout, for the demo and the tests.
 
-Six kinds of sound, each with random pitch, rate, level and background noise, so that a class is its shape over time and
-frequency and not its loudness or its pitch.
+Six kinds of sound, each with random pitch, rate, level and background noise, so that classes differ in their shape over
+time and frequency, not in loudness or pitch.
 
 Example:
     python launchers/corpus.py /tmp/corpus --clips 240
@@ -58,8 +58,8 @@ def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
 
 
 def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
-    """Write `clips` clips (spread over the kinds and over folds 1-5) below `folder`, then meta/esc50.csv: the whole
-    corpus is there where that file is."""
+    """Write `clips` clips (spread over the kinds and folds 1-5) below `folder`, then meta/esc50.csv: if that file
+    exists, the corpus is complete."""
     random = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "meta").mkdir(exist_ok=True)

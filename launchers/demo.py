@@ -2,8 +2,8 @@
 
 Synthesises a small labelled corpus, converts it to shards, pretrains a tiny ASiT on three folds without labels, then
 fine-tunes on few labelled clips, once from the pretrained teacher and once from scratch, and prints what was learnt:
-the accuracy on the two folds that nothing was trained on.
-Every step is a command that it prints and that you could type; run again, it goes on where it was.
+the accuracy on the two folds that were not used for training. Every step is a printed command that you could type
+yourself; run again, it resumes where it stopped.
 
 Example:
     python launchers/demo.py --folder runs/demo
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(console: Console, *words: str) -> None:
-    """Print a command and run it here; its output goes to the terminal."""
+    """Print a command and run it; its output goes to the terminal."""
     console.rule(f"[bold]$ {shlex.join(words)}", align="left")
     done = subprocess.run([sys.executable if word == "python" else word for word in words], cwd=ROOT, check=False)
     if done.returncode:
@@ -71,21 +71,17 @@ def main(argv: list[str] | None = None) -> int:
     run(console, "python", "finetune/run.py", "demo", *where, "run.name=scratch")
     index = Index.open(shards)
     results = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("scratch", "pretrained")}
-    table = Table(title="What it learnt", show_header=False)
+    table = Table(title="Results", show_header=False)
     table.add_row("classes", ", ".join(index.labels))
     for name, title in (("scratch", "accuracy from scratch"), ("pretrained", "accuracy pretrained")):
-        table.add_row(
-            title, f"[bold]{results[name]['mean']:.1%}[/] of {results[name]['clips']} clips never heard before"
-        )
+        table.add_row(title, f"[bold]{results[name]['mean']:.1%}[/] of {results[name]['clips']} unseen clips")
     table.add_row("runs", f"{folder}/pretrain, pretrained, scratch")
     table.add_row("figures", f"{folder}/pretrain/figures, {folder}/pretrained/figures")
     table.add_row("all runs, in a browser", f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
     table.add_row("time", f"{(time.monotonic() - began) / 60:.1f} minutes")
     console.print(table)
     if results["pretrained"]["mean"] <= results["scratch"]["mean"]:
-        console.print(
-            "Minutes of pretraining need not help. docs/evidence.md has one of three quarters of an hour that did."
-        )
+        console.print("A few minutes of pretraining may not help. docs/evidence.md describes 45 minutes that did.")
     return 0
 
 

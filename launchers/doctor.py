@@ -1,4 +1,4 @@
-"""Look at everything that a run needs here, before it does: fine, a warning, or broken, with the remedy.
+"""Check everything that a run needs on this machine: each is fine, a warning, or broken, with the remedy.
 
 Examples:
     python launchers/doctor.py
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     console, checks = Console(), []
     for what, look in looks:
-        with console.status(f"looking at {what}"):
+        with console.status(f"checking {what}"):
             found = look()
         checks += found
         _print(console, found)
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("doctor", __doc__)
-    parser.add_argument("--cluster", metavar="NAME", help="hold SLURM against configs/clusters/NAME.yaml")
+    parser.add_argument("--cluster", metavar="NAME", help="compare SLURM with configs/clusters/NAME.yaml")
     parser.add_argument(
         "--data", type=Path, default=Path("shards"), metavar="DIR", help="folder of shards (%(default)s)"
     )

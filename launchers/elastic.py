@@ -1,10 +1,11 @@
 """The evidence for ElasticAST on a CPU, from the recordings to the figures, in one command.
 
-Two tasks: who says a string of spoken digits of 4 to 30 s (native length), and ESC-10 at mixed resolution. On each an
-ElasticAST and two standard ASTs are trained on equally many tokens, in about as many steps, with several seeds; then
-all are scored over lengths, or over resolutions. What is there already is not done again.
+Two tasks: identifying the speaker of 4 to 30 s of spoken digits (native length), and ESC-10 at mixed resolution. For
+each, an ElasticAST and two standard ASTs are trained on equally many tokens, in about as many steps, with several
+seeds; then all are scored over lengths, or over resolutions. Results that exist are not computed again.
 
-DIGITS is the Free Spoken Digit Dataset (laid out as Speech Commands), ESC10 has ESC-50's layout; either may be `none`.
+DIGITS is the Free Spoken Digit Dataset in the layout of Speech Commands, ESC10 has that of ESC-50; either may be
+`none`.
 
 Example:
     python launchers/elastic.py fsdd ESC-10 --folder runs/elastic --seeds 3
@@ -33,7 +34,7 @@ from launchers.utterances import string_together
 
 LENGTHS = "256,400,768,1024,1600,2304,3072"
 RESOLUTIONS = "1,1.4,2,2.6,3.2,4"
-SPEAKERS = {  # model -> recipe and what it has otherwise
+SPEAKERS = {  # model -> recipe and overrides
     "elastic": ("elastic_tiny",),
     "ast_400": ("ast_tiny", "views.frames=400", "model.table_frames=400"),
     "ast_1600": ("ast_tiny", "views.frames=1600", "model.table_frames=1600"),
@@ -55,7 +56,7 @@ def tokens_a_draw(words: tuple[str, ...], data: Path) -> float:
 def train_and_sweep(
     console: Console, models: dict[str, tuple[str, ...]], data: Path, folder: Path, seeds: int, more: tuple[str, ...]
 ) -> None:
-    """Every model on as many tokens as the first one, which has each clip once an epoch; then the sweep."""
+    """Train every model on as many tokens as the first one, which draws each clip once an epoch; then run the sweep."""
     recipe = load_recipe("finetune", models["elastic"][0])
     index = Index.open(data)
     clips = len(chosen_rows(index, {recipe.folds.column: recipe.folds.train or []}))
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def convert(console: Console, layout: str, source: Path, data: Path) -> None:
-    """Shards and their statistics, unless both are there."""
+    """Make shards and their statistics, unless both exist."""
     if (data / "index" / "statistics.json").exists():
         return
     run(console, "python", "-m", "gamut.shards", "convert", layout, str(source), str(data))

@@ -1,4 +1,4 @@
-"""The executor that asks SLURM, which every submission shares."""
+"""The SLURM executor that every submission uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launchers.cluster import Cluster, minutes
 
 
 class Executor(SlurmExecutor):
-    """submitit's executor, which can also write its script where there is no SLURM."""
+    """submitit's executor, which can also show its script where there is no SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -29,16 +29,14 @@ class Executor(SlurmExecutor):
 
 
 def require_sbatch() -> None:
-    """Raises RunError where there is no SLURM to submit to."""
+    """Raise RunError where there is no SLURM to submit to."""
     if shutil.which("sbatch") is None:
         raise RunError("There is no sbatch on this machine: submit from a login node of the cluster, or use --local.")
 
 
 def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
-    """An executor of jobs called `name` that writes into `folder` and asks SLURM for what `cluster` says."""
-    made = Executor(
-        folder=folder, max_num_timeout=100
-    )  # whatever is requeued goes on where it was, as often as need be
+    """An executor of jobs called `name` that writes into `folder` and requests what `cluster` says."""
+    made = Executor(folder=folder, max_num_timeout=100)  # a requeued job resumes where it stopped, any number of times
     environment = {**_path(), **cluster.environment}
     made.update_parameters(
         job_name=name,
@@ -65,7 +63,7 @@ def executor_in(folder: Path, name: str, cluster: Cluster) -> Executor:
 
 
 def _path() -> dict[str, str]:
-    """PYTHONPATH for the jobs: the clone, where that is what runs, and what the person has on theirs (plugins)."""
+    """PYTHONPATH for the jobs: the clone, if that is what runs, and the user's own entries (plugins)."""
     theirs = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     places = dict.fromkeys([str(ROOT), *theirs] if IN_CLONE else theirs)
     return {"PYTHONPATH": os.pathsep.join(places)} if places else {}

@@ -1,4 +1,4 @@
-"""An extraction of features as a SLURM array: the jobs share what is to be encoded, a last one sees to what is left.
+"""An extraction of features as a SLURM array: the jobs share the clips to encode, and a last one does what is left.
 
 Examples:
     python launchers/slurm.py features whisper_large_as20k --jobs 8
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     made = array_executor(_folder(job), f"features-{job.about.name.replace('/', '-')}", cluster, jobs)
     if options.dry_run:
         print(f"\n{made.script(jobs)}")
-        print(f"{jobs} jobs share {job.about.shards} shards; 1 more after them sees to what is left")
+        print(f"{jobs} jobs share {job.about.shards} shards; 1 more after them does what is left")
         return 0
     if options.mend:
         mend(job.folder)
@@ -53,39 +53,40 @@ def main(argv: list[str]) -> int:
 
 
 def submit(recipe: str, overrides: list[str], job: Job, jobs: int, executor: Executor) -> int:
-    """Hand the array and the last job to SLURM, and say where to look. Raises RunError where it refuses."""
+    """Submit the array and the last job to SLURM, and print where to look. Raises RunError where it refuses."""
     from gamut.features.extract import require_room
     from launchers import arrays
 
     made = job.begin()
     if made.finished:
-        print("all of it is there")
+        print("all features exist already")
         return 0
     missing = len(made.missing())
     require_room(made, missing)
     told = {"recipe": recipe, "overrides": overrides, "folder": str(job.folder)}
     array, after = arrays.submit(executor, "features", _folder(job), jobs, told)
-    print(f"{jobs} jobs, {array}, share {missing} shards; job {after} then sees to what is left")
-    print(f"output in {_folder(job)}; stop them with `scancel {array} {after}`; the same command goes on")
+    print(f"{jobs} jobs, {array}, share {missing} shards; job {after} then does what is left")
+    print(f"output in {_folder(job)}; stop them with `scancel {array} {after}`; the same command resumes")
     return 0
 
 
 def share(told: dict[str, Any], number: int) -> None:
-    """What job `number` of the array does. Raises FeatureError where a node would not make what was submitted."""
+    """What job `number` of the array does. Raises FeatureError where a node would make other features than
+    submitted."""
     from gamut.features.extract import run
     from gamut.recipe.load import load_recipe
 
     job, folder = _prepared(load_recipe(STAGE, told["recipe"], told["overrides"])), Path(told["folder"])
     if job.folder.absolute() != folder.absolute():
         raise FeatureError(
-            f"These features belong into {job.folder}, but {folder} was submitted: the encoder or the shard set has "
+            f"These features belong in {job.folder}, but {folder} was submitted: the encoder or the shard set has "
             "changed since. Submit again."
         )
     print_extracted(run(job, job.begin(), number * job.about.shards // told["jobs"], told["jobs"]))
 
 
 def last(told: dict[str, Any]) -> None:
-    """The last job: whatever is left."""
+    """The last job: does whatever is left."""
     share(told, 0)
 
 
@@ -108,5 +109,5 @@ def _parser() -> argparse.ArgumentParser:
     add_jobs(parser, 8)
     parser.add_argument("--cpus-only", action="store_true", help="no GPU for the jobs; else each has one")
     parser.add_argument("--cpus-per-task", type=int, help="processors a job")
-    add_resources(parser, dry_run="show what would be made and the sbatch script; submit and write nothing")
+    add_resources(parser, dry_run="show what would be extracted and the sbatch script; submit and write nothing")
     return parser

@@ -1,4 +1,4 @@
-"""What a study has found: every number, tables over seeds, and a figure."""
+"""The results of a study: all numbers, tables over seeds, and a figure."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Key = tuple[str, int, str]  # recipe, seed, task
 def collect(
     probes: Mapping[Key, Sequence[Mapping[str, Any]]], tuned: Mapping[Key, float], tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Everything by task and arm. probes: what `gamut.probe` wrote of each run, the untrained network first.
+    """All scores by task and arm. probes: what `gamut.probe` wrote for each run, the untrained network first.
 
     {task: {arm: {"tokens": [...], "probe": {"linear/cls": [[score a seed] a checkpoint]}, "finetune": [score a seed]}}}
     with the arms `log-mel` (no network: one number a probe) and `untrained` (the first recipe's network) before the
     recipes. Tokens are those that a run had processed at each checkpoint, 0 first.
 
-    Raises RunError where a recipe's seeds were not probed after the same epochs: there is no mean over them then.
+    Raises RunError where a recipe's seeds were not probed after the same epochs, so that they have no mean.
     """
     report: dict[str, Any] = {}
     for task in dict.fromkeys(key[2] for key in probes):
@@ -44,8 +44,8 @@ def collect(
                 if other != epochs[0]:
                     raise RunError(
                         f"The runs of {recipe} were probed on {task} after {_listed(epochs[0])} epochs, and with "
-                        f"another seed after {_listed(other)}: give another --out, or remove the runs that are not "
-                        "like the others."
+                        f"another seed after {_listed(other)}: give another --out, or remove the runs that "
+                        "differ from the others."
                     )
             last = max(entry["step"] for entry in runs[0])
             names = [name.removeprefix("probe/") for name in runs[0][1]["scores"] if name != "probe/clips"]
@@ -78,9 +78,9 @@ def spread(scores: Sequence[float]) -> str:
 
 
 def tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """Two tables a task, a row for each score: the arms at their ends; by how much each recipe exceeds the arm before.
+    """Two tables a task, with a row for each score: the arms at their ends; each recipe's gain over the arm before.
 
-    80 columns hold those of three recipes: names are broken at `/` and `_`.
+    Three recipes fit into 80 columns, since names are broken at `/` and `_`.
     """
     for task, arms in report.items():
         names = list(dict.fromkeys(name for arm in arms.values() for name in arm["probe"] if "logmel" not in name))

@@ -1,6 +1,6 @@
 """One task of a SLURM job: a rank of a stage. submitit starts it; what it runs is in a JSON file.
 
-The pickle that submitit makes holds an instance of `Job`, and that holds a path: nothing that code could hide in.
+The pickle that submitit makes holds an instance of `Job`, with nothing but a path, so that it can hide no code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WAIT_FOR_SLURM = 600.0  # seconds a task that is to be requeued waits for SLURM
 
 
 class Preempted(BaseException):
-    """A signal came outside of training, when there is nothing to save."""
+    """A signal arrived outside training, when there is nothing to save."""
 
 
 class Job(Checkpointable):
@@ -54,12 +54,12 @@ def write_job(path: Path, stage: str, argv: list[str], environment: dict[str, st
 def run(path: Path) -> int:
     """Run this task's rank of the job that `path` describes; 0 when the stage is done.
 
-    A warning of preemption or of the time limit ends the stage at a step boundary on every rank; rank 0 then has SLURM
-    requeue the job. Raises RunError where the stage ends in any other way, so that SLURM counts the job as failed.
+    A warning of preemption or of the time limit ends the stage at a step boundary on every rank; rank 0 then asks SLURM
+    to requeue the job. Raises RunError where the stage ends in any other way, so that SLURM counts the job as failed.
     """
     job = json.loads(path.read_text())
     if job["stage"] not in STAGES:
-        raise RunError(f"{path} asks for the stage {job['stage']!r}; there are {' and '.join(STAGES)}.")
+        raise RunError(f"{path} names the unknown stage {job['stage']!r}; known are {' and '.join(STAGES)}.")
     for number in (signal.SIGUSR2, signal.SIGTERM):  # instead of submitit's, which would requeue from the handler
         signal.signal(number, _preempt)
     os.environ.update(job["environment"])
@@ -89,7 +89,7 @@ def _preempt(number: int, frame: FrameType | None) -> None:
 def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
     """RANK and the rest from what srun says about this task.
 
-    The meeting port changes with every restart: the one before may still be held. Raises RunError outside of srun.
+    The port changes with every restart, since the one before may still be in use. Raises RunError outside srun.
     """
     try:
         job, tasks = int(slurm["SLURM_JOB_ID"]), int(slurm["SLURM_NTASKS"])
@@ -98,8 +98,8 @@ def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
     except (KeyError, IndexError, ValueError) as error:
         raise RunError(f"This is not a task that srun started: {error} is missing from its environment.") from None
     restart = int(slurm.get("SLURM_RESTART_COUNT") or 0)
-    # The node that srun was started on is the first of the job. Its address is one that the tasks were reached from,
-    # while a node's name need not be one that can be looked up.
+    # srun was started on the first node of the job. The tasks were reached from its address, while a node's name may
+    # not resolve.
     address = slurm.get("SLURM_LAUNCH_NODE_IPADDR") or _first_node(slurm["SLURM_JOB_NODELIST"])
     return {
         "RANK": str(rank),
@@ -107,7 +107,7 @@ def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": str(local),
         "LOCAL_WORLD_SIZE": str(local_size),
         "MASTER_ADDR": address,
-        "MASTER_PORT": str(12_000 + (job * 37 + restart) % 20_000),  # below the ports that systems hand out
+        "MASTER_PORT": str(12_000 + (job * 37 + restart) % 20_000),  # below the ephemeral ports
     }
 
 
@@ -129,8 +129,8 @@ def _first_node(nodes: str) -> str:
 def _go_back_to_the_queue() -> None:
     """Rank 0 has the job requeued if it still runs; every task then waits until SLURM ends it.
 
-    Exits with EXIT_PREEMPTED where SLURM has already decided: a cancelled job must not come back, and one that SLURM
-    requeues by itself need not be told to. Raises RunError where SLURM cannot be asked or refuses.
+    Exits with EXIT_PREEMPTED where SLURM has already decided: a cancelled job must not be requeued, and one that SLURM
+    requeues by itself does not need it. Raises RunError where SLURM does not answer or refuses.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -149,11 +149,11 @@ def _go_back_to_the_queue() -> None:
         if done.returncode:
             raise RunError(f"Job {job} was saved but could not be requeued ({done.stderr.strip()}); submit it again.")
     sys.stdout.flush()
-    time.sleep(_WAIT_FOR_SLURM)  # ending on our own now would race with the requeue and be taken for the job's end
+    time.sleep(_WAIT_FOR_SLURM)  # ending now would race with the requeue, and count as the job's end
 
 
 def job_facts(job: str) -> dict[str, Any]:
-    """What `scontrol show job` says: JobState, Restarts, ...; empty where SLURM does not know the job any more."""
+    """The fields of `scontrol show job`: JobState, Restarts, ...; empty where SLURM no longer knows the job."""
     done = subprocess.run(
         ["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60, check=False
     )

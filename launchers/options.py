@@ -1,4 +1,4 @@
-"""The command-line options that every submission takes, and becoming the command that runs it here."""
+"""The command-line options of every submission, and replacing this process by the command that runs it here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 from gamut.recipe import find
 
 STAGES = tuple(name for name, stage in find.STAGES.items() if stage.work)  # what a job of several ranks runs
-ARRAY = 1000  # jobs in one array, at most: SLURM's default limit
+ARRAY = 1000  # largest number of jobs in an array: SLURM's default limit
 
 
 def add_resources(parser: argparse.ArgumentParser, *, dry_run: str) -> None:
-    """What any submission may ask for, but for the number of its tasks."""
+    """The resources that any submission may request, except the number of its tasks."""
     parser.add_argument("--time", help="minutes, HH:MM:SS or D-HH:MM:SS; the job is requeued when it runs out")
     parser.add_argument("--partition")
     parser.add_argument("--account")
@@ -26,14 +26,14 @@ def add_resources(parser: argparse.ArgumentParser, *, dry_run: str) -> None:
 
 
 def add_jobs(parser: argparse.ArgumentParser, jobs: int) -> None:
-    """The number of an array's jobs, `jobs` unless it is given."""
+    """The option for the number of an array's jobs; default `jobs`."""
     parser.add_argument(
         "--jobs", type=_jobs, default=jobs, metavar="N", help="jobs of the array (default: %(default)s)"
     )
 
 
 def resources(options: argparse.Namespace) -> dict[str, Any]:
-    """What those options change in a cluster; None where they say nothing."""
+    """The values that those options change in a cluster; None for an option that is not given."""
     return {name: getattr(options, name) for name in ("cpus_per_task", "time", "partition", "account", "qos")}
 
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return features.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
 
-    from launchers.cluster import load_cluster  # here, as whatever takes long to import: --help need not wait
+    from launchers.cluster import load_cluster  # imported late, like everything slow to import, for --help
 
     typed = cli.parse(options.stage, options.words)
     changes: dict[str, Any] = {
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if warning := require_fit(options.stage, typed.name, typed.recipe, cluster):
         print(f"warning: {warning}", flush=True)
     if options.local:
-        if options.gpus or not cluster.gpus:  # without a word on GPUs those that are here will do, and none
+        if options.gpus or not cluster.gpus:  # if GPUs are not mentioned, use whatever is here
             os.environ.update(stage_environment(cluster))
         return run_here(options.stage, options.words, cluster)
     cli.require_data(typed.recipe)
@@ -77,18 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("words", nargs="*", metavar="RECIPE [key=value ...]", help="the recipe and its overrides")
     parser.add_argument("--nodes", type=int, help="number of nodes")
-    parser.add_argument("--gpus", type=int, help="GPUs a node; each gets a task of its own")
+    parser.add_argument("--gpus", type=int, help="GPUs a node, with one task each")
     parser.add_argument(
         "--gpu", choices=SHEETS, default="h100", help="what a dry run's forecast is for (default: %(default)s)"
     )
-    parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="so many tasks a node, and no GPU")
+    parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="TASKS tasks a node, and no GPU")
     parser.add_argument("--cpus-per-task", type=int)
     add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
     return parser
 
 
 def executor(recipe: Recipe, cluster: Cluster) -> Executor:
-    """An executor that writes into the run's folder and asks SLURM for what `cluster` says."""
+    """An executor that writes into the run's folder and requests what `cluster` says."""
     from gamut.track.run import RunFolder
     from launchers.executor import executor_in
 
@@ -96,12 +96,12 @@ def executor(recipe: Recipe, cluster: Cluster) -> Executor:
 
 
 def stage_environment(cluster: Cluster) -> dict[str, str]:
-    """A job with GPUs ends where it cannot use them, and does not go on without."""
+    """A job with GPUs that it cannot use ends, instead of continuing on the CPU."""
     return {CHOICE: "cuda" if cluster.gpus else "cpu"}
 
 
 def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
-    """Hand the job to sbatch and say where to look. Raises RunError where there is no SLURM or it refuses."""
+    """Submit the job and print where to look. Raises RunError where there is no SLURM or it refuses."""
     from gamut.track.run import RunFolder
     from launchers.executor import require_sbatch
     from launchers.job import Job, write_job
@@ -151,7 +151,7 @@ def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, 
 
 
 def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str]:
-    """What Python is to run for a stage on `ranks` processes of this machine."""
+    """The arguments of Python that run a stage on `ranks` processes of this machine."""
     script = [str(ROOT / f"{COMMANDS[stage][0].replace('.', '/')}.py"), *words]
     if ranks == 1:
         return script
@@ -159,9 +159,9 @@ def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str
 
 
 def run_here(stage: str, words: list[str], cluster: Cluster) -> int:
-    """Become the stage. Raises RunError where it is to run on more than this machine."""
+    """Replace this process by the stage. Raises RunError where it needs more than this machine."""
     if cluster.nodes > 1:
-        raise RunError(f"--local runs on this machine alone, not on {cluster.nodes} nodes.")
+        raise RunError(f"--local runs on this machine only, not on {cluster.nodes} nodes: leave out one of the two.")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,9 +1,9 @@
-"""Pretraining recipes side by side: each trained with several seeds, probed along the way, fine-tuned from at its end.
+"""Compare pretraining recipes: each is trained with several seeds, probed along the way, and fine-tuned at its end.
 
 The probes are those of `python -m gamut.probe`, on each task's labelled clips, beside the untrained network and the
-mean and deviation of the log-mel; fine-tuning is `finetune/run.py`, once more from the untrained network. Printed are
-means and spreads over seeds; `study.json` has every number, `study.png` the curves. What is done already is not done
-again, so the command may be stopped, and repeated with more seeds or tasks; with other arguments it is refused.
+mean and deviation of the log-mel; fine-tuning is `finetune/run.py`, also from the untrained network. Means and spreads
+over seeds are printed; `study.json` has all numbers, `study.png` the curves. Results that exist are not computed again,
+so the command may be stopped, and repeated with more seeds or tasks; results of other arguments are refused.
 
 Examples:
     python launchers/study.py digits/reconstruction_unmasked digits/reconstruction digits --seeds 3 \\
@@ -62,13 +62,15 @@ class Task:
         name, _, rest = text.partition("=")
         data, _, finetune = rest.partition(",")
         if not name or not data:
-            raise RecipeError(f"--task {text!r} is not NAME=SHARDS or NAME=SHARDS,RECIPE, such as words=shards/digits.")
+            raise RecipeError(
+                f"--task {text!r} must be NAME=SHARDS or NAME=SHARDS,RECIPE, such as words=shards/digits."
+            )
         return cls(name, data, finetune)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked for, and where it goes."""
+    """The arguments of a study."""
 
     recipes: tuple[str, ...]
     overrides: tuple[str, ...]  # of pretraining
@@ -83,7 +85,7 @@ class Study:
         return self.out / f"{recipe.replace('/', '-')}-seed-{seed}"
 
     def pretraining(self, recipe: str, seed: int) -> list[str]:
-        """The arguments of a pretraining: probed afterwards, so that all tasks are, and not during it."""
+        """The arguments of a pretraining, which is probed afterwards on all tasks instead of during it."""
         epochs = load_recipe("pretrain", recipe, self.overrides).epochs
         every = max(1, -(-epochs // self.points))
         own = [f"seed={seed}", f"run.folder={self.out}", f"run.name={self.folder(recipe, seed).name}"]
@@ -92,7 +94,7 @@ class Study:
         return [recipe, *trained, "probe.every_epochs=0", "track.picture_epochs=0", *own]
 
     def pretrain(self, recipe: str, seed: int) -> None:
-        """Train one run to its end, if it is not there. Raises GamutError where it is there with other arguments."""
+        """Train one run to its end, unless it exists. Raises GamutError where it exists with other arguments."""
         folder, arguments = self.folder(recipe, seed), self.pretraining(recipe, seed)
         last = History.read(folder / "metrics.jsonl").last_attempt
         decide = [word for word in arguments if not word.startswith("run.folder=")]  # a study may be moved
@@ -105,7 +107,7 @@ class Study:
     def probe(self, recipe: str, seed: int, task: Task) -> list[dict[str, Any]]:
         """Scores of the untrained network and of every kept checkpoint, as `gamut.probe` gives them.
 
-        Raises GamutError where they are there already, of other clips or probes.
+        Raises GamutError where they exist for other clips or probes.
         """
         run = self.folder(recipe, seed)
         out = run / f"probe-{task.name}"
@@ -132,7 +134,7 @@ class Study:
         return Job(name, tuple(arguments), self.out / name)
 
     def check(self, task: Task) -> None:
-        """Open what a task's probes and fine-tuning will, so that a mistake is found before anything is trained.
+        """Open everything that a task's probes and fine-tuning need, to find mistakes before anything is trained.
 
         Raises GamutError with the task's name.
         """
@@ -158,10 +160,13 @@ class Study:
             known = kinds(load_recipe("pretrain", recipe, self.overrides))
             if kind not in known:
                 more = " With probe.rows=true it has rows." if kind == "rows" else ""
-                raise RecipeError(f"--kind {kind}: {recipe} has no such vectors, but {', '.join(known)}.{more}")
+                raise RecipeError(
+                    f"--kind {kind}: {recipe} does not have these vectors, only {', '.join(known)}.{more}"
+                )
 
     def tokens(self, recipe: str) -> int:
-        """Tokens of a whole pretraining: those of its first epoch's plan, class tokens and all views, times epochs."""
+        """Tokens of a whole pretraining: those of its first epoch's plan, with class tokens and all views, times
+        epochs."""
         resolved = load_recipe("pretrain", recipe, self.overrides)
         index = open_sets(require_sets(resolved), resolved.remote)
         clips = select(index, resolved.subset, resolved.plan.weights)
@@ -169,10 +174,10 @@ class Study:
 
 
 def there(done: bool, what: Path, asked: Path, arguments: Sequence[str]) -> bool:
-    """Whether a result is `done`; what it was asked for with is kept in the file `asked`.
+    """Whether a result is `done`; its arguments are kept in the file `asked`.
 
-    One without that file, of a study that an earlier version began, is taken as it is. Raises GamutError where a
-    result was asked for with other arguments.
+    A result without that file, of an earlier version, is accepted. Raises GamutError where a result has other
+    arguments.
     """
     if done and asked.exists() and json.loads(asked.read_text()) != list(arguments):
         raise GamutError(f"{what} holds a result of other arguments ({asked}): give another --out, or remove it.")
@@ -190,7 +195,7 @@ def positive(text: str) -> int:
 
 
 def side_by_side(what: Sequence[tuple[str, Callable[[], Any]]], jobs: int, console: Console) -> list[Any]:
-    """Results of these calls, `jobs` at a time, in their order; the name of each is printed when it is done."""
+    """Results of these calls in order, run `jobs` at a time; the name of each is printed when it is done."""
     results = []
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(work) for _, work in what]
@@ -209,13 +214,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = parser_of("study", __doc__)
     parser.add_argument("recipe", nargs="+", help="recipes of pretraining; words with `=` are overrides of all of them")
     parser.add_argument(
-        "--task", action="append", required=True, metavar="NAME=SHARDS[,RECIPE]", help="RECIPE: to fine-tune with"
+        "--task",
+        action="append",
+        required=True,
+        metavar="NAME=SHARDS[,RECIPE]",
+        help="RECIPE: the recipe to fine-tune with",
     )
     parser.add_argument("--tune", action="append", default=[], metavar="a.b=c", help="an override of fine-tuning")
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--points", type=positive, default=4, help="checkpoints of each run that are probed")
     parser.add_argument("--kind", default="both", choices=KINDS, help="which vectors of a clip the figure shows")
-    parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     options = parser.parse_intermixed_args(argv)
     recipes = tuple(word for word in options.recipe if "=" not in word)
@@ -230,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
-            raise RecipeError(f"Two tasks are called {name}: give each --task a name of its own.")
+            raise RecipeError(f"Two tasks are called {name}: give each --task a different name.")
     seeds = range(study.seeds)
     console = Console()
     tokens = {recipe: study.tokens(recipe) for recipe in recipes}

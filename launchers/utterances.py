@@ -1,9 +1,9 @@
-"""Utterances of 4 to 30 s made of spoken digits: speakers to tell apart at native length, where VoxCeleb1 is missing.
+"""Utterances of 4 to 30 s made of spoken digits: speaker identification at native length, in place of VoxCeleb1.
 
 Each is a string of one speaker's digits, drawn with replacement and cut at a length drawn from U(4, 30) s. Recordings
-10 to 49 of every speaker and word make the training utterances, 0 to 4 (the official test split) those for the score:
-no recording is in both, but all test utterances of a speaker share the same 50 recordings, 300 in all. So their number
-is not that of independent trials.
+10 to 49 of every speaker and word make the training utterances, 0 to 4 (the official test split) the test utterances:
+no recording is in both, but all test utterances of a speaker share the same 50 recordings, 300 in all, so they are not
+independent trials.
 
 DIGITS is the Free Spoken Digit Dataset in the layout of Speech Commands: WORD/SPEAKER_nohash_INDEX.wav.
 
@@ -36,7 +36,7 @@ SECONDS = (4.0, 30.0)
 
 
 def recordings(digits: Path) -> dict[str, dict[str, list[np.ndarray]]]:
-    """split -> speaker -> int16 waveforms, in a fixed order, all at 8 kHz. Raises ShardError where there are none."""
+    """split -> speaker -> int16 waveforms at 8 kHz, in a fixed order. Raises ShardError where there are none."""
     found: dict[str, dict[str, list[np.ndarray]]] = {split: {} for split in SPLITS}
     for path in sorted(digits.glob("*/*_nohash_*.wav")):
         speaker, _, index = path.stem.partition("_nohash_")
@@ -44,18 +44,18 @@ def recordings(digits: Path) -> dict[str, dict[str, list[np.ndarray]]]:
             if index.isdigit() and int(index) in indices:
                 wave, rate = soundfile.read(path, dtype="int16")
                 if rate != 8000 or wave.ndim != 1:
-                    raise ShardError(f"{path} is {rate} Hz with {wave.ndim} channels; the digits are 8 kHz, mono.")
+                    raise ShardError(f"{path} must be 8 kHz and mono, not {rate} Hz with {wave.ndim} channels.")
                 found[split].setdefault(speaker, []).append(wave)
     if not all(found.values()):
         raise ShardError(
             f"{digits} has no digits WORD/SPEAKER_nohash_INDEX.wav with the indices 0 to 4 and 10 to 49: give the Free "
-            "Spoken Digit Dataset, laid out as Speech Commands is."
+            "Spoken Digit Dataset in the layout of Speech Commands."
         )
     return found
 
 
 def utterance(digits: list[np.ndarray], samples: int, random: np.random.Generator) -> np.ndarray:
-    """int16 [samples]: digits drawn with replacement, one behind the other; the last is cut."""
+    """int16 [samples]: digits drawn with replacement, one after another; the last is cut."""
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < samples:
         parts.append(digits[int(random.integers(len(digits)))])
@@ -79,7 +79,7 @@ def string_together(digits: Path, folder: Path, train: int = 1200, test: int = 3
             rows.append((path, speaker, split))
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("path", "labels", "split"), *rows])
-    write_text(folder / "utterances.csv", text.getvalue())  # there once all of them are
+    write_text(folder / "utterances.csv", text.getvalue())  # written last: if it exists, all utterances do
     return folder
 
 

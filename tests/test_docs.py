@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gamut.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
 TOPS = ("gamut", "pretrain", "finetune", "launchers", "configs", "tests", "bench", "docs")
@@ -24,3 +26,14 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     wrong += [link for link in links if not (page.parent / link).exists()]
     assert not wrong, f"{page.name} names what is not there: {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_page_with_commands_of_the_clone_gives_their_installed_form(page: Path) -> None:
+    text = page.read_text()
+    blocks = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    for name, (module, _) in COMMANDS.items():
+        module = module.removesuffix(".__main__")
+        typed = f"-m {module} " if module.startswith("gamut.") else f"{module.replace('.', '/')}.py "
+        if typed in blocks:
+            assert f"`gamut {name}`" in text, f"{page.name} shows `{typed}` without `gamut {name}`"

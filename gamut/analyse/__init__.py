@@ -1,1 +1,2 @@
-"""What a frozen encoder knows, and where: Whisper-AT's figures as commands, each with a table and a picture."""
+"""What a frozen encoder knows, and in which layers: Whisper-AT's figures as commands, each with a table and a
+figure."""

@@ -1,4 +1,4 @@
-"""What frozen encoders know of sounds, layer by layer, and what sounds cost speech recognition.
+"""What frozen encoders know about sounds, layer by layer, and how much sounds degrade speech recognition.
 
     python -m gamut.analyse layers shards/esc50 features/whisper_large_esc50 features/hubert_esc50
     python -m gamut.analyse noise shards/librispeech shards/esc50 models/whisper-large --layers analysis/layers.json
@@ -32,25 +32,31 @@ def main(argv: list[str] | None = None) -> int:
     layers = commands.add_parser("layers", help="a linear probe on every layer")
     layers.add_argument("data", type=Path, help="the shard set that was encoded")
     layers.add_argument("caches", type=Path, nargs="+", metavar="CACHE")
-    layers.add_argument("--names", default="", help="of the encoders, separated by commas; the folders' by default")
+    layers.add_argument(
+        "--names", default="", help="names of the encoders, separated by commas (default: those of the folders)"
+    )
     layers.add_argument("--folds", default="fold", help="a column of the index: cross-validation over its values")
     layers.add_argument("--out", type=Path, default=Path("analysis"))
     noise = commands.add_parser("noise", help="word error rates of speech among sounds")
     noise.add_argument("speech", type=Path, help="a shard set with transcripts, or of single words")
     noise.add_argument("sounds", type=Path, help="a shard set of sounds with classes")
     noise.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="Whisper, or HuBERT or wav2vec2 with CTC")
-    noise.add_argument("--names", default="", help="of the models, separated by commas; the folders' by default")
+    noise.add_argument(
+        "--names", default="", help="names of the models, separated by commas (default: those of the folders)"
+    )
     noise.add_argument("--snr", default="-20,-15,-10,-5,0,5,10,15,20", help="dB, separated by commas: --snr=-10,0,10")
-    noise.add_argument("--increase", default="-10,20", help="of WER for the second picture: from the second ratio")
+    noise.add_argument(
+        "--increase",
+        default="-10,20",
+        help="two ratios: the second figure shows the WER at the first less that at the second",
+    )
     noise.add_argument("--utterances", type=int, default=40)
     noise.add_argument("--per-class", type=int, default=40, help="sounds of each class")
     noise.add_argument(
-        "--layers", type=Path, default=None, help="a layers.json: F1 of each class, of its first encoder"
+        "--layers", type=Path, default=None, help="a layers.json, for the F1 of each class by its first encoder"
     )
-    noise.add_argument(
-        "--tokens", type=Path, default=None, help="a folder with the tokenizer, for a model that is a .pt"
-    )
-    noise.add_argument("--language", default="en", help="of multilingual Whispers")
+    noise.add_argument("--tokens", type=Path, default=None, help="a folder with the tokenizer, for a .pt model")
+    noise.add_argument("--language", default="en", help="language of multilingual Whispers")
     noise.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     noise.add_argument("--batch", type=int, default=8, help="sounds at a time")
     noise.add_argument("--out", type=Path, default=Path("analysis"))
@@ -59,10 +65,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def named(paths: list[Path], names: str) -> list[str]:
-    """A name for each path: those given, else the last part of each that tells them apart."""
+    """A name for each path: those given, else the folder names, or the whole paths where those are not unique."""
     given = [name for name in names.split(",") if name]
     if given and len(given) != len(paths):
-        raise RunError(f"--names has {len(given)} names for {len(paths)}: give one for each, separated by commas.")
+        raise RunError(
+            f"--names has {len(given)} names for {len(paths)} folders: give one for each, separated by commas."
+        )
     own = [path.resolve().name for path in paths]
     given = given or (own if len(set(own)) == len(own) else [str(path) for path in paths])
     if len(set(given)) < len(given):
@@ -96,7 +104,7 @@ def probe(options: argparse.Namespace) -> int:
     head = [
         "layer",
         *(f"{one.name}, {one.metric}" for one in found),
-        *(f"{one.name}, classes told best" for one in found),
+        *(f"{one.name}, classes with their best F1" for one in found),
     ]
     rows = []
     for layer in range(deepest):
@@ -122,7 +130,7 @@ def recognise(options: argparse.Namespace) -> int:
     low, high = numbers(options.increase, "--increase", 2)
     f1 = classes_of(options.layers) if options.layers else None
     if f1 is not None and not {low, high} <= set(ratios):
-        raise RunError(f"--increase names {low:g} and {high:g} dB, which must both be in --snr ({options.snr}).")
+        raise RunError(f"The ratios of --increase, {low:g} and {high:g} dB, must both be in --snr ({options.snr}).")
     parts = material(Index.open(options.speech), Index.open(options.sounds), options.utterances, options.per_class)
     said = f"{len(parts.speech)} utterances, {len(parts.labels)} classes of sound, {len(ratios)} ratios"
     print(said, flush=True)
@@ -130,7 +138,9 @@ def recognise(options: argparse.Namespace) -> int:
         transcriber, tokens=options.tokens, language=options.language, precision=options.precision
     )
     for path in options.models:
-        opened(path)  # and let go: what is wrong with one is said before hours of another, and one is held at a time
+        opened(
+            path
+        )  # and discard it: so an error in one is found before hours are spent on another; only one is held at a time
     found = {}
     for name, path in zip(names, options.models):
 
@@ -146,7 +156,7 @@ def recognise(options: argparse.Namespace) -> int:
     ]
     table = f"Word error rate: {said}.\n\n{markdown(['signal to noise', *names], rows)}"
     if silent:
-        table += f"\n\n{silent} mixtures had a silent sound and are the speech itself."
+        table += f"\n\nIn {silent} mixtures the sound was silent, so that they are the speech alone."
     plots = {"noise": pictures.error_rates(ratios, {name: list(one.rates) for name, one in found.items()}, clean)}
     content = {
         "snr": ratios,
@@ -163,7 +173,7 @@ def recognise(options: argparse.Namespace) -> int:
         }
         shared = [label for label in parts.labels if label in f1]
         if not shared:
-            raise RunError(f"{options.layers} is of other classes than {options.sounds}.")
+            raise RunError(f"{options.layers} and {options.sounds} have no classes in common.")
         at = [parts.labels.index(label) for label in shared]
         of = np.array([f1[label] for label in shared])
         head = ["class", "F1", *(f"{name}, WER {low:g} dB - WER {high:g} dB" for name in names)]
@@ -171,7 +181,7 @@ def recognise(options: argparse.Namespace) -> int:
             [label, f"{of[n]:.2f}", *(f"{100 * increase[name][at[n]]:+.1f}" for name in names)]
             for n, label in enumerate(shared)
         ]
-        table += "\n\nF1 of a class by the last layer's probe, and what its sounds cost, in points:\n\n"
+        table += "\n\nF1 of each class by the probe on the last layer, and the WER that its sounds add, in points:\n\n"
         table += markdown(head, rows)
         title = f"{names[0]}: WER at {low:g} dB less WER at {high:g} dB"
         plots["f1_against_wer"] = pictures.f1_against_errors(of, increase[names[0]][at], shared, title)

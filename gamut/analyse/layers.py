@@ -18,7 +18,7 @@ AT_A_TIME = 64  # records
 
 @dataclass(frozen=True)
 class Layers:
-    """What the probes of one encoder came to; every score is a mean over folds."""
+    """The scores of the probes on one encoder, each a mean over folds."""
 
     name: str
     metric: str  # accuracy, where clips have one class each; else mAP
@@ -40,7 +40,7 @@ class Layers:
 def mean_vectors(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
     """float32 [n, layers, dim]: the features of clips by rows of their index, as means over time.
 
-    Raises FeatureError where the cache lacks one of them.
+    Raises FeatureError where the cache does not have one of them.
     """
     vectors = [
         cache.read(rows[first : first + AT_A_TIME]).mean(axis=2, dtype=np.float32)
@@ -86,5 +86,5 @@ def class_f1(target: np.ndarray, logits: np.ndarray, one_class: bool) -> np.ndar
     else:
         predicted = logits > 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class that this fold has no clip of: 0
+        warnings.simplefilter("ignore")  # a class without clips in this fold: 0
         return np.asarray(f1_score(target.astype(bool), predicted, average=None, zero_division=0.0))

@@ -1,4 +1,4 @@
-"""Speech mixed with environmental sounds: what each class of sound costs a recogniser (Whisper-AT, Figures 1 and 2).
+"""Speech mixed with environmental sounds: how many errors each class of sound adds (Whisper-AT, Figures 1 and 2).
 
 Every utterance is mixed with one sound of every class at every signal-to-noise ratio, the sound tiled or cut to the
 speech, and transcribed. Word error rates are pooled over words, upper case, without punctuation.
@@ -79,7 +79,7 @@ def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Ma
     same ones.
 
     What is said is KEY.json's `text`, or where a set has none the clip's label (a spoken digit). Raises ShardError
-    where nothing is said anywhere, or the sounds have no classes.
+    where clips have neither, or the sounds have no classes.
     """
     chosen = sample(speech, np.flatnonzero(np.asarray(speech.samples) <= LONGEST * RATE), 4 * utterances)
     said = texts(speech, chosen)
@@ -88,13 +88,13 @@ def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Ma
     spoken = [(int(row), text) for row, text in zip(chosen, said) if plain(text)][:utterances]
     if not spoken:
         raise ShardError(
-            f"The clips of {speech.folder} say nothing: they have neither a `text` in KEY.json nor labels. Convert a "
-            "set with transcripts, such as librispeech, or one of single words, such as speechcommands."
+            f"The clips of {speech.folder} have neither a `text` in KEY.json nor labels. Convert a set with "
+            "transcripts, such as librispeech, or one of single words, such as speechcommands."
         )
     target = [set(sounds.label_ids(row).tolist()) for row in range(len(sounds))]
     there = [number for number in range(len(sounds.labels)) if any(number in labels for labels in target)]
     if not there:
-        raise ShardError(f"The sounds of {sounds.folder} have no labels: there are no classes to mix speech with.")
+        raise ShardError(f"The clips of {sounds.folder} have no labels. Give a set whose clips have classes.")
     reader, other = open_reader(speech), open_reader(sounds)
     of = [sample(sounds, np.array([r for r, labels in enumerate(target) if n in labels]), of_class) for n in there]
     return Material(
@@ -106,8 +106,8 @@ def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Ma
 
 
 def mixed(speech: np.ndarray, noise: np.ndarray, ratio: float) -> np.ndarray:
-    """float32 [samples]: speech and noise of the same length at so many dB of signal-to-noise ratio; a silent noise
-    leaves the speech as it is."""
+    """float32 [samples]: speech and noise of the same length at a signal-to-noise ratio in dB; a silent noise leaves
+    the speech as it is."""
     if not np.any(noise) or not np.any(speech):
         return speech
     parts = (torch.from_numpy(np.ascontiguousarray(part))[None] for part in (speech, noise))
@@ -122,7 +122,7 @@ def measure(
     told: Callable[[float, float], None] = lambda ratio, rate: None,
 ) -> Errors:
     """Transcribe everything; `told(ratio, WER)` is called as each ratio is done. Raises RunError where the recogniser
-    gives another number of texts than it was given sounds."""
+    does not return one text for each sound."""
     clean = word_errors(parts.text, list(_in_batches(parts.speech, transcribe, batch)))
     classes, n = len(parts.labels), len(parts.speech)
     wrong, words = np.zeros((2, len(ratios), classes), np.int64)

@@ -1,4 +1,4 @@
-"""Recognisers on this machine as one function: sounds in, texts out."""
+"""Speech recognisers on this machine as one function: sounds in, texts out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def transcriber(
 
     tokens: a folder of transformers with the tokenizer (and generation_config.json), where the model is a .pt.
     language: of a multilingual Whisper. Text is decoded greedily. Raises CheckpointError where the model or its
-    tokenizer is not there, RecipeError for a language that it does not know.
+    tokenizer is missing, RecipeError for a language that it does not know.
     """
     path = Path(path).expanduser()
     device = torch.device(accelerator())
@@ -41,10 +41,10 @@ def transcriber(
 def _whisper(path: Path, tokens: Path, language: str, precision: str, device: torch.device) -> Transcriber:
     from transformers import GenerationConfig, WhisperTokenizer
 
-    # Looked for by name: transformers makes an empty tokenizer of nothing.
+    # Checked by name, since transformers makes an empty tokenizer where there is none.
     if not any((tokens / name).is_file() for name in TOKENIZERS):
         raise CheckpointError(
-            f"{tokens} has no tokenizer: give --tokens FOLDER with that of the same Whisper, as transformers keeps it."
+            f"{tokens} has no tokenizer: give --tokens FOLDER, a folder of transformers with that of the same Whisper."
         )
     model = load_whisper(path, decoder=True, precision=precision, device=device)
     tokenizer = _from(WhisperTokenizer, tokens)
@@ -77,7 +77,7 @@ def _ctc(path: Path, kind: str, precision: str, device: torch.device) -> Transcr
     @torch.inference_mode()
     def hear(sounds: list[np.ndarray]) -> list[str]:
         texts = []
-        for sound in sounds:  # one by one: padding would change what the models without a mask hear
+        for sound in sounds:  # one by one: padding would change the results of models without a mask
             values = extractor(sound, sampling_rate=RATE, return_tensors="pt").input_values
             best = model(values.to(device, PRECISIONS[precision])).logits.argmax(-1)
             texts += tokenizer.batch_decode(best)
@@ -91,4 +91,4 @@ def _from(kind: Any, path: Path) -> Any:
         return kind.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} has no {kind.__name__} that can be read: {first}") from error
+        raise CheckpointError(f"The {kind.__name__} in {path} cannot be read: {first}") from error

@@ -1,4 +1,4 @@
-"""What models are scored by. A metric is one entry of `METRICS`; `finetune.metric` takes any of their names."""
+"""The metrics that models are scored by: the entries of `METRICS`, whose names `finetune.metric` takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Of = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that says how good a model's scores of all clips are, and how it is to be shown.
+    """One number for the quality of a model's scores of all clips, and how to show it.
 
     Its functions get the targets {0, 1} [n, classes] and the logits float32 [n, classes] of all n clips at once, and
     compute in float64.
@@ -30,24 +30,24 @@ class Metric:
     score: Callable[[np.ndarray, np.ndarray], float]
     by_class: Of | None = None  # float64 [classes], nan for a class that no clip has
     by_clip: Of | None = None  # float64 [n], where the score is a mean over clips: it then has a paired bootstrap
-    everything: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None  # to be logged, the score included
+    everything: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None  # what to log, including the score
     higher_is_better: bool = True
-    percent: bool = True  # a share of 1 that is shown in percent
-    one_label: bool = False  # it needs clips with exactly one label each
-    confusion: bool = False  # a matrix of true and predicted classes says more; needs one label, too
+    percent: bool = True  # whether it is a share of 1, shown in percent
+    one_label: bool = False  # whether it needs clips with exactly one label each
+    confusion: bool = False  # whether to show a confusion matrix with it; needs one label, too
 
     def values(self, target: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """The score under the metric's name, and what else is logged with it."""
+        """The score under the metric's name, and whatever else is logged with it."""
         return self.everything(target, logits) if self.everything else {self.name: self.score(target, logits)}
 
     def better(self, score: float, than: float | None) -> bool:
-        """Whether a score is better than another, or the first; not-a-number is better than none at most."""
+        """Whether a score is better than another, or the first one; NaN is only better than none."""
         if than is None or np.isnan(than):
             return than is None or not np.isnan(score)
         return score > than if self.higher_is_better else score < than
 
     def show(self, score: float) -> str:
-        """`85.3%`, or where it is no share of 1 `0.853`."""
+        """`85.3%`, or `0.853` if it is not a share of 1."""
         return f"{score:.1%}" if self.percent else f"{score:.4g}"
 
     def show_difference(self, difference: float) -> str:
@@ -56,12 +56,12 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a score is multiplied with in tables and figures."""
+        """The factor of scores in tables and figures."""
         return 100.0 if self.percent else 1.0
 
     @property
     def title(self) -> str:
-        """Of a column or an axis."""
+        """The title of a column or an axis."""
         return f"{self.name}, %" if self.percent else self.name
 
 

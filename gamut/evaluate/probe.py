@@ -1,7 +1,7 @@
 """How much a frozen representation knows: nearest neighbours and a linear probe.
 
-Targets are rows of zeros and ones, one or several ones a clip: sets whose clips have one class each and sets whose
-clips have several are scored by the same functions.
+Targets are rows of zeros and ones, with one or several ones a clip: the same functions score sets whose clips have one
+class each and sets whose clips have several.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def knn(
     x, target = np.asarray(train_x, np.float64), np.asarray(train_target, np.float64)
     near = NearestNeighbors(n_neighbors=min(k, len(x)), metric="cosine", algorithm="brute").fit(x)
     distance, which = near.kneighbors(np.asarray(test_x, np.float64))
-    weight = np.exp((distance[:, :1] - distance) / temperature)  # 1 for the nearest: nothing overflows
+    weight = np.exp((distance[:, :1] - distance) / temperature)  # 1 for the nearest, so nothing overflows
     return np.einsum("mk,mkc->mc", weight, target[which]) / weight.sum(1, keepdims=True)
 
 

@@ -104,7 +104,7 @@ def _extract(arguments: argparse.Namespace) -> int:
     made = job.begin()
     missing = 0 if made.finished else len(made.missing())
     require_room(made, missing)
-    print(f"{missing} of {job.about.shards} shards are to be made" if missing else "all of it is there")
+    print(f"{missing} of {job.about.shards} shards are to be made" if missing else "all features exist already")
     print_extracted(run(job, made))
     return 0
 

@@ -1,5 +1,5 @@
-"""What a recipe's values must satisfy beyond their types: each within the bounds that stand beside it in the schema,
-and together free of contradictions."""
+"""What a recipe's values must satisfy beyond their types: each is within the bounds beside it in the schema, and
+together they are free of contradictions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def at(place: str) -> str:
 
 
 def check(recipe: Recipe, origin: dict[str, str] | None = None) -> None:
-    """Raise RecipeError for the first value that cannot be. `origin` says where each key was set."""
+    """Raise RecipeError for the first invalid value. `origin` says where each key was set."""
     origin = origin or {}
 
     def where(*keys: str) -> str:
         places = [origin[key] for key in keys if key in origin]
-        places.sort(key=lambda place: place == COMMAND_LINE)  # what was typed last is the likelier slip
+        places.sort(key=lambda place: place == COMMAND_LINE)  # what was typed last is the more likely mistake
         return f" {at(places[-1])}" if places else ""
 
     for key, problem in problems(recipe):
@@ -45,7 +45,7 @@ def check(recipe: Recipe, origin: dict[str, str] | None = None) -> None:
 
 
 def check_model(model: Model) -> None:
-    """Raise RecipeError for a model section, of a recipe or made by hand, that describes no model."""
+    """Raise RecipeError for an invalid model section, of a recipe or made by hand."""
     for key, problem in problems(model, "model."):
         raise RecipeError(f"{key} {problem}.")
     for _, problem in _model(model):
@@ -53,7 +53,7 @@ def check_model(model: Model) -> None:
 
 
 def _contradictions(recipe: Recipe) -> Iterator[Problem]:
-    """Everything that does not fit together."""
+    """All contradictions between keys."""
     yield from _model(recipe.model)
     yield from _views(recipe)
     yield from _optim(recipe)
@@ -76,12 +76,12 @@ def _model(model: Model) -> Iterator[Problem]:
     if model.distilled and model.pooling != "cls":
         yield (
             ("model.distilled", "model.pooling"),
-            f"model.distilled is a second token beside CLS: it needs model.pooling cls, not {model.pooling}",
+            f"model.distilled adds a second token beside CLS: it needs model.pooling cls, not {model.pooling}",
         )
     if model.table_like == "ast" and model.positions != "learned":
         yield (
             ("model.table_like", "model.positions"),
-            "model.table_like ast is for model.positions learned; factorised tables have one way to fit a clip",
+            "model.table_like ast needs model.positions learned; factorised tables have only one way to fit a clip",
         )
 
 
@@ -91,32 +91,31 @@ def _views(recipe: Recipe) -> Iterator[Problem]:
     if (front.mean is None) != (front.std is None):
         yield (
             ("front.mean", "front.std"),
-            "front.mean and front.std must both be given, or both be left to the shards' own statistics",
+            "front.mean and front.std must be set together, or both left to the statistics of the shards",
         )
     for c in views.resolutions:
         if abs(c * HOP - hop(c)) > 1e-6:
             yield (
                 ("views.resolutions",),
-                f"views.resolutions: a hop of 10 ms x {c:g} is no whole number of samples at 16 kHz; the nearest that "
-                f"is: {max(hop(c), 1) / HOP:g}",
+                f"views.resolutions: a hop of 10 ms x {c:g} is not a whole number of samples at 16 kHz; the nearest "
+                f"value that gives one is {max(hop(c), 1) / HOP:g}",
             )
     if views.pad_with == "zero" and (not views.pad or (views.frames is None and views.pad_to is None)):
         yield (
             ("views.pad_with",),
-            "views.pad_with zero fills clips up to a fixed length: it needs views.pad, and views.frames or "
-            "views.pad_to",
+            "views.pad_with zero pads clips to a fixed length: it needs views.pad, and views.frames or views.pad_to",
         )
     if views.local_count and views.frames is not None and views.local_frames >= views.frames:
         yield (
             ("views.local_frames", "views.frames", "views.local_count"),
-            f"local crops are shorter than the views: views.local_frames ({views.local_frames}) must be below "
+            f"local crops must be shorter than the views: views.local_frames ({views.local_frames}) must be below "
             f"views.frames ({views.frames}), such as {max(views.frames // 3 // PATCH, 1) * PATCH}, or "
             "views.local_count 0",
         )
 
 
 def _plan(recipe: Recipe) -> Iterator[Problem]:
-    """What the plan could not do: its own contradictions, and a pack that does not hold one clip."""
+    """What cannot be planned: contradictions of the policy, and a pack that is too small for one clip."""
     views, step = recipe.views, recipe.step
     for fields, sentence in clashes(SimpleNamespace(**training_fields(recipe))):
         keys = {field: KEYS[field] for field in fields}
@@ -131,7 +130,7 @@ def _plan(recipe: Recipe) -> Iterator[Problem]:
     if one > step.tokens:
         yield (
             ("step.tokens", "views.frames", "views.max_frames", "views.local_count"),
-            f"step.tokens ({step.tokens}) does not hold one clip of {one} tokens ({views.count} x {longest}{local} "
+            f"step.tokens ({step.tokens}) is too small for one clip of {one} tokens ({views.count} x {longest}{local} "
             "frames, class tokens included)",
         )
 
@@ -147,13 +146,13 @@ def _optim(recipe: Recipe) -> Iterator[Problem]:
     if optim.clip_each and (recipe.engine != "oss" or not optim.clip):
         yield (
             ("optim.clip_each", "engine", "optim.clip"),
-            "optim.clip_each needs whole gradients and a norm: engine: oss and optim.clip above 0",
+            "optim.clip_each needs unsplit gradients and a norm: engine: oss and optim.clip above 0",
         )
     if max(optim.betas) >= 1:
-        yield ("optim.betas",), f"optim.betas must lie in [0, 1), not {list(optim.betas)}"
+        yield ("optim.betas",), f"optim.betas must be in [0, 1), not {list(optim.betas)}"
     if recipe.precision == "fp16" and recipe.stage != "features":
         # Training would have to scale its loss.
-        yield ("precision",), "precision must be fp32 or bf16, not 'fp16', which is for frozen encoders alone"
+        yield ("precision",), "precision must be fp32 or bf16, not 'fp16', which is only for frozen encoders"
 
 
 def _clips(recipe: Recipe) -> Iterator[Problem]:
@@ -164,11 +163,11 @@ def _clips(recipe: Recipe) -> Iterator[Problem]:
             if not _subset_fits(name, value):
                 yield (section,), f"{section}.{name} must be {_SUBSET.get(name, _VALUES)}, not {value!r}"
         if {"per_class", "share"} <= subset.keys():
-            yield (section,), f"{section}.per_class and {section}.share both choose how many clips: leave one out"
+            yield (section,), f"{section}.per_class and {section}.share both set the number of clips: remove one"
     if bool(recipe.probe.train) != bool(recipe.probe.test):
         yield (
             ("probe.train", "probe.test"),
-            "probe.train and probe.test belong together: give both, or neither for cross-validation over probe.folds",
+            "probe.train and probe.test must be set together, or neither for cross-validation over probe.folds",
         )
 
 
@@ -182,7 +181,7 @@ _SUBSET = {
 
 
 def _subset_fits(name: str, value: Any) -> bool:
-    """Whether an entry of `subset` is of its kind."""
+    """Whether an entry of `subset` has a valid value."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name == "keys":
         return isinstance(value, str) and bool(value)
@@ -206,25 +205,25 @@ def _deepspeed(recipe: Recipe) -> Iterator[Problem]:
     ):
         section = recipe.deepspeed.get(name, {})
         if not isinstance(section, dict):
-            yield ("deepspeed",), f"deepspeed.{name} is a section, {instead}, not {section!r}"
+            yield ("deepspeed",), f"deepspeed.{name} must be a section, {instead}, not {section!r}"
             return
     stage = recipe.deepspeed.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or stage not in range(4):
         yield (
             ("deepspeed",),
-            "deepspeed.zero_optimization.stage must be 0, 1, 2 (splits gradients over the ranks too) or 3 (and the "
+            "deepspeed.zero_optimization.stage must be 0, 1, 2 (also splits gradients over the ranks) or 3 (also the "
             f"weights), not {stage!r}",
         )
     if recipe.stage != "features" and recipe.engine == "deepspeed" and recipe.precision == "bf16" and stage == 0:
         yield (
             ("deepspeed", "precision"),
-            "ZeRO stage 0 trains in fp32 only, since DeepSpeed keeps no fp32 weights there: set precision=fp32, or "
+            "ZeRO stage 0 trains only in fp32, since DeepSpeed keeps no fp32 weights there: set precision=fp32, or "
             "deepspeed.zero_optimization.stage=1",
         )
 
 
 def _places(recipe: Recipe) -> Iterator[Problem]:
-    """Where the run lies, what it reports to, and how its data is fetched."""
+    """The folder of the run, its tracking server, and how its data is fetched."""
     run, track, remote = recipe.run, recipe.track, recipe.remote
     if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", part) for part in run.name.split("/")):
         yield (
@@ -242,13 +241,13 @@ def _places(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.startswith("pipe:") and not remote.allow_pipe:
         yield (
             ("data", "remote.allow_pipe"),
-            "data names a command, which is run only with remote.allow_pipe=true",
+            "data names a command, which only runs with remote.allow_pipe=true",
         )
     pauses = sum(min(remote.pause_seconds * 2.0 ** min(n, 64), LONGEST_PAUSE) for n in range(remote.tries - 1))
     waiting = remote.tries * remote.timeout_seconds + pauses
     if is_remote(recipe.data) and waiting >= run.timeout_seconds:
         yield (
             ("remote.tries", "remote.timeout_seconds", "remote.pause_seconds", "run.timeout_seconds"),
-            f"a server that stalls is waited for {waiting:g} s ({remote.tries} tries of {remote.timeout_seconds:g} s "
-            f"and the pauses between them), but run.timeout_seconds={run.timeout_seconds:g} ends it first",
+            f"the run waits {waiting:g} s for a stalled server ({remote.tries} tries of {remote.timeout_seconds:g} s "
+            f"and the pauses between them), but run.timeout_seconds={run.timeout_seconds:g} ends it earlier",
         )

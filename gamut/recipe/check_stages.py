@@ -1,4 +1,4 @@
-"""What a recipe says of its own stage, checked against itself: pretraining, fine-tuning, extracting features."""
+"""Contradictions within a stage's own sections: pretraining, fine-tuning, extracting features."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Problem = tuple[tuple[str, ...], str]  # the keys concerned, and a sentence with
 
 
 def pretraining(recipe: Recipe) -> Iterator[Problem]:
-    """What contradicts itself in any pretraining, and in that of ASiT."""
+    """Contradictions in any pretraining, and in that of ASiT."""
     if recipe.objective == "asit":
         yield from _asit(recipe)
     if recipe.optim.layer_decay != 1 or recipe.optim.head_scale != 1:
         yield (
             ("optim.layer_decay", "optim.head_scale"),
-            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining all learns at one rate, leave "
-            "them at 1",
+            "optim.layer_decay and optim.head_scale are for fine-tuning: in pretraining everything learns at one rate, "
+            "so leave them at 1",
         )
 
 
@@ -42,7 +42,7 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
     if others and (step.clips or step.max_clips) == 1:
         yield (
             (*others, bound),
-            f"a clip alone in its pack has no other for {' and '.join(others)}: {bound} must be above 1",
+            f"{' and '.join(others)} need another clip in the same pack: {bound} must be above 1",
         )
     if asit.weight_global and views.count != 2:
         yield (
@@ -56,19 +56,19 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
     ):
         yield (
             ("asit.weight_global", "model.pooling"),
-            "attention pooling is trained by the global loss, and by KoLeo where asit.koleo_on is pooled: "
+            "attention pooling is trained by the global loss, or by KoLeo where asit.koleo_on is pooled: "
             "asit.weight_global must be above 0, or model.pooling cls or mean",
         )
     if model.distilled or model.stride != PATCH:
         yield (
             ("model.distilled", "model.stride"),
-            "ASiT hides and rebuilds patches that lie side by side, and has one class token: model.stride must be 16, "
-            "model.distilled false",
+            "ASiT masks and reconstructs patches that do not overlap, and has one class token: model.stride must be 16 "
+            "and model.distilled false",
         )
     if views.local_count and not asit.weight_global:
         yield (
             ("views.local_count", "asit.weight_global"),
-            "local crops serve the global loss alone: set views.local_count to 0 or asit.weight_global above 0",
+            "local crops are only used by the global loss: set views.local_count to 0 or asit.weight_global above 0",
         )
     if least is not None and least > asit.mask_target:
         yield (
@@ -78,13 +78,13 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
     if asit.mask_copied and not asit.mask_target:
         yield (
             ("asit.mask_copied", "asit.mask_target"),
-            "asit.mask_copied takes the place of masks: asit.mask_target must be above 0",
+            "asit.mask_copied replaces masks: asit.mask_target must be above 0",
         )
     if asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes):
         yield (
             ("asit.prototypes_data", "asit.heads"),
-            f"a shared head has one number of outputs: asit.prototypes_data ({asit.prototypes_data}) other than "
-            f"asit.prototypes ({asit.prototypes}) needs asit.heads partly or separate",
+            f"a shared head has one number of outputs: asit.prototypes_data ({asit.prototypes_data}) must equal "
+            f"asit.prototypes ({asit.prototypes}), or asit.heads be partly or separate",
         )
     if asit.teacher_temperature_start is not None and not asit.teacher_temperature_epochs:
         yield (
@@ -94,24 +94,24 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
     if asit.teacher_temperature_start is None and asit.teacher_temperature_epochs > 0:
         yield (
             ("asit.teacher_temperature_epochs", "asit.teacher_temperature_start"),
-            "asit.teacher_temperature_epochs is how long the way from asit.teacher_temperature_start is: set that too, "
-            "or leave the epochs at 0",
+            "asit.teacher_temperature_epochs is the time that it takes from asit.teacher_temperature_start: set that "
+            "too, or leave the epochs at 0",
         )
     if asit.koleo_on != "rows" and not asit.weight_koleo:
         yield (
             ("asit.koleo_on", "asit.weight_koleo"),
-            "asit.koleo_on says what KoLeo spreads apart: asit.weight_koleo must be above 0",
+            "asit.koleo_on only affects KoLeo: asit.weight_koleo must be above 0",
         )
     if asit.freeze_output_epochs and optim.name == "adam" and (optim.weight_decay or optim.weight_decay_end):
         yield (
             ("asit.freeze_output_epochs", "optim.name"),
-            "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay, as part of the gradient, moves the "
-            "output layer that should rest",
+            "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay is part of the gradient, and would "
+            "move the frozen output layer",
         )
 
 
 def finetuning(recipe: Recipe) -> Iterator[Problem]:
-    """Folds, views and averages that contradict each other."""
+    """Contradictions between folds, views and averages."""
     folds = recipe.folds
     if not folds.test or not all(folds.test):
         yield (("folds.test",), "folds.test needs at least one round of at least one fold")
@@ -119,11 +119,14 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
         for key, others in (("train", folds.train), ("validation", folds.validation)):
             both = [fold for fold in others or [] if fold in test]
             if both:
-                yield ((f"folds.{key}", "folds.test"), f"fold {both[0]} is in folds.{key} and in a round of folds.test")
+                yield (
+                    (f"folds.{key}", "folds.test"),
+                    f"fold {both[0]} is both in folds.{key} and in a round of folds.test",
+                )
     if folds.column in recipe.subset:
         yield (
             ("subset",),
-            f"subset.{folds.column} is what folds says: set folds.train, folds.validation and folds.test instead",
+            f"subset.{folds.column} conflicts with folds: set folds.train, folds.validation and folds.test instead",
         )
     if recipe.features:
         yield from _on_features(recipe)
@@ -133,7 +136,7 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
     if first is not None and first > recipe.epochs:
         yield (
             ("finetune.average_from", "epochs"),
-            f"finetune.average_from ({first}) is after the last of {recipe.epochs} epochs: there would be no mean",
+            f"finetune.average_from ({first}) is after the last of {recipe.epochs} epochs: nothing would be averaged",
         )
     if recipe.finetune.take_head and not recipe.init:
         yield (("finetune.take_head", "init"), "finetune.take_head needs an init to take the classifier from")
@@ -144,24 +147,27 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _on_features(recipe: Recipe) -> Iterator[Problem]:
-    """What makes no sense where clips are cached features."""
+    """What cannot be combined with cached features."""
     augment = recipe.augment
     if recipe.step.clips is None:
         yield (("step.clips", "features"), "cached features are batched by number: set step.clips, not step.tokens")
     for key in ("frequency_mask", "noise", "drop_tokens"):
         if getattr(augment, key):
-            yield ((f"augment.{key}", "features"), f"augment.{key} is for sound: cached features have none of it")
+            yield ((f"augment.{key}", "features"), f"augment.{key} works on sound, not on cached features: remove it")
     if recipe.finetune.take_head:
-        yield (("finetune.take_head", "features"), "finetune.take_head is for sound: a head is all there is here")
+        yield (
+            ("finetune.take_head", "features"),
+            "finetune.take_head is not for features: the head is the whole model, and init names it",
+        )
     if recipe.views.roll:
-        yield (("views.roll", "features"), "views.roll is for sound: cached features have none of it")
+        yield (("views.roll", "features"), "views.roll works on sound, not on cached features: set it to 0")
 
 
 def _with_encoder(recipe: Recipe) -> Iterator[Problem]:
-    """What makes no sense where an encoder is fine-tuned with its head."""
+    """What cannot be combined with fine-tuning an encoder with its head."""
     augment, views = recipe.augment, recipe.views
     if recipe.features:
-        yield (("features", "encoder"), "features are of a frozen encoder: with encoder set features to ''")
+        yield (("features", "encoder"), "features come from a frozen encoder: with encoder set features to ''")
     covers = math.ceil(((recipe.head.seconds * RATE - WINDOW) / HOP + 1) / PATCH) * PATCH
     if views.frames != covers or not views.pad or list(views.resolutions) != [1.0] or list(views.poolings) != [1]:
         yield (
@@ -171,11 +177,14 @@ def _with_encoder(recipe: Recipe) -> Iterator[Problem]:
         )
     for key in ("frequency_mask", "noise", "drop_tokens"):
         if getattr(augment, key):
-            yield ((f"augment.{key}", "encoder"), f"augment.{key} is not for an encoder with a head")
+            yield (
+                (f"augment.{key}", "encoder"),
+                f"augment.{key} does not work with an encoder and its head: remove it",
+            )
 
 
 def extracting(recipe: Recipe) -> Iterator[Problem]:
-    """What of the section `extract` contradicts itself or the rest."""
+    """Contradictions of the section `extract`."""
     extract = recipe.extract
     if CLIPS_A_SHARD % extract.batch:
         near = min(
@@ -184,6 +193,9 @@ def extracting(recipe: Recipe) -> Iterator[Problem]:
         )
         yield ("extract.batch",), f"extract.batch must divide {CLIPS_A_SHARD}, such as {near}, not {extract.batch}"
     if sorted(set(extract.blocks)) != list(extract.blocks):
-        yield ("extract.blocks",), f"extract.blocks are numbers of blocks from 0, ascending, not {extract.blocks}"
+        yield (
+            ("extract.blocks",),
+            f"extract.blocks must be numbers of blocks from 0, in ascending order, not {extract.blocks}",
+        )
     if recipe.mixture:
-        yield ("mixture",), "a cache is of one shard set: give each set of a mixture its own"
+        yield ("mixture",), "a cache holds one shard set: make one for each set of the mixture"

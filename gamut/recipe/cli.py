@@ -19,7 +19,7 @@ _OPTIONS = ("--dry-run", "--help", "--local_rank")
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed, understood."""
+    """The parsed command line."""
 
     recipe: Recipe
     name: str  # the recipe's name or path, as typed
@@ -31,8 +31,8 @@ class Command:
 def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
     """The recipe and options in `argv` (without the program's name).
 
-    `--local_rank N` or `--local_rank=N` may stand anywhere. Without a recipe the stage's recipes are listed and the
-    process exits with status 2; `--help` exits with 0. Raises RecipeError for everything else that is wrong.
+    `--local_rank N` or `--local_rank=N` may be anywhere. Without a recipe the stage's recipes are listed and the
+    process exits with status 2; `--help` exits with 0. Raises RecipeError for any other mistake.
     """
     words: list[str] = []
     dry_run, local_rank = False, None
@@ -63,7 +63,7 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
             f"{names[1]!r} on the command line is not an override; write key=value, such as optim.lr=3e-4 "
             f"(the recipe is {names[0]})."
         )
-    from gamut.recipe.load import load_recipe  # here: OmegaConf takes its time, and --help does without
+    from gamut.recipe.load import load_recipe  # imported late: OmegaConf is slow to import, and --help does not need it
 
     recipe = load_recipe(stage, names[0], overrides, configs)
     return Command(recipe, names[0], overrides, dry_run, local_rank)
@@ -82,9 +82,10 @@ def usage(stage: str, configs: Path = CONFIGS) -> str:
 
 
 def require_data(recipe: Recipe) -> Path:
-    """The folder of the recipe's shards, or for a remote set the folder on this node that has its index.
+    """The folder of the recipe's shards, or for a remote set the folder on this node with its index.
 
-    Raises ShardError with the command that makes them where it is missing, or the remote place cannot be read.
+    Raises ShardError, with the command that makes them, where they are missing; also where a remote place cannot be
+    read.
     """
     if is_remote(recipe.data):
         from gamut.remote.mirror import mirror
@@ -93,11 +94,11 @@ def require_data(recipe: Recipe) -> Path:
     if recipe.data and Path(recipe.data).is_dir():
         return Path(recipe.data)
     if not recipe.data:
-        raise ShardError(f"The recipe of {recipe.run.name} names no data; add data=FOLDER with a set of shards.")
+        raise ShardError(f"The recipe of {recipe.run.name} sets no data; add data=FOLDER with a shard set.")
     converter = recipe.dataset or "folder"
     raise ShardError(
         f"There are no shards at {recipe.data}. Make them with `python -m gamut.shards convert {converter} SRC "
-        f"{recipe.data}`, or say where they are with data=FOLDER or the environment variable GAMUT_DATA."
+        f"{recipe.data}`, or set their place with data=FOLDER or the environment variable GAMUT_DATA."
     )
 
 
@@ -112,6 +113,6 @@ def require_sets(recipe: Recipe) -> list[Path]:
 
 
 def _say(text: str, local_rank: int | None, error: bool = False) -> None:
-    """Once, not from every rank."""
+    """Print from the first rank only."""
     if (local_rank or int(os.environ.get("RANK", "0") or 0)) == 0:
         print(text, file=sys.stderr if error else sys.stdout)

@@ -1,7 +1,7 @@
-"""Where recipes lie, and the file that a name means.
+"""Where recipes are, and which file a name means.
 
-Gamut's own are in configs/STAGE of the clone, or inside the installed package; folders in the environment variable
-GAMUT_RECIPES (separated as in PATH), laid out alike, are searched besides. A name that two folders give is an error.
+Gamut's own are in configs/STAGE of the clone, or inside the installed package. Folders in the environment variable
+GAMUT_RECIPES (separated as in PATH), with the same layout, are searched as well. A name in two of them is an error.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def list_recipes(stage: str, configs: Path = CONFIGS) -> list[str]:
 
 
 def list_names(kind: str, configs: Path = CONFIGS) -> list[str]:
-    """The names of what is of a kind: a stage's recipes, or `clusters`. Those in folders come last."""
+    """The names of a kind of file: a stage's recipes, or `clusters`. Those in subfolders come last."""
     found = {name_of(kind, path, configs) for root in _roots(configs) for path in (root / kind).rglob("*.yaml")}
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def name_of(kind: str, path: Path, configs: Path = CONFIGS) -> str:
-    """What a recipe is called: its path below a folder of its kind, or elsewhere its file name, without `.yaml`."""
+    """The name of a recipe: its path below a folder of its kind, or elsewhere its file name, without `.yaml`."""
     resolved = path.resolve()
     for root in _roots(configs):
         folder = (root / kind).resolve()
@@ -67,21 +67,20 @@ def name_of(kind: str, path: Path, configs: Path = CONFIGS) -> str:
 
 
 def named(kind: str, name: str, configs: Path = CONFIGS) -> Path | None:
-    """The file of that kind and name, if there is one. Raises RecipeError naming both where there are two."""
+    """The file of this kind and name; None where there is none. Raises RecipeError naming both where there are two."""
     paths = [path for root in _roots(configs) if (path := root / kind / f"{name}.yaml").is_file()]
     if len(paths) > 1:
         raise RecipeError(
-            f"{name!r} may mean {show(paths[0])} or {show(paths[1])}: rename one of them, or give the path of the one "
-            "you mean."
+            f"{name!r} could be {show(paths[0])} or {show(paths[1])}: rename one of them, or give a path instead."
         )
     return paths[0] if paths else None
 
 
 def find_recipe(stage: str, name: str, configs: Path = CONFIGS, asked_by: Path | None = None) -> Path:
-    """The file of a recipe, of which `name` is the name or the path.
+    """The file of the recipe with this name or path.
 
-    asked_by: the recipe that has it among its `defaults`, whose siblings come first. Raises RecipeError where there is
-    none, or more than one.
+    asked_by: the recipe that lists it in its `defaults`; files beside that are tried first. Raises RecipeError where
+    there is none, or more than one.
     """
     check_stage(stage)
     sibling = asked_by.parent / f"{name}.yaml" if asked_by else None
@@ -89,7 +88,7 @@ def find_recipe(stage: str, name: str, configs: Path = CONFIGS, asked_by: Path |
         return sibling
     if (found := named(stage, name, configs)) is not None:
         return found
-    by = f" (asked for by {show(asked_by)})" if asked_by else ""
+    by = f" (needed by {show(asked_by)})" if asked_by else ""
     if name.endswith((".yaml", ".yml")) or ("/" in name and Path(name).is_file()):
         for path in ([asked_by.parent / name] if asked_by else []) + [Path(name)]:
             if path.is_file():
@@ -104,19 +103,19 @@ def find_recipe(stage: str, name: str, configs: Path = CONFIGS, asked_by: Path |
 
 
 def _roots(configs: Path) -> list[Path]:
-    """`configs`, then the folders of GAMUT_RECIPES. Raises RecipeError for one that is not there."""
+    """`configs`, then the folders of GAMUT_RECIPES. Raises RecipeError for one that is missing."""
     roots = {configs.resolve(): configs}
     for text in os.environ.get("GAMUT_RECIPES", "").split(os.pathsep):
         folder = Path(text).expanduser()
         if text and not folder.is_dir():
-            raise RecipeError(f"The environment variable GAMUT_RECIPES names the folder {text}, which is not there.")
+            raise RecipeError(f"The environment variable GAMUT_RECIPES names the folder {text}, which does not exist.")
         if text:
             roots.setdefault(folder.resolve(), folder)
     return list(roots.values())
 
 
 def show(path: Path) -> str:
-    """A path as a person would type it: relative to where they are, if it lies there."""
+    """A path as one would type it: relative if it is below the working folder."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -124,7 +123,7 @@ def show(path: Path) -> str:
 
 
 def check_stage(stage: str) -> None:
-    """Raises RecipeError for what is no stage."""
+    """Raises RecipeError for an unknown stage."""
     if stage not in STAGES:
         *most, last = STAGES
         raise RecipeError(f"There is no stage called {stage!r}; the stages are {', '.join(most)} and {last}.")

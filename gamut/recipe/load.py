@@ -2,8 +2,8 @@
 
 A recipe is a YAML file, found by its name (gamut/recipe/find.py) or its path. `defaults: NAME` (or a list of names)
 inherits other recipes of the same stage, merged in order, before the file's own keys. Overrides `a.b=c` come last.
-OmegaConf holds the values and their types; this module turns everything that can be wrong into one sentence with the
-key, its place and the nearest name.
+OmegaConf holds the values and their types; this module turns every mistake into one sentence with the key, its place
+and the nearest name.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def options_of(recipe: schema.Recipe, where: str = "of the recipe") -> Any:
 
 
 def _writable(config: DictConfig) -> DictConfig:
-    """OmegaConf makes a frozen dataclass read-only; here it is still being filled in."""
+    """Allow changes: OmegaConf makes a frozen dataclass read-only, but here it is still being filled in."""
     OmegaConf.set_readonly(config, False)
     for name, hint in hints(schema.Recipe).items():
         if dataclasses.is_dataclass(hint):
@@ -119,7 +119,7 @@ def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> It
     path = path.resolve()
     if path in above:
         circle = " -> ".join(p.stem for p in (*above[above.index(path) :], path))
-        raise RecipeError(f"The recipes inherit each other in a circle: {circle}; remove one `defaults` of them.")
+        raise RecipeError(f"The recipes inherit each other in a circle: {circle}; remove one of their `defaults`.")
     values = _read_yaml(path)
     bases = values.pop("defaults", None) or []
     bases = [bases] if isinstance(bases, str) else bases
@@ -137,9 +137,9 @@ def _chain(stage: str, path: Path, configs: Path, above: tuple[Path, ...]) -> It
 
 
 def _warn_of_name(old: str, place: str) -> None:
-    """Once, not from every rank."""
+    """Warn from the first rank only."""
     if int(os.environ.get("RANK", "0") or 0) == 0:
-        print(f"warning: {old} {at(place)} is now called {RENAMED[old]}: please rename it.", file=sys.stderr)
+        print(f"warning: {old} {at(place)} is now called {RENAMED[old]}; please rename it.", file=sys.stderr)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -151,12 +151,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise RecipeError(f"The recipe {show(path)} must hold `key: value` lines.")
+        raise RecipeError(f"The recipe {show(path)} must consist of `key: value` lines.")
     return values
 
 
 def _parse_override(override: str) -> dict[str, Any]:
-    """`a.b=c` -> {a: {b: c}}. Text fields take the characters as they stand, the others are read as YAML."""
+    """`a.b=c` -> {a: {b: c}}. Text fields take the characters as they are; other values are parsed as YAML."""
     typed, equals, text = override.partition("=")
     key = current(typed.strip())
     parts = key.split(".")
@@ -191,7 +191,7 @@ def _apply(
     """Write one source's values into `config`, one key at a time so that each mistake can be named."""
     if not isinstance(values, dict):
         raise RecipeError(
-            f"{'.'.join(path)} {at(place)} is a section: give its keys ({', '.join(hints(cls))}), not {values!r}."
+            f"{'.'.join(path)} {at(place)} is a section: set its keys ({', '.join(hints(cls))}), not {values!r}."
         )
     for name, value in values.items():
         key = ".".join((*path, str(name)))
@@ -200,10 +200,10 @@ def _apply(
             raise RecipeError(f"Unknown key {key} {where}{nearest_key(key)}.")
         if not path and ONLY.get(name, stage) != stage:
             raise RecipeError(
-                f"The section {name} {where} is for {ONLY[name]} recipes: take it out of this {stage} recipe."
+                f"The section {name} {where} is for {ONLY[name]} recipes: remove it from this {stage} recipe."
             )
         if key == "stage" and value != stage:
-            raise RecipeError(f"stage {where} is {value!r}, but the recipe is asked for by {stage}.")
+            raise RecipeError(f"stage {where} is {value!r}, but the recipe is used for {stage}.")
         hint = hints(cls)[name]
         if dataclasses.is_dataclass(hint):
             _apply(config[name], value, typing.cast(type, hint), (*path, name), place, stage, origin)

@@ -14,13 +14,13 @@ from typing import Any
 from gamut.errors import RecipeError, nearest
 from gamut.recipe import schema
 
-# Keys and sections by the names that they had: what recipes, run folders and checkpoints of earlier versions say.
-# Those of a person are read with a warning, those of a program without.
+# Earlier name -> current name of keys and sections, for recipes, run folders and checkpoints of earlier versions. Names
+# that a user wrote are read with a warning, those that a program wrote without.
 RENAMED = {"guard.leap": "guard.loss_spike", "guard.drift_steps": "guard.divergence_steps"}
 
 
 def current(key: str) -> str:
-    """The name that a dotted key has today.
+    """The current name of a dotted key.
 
     >>> current("optim.lr")
     'optim.lr'
@@ -32,9 +32,9 @@ def current(key: str) -> str:
 
 
 def by_current_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Nested values of a recipe under the names of today, and those of the names before that were among them.
+    """Nested values of a recipe under their current names, and the list of the earlier names among them.
 
-    Raises RecipeError where a key is given under both.
+    Raises RecipeError where a key is given under both names.
     """
     changed, found = copy.deepcopy(dict(values)), []
     for old, new in RENAMED.items():
@@ -52,11 +52,9 @@ def by_current_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
         for name in into:
             target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise RecipeError(
-                    f"{old} is called {new} today, and {name} must be a section for that, not {target!r}."
-                )
+                raise RecipeError(f"{old} is now called {new}, for which {name} must be a section, not {target!r}.")
         if last in target:
-            raise RecipeError(f"{new} is given twice, also under the name that it had before, {old}: take that out.")
+            raise RecipeError(f"{new} is set twice, also under its earlier name {old}: remove that.")
         target[last] = value
     return changed, found
 

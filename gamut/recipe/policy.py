@@ -1,4 +1,4 @@
-"""From a recipe to what the plan is asked for."""
+"""From a recipe to the policy of its plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gamut.numbers import HOP, RATE
 from gamut.plan import Policy
 from gamut.recipe.schema import Recipe
 
-# The plan's fields that can contradict each other, and the keys that they come from.
+# The policy's fields that can contradict each other, and the keys that they come from.
 KEYS = {
     "clips": "step.clips",
     "tokens": "step.tokens",
@@ -30,7 +30,7 @@ def training_policy(recipe: Recipe) -> Policy:
 
 
 def training_fields(recipe: Recipe) -> dict[str, Any]:
-    """The fields of `training_policy`, of a recipe that may contradict itself."""
+    """The fields of `training_policy`, even of a recipe that contradicts itself."""
     views, plan, augment = recipe.views, recipe.plan, recipe.augment
     return dict(
         **_common(recipe),

@@ -81,7 +81,7 @@ def may_change(key: str) -> bool:
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides what is computed, flat, as JSON holds it: {"optim.lr": 0.0005, ...}."""
+    """Every key of a recipe that affects what is computed, flat, as JSON holds it: {"optim.lr": 0.0005, ...}."""
     flat = {key: value for key, value in flatten(recipe, mappings=True).items() if not may_change(key)}
     return json.loads(json.dumps(flat))
 

@@ -1,8 +1,8 @@
-"""What a recipe may say: one frozen dataclass a section. A recipe is data; these are its types.
+"""What a recipe may contain: one frozen dataclass a section. A recipe is data; these are its types.
 
-Beside each key stand its default, what it means and what it may be (`gamut.settings.key`); what relates keys to each
-other is in gamut/recipe/check.py. docs/recipes.md is printed from here (`python -m gamut.recipe.reference`). Code takes
-the section it needs, never the whole recipe.
+Each key has its default, meaning and bounds beside it (`gamut.settings.key`); relations between keys are checked in
+gamut/recipe/check.py. docs/recipes.md is generated from here (`python -m gamut.recipe.reference`). Code takes the
+section that it needs, never the whole recipe.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from gamut.registry import BACKBONES, OBJECTIVES
 from gamut.remote import Remote
 from gamut.settings import above, at_least, between, bounds_of, key, multiple_of, one_of, section, some
 
-PLAN = bounds_of(Policy)  # what the plan can do bounds the keys that it gets
+PLAN = bounds_of(Policy)  # keys that the plan gets have the bounds of its policy
 
-# Of the section `deepspeed`: how it sends and prints. (`sub_group_size` is not among them: checkpoints are cut by it.)
+# Keys of the section `deepspeed` that affect only communication and output. (Not `sub_group_size`, by which checkpoints
+# are split.)
 DEEPSPEED_MAY_CHANGE = (
     *("wall_clock_breakdown", "steps_per_print", "dump_state", "memory_breakdown", "comms_logger", "flops_profiler"),
     *(
@@ -60,8 +61,8 @@ DEEPSPEED_MAY_CHANGE = (
 class FrontEnd:
     """The log-mel (AST's convention) and its normalisation (x - mean) / (2 * std)."""
 
-    mean: float | None = key(None, "null: the shard set's own statistics, or computed by `gamut shards stats`")
-    std: float | None = key(None, "given together with `mean`", above(0))
+    mean: float | None = key(None, "null: the shard set's own, as computed by `gamut shards stats`")
+    std: float | None = key(None, "set together with `mean`", above(0))
     mode: str = key(
         "fast",
         "fast (within 1e-4 of Kaldi), or exact (bit-identical to torchaudio.compliance.kaldi.fbank)",
@@ -71,13 +72,15 @@ class FrontEnd:
 
 @dataclass(frozen=True)
 class Model:
-    """A backbone on packed 16x16 patches, such as a vision transformer, to which the other keys belong."""
+    """A backbone on packed 16x16 patches. All keys but `backbone` are for the vision transformer."""
 
-    backbone: str = key("vit", "what makes tokens of patches; a plugin may register others", one_of(registry=BACKBONES))
+    backbone: str = key(
+        "vit", "what turns patches into tokens; plugins may register others", one_of(registry=BACKBONES)
+    )
     dim: int = key(768, "width of a token, a multiple of `heads`", at_least(1))
     depth: int = key(12, "blocks", at_least(1))
     heads: int = key(12, "attention heads of a block", at_least(1))
-    mlp_ratio: float = key(4.0, "width of a block's MLP over `dim`", above(0))
+    mlp_ratio: float = key(4.0, "width of a block's MLP, relative to `dim`", above(0))
     positions: str = key(
         "learned",
         "learned (a grid of time x frequency, and CLS), or factorised (a table of time and one of frequency)",
@@ -86,50 +89,54 @@ class Model:
     table_frames: int = key(592, "length of the time axis of the position table", multiple_of(PATCH), unit="frames")
     table_like: str = key(
         "asit",
-        "how clips of other lengths than the table are placed. asit: a shorter one takes its first columns, a longer "
-        "one a bicubic stretch; ast (learned positions alone): its middle columns, or a linear stretch. A start from a "
-        "ViT of images follows: the image's rows become time (asit) or frequency (ast)",
+        "how clips of another length than the table get positions. asit: shorter ones take its first columns, longer "
+        "ones stretch it bicubically; ast (only for learned positions): its middle columns, or a linear stretch. It "
+        "also decides how weights of an image ViT are taken: the image's rows become time (asit) or frequency (ast)",
         one_of("asit", "ast"),
     )
     pooling: str = key(
         "cls",
-        "a clip's vector: its cls token, attention (ElasticAST: one learned query, masked), or the mean of its tokens",
+        "a clip's vector: cls (class token), attention (ElasticAST: a learned query, masked), or mean (of its tokens)",
         one_of("cls", "attention", "mean"),
     )
     pooling_heads: int = key(12, "heads of attention pooling", at_least(1))
-    distilled: bool = key(False, "DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)")
+    distilled: bool = key(False, "add DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)")
     stride: int = key(
         16,
-        "between the 16x16 patches: 16, or less where they overlap (AST: 10)",
+        "distance between the 16x16 patches: 16, or less if they overlap (AST: 10)",
         PLAN["stride"],
         unit="frames and mel bins",
     )
-    drop_path: float = key(0.1, "stochastic depth of the last block; that of the others grows to it", between(0, 0.999))
+    drop_path: float = key(
+        0.1, "stochastic depth of the last block; it grows linearly over the blocks", between(0, 0.999)
+    )
     init_std: float = key(
         0.02,
-        "deviation of the weights before training. ViT's 0.02 is half of 1 / sqrt(768); a narrow classifier from "
-        "scratch learns sooner from about 1 / sqrt(dim)",
+        "standard deviation of the initial weights. ViT's 0.02 is half of 1 / sqrt(768); a narrow classifier trained "
+        "from scratch learns faster with about 1 / sqrt(dim)",
         between(1e-6, 1),
     )
     attention_scale: float | None = key(
-        None, "of the blocks and of attention pooling; null: 1 / sqrt(dim of a head)", above(0)
+        None, "scale of the logits in blocks and attention pooling; null: 1 / sqrt(dim of a head)", above(0)
     )
     head_eps: float = key(
-        1e-6, "of the classifier's LayerNorm (AST's own weights: 1e-5, in transformers 1e-12)", above(0)
+        1e-6, "epsilon of the classifier's LayerNorm (AST's own weights: 1e-5, in transformers 1e-12)", above(0)
     )
 
 
 @dataclass(frozen=True)
 class Views:
-    """What of each clip the model sees."""
+    """What the model sees of each clip."""
 
     count: int = key(1, "views a clip", PLAN["views"])
     frames: int | None = key(None, "length of a crop; null: the clip's own", PLAN["crop_frames"], unit="frames")
     random: bool = key(True, "a random crop, else the first `frames`")
-    pad: bool = key(True, "pad shorter clips to `frames`; false: they keep their own length, floored to 16 frames")
+    pad: bool = key(
+        True, "pad shorter clips to `frames`; false: they keep their length, rounded down to a multiple of 16 frames"
+    )
     pad_with: str = key(
         "silence",
-        "silence: zeros in the waveform (ASiT), or zero: log-mel frames of 0.0 (AST)",
+        "silence (zeros in the waveform; ASiT), or zero (log-mel frames of 0.0; AST)",
         one_of("silence", "zero"),
     )
     pad_to: int | None = key(
@@ -138,32 +145,32 @@ class Views:
         PLAN["pad_to"],
         unit="frames",
     )
-    max_frames: int | None = key(
-        None, "native length: a longer clip is cut to this many", PLAN["max_frames"], unit="frames"
-    )
+    max_frames: int | None = key(None, "native length: longer clips are cut to this", PLAN["max_frames"], unit="frames")
     max_seconds: float | None = key(
-        30.0, "native length (neither `frames` nor `pad_to`): a longer clip is cut there", at_least(0.025), unit="s"
+        30.0, "native length (neither `frames` nor `pad_to`): longer clips are cut to this", at_least(0.025), unit="s"
     )
-    too_long: str = key("cut", "what is done with a clip over the limit", PLAN["too_long"])
+    too_long: str = key("cut", "clips over the limit: cut them, or stop with an error", PLAN["too_long"])
     resolutions: list[float] = key(
-        [1.0], "C: a hop of 10 ms * C; of several one is drawn a clip and epoch", some(above(0))
+        [1.0], "C: hops of 10 ms * C; one of several is drawn for each clip and epoch", some(above(0))
     )
-    poolings: list[int] = key([1], "frames averaged into one; of several one is drawn a clip and epoch", some(above(0)))
-    local_count: int = key(0, "further, shorter crops a clip (ASiT's multi-crop: 4)", PLAN["local_views"])
+    poolings: list[int] = key(
+        [1], "numbers of frames averaged into one; one of several is drawn for each clip and epoch", some(above(0))
+    )
+    local_count: int = key(0, "additional, shorter crops a clip (ASiT's multi-crop: 4)", PLAN["local_views"])
     local_frames: int = key(192, "their length, less than `frames`", PLAN["local_frames"], unit="frames")
     roll: float = key(
-        0.0, "probability that a waveform is rolled, end to beginning, before it is cropped (ASiT: 0.5)", PLAN["roll"]
+        0.0, "probability that a waveform is rolled by a random amount before it is cropped (ASiT: 0.5)", PLAN["roll"]
     )
 
 
 @dataclass(frozen=True)
 class Step:
-    """A global step is `packs` packs; a pack holds exactly `clips` clips, or as many as fit into `tokens`."""
+    """A global step is `packs` packs; a pack holds `clips` clips, or as many as fit into `tokens`."""
 
     packs: int = key(32, "packs a global step, on all ranks together", PLAN["packs"])
     clips: int | None = key(None, "clips a pack", PLAN["clips"])
-    tokens: int | None = key(None, "transformer tokens a pack, in place of `clips`", PLAN["tokens"])
-    max_clips: int = key(64, "bound on clips a pack when packing by tokens", PLAN["max_clips"])
+    tokens: int | None = key(None, "transformer tokens a pack, instead of `clips`", PLAN["tokens"])
+    max_clips: int = key(64, "at most so many clips a pack when packing by tokens", PLAN["max_clips"])
 
 
 @dataclass(frozen=True)
@@ -173,70 +180,77 @@ class PlanOptions:
     packer: str = key(
         "exact", "exact (subset-sum fill with lookahead), or next_fit (ElasticAST, in order)", PLAN["packer"]
     )
-    lookahead: int = key(64, "clips that the exact packer may choose from", PLAN["lookahead"])
+    lookahead: int = key(64, "clips that the exact packer can choose from", PLAN["lookahead"])
     window: int = key(16384, "clips shuffled together within a lane", PLAN["window"])
     shuffle: bool = key(True, "another order every epoch")
-    locality: str = key("none", "none, or node: a node's ranks read the same shards, front to back", PLAN["locality"])
+    locality: str = key(
+        "none", "none, or node (the ranks of a node read the same shards, front to back)", PLAN["locality"]
+    )
     draws: int | None = key(None, "clips drawn an epoch; null: as many as there are", PLAN["draws"])
-    weights: str = key("", "empty: none; balanced (over labels, with replacement), or a file of keys and weights")
+    weights: str = key(
+        "",
+        "draw clips by weight, with replacement: balanced (over labels), or a file of keys and weights; empty: no",
+    )
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Who reads the clips of a step, and how far ahead."""
+    """How the clips of a step are read, and how far ahead."""
 
-    workers: int = key(2, "processes a rank that read and decode; 0: the rank itself", at_least(0))
+    workers: int = key(2, "processes a rank that read and decode; 0: the rank reads by itself", at_least(0))
     packs_per_forward: int = key(1, "packs joined in one forward of training; memory only, never results", at_least(1))
-    prefetch: int = key(2, "steps ahead, a worker", at_least(1))
-    max_holes: float = key(0.01, "share of clips that may turn out unusable before the run stops", between(0, 1))
+    prefetch: int = key(2, "steps that are read ahead", at_least(1))
+    max_holes: float = key(
+        0.01, "largest share of an epoch's clips that may be unusable; beyond it the run stops", between(0, 1)
+    )
 
 
 @dataclass(frozen=True)
 class Optim:
-    """The update, and learning rate and weight decay over the run."""
+    """The optimiser, with learning rate and weight decay over the run."""
 
     name: str = key("adamw", "adamw, or adam (weight decay as part of the gradient)", one_of("adamw", "adam"))
     lr: float = key(5e-4, "learning rate after the warm-up, for `lr_base_batch` clips a global step", at_least(0))
     lr_base_batch: int = key(
-        256, "`lr` is for so many clips a global step, and follows their number; 0: `lr` as it stands", at_least(0)
+        256, "clips a global step that `lr` is for; it is scaled to the actual number; 0: no scaling", at_least(0)
     )
-    lr_rule: str = key("linear", "in proportion to that number, or to its sqrt (square root)", one_of("linear", "sqrt"))
+    lr_rule: str = key(
+        "linear", "scaling with that number: linear, or with its square root (sqrt)", one_of("linear", "sqrt")
+    )
     schedule: str = key(
         "cosine",
-        "after the warm-up: cosine (to `lr_end`), or gamma (epoch by epoch, as AST)",
+        "after the warm-up: cosine (to `lr_end`), or gamma (decay by epochs, as AST)",
         one_of("cosine", "gamma"),
     )
     lr_end: float = key(1e-6, "where the cosine ends", at_least(0))
-    gamma: float = key(0.5, "schedule gamma: what the rate is multiplied with", between(0, 1))
-    gamma_from: int = key(1, "after so many epochs", at_least(0))
-    gamma_every: int = key(1, "and then after every so many", at_least(1))
+    gamma: float = key(0.5, "schedule gamma: factor of each decay", between(0, 1))
+    gamma_from: int = key(1, "schedule gamma: first decay after this epoch", at_least(0))
+    gamma_every: int = key(1, "schedule gamma: epochs between decays", at_least(1))
     warmup_epochs: float = key(10.0, "length of the warm-up, at most a quarter of the run", at_least(0), unit="epochs")
-    warmup_steps: int | None = key(None, "takes the place of `warmup_epochs`", at_least(0), unit="steps")
-    warmup_start: float = key(0.0, "share of the peak that the warm-up begins with", between(0, 1))
-    betas: tuple[float, float] = key((0.9, 0.999), "Adam's, each below 1", between(0, 1))
-    eps: float = key(1e-8, "Adam's", at_least(0))
-    weight_decay: float = key(0.04, "at the beginning; none on biases and 1-D parameters", at_least(0))
-    weight_decay_end: float = key(0.4, "where a cosine from `weight_decay` ends", at_least(0))
-    layer_decay: float = key(
-        1.0, "fine-tuning: a block learns so many times as fast as the one above it", between(0, 1)
-    )
+    warmup_steps: int | None = key(None, "instead of `warmup_epochs`", at_least(0), unit="steps")
+    warmup_start: float = key(0.0, "initial rate of the warm-up, as a share of the peak", between(0, 1))
+    betas: tuple[float, float] = key((0.9, 0.999), "Adam's betas, each below 1", between(0, 1))
+    eps: float = key(1e-8, "Adam's epsilon", at_least(0))
+    weight_decay: float = key(0.04, "initial weight decay; none on biases and 1-D parameters", at_least(0))
+    weight_decay_end: float = key(0.4, "final weight decay, reached by a cosine from `weight_decay`", at_least(0))
+    layer_decay: float = key(1.0, "fine-tuning: learning rate of a block, relative to the one above it", between(0, 1))
     head_scale: float = key(
-        1.0, "fine-tuning an `encoder` with a head: the head learns so many times as fast", at_least(0)
+        1.0, "fine-tuning an `encoder` with a head: learning rate of the head, relative to the encoder", at_least(0)
     )
-    clip: float = key(3.0, "global gradient norm; 0: no clipping", at_least(0))
-    clip_each: bool = key(False, "the norm of each tensor by itself (the published ASiT code); for engine oss")
+    clip: float = key(3.0, "largest global gradient norm; 0: no clipping", at_least(0))
+    clip_each: bool = key(False, "clip the norm of each tensor separately (published ASiT code); only for engine oss")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How the blocks are computed: memory and time, not what comes out."""
+    """How the blocks are computed: affects memory and time, not results."""
 
     activations: str = key(
         "keep",
         "keep, recompute (in the backward, from each block's input), or offload (that input too)",
         one_of("keep", "recompute", "offload"),
     )
-    compile: bool = key(False, "by torch.compile; rounds in other places")
+    compile: bool = key(False, "compile the blocks by torch.compile, which rounds differently")
 
 
 @dataclass(frozen=True)
@@ -270,46 +284,48 @@ class Checkpoint:
     """When the run is saved, and what is kept."""
 
     every_epochs: float = key(1.0, "how often; 0: by the clock, and at the end of the run", at_least(0), unit="epochs")
-    every_minutes: float = key(15.0, "whichever comes first", at_least(0), unit="minutes")
-    keep: int = key(3, "so many of the newest", at_least(1))
+    every_minutes: float = key(15.0, "saved when the first of the two intervals is over", at_least(0), unit="minutes")
+    keep: int = key(3, "number of the newest checkpoints to keep", at_least(1))
     keep_every: int = key(
-        0, "and for good those after every so many epochs, and after the last; 0: none", at_least(0), unit="epochs"
+        0, "also keep those after every so many epochs, and the last, permanently; 0: none", at_least(0), unit="epochs"
     )
 
 
 @dataclass(frozen=True)
 class Track:
-    """Where a run's numbers and pictures go, besides its folder."""
+    """Where a run's metrics and figures go, in addition to its folder."""
 
     mlflow: str = key("auto", "auto: SQLite in the runs folder; a server's URI; off")
-    experiment: str = key("gamut", "MLflow's experiment")
+    experiment: str = key("gamut", "name of MLflow's experiment")
     picture_epochs: float = key(
-        10.0, "pictures each so many epochs, and after the last; 0: none", at_least(0), unit="epochs"
+        10.0, "epochs between figures, which are also drawn at the end; 0: none", at_least(0), unit="epochs"
     )
-    log_steps: int = key(1, "a line of metrics every so many steps", at_least(1), unit="steps")
+    log_steps: int = key(1, "steps between lines of metrics", at_least(1), unit="steps")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run lies, and how its ranks run."""
+    """The folder of a run, and how its ranks run."""
 
-    folder: str = key("runs", "the runs lie in FOLDER/NAME")
+    folder: str = key("runs", "a run is in FOLDER/NAME")
     name: str = key("", "empty: the recipe's name")
     threads: int = key(0, "torch threads a rank on CPU; 0: cores / ranks on this machine", at_least(0))
     deterministic: bool = key(
-        False, "on GPUs: kernels whose bits are the same every time, some of them slower; always so on CPU"
+        False, "on GPUs: kernels with the same bits every time, some of them slower; always so on CPU"
     )
-    timeout_seconds: float = key(600.0, "a rank silent for so long dumps its stacks and aborts", above(0), unit="s")
+    timeout_seconds: float = key(
+        600.0, "a rank that makes no progress for this long prints its stacks and aborts", above(0), unit="s"
+    )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. What is of another stage (`stage=...`) keeps its default: setting it is a mistake, not a wish."""
+    """A whole recipe. Keys of another stage (`stage=...`) keep their defaults: setting one is an error."""
 
-    stage: str = key("pretrain", "what is done; the command says it", one_of(*STAGES))
-    # Where the data lies may change, not what it is: the index fingerprint holds to that.
+    stage: str = key("pretrain", "what the recipe is for; set by the command", one_of(*STAGES))
+    # The data may be moved, but not changed: that is checked by the fingerprint of the index.
     data: str = key("", "a shard set: a folder, or http(s)://, s3:// or pipe:", may_change=True)
-    dataset: str = key("", "which converter makes it, for the message when it is missing", may_change=True)
+    dataset: str = key("", "converter that makes it, for the message when it is missing", may_change=True)
     init: str = key(
         "",
         "where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, "
@@ -317,33 +333,33 @@ class Recipe:
     )
     objective: str = key(
         "asit",
-        "what is learned without labels; a plugin may register others",
+        "what is learned without labels; plugins may register others",
         one_of(registry=OBJECTIVES),
         stage="pretrain",
     )
     options: dict[str, Any] = key(
         {},
-        "what an `objective` from outside is told, by the names of its own; those of asit are in `asit`",
+        "options of an `objective` of a plugin, by its own names; those of asit are in `asit`",
         stage="pretrain",
     )
     features: str = key(
         "",
-        "a cache of features, to train a `head` on in place of sound (`gamut features`); with it `init` is a head",
+        "a cache of features (`gamut features`) to train a `head` on; `init` is then a head",
         stage="finetune",
     )
     encoder: str = key(
         "",
-        "a Whisper (a folder of transformers, or an OpenAI .pt) to be fine-tuned with a `head`; `init` is a head then",
+        "a Whisper (a folder of transformers, or an OpenAI .pt) to fine-tune with a `head`; `init` is then a head",
         stage="finetune",
     )
-    mixture: dict[str, float] = key({}, "folder of a set, inside `data` -> proportion of the draws", above(0))
+    mixture: dict[str, float] = key({}, "folder of a set, relative to `data` -> proportion of the draws", above(0))
     subset: dict[str, Any] = key(
         {},
         "which clips: `{fold: [1, 2], label: [dog], keys: FILE, per_class: 10, share: 0.1, seed: 0}`; any other name "
-        "is a column of the index, with the values (or names of values) to keep; with a `?` at its end, where there is "
-        "such a column",
+        "is a column of the index, with the values (or names of values) to keep; a `?` after the name makes it apply "
+        "only to sets with such a column",
     )
-    seed: int = key(0, "of all that is drawn", between(0, 2**63 - 1))
+    seed: int = key(0, "seed of everything random", between(0, 2**63 - 1))
     epochs: int = key(40, "length of the run", at_least(1))
     precision: str = key("fp32", "fp32, bf16, or fp16 (of a frozen encoder only)", one_of("fp32", "bf16", "fp16"))
     engine: str = key(
@@ -373,6 +389,6 @@ class Recipe:
     run: Run = section(Run, may_change=True)
     deepspeed: dict[str, Any] = key(
         {"zero_optimization": {"stage": 1}},
-        "DeepSpeed's own settings, by its names; what the recipe says elsewhere is filled in",
+        "DeepSpeed's own settings, by its names; what the recipe sets elsewhere is filled in",
         may_change=DEEPSPEED_MAY_CHANGE,
     )

@@ -18,49 +18,53 @@ class Asit:
     """The ASiT objective (Atito et al., section III)."""
 
     mask_target: float = key(
-        0.70, "share of a view's pixels to hide; 0: no masks", between(0, 0.99)
-    )  # more takes many thousands of blocks
+        0.70, "share of a view's pixels to mask; 0: no masks", between(0, 0.99)
+    )  # a larger share would take many thousands of blocks
     mask_target_least: float | None = key(
-        None, "a share for each view from U(mask_target_least, mask_target); null: no draw", between(0, 0.99)
+        None, "draw the share of each view from U(mask_target_least, mask_target); null: do not draw", between(0, 0.99)
     )
     mask_shape: str = key(
         "blocks",
         "blocks, time (all bins of whole frames), or frequency (all frames of whole bins)",
         one_of("blocks", "time", "frequency"),
     )
-    mask_aligned: bool = key(False, "to the patch grid")
-    mask_time_share: float = key(0.3, "blocks up to this share of the frames", between(0.01, 1))
-    mask_frequency_share: float = key(0.3, "and up to this share of the mel bins", between(0.01, 1))
+    mask_aligned: bool = key(False, "align masks to the patch grid")
+    mask_time_share: float = key(0.3, "largest duration of a block, as a share of the frames", between(0.01, 1))
+    mask_frequency_share: float = key(0.3, "largest height of a block, as a share of the mel bins", between(0.01, 1))
     mask_fill: str = key(
         "zeros",
-        "zeros, noise (N(0, 0.5^2)), or clip (what another clip of the pack has there)",
+        "what masks are filled with: zeros, noise (N(0, 0.5^2)), or clip (the same region of another clip of the pack)",
         one_of("zeros", "noise", "clip"),
     )
     mask_copied: float = key(
-        0.0, "share of clips that instead have `mask_copied_share` copied from another clip", between(0, 1)
+        0.0, "share of clips that, instead of masks, get `mask_copied_share` copied from another clip", between(0, 1)
     )
-    mask_copied_share: float = key(0.3, "share of such a clip's pixels", between(0, 0.99))
+    mask_copied_share: float = key(0.3, "share of pixels copied into such a clip", between(0, 0.99))
     hidden: int = key(2048, "width of the projection and reconstruction MLPs", at_least(1))
     bottleneck: int = key(256, "width before the output layer", at_least(1))
-    prototypes: int = key(8192, "K: outputs for class tokens, or the pooled tokens in their place", at_least(2))
+    prototypes: int = key(8192, "K: outputs for class tokens (or pooled tokens)", at_least(2))
     prototypes_data: int | None = key(
-        None, "C: outputs for data tokens; null: K. Another number needs heads of their own", at_least(2)
+        None, "C: outputs for data tokens; null: K. Another number needs `heads` partly or separate", at_least(2)
     )
     heads: str = key(
         "shared",
-        "of class and data tokens: shared, partly (an output layer each), or separate",
+        "heads for class and data tokens: shared, partly (with an output layer each), or separate",
         one_of("shared", "partly", "separate"),
     )
-    gain: str = key("fixed", "of the output layer's weight norm: fixed (at 1), or trained", one_of("fixed", "trained"))
-    freeze_output_epochs: int = key(0, "before the output layers begin to move", at_least(0), unit="epochs")
+    gain: str = key(
+        "fixed", "gain of the weight-normalised output layer: fixed (at 1), or trained", one_of("fixed", "trained")
+    )
+    freeze_output_epochs: int = key(0, "time for which the output layers stay frozen", at_least(0), unit="epochs")
     reconstruction_hidden: int | None = key(None, "null: `hidden`", at_least(1))
     reconstruction_bottleneck: int | None = key(None, "null: `bottleneck`", at_least(1))
-    reconstruction_last_gelu: bool = key(False, "a GELU after the bottleneck, too")
-    weight_reconstruction: float = key(1.0, "of the reconstruction of hidden pixels", at_least(0))
-    weight_local: float = key(1.0, "of the teacher's outputs for data tokens", at_least(0))
-    weight_global: float = key(1.0, "of its outputs for class tokens, across views", at_least(0))
+    reconstruction_last_gelu: bool = key(False, "add a GELU after the bottleneck")
+    weight_reconstruction: float = key(1.0, "weight of the reconstruction of masked pixels", at_least(0))
+    weight_local: float = key(1.0, "weight of the loss on data tokens", at_least(0))
+    weight_global: float = key(1.0, "weight of the loss on class tokens, across views", at_least(0))
     weight_koleo: float = key(
-        0.0, "beyond the paper: spreads the clips of a pack apart (Sablayrolles et al. 2019, DINOv2)", at_least(0)
+        0.0,
+        "not in the paper: weight of KoLeo, which spreads the clips of a pack (Sablayrolles et al. 2019, DINOv2)",
+        at_least(0),
     )
     koleo_on: str = key(
         "rows",
@@ -68,17 +72,21 @@ class Asit:
         one_of("rows", "pooled"),
     )
     local_on: str = key(
-        "masked", "data tokens of the local loss: masked (wholly or in part), or all", one_of("masked", "all")
+        "masked", "data tokens in the local loss: masked (entirely or in part), or all", one_of("masked", "all")
     )
-    teacher_temperature: float = key(0.07, "of the teacher's softmax", above(0))
+    teacher_temperature: float = key(0.07, "temperature of the teacher's softmax", above(0))
     teacher_temperature_start: float | None = key(
-        None, "from here to `teacher_temperature`, linearly, over `teacher_temperature_epochs`", above(0)
+        None,
+        "initial temperature; it changes linearly to `teacher_temperature` over `teacher_temperature_epochs`",
+        above(0),
     )
-    teacher_temperature_epochs: float = key(0.0, "how long that takes", at_least(0), unit="epochs")
-    student_temperature: float = key(0.1, "of the student's softmax", above(0))
-    centre_momentum: float = key(0.9, "of the means that are subtracted from the teacher's outputs", between(0, 1))
+    teacher_temperature_epochs: float = key(0.0, "duration of that change", at_least(0), unit="epochs")
+    student_temperature: float = key(0.1, "temperature of the student's softmax", above(0))
+    centre_momentum: float = key(
+        0.9, "momentum of the means that are subtracted from the teacher's outputs", between(0, 1)
+    )
     teacher_momentum: float = key(
-        0.996, "share that the teacher keeps each step; by a cosine to 1 over the run", between(0, 1)
+        0.996, "share of the teacher that is kept each step; rises to 1 by a cosine over the run", between(0, 1)
     )
 
 
@@ -86,18 +94,23 @@ class Asit:
 class Probe:
     """What the teacher knows of a labelled set while it is pretrained: k-NN and logistic regression on whole clips."""
 
-    every_epochs: float = key(10.0, "besides before the first and after the last; 0: none", at_least(0), unit="epochs")
-    data: str = key("", "a labelled shard set; empty: what is pretrained on")
+    every_epochs: float = key(
+        10.0,
+        "epochs between probes, which also run before the first and after the last epoch; 0: none",
+        at_least(0),
+        unit="epochs",
+    )
+    data: str = key("", "a labelled shard set; empty: the set of the pretraining")
     train: dict[str, Any] = key(
         {},
-        "a subset, written as `subset` is, to train on; with `test`. Both empty: cross-validation over `folds`, of "
-        "`subset` where it is what is pretrained on, else of the whole set",
+        "the subset to train on, written like `subset`; set together with `test`. Both empty: cross-validation over "
+        "`folds`, of the pretraining's `subset` if `data` is empty, else of the whole set",
     )
     test: dict[str, Any] = key({}, "the subset to score")
-    folds: str = key("fold", "a column of the index")
-    clips: int = key(5000, "the most to train on, and to score; of more clips so many are chosen by hash", at_least(2))
-    max_seconds: float = key(30.0, "a longer clip is cut there", at_least(0.025), unit="s")
-    neighbours: int = key(20, "k", at_least(1))
+    folds: str = key("fold", "column of the index to cross-validate over")
+    clips: int = key(5000, "at most so many clips to train on, and to score, chosen by hash", at_least(2))
+    max_seconds: float = key(30.0, "longer clips are cut to this", at_least(0.025), unit="s")
+    neighbours: int = key(20, "k of the k-NN", at_least(1))
     rows: bool = key(False, "also the tokens' mean over time alone: 8 bands of frequency side by side, 8 x dim numbers")
 
 
@@ -112,12 +125,14 @@ class Augment:
         one_of("none", "length", "resolution"),
     )
     frequency_mask: int = key(0, "width drawn from U[0, frequency_mask)", between(0, BINS), unit="mel bins")
-    mask_fill: str = key("zero", "zero, before normalisation, or the mean", one_of("zero", "mean"))
+    mask_fill: str = key("zero", "zero (before normalisation), or mean", one_of("zero", "mean"))
     noise: bool = key(False, "AST's random noise and roll")
-    mixup: float = key(0.0, "rate: the probability that a clip is mixed with another", PLAN["mixup"])
-    mixup_beta: int = key(10, "at a weight lambda ~ Beta(mixup_beta, mixup_beta)", PLAN["mixup_beta"])
+    mixup: float = key(0.0, "probability that a clip is mixed with another", PLAN["mixup"])
+    mixup_beta: int = key(10, "the weight is lambda ~ Beta(mixup_beta, mixup_beta)", PLAN["mixup_beta"])
     drop_tokens: float = key(
-        0.0, "share of each clip's patches that training leaves out (published ElasticAST: 0.1)", PLAN["drop_tokens"]
+        0.0,
+        "share of each clip's patches that are dropped in training (published ElasticAST: 0.1)",
+        PLAN["drop_tokens"],
     )
 
 
@@ -128,11 +143,13 @@ class Folds:
     Each entry of `test` is one round: train on `train`, or on all that is in neither of the others.
     """
 
-    column: str = key("fold", "of the index")
-    test: list[list[int | str]] = key([[1], [2], [3], [4], [5]], "a round each: what is scored")
-    train: list[int | str] | None = key(None, "null: all that is not in the round's test and validation folds")
+    column: str = key("fold", "column of the index")
+    test: list[list[int | str]] = key([[1], [2], [3], [4], [5]], "the folds to score, one round for each list")
+    train: list[int | str] | None = key(
+        None, "folds to train on; null: all except the round's test and validation folds"
+    )
     validation: list[int | str] | None = key(
-        None, "the epoch that does best on these is selected, and scored on the test folds; null: the last epoch is"
+        None, "folds that choose the epoch whose weights are scored on the test folds; null: the last epoch"
     )
 
 
@@ -142,23 +159,25 @@ class Finetune:
 
     loss: str = key("ce", "cross-entropy of one label a clip, or bce: binary, of several", one_of("ce", "bce"))
     metric: str = key(
-        "auto", "auto: accuracy with ce, mAP with bce; a plugin may register others", one_of("auto", registry=METRICS)
+        "auto", "auto: accuracy with ce, mAP with bce; plugins may register others", one_of("auto", registry=METRICS)
     )
-    label_smoothing: float = key(0.0, "share of a target that is spread over all classes", between(0, 0.999))
+    label_smoothing: float = key(0.0, "share of a target spread over all classes", between(0, 0.999))
     average_from: int | None = key(
         None,
-        "the weights that are scored and kept are the mean of those after every epoch from this one on (1: the first); "
-        "null: those of the epoch itself",
+        "score and keep the mean of the weights after every epoch from this one on (1: the first); null: those of the "
+        "epoch itself",
         at_least(1),
     )
-    take_head: bool = key(False, "`init` gives the classifier, too: of the same classes, in the same order")
+    take_head: bool = key(
+        False, "also take the classifier from `init`, which must have the same classes in the same order"
+    )
     evaluate_epochs: float = key(
         10.0,
-        "scored after each so many epochs, and after the last; 0: after the last alone",
+        "epochs between scores, which are also computed after the last; 0: only after the last",
         at_least(0),
         unit="epochs",
     )
-    seeds: int = key(1, "repeats with seed, seed + 1, ...", at_least(1))
+    seeds: int = key(1, "number of repetitions, with seed, seed + 1, ...", at_least(1))
 
 
 @dataclass(frozen=True)
@@ -171,34 +190,35 @@ class Head:
         one_of("last_mlp", "wa_mlp", "wa_tr", "tl_tr"),
     )
     dim: int | None = key(
-        None, "the features are mapped to so many dimensions first (512: TL-Tr-512); null: their own", at_least(1)
+        None, "map the features to this many dimensions first (512: TL-Tr-512); null: keep theirs", at_least(1)
     )
     time_heads: int = key(1, "attention heads of the block over time", at_least(1))
-    layer_heads: int = key(8, "and of the block over layers", at_least(1))
-    # Of an `encoder` that is fine-tuned; cached features have been cut and averaged when they were made.
+    layer_heads: int = key(8, "attention heads of the block over layers", at_least(1))
+    # For an `encoder` that is fine-tuned; cached features were cut and averaged when they were extracted.
     seconds: float = key(
-        10.0, "with an `encoder`: the window, which `views.frames` must just cover", between(0.1, 30), unit="s"
+        10.0,
+        "with an `encoder`: length of the window, which `views.frames` must just cover",
+        between(0.1, 30),
+        unit="s",
     )
-    pool: int = key(20, "with an `encoder`: steps of it averaged into one", at_least(1))
+    pool: int = key(20, "with an `encoder`: number of its steps averaged into one", at_least(1))
 
 
 @dataclass(frozen=True)
 class Extract:
-    """What of a frozen encoder is cached (`gamut features`); `init` names its weights, `precision` how it computes."""
+    """What is cached of a frozen encoder (`gamut features`); `init` names its weights, `precision` its type."""
 
-    architecture: str = key(
-        "", "torchaudio's name of the model, such as hubert_xlarge, for a file of its weights; others say it themselves"
-    )
+    architecture: str = key("", "torchaudio's name of the model, such as hubert_xlarge; only for files of its weights")
     seconds: float = key(
         10.0,
-        "the window: so much of a clip, from its beginning; a shorter clip is followed by silence",
+        "length of the window, from the beginning of a clip; shorter clips are padded with silence",
         at_least(0.1),
         unit="s",
     )
-    pool: int = key(20, "steps of the encoder averaged into one; 1: all are kept", at_least(1))
-    blocks: list[int] = key([], "whose outputs are kept, from 0, ascending; none: those of all blocks", at_least(0))
+    pool: int = key(20, "number of the encoder's steps averaged into one; 1: keep all", at_least(1))
+    blocks: list[int] = key([], "blocks whose outputs are kept, from 0, ascending; empty: all blocks", at_least(0))
     dtype: str = key(
-        "fp16", "as it is stored: fp16, fp32, or int8 (with a scale a channel)", one_of("fp16", "fp32", "int8")
+        "fp16", "type in the cache: fp16, fp32, or int8 (with one scale a channel)", one_of("fp16", "fp32", "int8")
     )
-    batch: int = key(16, "clips a forward; divides 128", at_least(1))
-    folder: str = key("features", "caches lie in FOLDER/NAME/FINGERPRINT")
+    batch: int = key(16, "clips a forward; must divide 128", at_least(1))
+    folder: str = key("features", "a cache is in FOLDER/NAME/FINGERPRINT")

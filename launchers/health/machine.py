@@ -20,7 +20,7 @@ SHARED_GB, OPEN_FILES, CLIP_FORMATS = 1.0, 4096, "mp4, m4a, webm, wma, ..."
 
 
 def look() -> list[Check]:
-    """Everything here, in the order in which one would mend it."""
+    """All checks of the machine, in the order in which to fix them."""
     return [_python(), _libraries(), _driver(), *_gpus(), _nccl(), _compilers(), _ffmpeg(), *_limits()]
 
 
@@ -31,7 +31,7 @@ def _python() -> Check:
 
 
 def pins() -> dict[str, str]:
-    """Library -> the version that Gamut is tested with: of the clone, or of the installed package."""
+    """Library -> the version that Gamut is tested with, according to the clone or the installed package."""
     if (ROOT / "requirements.txt").is_file():
         lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     else:
@@ -55,7 +55,7 @@ def _libraries() -> Check:
     if missing:
         return Check("libraries", BROKEN, f"missing: {', '.join(missing)}", remedy)
     if others:
-        found = f"other than what Gamut is tested with: {', '.join(others)}"
+        found = f"not the tested versions: {', '.join(others)}"
         return Check("libraries", WARNING, found, remedy)
     return Check("libraries", FINE, f"all {len(wanted)} as tested, torch {wanted['torch']}")
 

@@ -1,4 +1,4 @@
-"""Where data and runs lie, and where metrics go: room, rates, locks, clocks."""
+"""The places of data, runs and metrics: space, rates, locks, clocks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def look(data: Path, runs: Path, mlflow: str) -> list[Check]:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """The folder, or the nearest existing one above it."""
     folder = folder.expanduser().absolute()
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
@@ -92,8 +92,8 @@ def _write_rate(probe: Path) -> Check:
 
 
 def _lock(probe: Path) -> Check:
-    """Whether a lock of one process keeps another out, as a run's folder must."""
-    remedy = "Two runs could write one folder: mount with locks (NFS: without nolock), or put the runs elsewhere."
+    """Whether one process's lock keeps another process out, as a run's folder needs."""
+    remedy = "Two runs could write into one folder: mount with locks (NFS: without nolock), or use another place."
     try:
         with files.lock(probe):
             done = subprocess.run([sys.executable, "-c", LOCKED, str(probe)], timeout=60, check=False)
@@ -117,7 +117,7 @@ def _clock(name: str, ahead: float, of: str) -> Check:
 
 
 def _read_rate(data: Path) -> Check:
-    """Of the largest shard below the folder, with the kernel's cache emptied of it where that is allowed."""
+    """The rate for the largest shard below the folder, after dropping it from the kernel's cache where allowed."""
     shards = sorted(data.rglob("*.tar"), key=lambda tar: tar.stat().st_size) if data.is_dir() else []
     if not shards:
         return Check("data, reading", FINE, f"no shards in {data} to measure with (--data names their folder)")
@@ -158,15 +158,17 @@ def _database(path: Path) -> Check:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_PATIENCE)) as database:
             runs = database.execute("SELECT count(*) FROM runs").fetchone()[0]
     except sqlite3.Error as error:
-        return Check("MLflow", BROKEN, f"{path}: {error}", "Move it away: `gamut track feed RUN` brings runs back.")
+        return Check(
+            "MLflow", BROKEN, f"{path}: {error}", "Move it elsewhere; `gamut track feed RUN` restores the runs."
+        )
     return Check("MLflow", FINE, f"SQLite, {runs} runs")
 
 
 def _server(uri: str) -> list[Check]:
-    remedy = "Training goes on without; `gamut track feed RUN` brings over what was missed once it answers."
+    remedy = "Training continues without it; once it answers, `gamut track feed RUN` sends what was missed."
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in ("http", "https"):
-        return [Check("MLflow", WARNING, f"{public(uri)}: not looked at; only http(s) and sqlite are")]
+        return [Check("MLflow", WARNING, f"{public(uri)}: not checked; only http(s) and sqlite are")]
     before = time.time()
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE) as answer:

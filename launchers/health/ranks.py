@@ -1,4 +1,4 @@
-"""Two ranks on this machine: do they meet, and does their sum come out?"""
+"""Two ranks on this machine: whether they connect and compute a correct sum."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def _meet() -> Check:
 
 
 def _remedy(backend: str) -> str:
-    more = "NCCL_DEBUG=INFO says where it stops; NCCL_SOCKET_IFNAME names the interface." if backend == "nccl" else ""
-    return f"A firewall between processes, or GLOO_SOCKET_IFNAME names no interface? {more}".strip()
+    more = "NCCL_DEBUG=INFO shows where it stops; NCCL_SOCKET_IFNAME sets the interface." if backend == "nccl" else ""
+    return f"Check firewalls between processes, and the interface in GLOO_SOCKET_IFNAME. {more}".strip()
 
 
 def _gpus() -> int:

@@ -1,4 +1,4 @@
-"""SLURM: whether the job that a cluster file describes fits, and is warned, requeued and called lost in time."""
+"""SLURM: whether a cluster file's job fits, and is warned, requeued and declared lost in time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 from launchers.cluster import Cluster, minutes
 from launchers.health.check import BROKEN, FINE, WARNING, Check
 
-LOST = 120  # seconds after which a silent node should be called lost; SLURM's own default is 300
+LOST = 120  # seconds after which a silent node should count as lost; SLURM's default is 300
 _SECONDS = 30.0
 
 
 def look(cluster: Cluster, name: str | None) -> list[Check]:
-    """What SLURM says of itself, against `cluster`; name: of its file, None for the defaults."""
+    """SLURM's settings compared with `cluster`; name: of its file, None for the defaults."""
     if shutil.which("sbatch") is None:
         if name is None:
             return [Check("SLURM", FINE, "not here: runs start with --local, deepspeed or torchrun")]
@@ -22,7 +22,7 @@ def look(cluster: Cluster, name: str | None) -> list[Check]:
     version = _ask("sbatch", "--version").strip()
     settings = facts(_ask("scontrol", "show", "config"))
     if not settings:
-        remedy = "`scontrol ping` says which controller does not answer; on a machine of no cluster it does not matter."
+        remedy = "`scontrol ping` shows which controller does not answer. Outside a cluster this does not matter."
         state = WARNING if name is None else BROKEN
         return [Check("SLURM", state, f"{version or 'sbatch'} is here, but no controller answers scontrol", remedy)]
     checks = [Check("SLURM", FINE, version), _requeue(settings), _lost(settings), _kill_wait(settings, cluster)]
@@ -60,8 +60,8 @@ def _requeue(settings: dict[str, str]) -> Check:
     return Check.of(
         "SLURM, requeue",
         "JobRequeue=1",
-        "JobRequeue=0: only what is submitted with --requeue goes back to the queue" if off else None,
-        "Jobs of Gamut are; others of yours are not.",
+        "JobRequeue=0: only jobs submitted with --requeue go back to the queue" if off else None,
+        "Gamut submits its jobs with it; your other jobs may not be.",
         WARNING,
     )
 
@@ -69,12 +69,12 @@ def _requeue(settings: dict[str, str]) -> Check:
 def _lost(settings: dict[str, str]) -> Check:
     limit = seconds(settings.get("SlurmdTimeout", "0"))
     never = limit == 0
-    slow = f"SlurmdTimeout={limit}: a dead node is called so after {limit} s" if limit > LOST else None
+    slow = f"SlurmdTimeout={limit}: a dead node is only noticed after {limit} s" if limit > LOST else None
     return Check.of(
         "SLURM, lost nodes",
         f"SlurmdTimeout={limit}",
-        "SlurmdTimeout=0: a dead node is never called so" if never else slow,
-        f"{LOST} s or less (slurm.conf): only then is a node that died left out of the job that goes on.",
+        "SlurmdTimeout=0: a dead node is never noticed" if never else slow,
+        f"Set {LOST} s or less (slurm.conf): a job is requeued without a dead node only after this time.",
         WARNING,
     )
 
@@ -115,16 +115,16 @@ def _fits(partition: dict[str, str], cluster: Cluster) -> Check:
     if state != "UP":
         problems.append(f"it is {state}")
     if asked > longest_minutes:
-        problems.append(f"{cluster.time} is asked for, {longest} is the most")
+        problems.append(f"{cluster.time} is requested, {longest} is the limit")
     if cluster.nodes > nodes:
-        problems.append(f"{cluster.nodes} nodes are asked for, it has {nodes}")
+        problems.append(f"{cluster.nodes} nodes are requested, it has {nodes}")
     tres = partition.get("TRES", "")
     if cluster.gpus and "gres/gpu" in tres:
         gpus = int(re.search(r"gres/gpu=(\d+)", tres)[1])  # type: ignore[index]
         if cluster.gpus * cluster.nodes > gpus:
-            problems.append(f"{cluster.gpus * cluster.nodes} GPUs are asked for, it has {gpus}")
+            problems.append(f"{cluster.gpus * cluster.nodes} GPUs are requested, it has {gpus}")
     elif cluster.gpus and "AccountingStorageTRES" not in tres and "gpu" not in _ask("sinfo", "-h", "-o", "%G"):
-        problems.append(f"{cluster.gpus} GPUs a node are asked for, and no node of this SLURM has any")
+        problems.append(f"{cluster.gpus} GPUs a node are requested, but no node has any")
     found = f"{nodes} nodes, at most {longest}"
     return Check.of(name, found, "; ".join(problems) or None, "Change the cluster file, or give options to submit.")
 
@@ -141,7 +141,7 @@ def _preemption(settings: dict[str, str], partition: dict[str, str], cluster: Cl
         )
     signal = "preempt_send_user_signal" in settings.get("SlurmctldParameters", "")
     if not signal:
-        remedy = "SlurmctldParameters=preempt_send_user_signal (slurm.conf); else what came after a checkpoint is lost."
+        remedy = "Set SlurmctldParameters=preempt_send_user_signal (slurm.conf), or work since a checkpoint is lost."
         return Check(name, WARNING, f"PreemptMode={mode}, and jobs are not warned", remedy)
     needed = min(cluster.signal_seconds, 60)
     problem = None if grace >= needed else f"GraceTime={grace}: a preempted job has {grace} s to save"

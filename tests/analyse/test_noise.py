@@ -124,7 +124,7 @@ def test_what_is_said_comes_from_the_transcript_or_the_label(sets: tuple[Path, P
     assert sorted(digits.text) == ["one"] * 3 + ["two"] * 3
     again = material(words, sounds, utterances=10, of_class=1)
     assert all(np.array_equal(a, b) for a, b in zip(digits.speech, again.speech))
-    with pytest.raises(ShardError, match="no classes to mix"):
+    with pytest.raises(ShardError, match="have no labels"):
         material(words, speech, 2, 2)
 
 

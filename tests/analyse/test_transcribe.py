@@ -89,4 +89,4 @@ def test_digits_among_the_sounds_of_esc10(models: tuple[Path, Path], shared_data
     assert np.array(content["models"]["whisper"]["words"]).tolist() == [[2] * 10] * 2
     table = (tmp_path / "out" / "noise.md").read_text()
     assert "| 20 dB | " in table
-    assert "what its sounds cost" in table
+    assert "the WER that its sounds add" in table

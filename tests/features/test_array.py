@@ -29,13 +29,13 @@ def test_jobs_of_an_array_make_the_cache_of_one_command_though_one_is_killed(
     assert sum(map(os.WIFSIGNALED, executor.statuses)) == 1
     assert executor.statuses[-1] == 0
     told = capsys.readouterr().out
-    assert "3 jobs, 17, share 3 shards; job 18 then sees to what is left" in told
+    assert "3 jobs, 17, share 3 shards; job 18 then does what is left" in told
     cache = FeatureCache(job.folder)
     assert cache.info.fingerprint == expected.info.fingerprint
     np.testing.assert_array_equal(cache.read(cache.rows), expected.read(expected.rows))
     assert json.loads((job.folder / "slurm" / "job.json").read_text())["jobs"] == 3
     assert features.submit("whisper_tiny_esc50", overrides, job, 3, executor) == 0  # type: ignore[arg-type]
-    assert "all of it is there" in capsys.readouterr().out
+    assert "all features exist already" in capsys.readouterr().out
 
 
 def test_the_dry_run_shows_the_script_and_writes_nothing(
@@ -47,7 +47,7 @@ def test_the_dry_run_shows_the_script_and_writes_nothing(
     assert "#SBATCH --gpus-per-node=1" in told
     assert "#SBATCH --partition=short" in told
     assert "#SBATCH --array=0-2%3" in told
-    assert "3 jobs share 3 shards; 1 more after them sees to what is left" in told
+    assert "3 jobs share 3 shards; 1 more after them does what is left" in told
     assert "40 clips" in told
     assert not (tmp_path / "features").exists()
     assert command.main([*words, "--cpus-only"]) == 0

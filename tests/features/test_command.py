@@ -33,7 +33,7 @@ def test_extract_verify_mend_and_describe(words: list[str], recipe: Recipe, caps
     assert "2 of 2 shards are to be made" in told
     assert "features of 20 clips are in" in told
     assert main(words) == 0
-    assert "all of it is there" in capsys.readouterr().out
+    assert "all features exist already" in capsys.readouterr().out
     cache = FeatureCache(folder / "whisper_tiny_esc50")
     before = cache.read(cache.rows)
 

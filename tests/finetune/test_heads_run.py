@@ -59,8 +59,8 @@ def test_the_recipe_says_what_the_paper_says(name: str) -> None:
     ("word", "said"),
     [
         ("step.clips=null step.tokens=512", "set step.clips"),
-        ("augment.frequency_mask=8", "is for sound"),
-        ("augment.drop_tokens=0.1", "is for sound"),
+        ("augment.frequency_mask=8", "works on sound"),
+        ("augment.drop_tokens=0.1", "works on sound"),
         ("head.kind=mlp", "last_mlp, wa_mlp"),
     ],
 )

@@ -157,8 +157,8 @@ def test_a_real_slurm(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert named(slurm_of(Cluster(gpus=0, partition="nosuch")), "partition").remedy == "Name one of these: low, high."
     fits = named(slurm_of(Cluster(gpus=8, nodes=3, partition="low")), "partition low")
     assert fits.state == BROKEN
-    assert "3 nodes are asked for, it has 2" in fits.found
-    assert "no node of this SLURM has any" in fits.found
+    assert "3 nodes are requested, it has 2" in fits.found
+    assert "no node has any" in fits.found
     assert "not preempted" in named(slurm_of(Cluster(gpus=0, partition="high")), "SLURM, preemption").found
 
 
@@ -191,7 +191,7 @@ GOOD |= {"grace": "90"}
     [
         ("SLURM, requeue", {"requeue": "0"}, "JobRequeue=0"),
         ("SLURM, lost nodes", {"lost": "300"}, "SlurmdTimeout=300"),
-        ("SLURM, lost nodes", {"lost": "0"}, "never called so"),
+        ("SLURM, lost nodes", {"lost": "0"}, "never noticed"),
         ("SLURM, preemption", {"parameters": "(null)"}, "not warned"),
         ("SLURM, preemption", {"grace": "0"}, "GraceTime=0"),
         ("SLURM, preemption", {"mode": "CANCEL"}, "does not go back"),
@@ -215,8 +215,8 @@ def test_a_job_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     _fake(tmp_path, GOOD)
     check = named(slurm_of(Cluster(gpus=8, nodes=4, time="2-00:00:00")), "partition gpu")
     assert check.state == BROKEN
-    assert "32 GPUs are asked for, it has 16" in check.found
-    assert "2-00:00:00 is asked for, 1-00:00:00 is the most" in check.found
+    assert "32 GPUs are requested, it has 16" in check.found
+    assert "2-00:00:00 is requested, 1-00:00:00 is the limit" in check.found
 
 
 def test_no_controller_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

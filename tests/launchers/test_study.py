@@ -133,7 +133,7 @@ def test_results_of_other_arguments_are_refused(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["demo", "--task", "shards/digits"], "is not NAME=SHARDS or NAME=SHARDS,RECIPE"),
+        (["demo", "--task", "shards/digits"], "must be NAME=SHARDS or NAME=SHARDS,RECIPE"),
         (["epochs=3", "--task", "words=shards/digits"], "Name a recipe of pretraining"),
         (["demo", "--task", "words=shards/digits", "data=/nowhere"], "There are no shards at /nowhere"),
         (["demo", "--task", "words=shards/digits", "--task", "words=shards/esc10"], "Two tasks are called words"),
@@ -156,13 +156,13 @@ def test_what_cannot_be_is_said_in_a_sentence(words: list[str], said: str, capsy
         (["--task", "a={data},demo", "--tune", "subset.labels=[Dog]"], "--task a: The shards in {data} have no column"),
         (
             ["--task", "a={data}", "--kind", "rows"],
-            "demo has no such vectors, but cls, mean, both. With probe.rows=true it has rows.",
+            "demo does not have these vectors, only cls, mean, both. With probe.rows=true it has rows.",
         ),
         (
             ["--task", "a={data}", "--kind", "pool", "probe.rows=true"],
-            "demo has no such vectors, but cls, mean, both, rows.\n",
+            "demo does not have these vectors, only cls, mean, both, rows.\n",
         ),
-        (["--task", "a={data}", "model.pooling=mean"], "--kind both: demo has no such vectors, but mean.\n"),
+        (["--task", "a={data}", "model.pooling=mean"], "--kind both: demo does not have these vectors, only mean.\n"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(

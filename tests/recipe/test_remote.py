@@ -12,8 +12,8 @@ from gamut.recipe.resolved import recipe_hash
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=pipe:cat /x/{}"], r"data names a command, which is run only with remote\.allow_pipe=true"),
-        (["data=s3://b/x", "remote.tries=60"], r"waited for .* but run\.timeout_seconds=600 ends it first"),
+        (["data=pipe:cat /x/{}"], r"data names a command, which only runs with remote\.allow_pipe=true"),
+        (["data=s3://b/x", "remote.tries=60"], r"waits .* but run\.timeout_seconds=600 ends it earlier"),
         (["remote.s3_endpoint=https://me:word@host"], r"remote\.s3_endpoint must be a URL"),
         (["remote.cache_gb=0"], r"remote\.cache_gb .* above 0"),
         (["remote.chache=/x"], r"remote\.cache"),

@@ -90,9 +90,9 @@ def test_a_persons_recipe_may_say_a_key_by_its_earlier_name_and_is_warned(
     assert (recipe.guard.collapse_steps, recipe.guard.policy) == (7, "stop")
     said = capsys.readouterr().err.splitlines()
     for line in (
-        f"warning: optim.rate in {renamed} is now called optim.lr: please rename it.",
-        "warning: passes on the command line is now called epochs: please rename it.",
-        "warning: watchdog on the command line is now called guard: please rename it.",
+        f"warning: optim.rate in {renamed} is now called optim.lr; please rename it.",
+        "warning: passes on the command line is now called epochs; please rename it.",
+        "warning: watchdog on the command line is now called guard; please rename it.",
     ):
         assert said.count(line) == 1
     assert len(said) == 5
@@ -101,10 +101,10 @@ def test_a_persons_recipe_may_say_a_key_by_its_earlier_name_and_is_warned(
 
 def test_given_by_both_names_it_is_refused(renamed: Path) -> None:
     renamed.write_text("defaults: asit_tiny\noptim: {rate: 0.5, lr: 0.5}")
-    with pytest.raises(RecipeError, match=r"In .*mine\.yaml optim\.lr is given twice.* optim\.rate"):
+    with pytest.raises(RecipeError, match=r"In .*mine\.yaml optim\.lr is set twice.* optim\.rate"):
         load_recipe("pretrain", str(renamed))
     renamed.write_text("defaults: asit_tiny\nplan: 3\nshuffled: true")
-    with pytest.raises(RecipeError, match=r"shuffled is called plan\.shuffle today, and plan must be a section"):
+    with pytest.raises(RecipeError, match=r"shuffled is now called plan\.shuffle, for which plan must be a section"):
         load_recipe("pretrain", str(renamed))
 
 
