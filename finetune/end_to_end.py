@@ -13,7 +13,8 @@ from finetune.objective import soft_targets
 from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
 from gamut.data.batch import PackedBatch
 from gamut.features.extract import pool
-from gamut.models.tagger import LoadedHead, Tagger, load_tagger
+from gamut.models.tagger import Tagger, load_tagger
+from gamut.models.weights import Loaded
 from gamut.models.whisper import STEP, Whisper, load_whisper
 from gamut.numbers import HOP, RATE
 from gamut.recipe import schema
@@ -97,7 +98,7 @@ class EndToEnd(TagFeatures):
     def _network(self) -> nn.Module:
         return self._made
 
-    def start_from(self, init: str) -> LoadedHead:
+    def start_from(self, init: str) -> Loaded:
         return load_tagger(self._made.tagger, init)
 
     def parameter_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -20,7 +20,8 @@ from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import FeatureError
 from gamut.features import FeatureCache
-from gamut.models.tagger import LoadedHead, Tagger, load_tagger
+from gamut.models.tagger import Tagger, load_tagger
+from gamut.models.weights import Loaded
 from gamut.plan import Clips
 from gamut.randomness import Purpose
 from gamut.recipe import schema
@@ -144,7 +145,7 @@ class TagFeatures(Classify):
     def described(self) -> dict[str, Any]:
         return {"head": asdict(self.recipe.head), "shape": list(self.shape), "encoder": self.about} | self.classified()
 
-    def start_from(self, init: str) -> LoadedHead:
+    def start_from(self, init: str) -> Loaded:
         """Take a head, ours or a public one; its classifier too, where it is for as many classes."""
         assert isinstance(self.model, Tagger)
         return load_tagger(self.model, init)

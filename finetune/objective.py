@@ -19,7 +19,6 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.layout import Layout, drop_tokens
-from gamut.models.tagger import LoadedHead
 from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import key_torch
 from gamut.recipe import schema
@@ -119,7 +118,7 @@ class Classify(Objective):
         """Of the classes, whatever tells them apart."""
         return {"loss": self.recipe.finetune.loss, "labels": list(self.labels)} if self.labels else {}
 
-    def start_from(self, init: str) -> Loaded | LoadedHead:
+    def start_from(self, init: str) -> Loaded:
         """Take the (teacher's) backbone of a run, checkpoint or file, and with `finetune.take_head` its classifier."""
         assert isinstance(self.model, ClassifierNetwork)
         whole = self.recipe.finetune.take_head

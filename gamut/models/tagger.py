@@ -6,7 +6,6 @@ public whisper-at package, so its weights load (`load_tagger`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from gamut.errors import CheckpointError, RecipeError
-from gamut.models.find import HEAD, find_weights, told
+from gamut.models.find import HEAD, find_weights
 from gamut.models.initialise import initialise, unfilled
 from gamut.models.strict import copy_into, require_fit
-from gamut.models.weights import load_weights
+from gamut.models.weights import Loaded, load_weights
 from gamut.recipe import schema
 
 
@@ -131,25 +130,7 @@ class Tagger(nn.Module):
         return self.mlp_layer(self.layer_tr(x.reshape(len(features), self.layers, x.shape[1])).mean(1))
 
 
-@dataclass(frozen=True)
-class LoadedHead:
-    """What `load_tagger` took."""
-
-    path: Path
-    prefix: str
-    fresh: tuple[str, ...]  # the classifier, where the file's is for another number of classes
-    left_out: tuple[str, ...]
-
-    def __str__(self) -> str:
-        parts = [f"the head {self.prefix}* of {told(self.path)}"]
-        if self.fresh:
-            parts.append(f"for other classes, so from the seed: {', '.join(self.fresh)}")
-        if self.left_out:
-            parts.append(f"left out {len(self.left_out)} other tensors")
-        return "; ".join(parts)
-
-
-def load_tagger(tagger: Tagger, path: str | Path) -> LoadedHead:
+def load_tagger(tagger: Tagger, path: str | Path) -> Loaded:
     """Copy a head's weights into `tagger`: ours, or those of the public whisper-at package (`at_model.*`, `module.*`).
 
     Strict: every tensor must be there and fit, or nothing is copied; only a classifier for another number of classes
@@ -168,7 +149,8 @@ def load_tagger(tagger: Tagger, path: str | Path) -> LoadedHead:
     require_fit(wanted, theirs, path, hint, prefix=prefix, mine_has="this head's has", lacking=lacking)
     copy_into(wanted, theirs)
     others = tuple(name for name in load_weights(path)[0] if not name.startswith(prefix))
-    return LoadedHead(path, prefix, fresh, others)
+    note = "a classifier for other classes" if fresh else ""
+    return Loaded(path, prefix, (), fresh, others, note, what="head")
 
 
 def open_tagger(path: str | Path, layers: int | None = None, time_heads: int = 1, layer_heads: int = 8) -> Tagger:

@@ -115,13 +115,13 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_backbone` or `load_classifier` did, for the log."""
+    """What was taken of a file of weights, for the log."""
 
     path: Path
-    prefix: str  # of the backbone's tensors in the file
+    prefix: str  # of what was taken, in the file
     resized: tuple[str, ...]  # position tables stretched to the model's length
-    fresh: tuple[str, ...]  # the model's own pooling, which the file has none of
-    dropped: tuple[str, ...]  # tensors of the file that the backbone has no use for
+    fresh: tuple[str, ...]  # what the file has not, or not for these classes: pooling, a head's classifier
+    dropped: tuple[str, ...]  # tensors of the file that the model has no use for
     note: str = ""  # what was done to the weights of another kind of model
     what: str = "backbone"
     warning: str = ""  # how they differ from what they are now to be used for
@@ -134,7 +134,7 @@ class Loaded:
         if self.resized:
             parts.append(f"resized {', '.join(self.resized)}")
         if self.fresh:
-            parts.append(f"not in it, so from the seed: {', '.join(self.fresh)}")
+            parts.append(f"not taken, so from the seed: {', '.join(self.fresh)}")
         if groups:
             parts.append("left out " + ", ".join(f"{group} ({n} tensors)" for group, n in sorted(groups.items())))
         return "; ".join(parts) + (f"\nwarning: {self.warning}" if self.warning else "")
