@@ -64,10 +64,11 @@ class Call:
     line: str  # of the project, that it comes from
     phase: str
     wait: bool = False  # the host waits until the device has done all that came before
-    reads: tuple[int, ...] = ()  # numbers of the pieces of memory
-    writes: tuple[int, ...] = ()
-    region: str = ""  # the part of a block that `compute.compile` makes one
+    reads: tuple[tuple[int, int], ...] = ()  # pieces of memory by number, and the bytes of them
+    writes: tuple[tuple[int, int], ...] = ()
+    region: str = ""  # the part of a block that `compute.compile` makes one; else ""
     backward: bool = False
+    compiled: bool = False
 
 
 def name_of(func: Any) -> str:

@@ -18,6 +18,7 @@ KINDS = ("matmul", "memory", "launches", "waits", "communication", "loader")
 LATENCY = 30e-6  # seconds of a collective before its first byte, a doubling of ranks
 DECODED = 8180.0  # seconds of FLAC that a core decodes in one (bench/RESULTS.md: 818 clips of 10 s)
 COPIED = 10.7e9  # bytes/s of cached features that a core reads and verifies (5,125 records of 2.1 MB)
+COMPILED = 4e-6  # seconds of the host for a call of compiled code, an assumption
 CONTEXT = 1.5e9  # bytes of a GPU that CUDA, cuBLAS and NCCL take for themselves; an assumption
 
 
@@ -136,6 +137,11 @@ def seconds_of(call: Call, rates: Rates, share: float = 1.0) -> float:
     return max(work, moved, rates.launch * call.launches)
 
 
+def host_of(call: Call, rates: Rates) -> float:
+    """Seconds of the host for one call."""
+    return min(rates.backward, COMPILED) if call.compiled else rates.backward if call.backward else rates.call
+
+
 def run(calls: Iterable[Call], rates: Rates, share: float) -> dict[str, float]:
     """Seconds by kind: what the device does, and what it waits for: launches (the host is late), or waits (the host
     had waited for it, and begins anew)."""
@@ -145,7 +151,7 @@ def run(calls: Iterable[Call], rates: Rates, share: float) -> dict[str, float]:
     for call in calls:
         if call.kind == "communication":
             continue
-        host += rates.backward if call.backward else rates.call
+        host += host_of(call, rates)
         if call.launches:
             seconds = seconds_of(call, rates, share)
             if host > device:
@@ -197,7 +203,7 @@ def lines(account: Account, rates: Rates, share: float) -> list[tuple[str, str, 
         inner = call.phase in ("prepare", "micro")
         times = account.work.forwards if inner else 1
         where = (f"{call.phase} {'backward' if call.backward else 'forward'}" if inner else call.phase, call.line)
-        host = rates.backward if call.backward else rates.call
+        host = host_of(call, rates)
         spent[where] += times * max(seconds_of(call, rates, share if inner else 1.0), host)
         count[where] += times
     return [(*where, seconds, count[where]) for where, seconds in sorted(spent.items(), key=lambda one: -one[1])]

@@ -71,6 +71,7 @@ def table(forecasts: Sequence[Forecast], names: Sequence[str], price: float | No
     row("step", [f"{1e3 * one.step:,.1f}" for one in forecasts])
     row("calls of a micro-step", [f"{_calls(one):,}" for one in forecasts])
     row("waits of the host a step", [f"{_waits(one):,}" for one in forecasts])
+    row("MB from host to device", [f"{_copied(one) / 1e6:,.1f}" for one in forecasts])
     section("the run")
     row("clips/s a GPU", [f"{one.clips:,.0f}" for one in forecasts])
     row("tokens/s a GPU", [f"{one.tokens:,.0f}" for one in forecasts])
@@ -107,6 +108,10 @@ def _waits(one: Forecast) -> int:
     return inner * account.work.forwards + sum(call.wait for call in account.phase("count", "update"))
 
 
+def _copied(one: Forecast) -> float:
+    return sum(one.account.copied.values()) * one.account.work.forwards
+
+
 def _set(one: Forecast) -> float:
     work = one.account.work
     if work.records is not None:
@@ -138,7 +143,9 @@ def notes(one: Forecast) -> list[str]:
     if account.work.records is not None and account.work.records.encoder in ENCODERS:
         said.append(cache_or_encode(one))
     if account.recipe.compute.compile:
-        said.append("compute.compile: calls within a compiled part of a block that are no matrix products count as one")
+        said.append("compute.compile: not run; between two products of a block its calls are taken for one kernel")
+    if account.recipe.compute.activations == "offload":
+        said.append("compute.activations=offload is counted as recompute: the same, without the copies to the host")
     return [*said, LEFT_OUT]
 
 

@@ -13,11 +13,13 @@ from gamut.data.batch import PackedBatch
 from gamut.estimate.answers import Answers, listening
 from gamut.estimate.calls import Call
 from gamut.estimate.fakes import as_fake, codes_of_kept, fake_tensors, surroundings
+from gamut.estimate.fuse import fuse, made_again
 from gamut.estimate.ghost import Ghost
 from gamut.estimate.trace import Trace, tracing
 from gamut.estimate.work import Work
 from gamut.recipe import schema
 from gamut.registry import Registry
+from gamut.train.blocks import compute_twice
 from gamut.train.objective import Moment, Objective, Prepared, pretraining
 from gamut.train.step import Asks, Stepper
 from gamut.train.world import World
@@ -77,7 +79,7 @@ def account(recipe: schema.Recipe, work: Work, kind: str) -> Account:
     batch = work.batch()
     with surroundings(deterministic, gpu):
         answers = heard(recipe, work, batch, gpu)
-        trace = Trace(device, answers, deterministic, widths(recipe, work), codes_of_kept())
+        trace = Trace(device, answers, deterministic, widths(recipe, work), codes_of_kept(), recipe.compute.compile)
         with tracing(trace) as fake:
             return _follow(recipe, work, as_fake(fake, batch), trace, device)
 
@@ -96,9 +98,11 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
         for tensor in [*copy.parameters(), *copy.buffers()]:
             memory.call_it(tensor, "teacher")
     world = World(0, 1, 0, 1, device, 1)
-    with trace.noting():
+    if recipe.compute.activations != "keep":
+        compute_twice(objective.blocks(objective.model), "recompute", device)
+    with trace.told.noting():
         engine = Ghost(objective, recipe, world, work.ranks, trace.hold, memory.call_it, trace.communicate)
-    leaves = trace.leaves(engine.trained)
+    leaves = trace.told.leaves(engine.trained)
     memory.begin()
     waiting = _name_phases(objective, engine, trace)
     objective.model.train()
@@ -107,12 +111,16 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
         Stepper(objective, engine, world).take([batch], at, 1e-3, 0.0, Asks(), 0.0)
     del leaves
     parameters = sum(parameter.numel() for parameter in objective.model.parameters())
+    calls, most = [call for call in trace.calls if call.phase not in ("build", "once")], dict(memory.most)
+    if recipe.compute.compile:
+        most["activations"] = max(0, most.get("activations", 0) - made_again(calls))
+        calls = fuse(calls)
     return Account(
         recipe,
         work,
-        [call for call in trace.calls if call.phase not in ("build", "once")],
-        dict(memory.most),
-        memory.peak,
+        calls,
+        most,
+        sum(most.values()),
         waiting[0],
         parameters,
         batch.bytes,

@@ -7,7 +7,7 @@ code on them, forward and backward, and this mode stands in between and keeps th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import CodeType, FrameType
 from typing import Any
@@ -30,8 +30,10 @@ from gamut.estimate.calls import (
 )
 from gamut.estimate.fakes import fake_tensors
 from gamut.estimate.memory import BLOCK, Memory
+from gamut.estimate.told import Told
 
-META = torch.device("meta")
+PARTS = ("before", "after")  # of a block of gamut/models/vit.py
+DEEP = 16  # frames from a call to its part, at most: those of torch's modules lie between
 MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
@@ -46,30 +48,29 @@ class Trace(TorchDispatchMode):
         deterministic: bool,
         outputs: frozenset[int],
         once: frozenset[CodeType] = frozenset(),
+        parts: bool = False,
     ) -> None:
-        """outputs: widths of logits; once: the code of functions that keep what they gave."""
+        """outputs: widths of logits; once: the code of functions that keep what they gave; parts: whether to note which
+        part of a block a call is of."""
         super().__init__()
         self.device = device
         self.answers = answers
         self.deterministic = deterministic and device.type == "cuda"
         self.outputs = outputs
-        self.once = once
+        self.once, self.parts = once, parts
         self.calls: list[Call] = []
         self.copied = Counter[str]()  # bytes from host to device, by whether the host waits
         self.memory = Memory(BLOCK if device.type == "cuda" else 1)
         self.phase = "build"
         self.holding = "weights"
         self._places: dict[int, tuple[str, str]] = {}  # of the autograd node with a number
-        self._fresh: list[int] = []  # results of the last call that autograd will ask about
-        self.backwards = 0  # how many backwards run, one within the other
-        self.functions = 0  # and how many autograd functions written in Python
-        self.making = False  # whether an engine is made, which has autograd note the device of each parameter
+        self.told = Told()
         self._pairs: dict[int, float] = {}  # by the piece of memory of the offsets of a packed row
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
-            return self._device(args[0])
+            return self.told.of(args[0])
         if self.device.type == "cuda" and str(kwargs.get("device")) == "meta":  # by C++, which was told so of a tensor
             kwargs = {**kwargs, "device": self.device}
         name = name_of(func)
@@ -77,7 +78,7 @@ class Trace(TorchDispatchMode):
         place, region, backward = self._place()
         if place is None:
             frame = frame_here()
-            place, region = place_of(frame), _region(frame)
+            place, region = place_of(frame), _region(frame) if self.parts else ""
             self._places[torch.autograd._get_sequence_nr() - 1] = (place, region)
             if frame is not None and frame.f_code in self.once:
                 with self._as("once"):
@@ -96,7 +97,7 @@ class Trace(TorchDispatchMode):
         frame: FrameType | None,
     ) -> Any:
         out = self._answer(func, name, args, kwargs, place)
-        self._fresh = [id(one) for one in tensors(out)] if torch.is_grad_enabled() and _learns(args) else []
+        self.told.after(args, out)
         self._account(func, name, args, kwargs, out, place, region, backward, frame)
         return out
 
@@ -117,42 +118,10 @@ class Trace(TorchDispatchMode):
         finally:
             self.holding = before
 
-    def _device(self, tensor: Any) -> torch.device:
-        """What C++ is told of a tensor's device.
-
-        torch's autograd looks for the streams of the device that it notes of each result, and of a GPU that is not
-        there it finds none: it is told `meta`, whose work it does at once. It asks right after a call whose result it
-        will need, and in the backward; all others (autocast) ask of the arguments before a call.
-        """
-        if tensor.fake_device.type != "cuda":
-            return tensor.fake_device
-        learning = torch.is_grad_enabled()
-        if self.making or (self.functions and learning) or (self.backwards and not learning):
-            return META
-        if id(tensor) in self._fresh:
-            self._fresh.remove(id(tensor))
-            return META
-        return tensor.fake_device
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Within it hooks may be put on parameters, and autograd's nodes made for them."""
-        self.making = True
-        try:
-            yield
-        finally:
-            self.making = False
-
-    def leaves(self, parameters: Iterable[torch.Tensor]) -> list[Any]:
-        """The nodes of autograd at which the parameters' gradients arrive, to be kept until the backward: those that it
-        would make itself, in the middle of a call, ask for the device."""
-        with self.noting():
-            return [torch.autograd.graph.get_gradient_edge(one).node for one in parameters]
-
     def _place(self) -> tuple[str | None, str, bool]:
         """Where the node of the backward that runs now was made in the forward; (None, "", False) outside of one."""
         node = torch._C._current_autograd_node()
-        if node is None:
+        if node is None or torch.is_grad_enabled():  # a forward, be it one that a backward computes again
             return None, "", False
         return *self._places.get(node._sequence_nr(), ("backward", "")), True
 
@@ -217,10 +186,10 @@ class Trace(TorchDispatchMode):
             return
         if not here and not there:
             return
-        reads = tuple(self.memory.see(tensor, self._holding(tensor))[0] for tensor in here)
+        reads = tuple((self.memory.see(tensor, self._holding(tensor))[0], size(tensor)) for tensor in here)
         seen = [self.memory.see(tensor, self._holding(tensor)) for tensor in there]
         fresh = any(new for _, new in seen)
-        writes = tuple(number for number, _ in seen)
+        writes = tuple((number, size(tensor)) for (number, _), tensor in zip(seen, there))
         if name in NOTHING or not (fresh or func._schema.is_mutable or not there):
             return
         crossing = name in ("_to_copy", "copy_") and mine == "cuda"
@@ -260,7 +229,7 @@ class Trace(TorchDispatchMode):
         async_ = bool(kwargs.get("non_blocking")) or (name == "copy_" and len(args) > 2 and bool(args[2]))
         count = size(source)
         up = source.device.type != self.device.type
-        if up:
+        if up and self.phase not in ("build", "once"):
             self.copied["waited for" if not async_ else "beside"] += count
         self.calls.append(
             Call(
@@ -305,10 +274,6 @@ class Trace(TorchDispatchMode):
         self.calls.append(Call(name, "communication", 0.0, float(count), 1, False, "engine", self.phase))
 
 
-def _learns(args: tuple) -> bool:
-    return any(one.requires_grad for one in tensors(args))
-
-
 def _is_mask(one: Any) -> bool:
     return isinstance(one, torch.Tensor) and one.dtype in (torch.bool, torch.uint8)
 
@@ -322,13 +287,14 @@ def _ones(tensor: torch.Tensor) -> Any:
 
 
 def _region(frame: FrameType | None) -> str:
-    """Which compiled part of which block a call is of, where the block was compiled; else ""."""
-    steps = 0
-    while frame is not None and steps < 12:
+    """Which part of which block a call is of, of those that `compute.compile` compiles; else ""."""
+    for _ in range(DEEP):
+        if frame is None:
+            break
         code = frame.f_code
-        if code.co_name in ("before", "after") and code.co_filename.endswith("models/vit.py"):
-            return f"{code.co_name} {id(frame)}"
-        frame, steps = frame.f_back, steps + 1
+        if code.co_name in PARTS and code.co_filename.endswith("models/vit.py"):
+            return f"{code.co_name} {id(frame.f_locals.get('self'))}"
+        frame = frame.f_back
     return ""
 
 
@@ -342,7 +308,7 @@ def tracing(trace: Trace) -> Iterator[FakeTensorMode]:
         fake = stack.enter_context(fake_tensors())
         stack.enter_context(_lists(trace))
         stack.enter_context(trace)
-        stack.enter_context(_backwards(trace))
+        stack.enter_context(trace.told.listening())
         yield fake
 
 
@@ -355,32 +321,3 @@ def _lists(trace: Trace) -> Iterator[None]:
         yield
     finally:
         FakeTensor.tolist = real  # type: ignore[method-assign]
-
-
-@contextmanager
-def _backwards(trace: Trace) -> Iterator[None]:
-    """The trace is told when a backward runs, and when a function of autograd that is written in Python."""
-    real, apply = torch.autograd.backward, torch.autograd.Function.__dict__["apply"]
-
-    def backward(*args: Any, **kwargs: Any) -> None:
-        trace.backwards += 1
-        try:
-            with torch.no_grad():
-                real(*args, **kwargs)
-        finally:
-            trace.backwards -= 1
-
-    def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        trace.functions += 1
-        try:
-            return apply.__func__(cls, *args, **kwargs)
-        finally:
-            trace.functions -= 1
-
-    torch.autograd.backward = backward
-    torch.autograd.Function.apply = classmethod(applied)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.autograd.backward = real
-        torch.autograd.Function.apply = apply  # type: ignore[method-assign]

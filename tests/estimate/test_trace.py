@@ -101,7 +101,7 @@ def test_a_backward_is_booked_on_the_line_of_its_forward() -> None:
         with torch.device("meta"):
             mlp = Mlp(32, 64)
         mlp.to_empty(device=CUDA)
-        leaves = trace.leaves(mlp.parameters())
+        leaves = trace.told.leaves(mlp.parameters())
         with torch.autocast("cuda", torch.bfloat16):
             loss = mlp(torch.empty(10, 32, device=CUDA)).float().sum()
         loss.backward()
