@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gamut.recipe import schema
-from gamut.train.config import stage_of
+from gamut.train.config import engine_config, stage_of
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.storage import Writer
@@ -48,13 +48,14 @@ class Ghost(Engine):
         self.stage = stage_of(recipe.deepspeed) if self.deepspeed else 0
         self.bf16 = self.deepspeed and recipe.precision == "bf16"
         self.clips = recipe.optim.clip > 0
-        wide = recipe.deepspeed.get("communication_data_type") in ("fp32", "float32")
-        self.wire = torch.bfloat16 if self.bf16 and not wide else torch.float32  # of gradients that are sent
         if self.bf16:
             with hold("weights"):
                 self.model.bfloat16()
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.count = sum(parameter.numel() for parameter in self.trained)
+        told = engine_config(recipe, ranks, 1, self.count) if self.deepspeed else {}
+        narrow = self.bf16 and told.get("communication_data_type", "bf16") == "bf16"
+        self.wire = torch.bfloat16 if narrow else torch.float32  # of gradients that are sent
         self.mine = -(-self.count // ranks) if self.stage else self.count  # numbers that this rank updates
         self.sums = self._gather() if self.bf16 else None
         with hold("optimiser"):
@@ -129,7 +130,7 @@ class Ghost(Engine):
         for begin in range(0, self.count, BUCKET):
             numbers = min(BUCKET, self.count - begin)
             self.send("all-reduce", numbers * self.wire.itemsize)
-            if self.sums is not None:
+            if self.sums is not None and self.sums.dtype != self.wire:
                 with self.hold("gradients"):
                     part = self.sums[begin : begin + numbers]
                     part.copy_(part.to(self.wire, copy=True))
