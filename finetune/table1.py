@@ -49,7 +49,7 @@ def heads(text: str) -> dict[str, schema.Head]:
         match = HEAD.fullmatch(name)
         if match is None:
             raise RecipeError(
-                f"There is no head {name!r}: write last_mlp, wa_mlp, wa_tr or tl_tr, with a dimension behind it where "
+                f"There is no head {name!r}: use last_mlp, wa_mlp, wa_tr or tl_tr, followed by a dimension where "
                 "the features are mapped to one (tl_tr_512), or all, or dimensions."
             )
         found[name] = schema.Head(match[1], int(match[2]) if match[2] else None)

@@ -42,7 +42,7 @@ def accelerator() -> str:
     details = [str(warning.message).split(". ")[0] for warning in said] or ["torch does not say why"]
     raise RunError(
         f"torch {torch.__version__} cannot use a GPU here, although {reason}: {driver_problem() or details[0]}. "
-        f"`gamut doctor` says more. To work on the CPU all the same, set {CHOICE}=cpu."
+        f"`gamut doctor` says more. To use the CPU anyway, set {CHOICE}=cpu."
     )
 
 

@@ -75,6 +75,13 @@ def parser_of(name: str, about: str | None, epilog: str = "", **options: Any) ->
     return argparse.ArgumentParser(typed(name), None, as_typed(about or ""), as_typed(epilog), **options)
 
 
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as the `type` of an option."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def version() -> str | None:
     """Of the installed package; None in a clone that is not installed."""
     from importlib import metadata  # takes longer than the rest of this module

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and locks that end with the process that holds them.
 
 A file is written under a temporary name (NAME.PID.partial: two processes never share one), synced, renamed, and its
-folder synced. A kill may leave the temporary name behind; whoever knows that no writer lives removes `*.partial`.
+folder synced. A kill may leave the temporary name; `*.partial` may be removed once no writer is alive.
 """
 
 from __future__ import annotations

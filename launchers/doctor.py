@@ -22,7 +22,7 @@ from gamut.commands import command, parser_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launchers.health.check import Check
+    from launchers.health import Check
 
 
 @command
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _print(console: Console, checks: list[Check]) -> None:
     from rich.markup import escape
 
-    from launchers.health.check import BROKEN, FINE, WARNING
+    from launchers.health import BROKEN, FINE, WARNING
 
     colours = {FINE: "green", WARNING: "yellow", BROKEN: "red"}
     for check in checks:
@@ -78,7 +78,7 @@ def _print(console: Console, checks: list[Check]) -> None:
 
 
 def _sum_up(console: Console, checks: list[Check]) -> int:
-    from launchers.health.check import BROKEN, FINE, WARNING
+    from launchers.health import BROKEN, FINE, WARNING
 
     count = {state: sum(check.state == state for check in checks) for state in (FINE, WARNING, BROKEN)}
     console.print(f"\n{count[FINE]} fine, {count[WARNING]} warnings, {count[BROKEN]} broken", highlight=False)

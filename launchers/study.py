@@ -14,7 +14,6 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from rich.console import Console
 
 from finetune.jobs import ROOT, Job, call, run_job, share_of_cores
 from finetune.rounds import rounds
-from gamut.commands import command, parser_of
+from gamut.commands import command, parser_of, positive
 from gamut.errors import GamutError, RecipeError
 from gamut.files import write_text
 from gamut.plan import plan_epoch
@@ -184,14 +183,6 @@ def there(done: bool, what: Path, asked: Path, arguments: Sequence[str]) -> bool
     asked.parent.mkdir(parents=True, exist_ok=True)
     write_text(asked, json.dumps(list(arguments)))
     return done
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
 
 
 def side_by_side(what: Sequence[tuple[str, Callable[[], Any]]], jobs: int, console: Console) -> list[Any]:

@@ -83,7 +83,7 @@ def add_extraction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the name of a recipe in configs/features, or a path to a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as init=models/whisper-tiny")
     parser.add_argument(
-        "--mend", action="store_true", help="make damaged shards anew, and those with clips that were unusable"
+        "--mend", action="store_true", help="extract damaged shards again, and those with clips that were unusable"
     )
 
 
@@ -136,7 +136,7 @@ def _duration(seconds: float) -> str:
 
 
 def print_extracted(cache: FeatureCache) -> None:
-    """What a person is told at the end."""
+    """The summary at the end."""
     info = cache.info
     print(
         f"features of {info.clips - info.holes:,} clips are in {info.folder}; storing them as {info.dtype} has cost "
@@ -169,7 +169,7 @@ def mend(folder: Path) -> None:
     keys = [cache.key(place) for place in range(len(cache))]
     if bad:
         Store(cache.folder, cache.about, cache.clip_id, cache.rows, keys).unseal(sorted(bad))
-        print(f"{len(bad)} shards are damaged or lack clips, and are made anew")
+        print(f"{len(bad)} shards are damaged or lack clips, and are extracted again")
 
 
 def set_threads(recipe: Recipe) -> None:
@@ -188,7 +188,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(damage.what)
     if damages:
         print(
-            f"{len(damages)} damages in {cache.folder}. Extract again with --mend: it makes those shards anew.",
+            f"{len(damages)} damages in {cache.folder}. Extract again with --mend, which repairs those shards.",
             file=sys.stderr,
         )
         return 1

@@ -228,7 +228,7 @@ def _check(cache: FeatureCache, number: int, places: np.ndarray) -> list[Damage]
 
 def remedy(folder: Path) -> str:
     """What to do about damage."""
-    again = "Make it anew: run the extraction again with --mend."
+    again = "Repair it: run the extraction again with --mend."
     return f"See what else is: python -m gamut.features verify {folder}. {again}"
 
 
@@ -264,7 +264,7 @@ def _content(folder: Path) -> dict:
             done = len(list(folder.glob("*.safetensors")))
             raise FeatureError(
                 f"The cache {folder} is not finished ({done} shards are there): run the same extraction again, which "
-                "goes on where it was."
+                "resumes where it stopped."
             ) from None
         raise FeatureError(
             f"There is no cache of features in {folder}. Make one: python -m gamut.features extract RECIPE"

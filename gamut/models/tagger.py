@@ -134,7 +134,8 @@ def load_tagger(tagger: Tagger, path: str | Path) -> Loaded:
     """Copy a head's weights into `tagger`: ours, or those of the public whisper-at package (`at_model.*`, `module.*`).
 
     Strict: every tensor must be there and fit, or nothing is copied; only a classifier for another number of classes
-    stays fresh. Raises CheckpointError naming the first tensor that is missing, misshapen or of no use to this kind.
+    stays fresh. Raises CheckpointError naming the first tensor that is missing, of another shape, or unknown to this
+    kind.
     """
     path = _head_at(path)
     state, prefix = head_tensors(path)

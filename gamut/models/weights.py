@@ -1,6 +1,6 @@
 """Weights on disk: safetensors with metadata, found by what a person would name, loaded strictly.
 
-Of others, such as ImageNet's ViTs, also what torch.save wrote (.pth, .bin), read as tensors and nothing else.
+Other weights, such as ImageNet's ViTs, may also be files of torch.save (.pth, .bin), read as tensors and nothing else.
 """
 
 from __future__ import annotations

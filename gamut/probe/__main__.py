@@ -82,7 +82,9 @@ def _recipe(what: Path, name: str | None, overrides: list[str]) -> tuple[Recipe,
         raise RunError(f"There is no {what}. Name a run folder, a checkpoint or a file of weights.")
     run = RunFolder.find(what)
     if run is None:
-        raise RunError(f"{what} lies in no run folder: say what it was trained with, such as --recipe asit_b.")
+        raise RunError(
+            f"{what} is not in a run folder: name the recipe that it was trained with, such as --recipe asit_b."
+        )
     return override(run.recipe, overrides), run
 
 

@@ -125,7 +125,7 @@ class Background(threading.Thread):
             return
         if status or not (folder / RESULT).exists():
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            raise RuntimeError(f"status {status}, {lines[-1][:150] if lines else 'without a word'}; see {log}")
+            raise RuntimeError(f"status {status}, {lines[-1][:150] if lines else 'without a message'}; see {log}")
         values = json.loads((folder / RESULT).read_text())
         if values:
             self.tracker.log(step, values, late=True)

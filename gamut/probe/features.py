@@ -141,10 +141,10 @@ def extract(
 ) -> Share:
     """This rank's share of the vectors of a plan's clips. All ranks call it together and forward equally often.
 
-    The clips are shared out since a step of training needs all ranks: while one of them encoded alone the others could
-    but wait. And where the backbone's weights are spread over the ranks, a forward is a matter for all of them. A rank
-    that cannot read goes on with empty packs for that reason; `problem` says what happened. A clip's vector does not
-    depend on the number of ranks: each pack is a forward of its own, and which clips it holds is the plan's.
+    The clips are distributed because a training step needs all ranks: if one of them encoded alone, the others would
+    only wait. And where the backbone's weights are split over the ranks, all of them take part in a forward. For that
+    reason a rank that cannot read continues with empty packs; `problem` says what happened. A clip's vector does not
+    depend on the number of ranks: each pack is a separate forward, and the plan decides which clips it holds.
     """
     share = Share()
     loader = Loader(index, epoch, rank=rank, world=world, per_forward=1, workers=workers, prefetch=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gamut.commands import as_typed, parser_of
+from gamut.commands import as_typed, parser_of, positive
 from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.pool import cores
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     theirs.add_argument(
         "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
     )
-    theirs.add_argument("--largest-mb", type=_positive, metavar="N", help="largest clip to take (default: %(default)s)")
+    theirs.add_argument("--largest-mb", type=positive, metavar="N", help="largest clip to take (default: %(default)s)")
     theirs.add_argument(
         "--on-error",
         choices=("skip", "stop"),
@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     for one in (make, renew, check, describe):
         one.add_argument(
             "--workers",
-            type=_positive,
+            type=positive,
             default=cores(),
             metavar="N",
             help="processes (default: the cores, %(default)s)",
@@ -135,7 +135,7 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
     make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; created if missing")
     make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
     make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="only the clips of these splits")
-    make.add_argument("--clips-per-shard", type=_positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
+    make.add_argument("--clips-per-shard", type=positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
     make.add_argument(
         "--on-error",
         choices=("skip", "stop"),
@@ -165,13 +165,3 @@ def _source(name: str) -> str:
     except RecipeError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return name
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return number

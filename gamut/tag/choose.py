@@ -75,7 +75,7 @@ def _device(name: str | torch.device) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either where it is built without CUDA
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RecipeError(f"--device {name} is not to be had here ({first}): write cpu, cuda or cuda:1.") from None
+        raise RecipeError(f"--device {name} is not available here ({first}): use cpu, cuda or cuda:1.") from None
 
 
 def _of_run(place: Path) -> Path:
@@ -91,10 +91,12 @@ def _of_run(place: Path) -> Path:
 def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
     run = RunFolder.find(weights)
     if run is None:
-        raise CheckpointError(f"{weights} lies in no run folder, so there is no recipe that says how it is to be used.")
+        raise CheckpointError(
+            f"{weights} is not in a run folder, so no recipe says how to use it: name a fine-tuning run."
+        )
     recipe, names, statistics = run.recipe, about.get("labels"), statistics_in(about)
     if recipe.stage != "finetune":
-        raise CheckpointError(f"The run {run.path} is a pretraining, which knows no classes: fine-tune from it first.")
+        raise CheckpointError(f"The run {run.path} is a pretraining, which has no classes: fine-tune from it first.")
     if not names or statistics is None:
         raise CheckpointError(
             f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "

@@ -20,7 +20,7 @@ def units_of(seconds: float, unit: int = UNIT) -> int:
     one = unit * STEP / RATE
     units = seconds / one
     if not math.isfinite(units) or round(units) < 1 or abs(units - round(units)) > 1e-6:
-        raise RecipeError(f"Tags can be had for every multiple of {one:g} s, which {seconds:g} s is not.")
+        raise RecipeError(f"--every must be a multiple of {one:g} s for this model, not {seconds:g} s.")
     return round(units)
 
 

@@ -73,7 +73,7 @@ class Checkpoints:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{path}, which says what checkpoints are kept, cannot be read: {error}. Write it anew, such as "
+                f"{path}, which says what checkpoints are kept, cannot be read: {error}. Write it again, such as "
                 '{"step-00000100": 10} for the checkpoint after epoch 10, or remove it to keep only those to come.'
             ) from error
 

@@ -104,8 +104,8 @@ class MetricsFile:
 
     def _refused(self, error: OSError) -> RunError:
         return RunError(
-            f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
-            "the run again: it goes on from its newest checkpoint."
+            f"{self.path} cannot be written ({error.strerror}). Free some space or fix the folder's permissions, and "
+            "start the run again: it resumes from its newest checkpoint."
         )
 
 

@@ -142,7 +142,7 @@ class RunFolder:
                 raise
             raise CheckpointError(
                 f"{error} The run stands for its last epoch, since it has no validation folds. {best} was chosen on "
-                "the folds that score it; to use that all the same, name the file."
+                "the folds that score it; to use that anyway, name the file."
             ) from error
 
     def _chosen(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from gamut.errors import RecipeError
 from gamut.recipe import schema
 
-# The top-level keys that DeepSpeed 0.19.8 reads (it ignores any other without a word). Found by letting its
+# The top-level keys that DeepSpeed 0.19.8 reads (it silently ignores any other). Found by letting its
 # configuration class read a dictionary that notes the keys asked for; a test does that again.
 _NAMES = """
     activation_checkpointing aio amp autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type

@@ -68,7 +68,8 @@ class Holes:
                 if not raw.endswith(b"\n"):
                     break  # torn by a kill
                 raise RunError(
-                    f"{self.path} is damaged at byte {end}: {raw[:60]!r} is not a line about a hole. Mend or remove it."
+                    f"{self.path} is damaged at byte {end}: {raw[:60]!r} is not a line about a hole. Repair or remove "
+                    "it."
                 ) from None
             if line.step > step or not raw.endswith(b"\n"):
                 break
@@ -114,8 +115,8 @@ class Holes:
             self._unsynced = True
         except OSError as error:
             return RunError(
-                f"{self.path} cannot be written ({error.strerror}). Make room or mend the folder's rights, and start "
-                "the run again: it goes on from its newest checkpoint."
+                f"{self.path} cannot be written ({error.strerror}). Free some space or fix the folder's permissions, "
+                "and start the run again: it resumes from its newest checkpoint."
             )
         return None
 

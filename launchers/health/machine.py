@@ -13,7 +13,7 @@ from importlib import metadata
 from gamut import accelerator
 from gamut.commands import ROOT
 from gamut.errors import RunError
-from launchers.health.check import BROKEN, FINE, WARNING, Check
+from launchers.health import BROKEN, FINE, WARNING, Check
 
 OLDEST_PYTHON = (3, 11)
 SHARED_GB, OPEN_FILES, CLIP_FORMATS = 1.0, 4096, "mp4, m4a, webm, wma, ..."

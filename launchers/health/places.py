@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gamut import files
 from gamut.track.store import network_file_system, public
-from launchers.health.check import BROKEN, FINE, WARNING, Check
+from launchers.health import BROKEN, FINE, WARNING, Check
 
 SAMPLE = 256 * 2**20  # bytes written and read to find a rate
 PART = 2**20

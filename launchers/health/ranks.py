@@ -13,7 +13,7 @@ from pathlib import Path
 from gamut import accelerator
 from gamut.commands import ROOT
 from gamut.errors import RunError
-from launchers.health.check import BROKEN, WARNING, Check
+from launchers.health import BROKEN, WARNING, Check
 
 _SECONDS = 120.0
 MEBIBYTES = 32  # what is reduced to find a rate

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 from launchers.cluster import Cluster, minutes
-from launchers.health.check import BROKEN, FINE, WARNING, Check
+from launchers.health import BROKEN, FINE, WARNING, Check
 
 LOST = 120  # seconds after which a silent node should count as lost; SLURM's default is 300
 _SECONDS = 30.0

@@ -16,8 +16,7 @@ import pytest
 from gamut.commands import command
 from launchers import doctor
 from launchers.cluster import Cluster
-from launchers.health import machine, places, ranks, slurm
-from launchers.health.check import BROKEN, FINE, WARNING, Check
+from launchers.health import BROKEN, FINE, WARNING, Check, machine, places, ranks, slurm
 
 if TYPE_CHECKING:
     from conftest import Slurm

@@ -112,7 +112,7 @@ def test_a_checkpoint_and_weights_alone(run: Path, recipe: Recipe, tmp_path: Pat
     ("words", "said"),
     [
         (["/nowhere"], "There is no /nowhere"),
-        (["{tmp}"], "lies in no run folder"),
+        (["{tmp}"], "is not in a run folder"),
         (["{begun}"], "has published no checkpoint yet"),
         (["{run}", "probe.clipps=3"], "probe.clips"),
         (["{run}", "subset.fold=[1]"], "nothing to probe"),

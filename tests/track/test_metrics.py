@@ -67,7 +67,9 @@ def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path, monkey
 
     file.append({"loss": 1.0}, step=1)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written \(No space left on device\)\. Make room"):
+    with pytest.raises(
+        RunError, match=r"metrics\.jsonl cannot be written \(No space left on device\)\. Free some space"
+    ):
         file.append({"loss": 2.0}, step=2)
     monkeypatch.undo()
     file.append({"status": "failed"}, event="end")  # what a run that stops still says
