@@ -100,8 +100,8 @@ def test_folds_go_by_the_names_of_splits(split: Index) -> None:
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        (["folds.train=[0,train]", "folds.test=[[train]]"], RecipeError, "fold train is in folds.train"),
-        (["folds.validation=[test]"], RecipeError, "fold test is in folds.validation"),
+        (["folds.train=[0,train]", "folds.test=[[train]]"], RecipeError, "fold train is both in folds.train"),
+        (["folds.validation=[test]"], RecipeError, "fold test is both in folds.validation"),
         (["folds.train=[0]", "folds.test=[[train]]"], RecipeError, "must not overlap"),
         (["folds.train=[1]"], RecipeError, "chooses the epoch on .'validation'. and tests on"),
         (["folds.test=[[tset]]"], ShardError, "has no value 'tset'; its values are named"),

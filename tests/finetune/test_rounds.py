@@ -69,10 +69,10 @@ def test_five_folds_by_default_each_trained_on_the_other_four(index: Index) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["folds.test=[[4]]", "folds.train=[3,4]"], "fold 4 is in folds.train"),
+        (["folds.test=[[4]]", "folds.train=[3,4]"], "fold 4 is both in folds.train"),
         (["folds.test=[[6]]"], r"names the folds \[6\]"),
         (["folds.column=speaker"], "folds.column is 'speaker'"),
-        (["subset.fold=[1,2]"], "subset.fold is what folds says: set folds.train"),
+        (["subset.fold=[1,2]"], "subset.fold conflicts with folds: set folds.train"),
     ],
 )
 def test_rounds_that_cannot_be(index: Index, words: list[str], said: str) -> None:
