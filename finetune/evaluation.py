@@ -93,7 +93,7 @@ def evaluate(
     holes = sorted(f"{hole.key} ({hole.reason})" for _, some in parts for hole in some)
     if holes:
         raise RunError(
-            f"{len(holes)} of the clips to be scored cannot be read: {', '.join(holes[:5])}. Mend or remove them "
+            f"{len(holes)} of the clips to be scored cannot be read: {', '.join(holes[:5])}. Repair or remove them "
             f"(`python -m gamut.shards verify {index.folder}` lists them) and run again."
         )
     return Scores(**in_order(found for found, _ in parts), seconds=seconds)

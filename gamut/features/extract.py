@@ -167,8 +167,8 @@ def require_room(made: Store, missing: int) -> None:
     if free < needed:
         raise FeatureError(
             f"{made.folder} needs {needed / 1e9:.2f} GB for {missing} shards, and its disk has {free / 1e9:.2f} GB "
-            "free. Make room, name another folder with extract.folder=, or store less: extract.dtype=int8, a larger "
-            "extract.pool, fewer extract.blocks."
+            "free. Free some space, name another folder with extract.folder=, or store less: extract.dtype=int8, a "
+            "larger extract.pool, fewer extract.blocks."
         )
 
 

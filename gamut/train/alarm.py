@@ -134,7 +134,7 @@ class Alarm:
                 files.write_json(self.path, [*self.ranges, span])
                 print(
                     f"step {step + 1}: {self.trouble}. Steps {span[0] + 1} to {span[1] + 1} will be left out: start "
-                    "the run again, and it goes on from its newest checkpoint.",
+                    "the run again; it resumes from its newest checkpoint.",
                     flush=True,
                 )
             except OSError as error:

@@ -96,7 +96,7 @@ def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) 
     raise RunError(
         f"After step {step} the ranks no longer have the same {', '.join(apart[:NAMES])}{more} ({whom}): a memory, a "
         "network or a program has failed, and what was computed since the last comparison cannot be trusted. Start "
-        f"the run again: it goes on from its newest checkpoint; {machines} if it happens again."
+        f"the run again: it resumes from its newest checkpoint; {machines} if it happens again."
     )
 
 

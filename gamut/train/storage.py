@@ -131,7 +131,7 @@ def explain(error: OSError, rank: int, needed: int) -> str:
     why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
     return (
         f"Rank {rank} could not write the checkpoint file {error.filename or '(unnamed)'} ({needed} bytes): {why}. The "
-        "checkpoints before it are untouched. Make room or mend the folder's rights, and start the run again."
+        "earlier checkpoints are untouched. Free some space or fix the folder's permissions, and start the run again."
     )
 
 

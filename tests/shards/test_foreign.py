@@ -1,4 +1,4 @@
-"""Tars that others made, used where and as they lie."""
+"""Third-party tars, used where and as they are."""
 
 from __future__ import annotations
 
