@@ -70,7 +70,7 @@ def test_what_is_named_must_be_there(recipe: Recipe, labelled_set: Index) -> Non
         labelled(asked(recipe, train={"fold": [1], "label": ["trill"]}, test={"fold": [2]}), labelled_set)
     with pytest.raises(ShardError, match="no shards at /nowhere"):
         labelled(asked(recipe, data="/nowhere"))
-    with pytest.raises(RecipeError, match="belong together"):
+    with pytest.raises(RecipeError, match="must be set together"):
         check(asked(recipe, train={"fold": [1]}))
     with pytest.raises(RecipeError, match=r"probe\.test\.share"):
         check(asked(recipe, train={"fold": [1]}, test={"share": 2.0}))

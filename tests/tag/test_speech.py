@@ -185,7 +185,7 @@ def test_a_window_of_no_whole_units_is_cut_to_them(folder: Path, sounds: list[Pa
 
 
 def test_a_time_between_units_is_refused(folder: Path, sounds: list[Path]) -> None:
-    with pytest.raises(RecipeError, match=r"multiple of 0\.4 s, which 0\.5 s is not"):
+    with pytest.raises(RecipeError, match=r"multiple of 0\.4 s for this model, not 0\.5 s"):
         list(Speech(load_whisper(folder), head()).tag([Recording(sounds[0])], every=0.5))
 
 
