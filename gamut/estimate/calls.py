@@ -48,7 +48,7 @@ ATTENTION = {
     "_varlen_attn": 4.0,  # q k and p v, two operations a multiply-add
     "_varlen_attn_backward": 10.0,
 }
-SDPA = ("_scaled_dot_product", "_flash_attention", "_efficient_attention")
+SDPA = "_scaled_dot_product"  # of dense q, k and v [.., heads, length, d]
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ def size(tensor: torch.Tensor) -> int:
 
 
 def kind_of(name: str, flops: float) -> str:
-    if name in ATTENTION or name.startswith(SDPA):
+    if flops and (name in ATTENTION or name.startswith(SDPA)):
         return "attention"
     return "matmul" if flops else "memory"
 
@@ -102,6 +102,10 @@ def flops_of(func: Any, args: tuple, kwargs: dict, out: Any, pairs: float | None
         query = args[first]
         heads, width = query.shape[1:]
         return ATTENTION[name] * (pairs or 0.0) * heads * width
+    if name.startswith(SDPA):
+        backward = name.endswith("backward")
+        query, key = args[backward], args[backward + 1]
+        return (10.0 if backward else 4.0) * query.numel() * key.shape[-2]
     counter = flop_registry.get(func.overloadpacket)
     if counter is None:
         return 0.0

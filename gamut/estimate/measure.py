@@ -23,13 +23,17 @@ def measure(device: torch.device | None = None) -> Rates:
     gpu = device.type == "cuda"
     tall = TALL * 8 if gpu else CPU_TALL
 
-    def seconds(work: Callable[[], Any], times: int = 1) -> float:
+    def seconds(work: Callable[[], Any], times: int = 4) -> float:
+        """Of one call, the median of several tries. What it makes is kept until the try is over: in a step, too, each
+        call writes to memory of its own, which costs a CPU more than some of the arithmetic."""
+
         def once() -> float:
+            made: list[Any] = [None] * times
             if gpu:
                 torch.cuda.synchronize()
             since = time.perf_counter()
-            for _ in range(times):
-                work()
+            for number in range(times):
+                made[number] = work()
             if gpu:
                 torch.cuda.synchronize()
             return (time.perf_counter() - since) / times
@@ -70,7 +74,7 @@ def measure(device: torch.device | None = None) -> Rates:
         launch=2.5 * MICRO if gpu else 0.0,
         wait=25 * MICRO if gpu else 0.0,
         source=f"measured, {torch.get_num_threads()} threads" if not gpu else "measured; links assumed",
-        calls=_calls(device, numbers // 8, seconds),
+        calls=_calls(device, numbers, seconds),
     )
 
 
@@ -84,6 +88,7 @@ def _calls(device: torch.device, numbers: int, seconds: Callable[..., float]) ->
     """bytes/s of calls that are not like an addition, as the account counts their bytes."""
     rows = numbers // 1024
     x = torch.randn(rows, 1024, device=device)
+    rest = torch.rand(rows, 1024, device=device) + 1.0
     keys = torch.randint(1 << 40, (numbers,), device=device)
     weight, bias = torch.ones(1024, device=device), torch.zeros(1024, device=device)
     places = torch.randperm(rows, device=device)
@@ -110,11 +115,15 @@ def _calls(device: torch.device, numbers: int, seconds: Callable[..., float]) ->
             ),
         ),
         "sum": (both / 2, lambda: x.sum(0)),
-        "log": (both, lambda: torch.log(x)),
+        "log": (both, lambda: torch.log(rest)),
+        "log_": (both, lambda: rest.log_().clamp_min_(1.0)),
         "exp": (both, lambda: torch.exp(x)),
         "index_select": (both, lambda: torch.index_select(x, 0, places)),
         "_to_copy": (both * 0.75, lambda: x.to(torch.bfloat16)),
-        "copy_": (both, lambda: torch.empty_like(x).copy_(x)),
+        "copy_": (both, lambda: rest.copy_(x)),
+        "mul": (three, lambda: x * x),
+        "pow_": (both, lambda: rest.square_()),
+        "pow": (both, lambda: x.square()),
         "clone": (both, lambda: x.clone()),
         "cat": (both, lambda: torch.cat([x, x])),
         "bitwise_xor": (24.0 * numbers, lambda: keys ^ keys),

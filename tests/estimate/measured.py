@@ -1,8 +1,8 @@
 """What real steps take on the CPU, engine included: `python tests/estimate/measured.py STEPS STAGE/RECIPE ...`.
 
 Prints JSON, a list with a dictionary a recipe: `peak`, bytes that torch's allocator had handed out at once during a
-step, by the memory events of torch.profiler; `seconds` of each of so many steps more. Nothing of the account's own
-bookkeeping is used, but for its stand-in clips.
+step, by the memory events of torch.profiler; `seconds` of each of so many steps more, and the `rates` of this CPU, as
+measured among them. Nothing of the account's own bookkeeping is used, but for its stand-in clips.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from gamut.estimate.measure import measure
 from gamut.estimate.step import objective_of
 from gamut.estimate.work import work_of
 from gamut.recipe.load import load_recipe
@@ -51,12 +52,14 @@ def measured(stage: str, name: str, overrides: tuple[str, ...], steps: int) -> d
             total += event.nbytes()
             if span.start_ns() <= event.start_ns() <= span.end_ns():
                 peak = max(peak, total)
-    seconds = []
-    for _ in range(steps):
+    seconds, rates = [], None
+    for number in range(steps):
+        if number in (1, steps // 2):  # not of another minute: a shared machine drifts
+            rates = json.loads(measure(world.device).to_json())
         since = time.perf_counter()
         step(stepper)
         seconds.append(time.perf_counter() - since)
-    return {"peak": peak, "seconds": seconds, "threads": torch.get_num_threads()}
+    return {"peak": peak, "seconds": seconds, "rates": rates, "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":
