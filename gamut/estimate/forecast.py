@@ -126,15 +126,24 @@ def seconds_of(call: Call, rates: Rates, share: float = 1.0) -> float:
         return 0.0
     if call.kind == "copy":
         return call.bytes * share / 25e9  # PCIe
-    rate = rates.calls.get(call.name, rates.bytes)
+    rate = rates.calls.get(call.name.removeprefix("_foreach_").replace("copy_ s", "clone s"), rates.bytes)
     moved = call.bytes * share / rate
     if call.kind == "attention":
         work = call.flops * share / (rates.attention if call.half or rates.kind == "cpu" else rates.single)
     else:
-        work = call.flops * share / (rates.half if call.half else rates.single)
+        work = call.flops * share / (rates.half if call.half else rates.single) / reached(call.flops * share, rates)
     if rates.kind == "cpu":
         return (work or moved) + rates.launch
     return max(work, moved, rates.launch * call.launches)
+
+
+def reached(flops: float, rates: Rates) -> float:
+    """The share of the rate of large products that one of so many operations reaches: by their logarithm, between the
+    small one that was measured and a hundred times as many."""
+    if rates.small is None or not flops:
+        return 1.0
+    size, share = rates.small
+    return share + (1.0 - share) * min(1.0, max(0.0, math.log(flops / size) / math.log(100.0)))
 
 
 def host_of(call: Call, rates: Rates) -> float:

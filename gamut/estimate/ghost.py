@@ -6,6 +6,7 @@ The real ones need process groups and values. This one follows their calls where
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Ghost(Engine):
                 self.model.bfloat16()
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.count = sum(parameter.numel() for parameter in self.trained)
+        self.starts = [0, *itertools.accumulate(parameter.numel() for parameter in self.trained)]
         told = engine_config(recipe, ranks, 1, self.count) if self.deepspeed else {}
         narrow = self.bf16 and told.get("communication_data_type", "bf16") == "bf16"
         self.wire = torch.bfloat16 if narrow else torch.float32  # of gradients that are sent
@@ -149,11 +151,7 @@ class Ghost(Engine):
 
     def _update(self, own: nn.Parameter) -> None:
         """This rank's part, in float32, and then the weights from it."""
-        if self.sums is not None:
-            gradient = self.sums[: self.mine]
-        else:
-            with self.hold("gradients"):
-                gradient = torch.empty(self.mine, device=own.device)
+        gradient = self._in_one_piece() if self.sums is None else self.sums[: self.mine]
         bool(torch.isfinite(torch.linalg.vector_norm(gradient)))  # DeepSpeed looks itself, and waits
         if self.clips:
             bool(torch.linalg.vector_norm(gradient) < 1)
@@ -164,6 +162,19 @@ class Ghost(Engine):
         own.grad = None
         with self.hold("weights"):
             own.detach().to(self.trained[0].dtype, copy=True)
+
+    def _in_one_piece(self) -> torch.Tensor:
+        """float32: each gradient is copied into a bucket, averaged there, copied to those of its kind, and what is this
+        rank's from there into its part."""
+        with self.hold("gradients"):
+            part = torch.empty(self.mine, device=self.world.device)
+            for start, gradient in zip(self.starts, self._gradients()):
+                bucket = gradient.reshape(-1).clone()
+                averaged = bucket.div_(self.ranks).clone()
+                mine = min(averaged.numel(), self.mine - start)
+                if mine > 0:
+                    part[start : start + mine].copy_(averaged[:mine])
+        return part
 
     def drop(self) -> None:
         if self.sums is not None:

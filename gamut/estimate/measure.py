@@ -41,12 +41,12 @@ def measure(device: torch.device | None = None) -> Rates:
         once()
         return statistics.median(once() for _ in range(REPEATS))
 
-    def product(dtype: torch.dtype) -> float:
+    def product(dtype: torch.dtype, tall: int = tall, wide: int = WIDE) -> float:
         x, w = (
-            torch.randn(tall, WIDE, device=device, dtype=dtype),
-            torch.randn(WIDE, 4 * WIDE, device=device, dtype=dtype),
+            torch.randn(tall, wide, device=device, dtype=dtype),
+            torch.randn(wide, 4 * wide, device=device, dtype=dtype),
         )
-        return 2.0 * tall * WIDE * 4 * WIDE / seconds(lambda: torch.mm(x, w))
+        return 2.0 * tall * wide * 4 * wide / seconds(lambda: torch.mm(x, w))
 
     numbers = (1 << 26) if gpu else (1 << 21)
     a, b = torch.randn(numbers, device=device), torch.randn(numbers, device=device)
@@ -56,6 +56,8 @@ def measure(device: torch.device | None = None) -> Rates:
     call = seconds(lambda: torch.add(small, 1.0), 300)
     learned = seconds(lambda: torch.mul(leaf, 2.0), 300)
     attention = _attention(device, gpu, seconds)
+    trained = torch.bfloat16 if gpu else torch.float32
+    few, narrow = (TALL // 8 if gpu else CPU_TALL // 2), WIDE // 4
     half, single = product(torch.bfloat16), product(torch.float32)
     memory = float(torch.cuda.get_device_properties(device).total_memory) if gpu else _memory()
     return Rates(
@@ -74,6 +76,7 @@ def measure(device: torch.device | None = None) -> Rates:
         launch=2.5 * MICRO if gpu else 0.0,
         wait=25 * MICRO if gpu else 0.0,
         source=f"measured, {torch.get_num_threads()} threads" if not gpu else "measured; links assumed",
+        small=(2.0 * few * narrow * 4 * narrow, product(trained, few, narrow) / (half if gpu else single)),
         calls=_calls(device, numbers, seconds),
     )
 
@@ -88,6 +91,8 @@ def _calls(device: torch.device, numbers: int, seconds: Callable[..., float]) ->
     """bytes/s of calls that are not like an addition, as the account counts their bytes."""
     rows = numbers // 1024
     x = torch.randn(rows, 1024, device=device)
+    spectra = torch.view_as_real(torch.polar(torch.ones_like(x), x))[..., 0]
+    heads = torch.randn(rows * 4, 4, 64, device=device)
     rest = torch.rand(rows, 1024, device=device) + 1.0
     keys = torch.randint(1 << 40, (numbers,), device=device)
     weight, bias = torch.ones(1024, device=device), torch.zeros(1024, device=device)
@@ -117,12 +122,15 @@ def _calls(device: torch.device, numbers: int, seconds: Callable[..., float]) ->
         "sum": (both / 2, lambda: x.sum(0)),
         "log": (both, lambda: torch.log(rest)),
         "log_": (both, lambda: rest.log_().clamp_min_(1.0)),
+        "sqrt": (both, lambda: torch.sqrt(rest)),
+        "div": (both, lambda: x / 3.0),
         "exp": (both, lambda: torch.exp(x)),
         "index_select": (both, lambda: torch.index_select(x, 0, places)),
         "_to_copy": (both * 0.75, lambda: x.to(torch.bfloat16)),
         "copy_": (both, lambda: rest.copy_(x)),
         "mul": (three, lambda: x * x),
-        "pow_": (both, lambda: rest.square_()),
+        "pow_": (both, lambda: spectra.square_()),
+        "clone strided": (both, lambda: heads.transpose(0, 1).clone(memory_format=torch.contiguous_format)),
         "pow": (both, lambda: x.square()),
         "clone": (both, lambda: x.clone()),
         "cat": (both, lambda: torch.cat([x, x])),

@@ -35,6 +35,7 @@ class Rates:
     wait: float  # seconds from the end of the device's work until the host goes on
     source: str
     calls: dict[str, float] = field(default_factory=dict)  # bytes/s of single calls that were measured
+    small: tuple[float, float] | None = None  # a product of so many operations, and the share of the rate it reaches
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -107,7 +108,7 @@ def read(path: Path) -> Rates:
         names = {one.name for one in fields(Rates)}
         if set(found) != names:
             raise ValueError(f"it has {', '.join(sorted(set(found) ^ names))} too many or too few")
-        return Rates(**found)
+        return Rates(**found | {"small": tuple(found["small"]) if found["small"] else None})
     except (OSError, ValueError, TypeError) as error:
         raise RunError(
             f"{path} holds no rates of a device ({error}). Measure some: `python -m gamut.estimate --measure {path}`."

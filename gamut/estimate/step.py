@@ -108,7 +108,8 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
     objective.model.train()
     at = Moment(recipe.epochs // 2, 0, 0, 0.5)
     with trace.hold("activations"):
-        Stepper(objective, engine, world).take([batch], at, 1e-3, 0.0, Asks(), 0.0)
+        outcome = Stepper(objective, engine, world).take([batch], at, 1e-3, 0.0, Asks(), 0.0)
+    assert outcome.applied, "a step without values was not applied"
     del leaves
     parameters = sum(parameter.numel() for parameter in objective.model.parameters())
     calls, most = [call for call in trace.calls if call.phase not in ("build", "once")], dict(memory.most)

@@ -159,7 +159,7 @@ class Trace(TorchDispatchMode):
         if constant is not None:
             return constant.tolist()
         found = self.answers.take(place, "tolist")
-        return _ones(tensor) if found is None else found
+        return _zeros(tensor) if found is None else found
 
     def _wait(self, place: str, name: str) -> None:
         self.calls.append(Call(name, "memory", 0.0, 0.0, 0, False, place, self.phase, wait=True))
@@ -204,6 +204,8 @@ class Trace(TorchDispatchMode):
             converted = here[0].numel() * kwargs["dtype"].itemsize  # torch converts all of it first
             self.memory.brief(converted, "activations")
             moved += 2.0 * converted
+        if name in ("clone", "copy_") and not all(tensor.is_contiguous() for tensor in (*here, *there)):
+            name = f"{name} strided"
         waits = mine == "cuda" and (name == "nonzero" or (name in MASKED and any(map(_is_mask, args[1]))))
         self.calls.append(
             Call(
@@ -278,12 +280,12 @@ def _is_mask(one: Any) -> bool:
     return isinstance(one, torch.Tensor) and one.dtype in (torch.bool, torch.uint8)
 
 
-def _ones(tensor: torch.Tensor) -> Any:
-    """A list, or a number, of ones in a tensor's shape."""
-    one: Any = 1.0 if tensor.dtype.is_floating_point else 1
+def _zeros(tensor: torch.Tensor) -> Any:
+    """A list, or a number, of zeros in a tensor's shape: the sums of a step in which nothing is amiss."""
+    zero: Any = 0.0 if tensor.dtype.is_floating_point else 0
     for length in reversed(tensor.shape):
-        one = [one] * length
-    return one
+        zero = [zero] * length
+    return zero
 
 
 def _region(frame: FrameType | None) -> str:
