@@ -124,3 +124,11 @@ def test_ranks_without_a_pack_are_idle() -> None:
     assert idle(12, 64) == pytest.approx(0.8125)
     assert idle(33, 32) == pytest.approx(1 - 33 / 64)
     assert idle(64, 16) == 0.0
+
+
+@pytest.mark.parametrize("name", ["esc10", "asit_b_published_v1"])
+def test_sizes_that_the_host_knows_are_not_shares(name: str) -> None:
+    """Neighbours within a pack (KoLeo), and fills from other clips: the sizes of packs are numbers on the host."""
+    recipe = load_recipe("pretrain", name, ("data=nowhere",))
+    mine = account(recipe, work_of(recipe, 1), "cuda")
+    assert not mine.guessed
