@@ -135,9 +135,8 @@ class Trace(TorchDispatchMode):
                 return (args[0].dtype.is_floating_point and 1.0) or 1 if found is None else found
         if name in COUNTED and kwargs.get("output_size") is None:
             of = args[min(COUNTED[name], len(args) - 1)]
-            constant = getattr(of, "constant", None)  # repeats that were made of numbers on the host
-            known = name == "repeat_interleave" and constant is not None
-            count = int(constant.sum()) if known else self.answers.count(place, name, of.numel())
+            repeats = getattr(of, "constant", None) if name == "repeat_interleave" else None  # numbers of the host's
+            count = self.answers.count(place, name, of.numel()) if repeats is None else int(repeats.sum())
             if name == "nonzero":
                 return torch.empty(count, of.ndim, dtype=torch.int64, device=of.device)
             return torch.empty(count, dtype=args[0].dtype, device=of.device)
