@@ -184,7 +184,7 @@ class Classify(Objective):
         return LabelledBatch(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
-        count = torch.tensor([float(batch.clips)], dtype=torch.float64, device=self.device)
+        count = torch.tensor([float(batch.clips)], dtype=torch.float64)  # the loop brings it to the device
         return Prepared(self._inputs(batch, training=True), count)
 
     def _autocast(self) -> torch.autocast:

@@ -101,11 +101,12 @@ class Asit(Pretraining):
             with torch.no_grad(), self._autocast():
                 teacher = self.teacher(views.clean, views.teacher, None, everything)
         if student.data is not None and teacher.data is not None:
-            target = self.centres.target("_data", teacher.data, views.local, warmth)
-            sums["local"] = losses.cross_entropy(target, student.data, options.student_temperature)
-            metrics["teacher/entropy_data"] = losses.entropy(target) / max(totals["local_tokens"], 1.0)
+            sharpness = warmth, options.student_temperature
+            taught = self.centres.distil(student.data, teacher.data, views.local, views.local_counts, sharpness)
+            sums["local"] = taught.loss
+            metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
         if student.classes is not None and teacher.classes is not None:
-            target = self.centres.target("", teacher.classes, slice(None), warmth)
+            target = self.centres.target("", teacher.classes, warmth)
             sharpened = student.classes.detach().float() / options.student_temperature
             self.centres.spreads["student/spread"].add(sharpened.softmax(dim=-1))
             width = target.shape[1]
@@ -138,7 +139,7 @@ class Asit(Pretraining):
     def replicas(self) -> dict[str, torch.Tensor]:
         return super().replicas() | self.centres.state()
 
-    def predictions(self) -> dict[str, float]:
+    def predictions(self) -> dict[str, torch.Tensor]:
         return self.centres.values()
 
     def collapsed(self, values: dict[str, float]) -> str:

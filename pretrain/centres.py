@@ -14,6 +14,15 @@ from pretrain import losses
 # Of the largest entropy, log K; of what the spread could be; of the largest mean of cosines, sqrt(K). Healthy runs were
 # seen at 0.02 to 0.95 (below 0.6 with a teacher_temperature of 0.04), 0.3 to 1 and 0.02 to 0.1.
 EVEN, ONE_CLASS, SAME, AWAY = 0.9999, 0.001, 0.001, 1.0
+FEW = 64  # rows that are added up in float32
+
+
+def column_sums(values: torch.Tensor) -> torch.Tensor:
+    """float64 [K]: the sums over the rows of [n, K], of float32 sums over few rows each, so that no copy of all of them
+    is made in float64."""
+    whole = len(values) // FEW * FEW
+    sums = values[:whole].view(-1, FEW, values.shape[1]).sum(1, dtype=torch.float32).sum(0, dtype=torch.float64)
+    return sums + values[whole:].sum(0, dtype=torch.float32)
 
 
 class Centre:
@@ -30,7 +39,7 @@ class Centre:
 
     def add(self, logits: torch.Tensor) -> None:
         """Gather a micro-step's teacher outputs [n, K]."""
-        self.sum[:-1] += logits.sum(0, dtype=torch.float64)
+        self.sum[:-1] += column_sums(logits)
         self.sum[-1] += len(logits)
 
     def take(self, total: torch.Tensor) -> None:
@@ -56,25 +65,31 @@ class Spread:
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self.value = 0.0  # of the last step that had rows
-        self.share = 1.0  # of what it could be for rows as certain as these are: of the mean of |p|^2
+        # Of the last step that had rows; and as a share of what it could be for rows as certain as these are, of the
+        # mean of |p|^2: 1 where nothing was predicted, so nothing alike. float64 [] each.
+        self.value, self.share = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device).unbind()
         self.sum = torch.zeros(width + 2, dtype=torch.float64, device=device)  # the last two: of squares, of rows
 
     @torch.no_grad()
     def add(self, distribution: torch.Tensor) -> None:
-        """Gather a micro-step's distributions, float32 [n, K]."""
-        self.sum[:-2] += distribution.sum(0, dtype=torch.float64)
-        self.sum[-2] += distribution.square().sum(dtype=torch.float64)
-        self.sum[-1] += len(distribution)
+        """Gather a micro-step's distributions, float32 [n, K], of few rows: they are copied in float64."""
+        distribution = distribution.double()
+        self.gather(distribution.sum(0), distribution.square().sum(), len(distribution))
+
+    def gather(self, chances: torch.Tensor, squares: torch.Tensor, rows: torch.Tensor | int) -> None:
+        """Gather sums over the rows of a micro-step: of the distributions [K], of their squares, how many there are."""
+        self.sum[:-2] += chances
+        self.sum[-2] += squares
+        self.sum[-1] += rows
 
     def take(self, total: torch.Tensor) -> None:
-        """Compute it from the sums of all ranks, in CPU memory."""
-        square, mean, rows = total[-2], total[:-2], float(total[-1])
-        if not rows:
-            self.share = 1.0  # nothing was predicted, so nothing alike
-            return
+        """Compute it from the sums of all ranks."""
+        square, mean, rows = total[-2], total[:-2], total[-1]
+        some = rows > 0
+        rows = rows.clamp_min(1.0)
         spread = (square / rows - (mean / rows).square().sum()).clamp_min(0.0)
-        self.value, self.share = torch.stack([spread, spread * rows / square]).tolist()
+        self.value = torch.where(some, spread, self.value)
+        self.share = torch.where(some, spread * rows / square, 1.0)
 
     def drop(self) -> None:
         """Forget what was gathered."""
@@ -86,21 +101,19 @@ def sum_up(gathered: Sequence[Centre | Spread]) -> None:
     joined = torch.cat([one.sum for one in gathered])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(joined)
-    sizes = [len(one.sum) for one in gathered]
-    here = joined.cpu()  # one wait for the device, however many spreads are read from it
-    for one, total, copy_here in zip(gathered, joined.split(sizes), here.split(sizes), strict=True):
-        one.take(copy_here if isinstance(one, Spread) else total)
+    for one, total in zip(gathered, joined.split([len(one.sum) for one in gathered]), strict=True):
+        one.take(total)
         one.drop()
 
 
-def collapse(of: str, outputs: int, values: dict[str, float], spread: float) -> str:
+def collapse(of: str, outputs: int, values: dict[str, float]) -> str:
     """What is wrong with a step's predictions, in words, or "".
 
     A teacher whose distributions are all even or all one prototype (DINO, section 5.3), or the same for all that it
     hears, teaches nothing; nor does one whose outputs run away in a direction, faster than its centre follows.
 
     of: "" for class tokens, "_data" for data tokens; outputs: K; values: the step's metrics, of which one that is not
-    there is not looked at; spread: `Spread.share`.
+    there is not looked at.
     """
     norm = values.get(f"teacher/centre_norm{of}", 0.0)
     if not norm <= AWAY * math.sqrt(outputs):
@@ -111,6 +124,7 @@ def collapse(of: str, outputs: int, values: dict[str, float], spread: float) -> 
         return f"teacher/entropy{of} was {entropy:.2%} of its most: the teacher finds every prototype as likely"
     if entropy < ONE_CLASS:
         return f"teacher/entropy{of} was {entropy:.2%} of its most: the teacher gives everything to one prototype"
+    spread = values.get(f"teacher/spread_share{of}", 1.0)
     if spread < SAME:
         return f"teacher/spread{of} was {spread:.2%} of its most: the teacher says the same of all that it hears"
     return ""
@@ -131,28 +145,43 @@ class Centres:
         widths |= {"student/spread": asit.prototypes} if "" in self.on else {}
         self.spreads = {name: Spread(width, device) for name, width in widths.items()}
 
-    def target(self, of: str, logits: torch.Tensor, rows: torch.Tensor | slice, temperature: float) -> torch.Tensor:
-        """The teacher's distributions, float32, at `rows` of a micro-step's logits [n, K]; the centre gathers all."""
+    def target(self, of: str, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The teacher's distributions, float32, of a micro-step's logits [n, K], which are gathered."""
         self.on[of].add(logits)
-        target = losses.teacher_distribution(logits[rows], self.on[of].value, temperature)
+        target = losses.teacher_distribution(logits, self.on[of].value, temperature)
         self.spreads[f"teacher/spread{of}"].add(target)
         return target
 
-    def values(self) -> dict[str, float]:
-        """Metrics of the step that was gathered, over all ranks, which call it together."""
+    def distil(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        rows: torch.Tensor,
+        counts: torch.Tensor | None,
+        sharpness: tuple[float, float],
+    ) -> losses.Distilled:
+        """What the data tokens `rows` of a micro-step are taught (see `losses.distil`); the centre gathers all of them.
+
+        student: logits [m, K] of the rows; teacher: of all, [n, K]; rows: int64 [m], of all where there are as many.
+        """
+        self.on["_data"].add(teacher)
+        if len(rows) != len(teacher):
+            teacher = torch.index_select(teacher, 0, rows)
+        given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts)
+        number = len(rows) if counts is None else counts.sum()
+        self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
+        return given
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Metrics of the step that was gathered, over all ranks, which call it together: float64 []."""
         sum_up(self._gathered())
         values = {name: spread.value for name, spread in self.spreads.items()}
-        norms = {f"teacher/centre_norm{of}": centre.coming.norm() for of, centre in self.on.items()}
-        if norms:
-            values |= dict(zip(norms, torch.stack(list(norms.values())).tolist()))  # one wait for the device
-        return values
+        values |= {f"teacher/spread_share{of}": self.spreads[f"teacher/spread{of}"].share for of in self.on}
+        return values | {f"teacher/centre_norm{of}": centre.coming.norm().double() for of, centre in self.on.items()}
 
     def collapsed(self, values: dict[str, float]) -> str:
         """What is wrong with the step of these metrics, in words, or ""."""
-        found = (
-            collapse(of, len(c.value), values, self.spreads[f"teacher/spread{of}"].share) for of, c in self.on.items()
-        )
-        return next(filter(None, found), "")
+        return next(filter(None, (collapse(of, len(centre.value), values) for of, centre in self.on.items())), "")
 
     def move(self) -> None:
         """The step was applied."""

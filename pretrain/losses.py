@@ -40,21 +40,31 @@ class Distilled(NamedTuple):
 
 
 def distil(
-    logits: torch.Tensor, teacher: torch.Tensor, centre: torch.Tensor, sharpness: tuple[float, float]
+    logits: torch.Tensor,
+    teacher: torch.Tensor,
+    centre: torch.Tensor,
+    sharpness: tuple[float, float],
+    counts: torch.Tensor | None = None,
 ) -> Distilled:
     """`cross_entropy` of the student's logits [n, K] with `teacher_distribution` of the teacher's [n, K].
 
     Only the loss has a gradient, and only by `logits`. Some rows are worked on at a time and their gradient is kept in
     the type of the logits: all of them in float32 would be the largest tensors of a step, several times over.
-    sharpness: temperature of the teacher and of the student.
+    sharpness: temperature of the teacher and of the student; counts: bool [n], the rows that are summed; None: all.
     """
-    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness))
+    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness, counts))
 
 
 class _Distil(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, teacher: torch.Tensor, centre: torch.Tensor, warm: float, cool: float
+        ctx: Any,
+        logits: torch.Tensor,
+        teacher: torch.Tensor,
+        centre: torch.Tensor,
+        warm: float,
+        cool: float,
+        counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         rows, width = logits.shape
         loss, uncertain, squares = torch.zeros(3, dtype=torch.float64, device=logits.device).unbind()
@@ -65,6 +75,8 @@ class _Distil(torch.autograd.Function):
         for begin in range(0, rows, chunk):
             some = slice(begin, begin + chunk)
             target = teacher_distribution(teacher[some], centre, warm)
+            if counts is not None:
+                target *= counts[some, None]
             log_p = F.log_softmax(logits[some].float() / cool, dim=-1)
             loss -= (target * log_p).sum()
             uncertain += entropy(target)
@@ -80,7 +92,14 @@ class _Distil(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * given[0], None, None, None, None  # given[0] has no dimensions: the type is the gradient's
+        return (
+            gradient * given[0],
+            None,
+            None,
+            None,
+            None,
+            None,
+        )  # given[0] has no dimensions: the type is the gradient's
 
 
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:

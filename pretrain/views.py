@@ -27,6 +27,7 @@ class MaskedBatch:
     number: torch.Tensor  # int64 [G], which of the student's patches each of the teacher's is
     drop_keys: torch.Tensor  # int64 [S]
     local: torch.Tensor  # int64: the teacher's patches of the local loss
+    local_counts: torch.Tensor | None  # bool, which of these count; None: all
     rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
     counted: torch.Tensor  # bool [n, 256]: pixels of the reconstruction loss
     beside: torch.Tensor | None  # int64 [S]: the student's segments of one number are neighbours for KoLeo, if it is on
@@ -39,16 +40,26 @@ class MaskedBatch:
         pixels, segments with neighbours."""
         pairs = 2 * (1 + self.crops) * self.clips
         known = [len(self.local), pairs, self.clean.numel(), self.neighbours]
-        counted = self.counted.sum(dtype=torch.float64)[None]
-        return torch.cat([counted, torch.tensor(known, dtype=torch.float64, device=counted.device)])
+        counts = torch.tensor([0, *known], dtype=torch.float64).to(self.clean.device, non_blocking=True)
+        counts[0] = self.counted.sum()
+        if self.local_counts is not None:
+            counts[1] = self.local_counts.sum()
+        return counts
 
 
 def masked_batch(
-    batch: PackedBatch, patches: torch.Tensor, layout: Callable[..., Layout], options: schema.Asit, seed: int
+    batch: PackedBatch,
+    patches: torch.Tensor,
+    layout: Callable[..., Layout],
+    options: schema.Asit,
+    seed: int,
+    fixed: bool | None = None,
 ) -> MaskedBatch:
     """The views of a batch on the training device, whose clean patches are float32 [N, 256].
 
     layout: the backbone's. Masks and drops are drawn by the seed, the clip and the draw.
+    fixed: give the losses of masked patches all patches, of which those masked count, since their number can be had
+    only by waiting for the device. None: on all devices but a CPU.
     """
     clip_id, draw, view = batch.segment_key()
     crops, whole = batch.local_views, batch.views - batch.local_views
@@ -62,10 +73,11 @@ def masked_batch(
     teacher = layout(frames, sizes)
     own = hide(clean, teacher, frames, sizes, keys, whole, batch.pack_clips, options)
     everything = torch.arange(len(clean), device=clean.device)
-    touched = own.masks.touched.nonzero()[:, 0]
     masked = options.mask_target > 0
-    local = touched if masked and options.local_on == "masked" else everything
-    rebuild = touched if masked else everything
+    fixed = clean.device.type != "cpu" if fixed is None else fixed
+    rebuild = own.masks.touched.nonzero()[:, 0] if masked and not fixed else everything
+    on_masked = masked and options.local_on == "masked" and options.weight_local > 0
+    local = rebuild if on_masked else everything
     return MaskedBatch(
         clean=clean,
         own=own,
@@ -75,6 +87,7 @@ def masked_batch(
         number=number,
         drop_keys=key_torch(seed, batch.epoch, clip_id, draw, view, device=clean.device),
         local=local if options.weight_local else everything[:0],
+        local_counts=own.masks.touched if on_masked and fixed else None,
         rebuild=rebuild if options.weight_reconstruction else None,
         counted=own.masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool),
         beside=neighbourhoods(batch) if options.weight_koleo else None,

@@ -95,10 +95,12 @@ class Objective(ABC):
             if not is_cut(value)
         }
 
-    def predictions(self) -> dict[str, float]:
-        """What this step's predictions were like over all ranks (may use collectives): metrics, before its update.
+    def predictions(self) -> dict[str, torch.Tensor]:
+        """What this step's predictions were like over all ranks (may use collectives): metrics, float64 [] each on the
+        model's device, before its update; the same names in every step.
 
-        Called on every rank once a step's losses and gradients were found finite."""
+        Called on every rank once a step's micro-batches are through. Where a loss or a gradient was not finite nothing
+        of it is looked at, and `skipped_step` is called."""
         return {}
 
     def collapsed(self, values: dict[str, float]) -> str:

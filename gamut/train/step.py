@@ -81,8 +81,6 @@ class Stepper:
 
         norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
         finite_step = math.isfinite(norm)
-        if finite_step:
-            values |= objective.predictions()
         applied = finite_step and self.allows(values)
         if applied:
             engine.set_schedule(lr, weight_decay)
@@ -109,7 +107,8 @@ class Stepper:
         clips, holes = sum(batch.clips for batch in batches), sum(len(batch.holes) for batch in batches)
         own = [clips, holes, sum(batch.bytes for batch in batches), asks.stop, asks.save]
         mine = torch.stack([count.to(device, torch.float64) for count in counts]).sum(0)
-        total = self.world.sum(torch.cat([mine, torch.tensor(own, dtype=torch.float64, device=device)])).tolist()
+        known = torch.tensor(own, dtype=torch.float64).to(device, non_blocking=True)
+        total = self.world.sum(torch.cat([mine, known])).tolist()
         names = self.objective.count_names
         return (
             dict(zip(names, total[: len(names)], strict=True)),
@@ -122,17 +121,20 @@ class Stepper:
     def _reduce(
         self, square: torch.Tensor, finite: list[torch.Tensor], parts: list[dict[str, torch.Tensor]], waited: float
     ) -> tuple[float, float, dict[str, float]]:
-        """One float64 all-reduce: (global gradient norm, not finite if any loss is not; mean wait; metrics)."""
+        """One float64 all-reduce: (global gradient norm, not finite if any loss is not; mean wait; metrics, those of
+        the objective's predictions among them). All are read from the device at once."""
         device = self.world.device
         names = self._metric_names(parts)
         mine = torch.zeros(len(names), dtype=torch.float64, device=device)
         for metrics in parts:
             mine += torch.stack([metrics[name].detach().to(device, torch.float64) for name in names])
         bad = (~torch.stack(finite)).sum().double()
-        waiting = torch.tensor(waited / self.world.size, dtype=torch.float64, device=device)
-        total = self.world.sum(torch.cat([torch.stack([square, bad, waiting]), mine])).tolist()
-        norm = math.sqrt(total[0]) if 0 <= total[0] < LARGEST_NORM**2 and total[1] == 0 else math.nan
-        return norm, total[2], dict(zip(names, total[3:], strict=True))
+        waiting = torch.tensor(waited / self.world.size, dtype=torch.float64).to(device, non_blocking=True)
+        total = self.world.sum(torch.cat([torch.stack([square, bad, waiting]), mine]))
+        predictions = self.objective.predictions()
+        read = torch.cat([total, torch.stack([*predictions.values()])] if predictions else [total]).tolist()
+        norm = math.sqrt(read[0]) if 0 <= read[0] < LARGEST_NORM**2 and read[1] == 0 else math.nan
+        return norm, read[2], dict(zip([*names, *predictions], read[3:], strict=True))
 
     def _metric_names(self, parts: list[dict[str, torch.Tensor]]) -> tuple[str, ...]:
         if self._names is None:

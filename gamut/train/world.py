@@ -42,11 +42,11 @@ class World:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over ranks of a small float64 tensor, as a new tensor in CPU memory."""
+        """The sum over ranks of a small float64 tensor, as a new tensor on the device."""
         total = values.to(self.device, torch.float64, copy=True)
         if self.size > 1:
             dist.all_reduce(total)
-        return total.cpu()
+        return total
 
     def gather(self, value: object) -> list:
         """Every rank's value (pickled by torch: small, and only between our own ranks), in rank order."""

@@ -18,7 +18,7 @@ def followed(stage: str, name: str, *overrides: str) -> Account:
 @pytest.mark.parametrize(
     ("stage", "name", "calls", "waits"),
     [
-        ("pretrain", "asit_b", 1800, 2),  # 2,911 and 5 before the first changes for GPUs; 1,300 and 0 are the goal
+        ("pretrain", "asit_b", 1830, 0),  # 2,911 and 5 before the first changes for GPUs; 1,300 calls are the goal
         ("finetune", "elastic_audioset", 1200, 1),
     ],
 )
@@ -29,11 +29,11 @@ def test_a_micro_step_before_the_engine(stage: str, name: str, calls: int, waits
 
 
 def test_waits_of_a_step_besides_its_micro_batches() -> None:
-    """The two reductions, what they are made of, the teacher's sums, and two of the engine. 2 is the goal."""
-    assert sum(call.wait for call in followed("pretrain", "asit_b").phase("count", "update")) <= 8
+    """The two reductions, each read once, and two of the engine."""
+    assert sum(call.wait for call in followed("pretrain", "asit_b").phase("count", "update")) <= 4
 
 
 def test_memory_of_a_large_forward() -> None:
     """160 clips of two views of 6 s, bf16: GB. 36 is the goal."""
     mine = followed("pretrain", "asit_b", "step.packs=8", "step.clips=160", "loader.packs_per_forward=1")
-    assert (mine.memory["activations"] + mine.memory["logits"]) / 1e9 <= 51
+    assert (mine.memory["activations"] + mine.memory["logits"]) / 1e9 <= 43

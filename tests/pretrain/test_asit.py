@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.errors import CheckpointError
 from gamut.models.layout import layout
+from pretrain import asit
 from pretrain.centres import Spread, sum_up
 from tests.asit import NOW, assert_same_metrics, objective, whole_step
 from tests.close import assert_close
@@ -132,12 +134,12 @@ def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
     same = Spread(3, torch.device("cpu"))
     same.add(torch.tensor([[0.5, 0.25, 0.25]] * 4))
     sum_up([same])
-    assert (same.value, same.share) == (0.0, 0.0)
+    assert (float(same.value), float(same.share)) == (0.0, 0.0)
     same.add(torch.eye(3))
     same.drop()
     same.add(torch.eye(3))
     sum_up([same])
-    assert (same.value, same.share) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (float(same.value), float(same.share)) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     sum_up([same])  # a step without rows has nothing alike
     assert same.share == 1.0
     assert set(objective(weight_global=0.0).centres.spreads) == {"teacher/spread_data"}
@@ -220,3 +222,20 @@ def test_a_step_with_local_crops_does_not_depend_on_how_it_is_split() -> None:
 def test_a_picture_of_a_batch_with_local_crops_shows_its_views() -> None:
     clean, hidden, rebuilt = objective().rebuild(with_crops(1), NOW)
     assert clean.shape == hidden.shape == rebuilt.shape == (96, 256)
+
+
+@pytest.mark.parametrize("local_on", ["masked", "all"])
+def test_lists_of_fixed_size_come_to_the_same_step(local_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU is given, so that nothing waits for the number of masked patches."""
+    batch = packed([96, 96, 48, 48, 160, 160], views=2)
+    loss, metrics, gradients = whole_step(objective(local_on=local_on), [batch])
+    monkeypatch.setattr(asit, "masked_batch", partial(asit.masked_batch, fixed=True))
+    task = objective(local_on=local_on)
+    views = task.prepare(batch, NOW).inputs
+    assert len(views.rebuild) == len(views.clean) > int(views.own.masks.touched.sum())
+    other = whole_step(task, [batch])
+    assert other[0] == pytest.approx(loss, rel=1e-6)
+    assert_same_metrics(other[1], metrics)
+    for name, gradient in gradients.items():
+        if not name.endswith("attn.qkv.bias"):
+            assert_close(other[2][name], gradient, 3e-6, name)

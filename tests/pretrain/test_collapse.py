@@ -100,7 +100,8 @@ def test_what_is_not_applied_leaves_centres_and_the_next_verdict_as_they_were() 
 def test_bounds(values: dict[str, float], spread: float, said: str) -> None:
     """Of 16 prototypes; entropies as shares of log 16."""
     nats = {name: value * (math.log(16) if "entropy" in name else 1.0) for name, value in values.items()}
-    found = collapse("", 16, nats, spread)
+    nats |= {"teacher/spread_share": spread, "teacher/spread_share_data": spread}
+    found = collapse("", 16, nats)
     assert said in found
     assert bool(said) == bool(found)
-    assert bool(collapse("_data", 16, nats, spread)) == (spread < 0.001)  # other names
+    assert bool(collapse("_data", 16, nats)) == (spread < 0.001)  # other names
