@@ -23,7 +23,7 @@ from gamut.models.strict import require_fit
 from gamut.models.weights import Loaded, load_backbone
 from gamut.recipe import schema
 from gamut.train.objective import Moment, Prepared, Pretraining
-from gamut.train.parts import fill, shape, whole_state
+from gamut.train.partitions import fill, shape, whole_state
 from pretrain import losses
 from pretrain.centres import Centres
 from pretrain.network import AsitNetwork, Outputs

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gamut.recipe import schema
-from gamut.train.parts import is_cut, part
+from gamut.train.partitions import is_cut, partition
 
 
 def momentum(base: float, fraction: float) -> float:
@@ -43,7 +43,7 @@ def move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         assert name == other, f"the teacher's {name} stands where the student has {other}"
         assert slow.dtype == torch.float32, f"the teacher's {name} is {slow.dtype}, not float32"
         assert is_cut(slow) == is_cut(fast), f"of {name} only one of teacher and student is cut over the ranks"
-        assert part(slow).shape == part(fast).shape, f"teacher and student are cut differently at {name}"
-        mine.append(part(slow))
-        theirs.append(part(fast).float())
+        assert partition(slow).shape == partition(fast).shape, f"teacher and student are cut differently at {name}"
+        mine.append(partition(slow))
+        theirs.append(partition(fast).float())
     torch._foreach_lerp_(mine, theirs, 1.0 - momentum)

@@ -192,5 +192,5 @@ class Ghost(Engine):
     def load(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> None:
         raise NotImplementedError("an account is not resumed")
 
-    def layout(self) -> dict[str, Any]:
+    def signature(self) -> dict[str, Any]:
         raise NotImplementedError("an account has no layout on disk")

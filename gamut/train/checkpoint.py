@@ -137,7 +137,7 @@ class Keeper:
             "plan": self.fingerprint,
             "weights": about,
             "recipe": decisive(self.recipe),
-            "engine": self.engine.layout(),
+            "engine": self.engine.signature(),
             "machine": machine(world.threads, world.device) | {"compiled": self.recipe.compute.compile},
         }
         writer.bytes(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
@@ -240,7 +240,7 @@ class Keeper:
                     f"{path} belongs to another plan: its {key} was {record['plan'].get(key)} and is now {value}. Go "
                     "on with the data and the recipe that it was made with, or start a run of another name."
                 )
-        here, there = self.engine.layout(), record["engine"]
+        here, there = self.engine.signature(), record["engine"]
         if named(there) != named(here):
             raise CheckpointError(
                 f"{path} was written with {named(there)[0]} and cannot be resumed with {named(here)[0]}: set "

@@ -75,7 +75,7 @@ class Engine(ABC):
         """Restore a checkpoint folder, whose manifest lists `entries`, that `saved_by` ranks wrote."""
 
     @abstractmethod
-    def layout(self) -> dict[str, Any]:
+    def signature(self) -> dict[str, Any]:
         """What a checkpoint must agree on before any tensor is copied: engine, stage, precision, names and shapes."""
 
     @contextlib.contextmanager
@@ -87,7 +87,7 @@ class Engine(ABC):
         """Leave the model a plain module with all its weights. Called by all ranks; nothing is trained after it."""
         self.model.zero_grad(set_to_none=True)
 
-    def _layout(self, engine: str, stage: int | None, shapes: dict[str, list[int]]) -> dict[str, Any]:
+    def _signature(self, engine: str, stage: int | None, shapes: dict[str, list[int]]) -> dict[str, Any]:
         return {
             "engine": engine,
             "stage": stage,
@@ -134,8 +134,11 @@ def adam_options(optim: schema.Optim) -> dict[str, Any]:
     return {"betas": optim.betas, "eps": optim.eps, "weight_decay": 0.0}
 
 
-def named(layout: dict[str, Any]) -> tuple[str, str]:
-    """(the engine that a checkpoint's layout is of, the recipe's keys that ask for it), for a message."""
-    if layout.get("engine") == "oss":
+def named(signature: dict[str, Any]) -> tuple[str, str]:
+    """(the engine that a checkpoint's signature is of, the recipe's keys that ask for it), for a message."""
+    if signature.get("engine") == "oss":
         return "fairscale's OSS", "engine=oss"
-    return f"ZeRO stage {layout['stage']}", f"engine=deepspeed deepspeed.zero_optimization.stage={layout['stage']}"
+    return (
+        f"ZeRO stage {signature['stage']}",
+        f"engine=deepspeed deepspeed.zero_optimization.stage={signature['stage']}",
+    )

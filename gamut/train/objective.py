@@ -17,7 +17,7 @@ from gamut.models.vit import Block
 from gamut.models.weights import Loaded, load_backbone
 from gamut.recipe import schema
 from gamut.registry import OBJECTIVES
-from gamut.train.parts import is_cut
+from gamut.train.partitions import is_cut
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Objective(ABC):
 
     def copies(self) -> tuple[nn.Module, ...]:
         """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts
-        them alike, and `gamut.train.parts` reads and moves them."""
+        them alike, and `gamut.train.partitions` reads and moves them."""
         return ()
 
     def replicas(self) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from gamut.models.find import MODEL
 from gamut.recipe import schema
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
-from gamut.train.parts import shapes
+from gamut.train.partitions import shapes
 from gamut.train.storage import Reader, Writer, read_moments, write_moments
 from gamut.train.world import World
 
@@ -99,8 +99,8 @@ class Oss(Engine):
                         for kind, value in flat.items()
                     }
 
-    def layout(self) -> dict[str, Any]:
-        return self._layout("oss", None, shapes(self.model))
+    def signature(self) -> dict[str, Any]:
+        return self._signature("oss", None, shapes(self.model))
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
-from gamut.train.parts import shapes
+from gamut.train.partitions import shapes
 from gamut.train.storage import FOLDER, Reader, Writer
 from gamut.train.world import World, quiet
 
@@ -148,8 +148,8 @@ class Zero(Engine):
             groups, parts = optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
         return [sum(p.numel() for p in group) for group in groups], [part.numel() for part in parts]
 
-    def layout(self) -> dict[str, Any]:
-        return self._layout("deepspeed", self.stage, shapes(self.model))
+    def signature(self) -> dict[str, Any]:
+        return self._signature("deepspeed", self.stage, shapes(self.model))
 
 
 def reduce_in_order(optimizer: Any) -> None:

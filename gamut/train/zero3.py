@@ -19,7 +19,7 @@ from gamut.models.find import MODEL
 from gamut.recipe import schema
 from gamut.train.config import copies_config
 from gamut.train.objective import Objective
-from gamut.train.parts import fill, share, whole
+from gamut.train.partitions import fill, share, whole
 from gamut.train.storage import KINDS, Reader, Writer, read_moments, write_moments
 from gamut.train.world import World, quiet
 from gamut.train.zero import Zero

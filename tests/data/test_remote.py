@@ -192,7 +192,9 @@ def test_an_index_elsewhere_is_checked_and_may_not_name_commands(corpus, tmp_pat
     shutil.copytree(corpus.folder, folder)
     with http_server(folder) as server:
         server.fault = lambda name, number: "flip" if name.endswith("samples.npy") else None
-        with pytest.raises(ShardError, match=r"samples\.npy could not be fetched.*does not have the checksum in index\.json"):
+        with pytest.raises(
+            ShardError, match=r"samples\.npy could not be fetched.*does not have the checksum in index\.json"
+        ):
             mirror(server.url, quick)
         server.fault = None
         description = folder / "index" / "index.json"

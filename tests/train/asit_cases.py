@@ -16,7 +16,7 @@ from gamut.train import blocks
 from gamut.train.engine import Engine
 from gamut.train.loop import make_engine
 from gamut.train.objective import Moment
-from gamut.train.parts import is_cut, whole_state
+from gamut.train.partitions import is_cut, whole_state
 from gamut.train.step import Asks, Stepper
 from gamut.train.world import World
 from pretrain.asit import Asit

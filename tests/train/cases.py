@@ -23,7 +23,7 @@ from gamut.recipe import schema
 from gamut.train import loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.objective import Moment
-from gamut.train.parts import whole_state
+from gamut.train.partitions import whole_state
 from gamut.train.session import SIGNALS, lease
 from gamut.train.step import Outcome, Stepper
 from gamut.train.world import World

@@ -13,7 +13,7 @@ from gamut.data.batch import PackedBatch
 from gamut.errors import RunError
 from gamut.recipe import schema
 from gamut.train.objective import Moment
-from gamut.train.parts import fill, shape
+from gamut.train.partitions import fill, shape
 from gamut.train.world import World
 from pretrain.asit import Asit
 from tests.asit import RECIPE

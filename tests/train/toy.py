@@ -18,7 +18,7 @@ from gamut.plan import deal, forwards
 from gamut.recipe import schema
 from gamut.train.loop import train
 from gamut.train.objective import Moment, Objective, Prepared
-from gamut.train.parts import fill, part, whole_state
+from gamut.train.partitions import fill, partition, whole_state
 from gamut.train.session import Preemption, Session, lease
 from gamut.train.world import World
 
@@ -197,7 +197,7 @@ class Toy(Objective):
     def after_step(self, at: Moment) -> dict[str, float]:
         with torch.no_grad():
             for slow, fast in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
-                part(slow).lerp_(part(fast).float(), 0.1 + 0.1 * at.fraction)
+                partition(slow).lerp_(partition(fast).float(), 0.1 + 0.1 * at.fraction)
         if dist.get_world_size() > 1:
             dist.all_reduce(self.sums)
         if self.sums[4] > 0:

@@ -1,8 +1,8 @@
-"""A parameter that may be cut over the ranks (ZeRO-3): this rank's part of it, the whole of it, and filling it.
+"""A parameter that may be cut over the ranks (ZeRO-3): this rank's partition of it, the whole of it, and filling it.
 
 For code outside the engines that must read or move weights: a teacher that follows its student, a checkpoint. A
-parameter that no engine has cut is its own only part. DeepSpeed, which reads the environment when it is imported, is so
-only where a parameter is cut: an objective may be imported before the ranks have started.
+parameter that no engine has cut is its own only partition. DeepSpeed reads the environment when it is imported, so it
+is imported only where a parameter is cut: an objective may be imported before the ranks have started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def shape(parameter: torch.Tensor) -> torch.Size:
     return torch.Size(parameter.ds_shape) if is_cut(parameter) else parameter.shape  # type: ignore[attr-defined]
 
 
-def part(parameter: torch.Tensor) -> torch.Tensor:
+def partition(parameter: torch.Tensor) -> torch.Tensor:
     """What this rank holds: flat, padded at the end so that all ranks hold as much; the parameter itself if uncut."""
     return parameter.ds_tensor if is_cut(parameter) else parameter.data  # type: ignore[attr-defined]
 
@@ -53,7 +53,7 @@ def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy a whole value into the parameter, or its share into this rank's part of it (padding becomes 0)."""
+    """Copy a whole value into the parameter, or its share into this rank's partition of it (padding becomes 0)."""
     if not is_cut(parameter):
         parameter.copy_(value)
         return
@@ -61,8 +61,8 @@ def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
 
     assert parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE, "a gathered copy would not change"  # type: ignore[attr-defined]
     mine = value.reshape(-1)[share(parameter)]
-    part(parameter).zero_()
-    part(parameter)[: len(mine)].copy_(mine)
+    partition(parameter).zero_()
+    partition(parameter)[: len(mine)].copy_(mine)
 
 
 def shapes(module: nn.Module) -> dict[str, list[int]]:
