@@ -134,7 +134,7 @@ def test_another_recipe_is_refused(begun: Path, tmp_path: Path, changes: dict, k
 def test_where_a_remote_set_is_kept_may_change_also_in_checkpoints_that_recorded_it(tmp_path: Path) -> None:
     recipe = toy_recipe(remote=schema.Remote(cache_gb=2.0, tries=9))
     layout = {"parameters": {}, "engine": "oss"}
-    keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(layout=lambda: layout), None)
+    keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(signature=lambda: layout), None)
     decided = decisive(toy_recipe()) | {"remote.cache_gb": 50.0, "remote.tries": 5}
     record = {"version": VERSION, "plan": {}, "engine": layout}
     keeper._compare(tmp_path, record | {"recipe": decided})
