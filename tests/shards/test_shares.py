@@ -43,7 +43,7 @@ def test_an_unfinished_share_is_named_and_goes_on(sounds: Path, pristine: Path, 
     folder = tmp_path / "set"
     begin(sounds, folder)
     write_share(folder, 0, 2)
-    with pytest.raises(ShardError, match=r"2 of the 4 shards .* first is shard-000001\.tar"):
+    with pytest.raises(ShardError, match=r"2 of the 4 shards .* are missing, the first of them shard-000001\.tar"):
         finish(folder)
     assert not (folder / "index" / "index.json").exists()
     before = (folder / "shard-000000.tar").stat().st_mtime_ns
