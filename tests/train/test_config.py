@@ -80,7 +80,7 @@ def test_contradictions_name_the_key(section: dict, words: str) -> None:
 def test_stage_0_is_fp32_only() -> None:
     recipe = replace(load_recipe("pretrain", "asit_tiny"), deepspeed={"zero_optimization": {"stage": 0}})
     check(recipe)
-    with pytest.raises(RecipeError, match="fp32 only"):
+    with pytest.raises(RecipeError, match="ZeRO stage 0 trains only in fp32"):
         check(replace(recipe, precision="bf16"))
 
 
