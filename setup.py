@@ -23,7 +23,7 @@ setup(
     install_requires=compatible("requirements.txt"),
     extras_require={"test": compatible("requirements-test.txt"), "bench": compatible("bench/requirements.txt")},
     packages=[
-        *find_packages(include=["gamut", "gamut.*", "pretrain", "finetune", "launchers"]),
+        *find_packages(include=["gamut", "gamut.*", "pretrain", "finetune", "launchers", "launchers.*"]),
         "gamut.configs",
     ],
     package_dir={"gamut.configs": "configs"},

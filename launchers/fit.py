@@ -24,7 +24,7 @@ def require_fit(stage: str, name: str, recipe: Recipe, cluster: Cluster) -> str:
     rests = (
         f"{share:.0%} of the time of {ranks} ranks goes by without a pack"
         if packs >= ranks
-        else (f"only {packs} of {ranks} ranks ever have a pack")
+        else f"only {packs} of {ranks} ranks ever have a pack"
     )
     said = f"A step of {name} has {packs} packs (step.packs), so {rests}. {_what_fits(stage, name, packs, cluster)}"
     if packs < ranks and cluster.gpus:

@@ -85,7 +85,7 @@ class Spread:
     def take(self, total: torch.Tensor) -> None:
         """Compute it from the sums of all ranks."""
         square, mean, rows = total[-2], total[:-2], total[-1]
-        some = rows > 0
+        some = (rows > 0) & square.isfinite()  # a step that is not finite is refused, and leaves no trace
         rows = rows.clamp_min(1.0)
         spread = (square / rows - (mean / rows).square().sum()).clamp_min(0.0)
         self.value = torch.where(some, spread, self.value)

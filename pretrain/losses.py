@@ -67,10 +67,10 @@ class _Distil(torch.autograd.Function):
         counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         rows, width = logits.shape
-        loss, uncertain, squares = torch.zeros(3, dtype=torch.float64, device=logits.device).unbind()
-        chances = torch.zeros(width, dtype=torch.float64, device=logits.device)
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(logits) if wanted else None
+        loss, uncertain, squares, chances = (
+            torch.zeros(shape, dtype=torch.float64, device=logits.device) for shape in ((), (), (), (width,))
+        )
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         chunk = max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_DEVICE) // (4 * width))
         for begin in range(0, rows, chunk):
             some = slice(begin, begin + chunk)
@@ -84,22 +84,16 @@ class _Distil(torch.autograd.Function):
             squares += target.square().sum()
             if gradient is not None:
                 gradient[some] = (log_p.exp_().mul_(target.sum(-1, keepdim=True)) - target).div_(cool)
-        ctx.save_for_backward(*(() if gradient is None else (gradient,)))
-        values = loss.float(), uncertain.float(), chances, squares.clone()
+        ctx.save_for_backward(gradient)
+        values = loss.float(), uncertain.float(), chances, squares
         ctx.mark_non_differentiable(*values[1:])
         return values
 
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (
-            gradient * given[0],
-            None,
-            None,
-            None,
-            None,
-            None,
-        )  # given[0] has no dimensions: the type is the gradient's
+        # The loss's own gradient has no dimensions, so the product has the type of the logits.
+        return gradient * given[0], *[None] * 5
 
 
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:

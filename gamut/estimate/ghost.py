@@ -193,4 +193,4 @@ class Ghost(Engine):
         raise NotImplementedError("an account is not resumed")
 
     def signature(self) -> dict[str, Any]:
-        raise NotImplementedError("an account has no layout on disk")
+        raise NotImplementedError("an account has no checkpoints that must agree")

@@ -132,7 +132,7 @@ class Stepper:
         waiting = torch.tensor(waited / self.world.size, dtype=torch.float64).to(device, non_blocking=True)
         total = self.world.sum(torch.cat([torch.stack([square, bad, waiting]), mine]))
         predictions = self.objective.predictions()
-        read = torch.cat([total, torch.stack([*predictions.values()])] if predictions else [total]).tolist()
+        read = torch.cat([total, *(value[None] for value in predictions.values())]).tolist()
         norm = math.sqrt(read[0]) if 0 <= read[0] < LARGEST_NORM**2 and read[1] == 0 else math.nan
         return norm, read[2], dict(zip([*names, *predictions], read[3:], strict=True))
 

@@ -82,13 +82,13 @@ def _write_rate(probe: Path) -> Check:
         remedy = "Free some, or name another folder: --runs."
         return Check("runs, writing", BROKEN, f"{probe.parent}: {error.strerror or error}", remedy)
     rate = SAMPLE / (time.perf_counter() - since)
-    return Check.of(
-        "runs, writing",
-        f"{rate / 1e6:.0f} MB/s with fsync",
-        None if rate >= SLOW else f"{rate / 1e6:.0f} MB/s with fsync at {probe.parent}",
-        "Checkpoints will take long: put the runs on a faster file system.",
-        WARNING,
-    )
+    remedy = "Checkpoints will take long: put the runs on a faster file system."
+    return _rate("runs, writing", rate, "with fsync", f"at {probe.parent}", remedy)
+
+
+def _rate(name: str, rate: float, how: str, where: str, remedy: str) -> Check:
+    found = f"{rate / 1e6:.0f} MB/s {how}"
+    return Check.of(name, found, None if rate >= SLOW else f"{found}, {where}", remedy, WARNING)
 
 
 def _lock(probe: Path) -> Check:
@@ -128,13 +128,8 @@ def _read_rate(data: Path) -> Check:
         while read < SAMPLE and (block := file.read(PART)):
             read += len(block)
         rate = read / (time.perf_counter() - since)
-    return Check.of(
-        "data, reading",
-        f"{rate / 1e6:.0f} MB/s, one reader",
-        None if rate >= SLOW else f"{rate / 1e6:.0f} MB/s, one reader, of {shard}",
-        "Copy the shards to a faster disk, or give the loader more workers.",
-        WARNING,
-    )
+    remedy = "Copy the shards to a faster disk, or give the loader more workers."
+    return _rate("data, reading", rate, "by one reader", f"of {shard}", remedy)
 
 
 def _mlflow(uri: str, runs: Path) -> list[Check]:

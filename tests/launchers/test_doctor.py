@@ -90,7 +90,7 @@ def test_locks_that_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_shards_are_read(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "000000.tar").write_bytes(bytes(2**20))
-    assert "MB/s, one reader" in named(places.look(tmp_path, tmp_path, "off"), "data, reading").found
+    assert "MB/s by one reader" in named(places.look(tmp_path, tmp_path, "off"), "data, reading").found
 
 
 class _Server(http.server.BaseHTTPRequestHandler):

@@ -113,6 +113,9 @@ def test_the_wheel_brings_all_that_it_needs(installed: Installed) -> None:
     recipes = [path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")]
     assert {f"gamut/{recipe}" for recipe in recipes} | {"gamut/py.typed"} <= {*names}
     assert not [name for name in names if name.startswith(("tests", "bench", "configs"))]
+    rooms = ("gamut", "pretrain", "finetune", "launchers")
+    modules = [path.relative_to(ROOT).as_posix() for room in rooms for path in (ROOT / room).rglob("*.py")]
+    assert {*modules} <= {*names}
     needed = [Requirement(line.partition(": ")[2]) for line in about.splitlines() if line.startswith("Requires-Dist")]
     for file, extra in (
         ("requirements.txt", ""),
@@ -143,6 +146,12 @@ def test_commands_are_named_as_they_are_typed(installed: Installed) -> None:
     done = subprocess.run(words, cwd="/", env=installed.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Make them with `gamut shards convert" in done.stderr
+
+
+def test_the_doctor_from_anywhere(installed: Installed, tmp_path: Path) -> None:
+    said_so = installed.gamut("doctor", "--runs", str(tmp_path), "--data", str(tmp_path), "--mlflow", "off")
+    assert " 0 broken" in said_so
+    assert "as tested" in said_so
 
 
 def test_two_ranks_through_deepspeed(installed: Installed, data: Path) -> None:

@@ -142,6 +142,9 @@ def test_spread_is_the_variance_of_all_predictions_of_the_step() -> None:
     assert (float(same.value), float(same.share)) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     sum_up([same])  # a step without rows has nothing alike
     assert same.share == 1.0
+    same.add(torch.full((2, 3), torch.nan))
+    sum_up([same])  # one that is not finite is refused, and the next begins as if it had not been
+    assert (float(same.value), float(same.share)) == (pytest.approx(2 / 3), 1.0)
     assert set(objective(weight_global=0.0).centres.spreads) == {"teacher/spread_data"}
 
 
