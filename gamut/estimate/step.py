@@ -79,7 +79,9 @@ def account(recipe: schema.Recipe, work: Work, kind: str) -> Account:
     batch = work.batch()
     with surroundings(deterministic, gpu):
         answers = heard(recipe, work, batch, gpu)
-        trace = Trace(device, answers, deterministic, widths(recipe, work), codes_of_kept(), recipe.compute.compile)
+        trace = Trace(
+            device, answers, deterministic, widths(recipe, work), codes_of_kept(), recipe.compute.compiles(kind)
+        )
         with tracing(trace) as fake:
             return _follow(recipe, work, as_fake(fake, batch), trace, device)
 
@@ -113,7 +115,7 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
     del leaves
     parameters = sum(parameter.numel() for parameter in objective.model.parameters())
     calls, most = [call for call in trace.calls if call.phase not in ("build", "once")], dict(memory.most)
-    if recipe.compute.compile:
+    if trace.parts:
         most["activations"] = max(0, most.get("activations", 0) - made_again(calls))
         calls = fuse(calls)
     return Account(

@@ -67,6 +67,8 @@ class Block(nn.Module):
     All but attention is in `before` and `after`, which see tensors alone: they can be compiled for any layout.
     """
 
+    compiled = False  # whether they are
+
     def __init__(self, model: schema.Model) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(model.dim, eps=EPS)

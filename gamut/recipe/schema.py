@@ -250,7 +250,13 @@ class Compute:
         "keep, recompute (in the backward, from each block's input), or offload (that input too)",
         one_of("keep", "recompute", "offload"),
     )
-    compile: bool = key(False, "compile the blocks by torch.compile, which rounds differently")
+    compile: bool | None = key(
+        None, "compile the blocks by torch.compile, which rounds differently; by default on GPUs, and not on a CPU"
+    )
+
+    def compiles(self, kind: str) -> bool:
+        """Whether the blocks are to be compiled for a device of a kind, cuda or cpu."""
+        return kind == "cuda" if self.compile is None else self.compile
 
 
 @dataclass(frozen=True)

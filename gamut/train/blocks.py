@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import nn
+from torch.utils._triton import has_triton
 
 from gamut.errors import RecipeError
 from gamut.models.vit import Block
@@ -28,30 +29,38 @@ ZEROS = 8  # tokens
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's name for where it keeps what it has compiled
 
 
-def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Compute, device: torch.device) -> None:
+def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Compute, device: torch.device) -> str:
     """Change the forward of a model's blocks, and of those of its frozen copies, as the recipe's `compute` says.
 
-    To be called before an engine takes the model. Raises RecipeError where that cannot be done.
+    To be called before an engine takes the model. Returns what is to be said of it, a line, or "". Raises RecipeError
+    where that cannot be done and the recipe asks for it; what only is the default is left out then, and said.
     """
-    if compute == schema.Compute():
-        return
-    if not blocks or (compute.compile and not all(isinstance(block, Block) for block in blocks + copies)):
+    ours = bool(blocks) and all(isinstance(block, Block) for block in blocks + copies)
+    if (compute.compile and not ours) or (compute.activations != "keep" and not blocks):
         raise RecipeError(
             "The model of this recipe has no transformer blocks of ours to compile or to compute twice: take "
             f"{'compute.compile' if compute.compile else 'compute.activations'} out."
         )
-    if compute.compile:
-        compile_blocks(blocks + copies, device)
+    said = ""
+    if ours and compute.compiles(device.type):
+        problem = _no_compiler(device)
+        if problem and compute.compile:
+            raise RecipeError(f"compute.compile needs {problem}, or set compute.compile=false.")
+        if problem:
+            said = (
+                f"warning: the blocks are not compiled, which costs memory and speed: it needs {problem}, "
+                "or set compute.compile=false to run without this warning."
+            )
+        else:
+            compile_blocks(blocks + copies)
+            said = "the blocks are compiled in the first step, which takes a minute or two where it is the first time"
     if compute.activations != "keep":
         compute_twice(blocks, compute.activations, device)
+    return said
 
 
-def compile_blocks(blocks: list[nn.Module], device: torch.device) -> None:
-    """Have each block's forward compiled at its first call, once for all of them and for any number of tokens.
-
-    Raises RecipeError where there is no compiler.
-    """
-    _require_compiler(device)
+def compile_blocks(blocks: list[nn.Module]) -> None:
+    """Have each block's forward compiled at its first call, once for all of them and for any number of tokens."""
     os.environ.setdefault(CACHE, str(_cache()))
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
@@ -70,7 +79,7 @@ def _compiled(kind: type, backend: str) -> type:
     """The class of blocks `kind` that is compiled but for attention; one for all blocks, as what is compiled holds for
     a class. Attention goes by the clips' lengths, and would be compiled anew for every pack of others."""
     parts = {name: _part(getattr(kind, name), backend) for name in ("before", "after")}
-    return type(kind.__name__, (kind,), parts | {"__module__": kind.__module__})
+    return type(kind.__name__, (kind,), parts | {"compiled": True, "__module__": kind.__module__})
 
 
 def _part(plain: Forward, backend: str) -> Forward:
@@ -100,16 +109,19 @@ def _as_compiled_for(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor, zeros], dim=list(tensor.shape).index(0))
 
 
-def _require_compiler(device: torch.device) -> None:
-    """torch writes C++ for a CPU, and for a GPU a little C around its kernels."""
+def _no_compiler(device: torch.device) -> str:
+    """What is missing to compile, and the remedy; "" where nothing is. torch writes C++ for a CPU; for a GPU Triton's
+    kernels, with a little C around them."""
     variable, names = ("CXX", "g++, clang++") if device.type == "cpu" else ("CC", "gcc, clang")
     chosen = os.environ.get(variable)
     if not any(shutil.which(name) for name in ([chosen] if chosen else names.split(", "))):
-        raise RecipeError(
-            f"compute.compile needs a compiler ({names}, or what {variable} names), and "
-            f"{chosen + ' is not' if chosen else 'none is'} to be found on this machine: install one, or set "
-            "compute.compile=false."
+        return (
+            f"a compiler ({names}, or what {variable} names), and {chosen + ' is not' if chosen else 'none is'} to be "
+            "found on this machine: install one"
         )
+    if device.type == "cuda" and not has_triton():
+        return "Triton and a GPU that it knows (Volta or later): pip install triton, in the version that torch names"
+    return ""
 
 
 def _cache() -> Path:

@@ -138,7 +138,7 @@ class Keeper:
             "weights": about,
             "recipe": decisive(self.recipe),
             "engine": self.engine.signature(),
-            "machine": machine(world.threads, world.device) | {"compiled": self.recipe.compute.compile},
+            "machine": machine(world.threads, world.device) | {"compiled": self.objective.compiled()},
         }
         writer.bytes(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
 
@@ -221,7 +221,7 @@ class Keeper:
         if "cuda" in randomness and self.world.device.type == "cuda":
             torch.cuda.set_rng_state(randomness["cuda"], self.world.device)
         here = machine(self.world.threads, self.world.device)
-        here |= {"ranks": self.world.size, "compiled": self.recipe.compute.compile}
+        here |= {"ranks": self.world.size, "compiled": self.objective.compiled()}
         for key, value in (record["machine"] | {"ranks": record["engine"]["world"]}).items():
             if here[key] != value and self.world.first:
                 print(

@@ -232,11 +232,13 @@ def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accum
 
     Raises RecipeError where the engine cannot do what the recipe says.
     """
-    if recipe.compute != schema.Compute():
+    if recipe.compute.compiles(world.device.type) or recipe.compute.activations != "keep":
         from gamut.train.blocks import prepare
 
         copies = [block for module in objective.copies() for block in objective.blocks(module)]
-        prepare(objective.blocks(objective.model), copies, recipe.compute, world.device)
+        said = prepare(objective.blocks(objective.model), copies, recipe.compute, world.device)
+        if said and world.first:
+            print(said, flush=True)
     # Imported here: each takes seconds, and a run needs one of them.
     if recipe.engine == "oss":
         from gamut.train.oss import Oss

@@ -80,6 +80,10 @@ class Objective(ABC):
         """The repeated parts of the model, or of a copy, which the recipe's `compute` may compile or compute twice."""
         return [part for part in module.modules() if isinstance(part, Block)]
 
+    def compiled(self) -> bool:
+        """Whether the model's blocks are compiled."""
+        return any(isinstance(block, Block) and block.compiled for block in self.blocks(self.model))
+
     def copies(self) -> tuple[nn.Module, ...]:
         """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts
         them alike, and `gamut.train.partitions` reads and moves them."""

@@ -68,6 +68,59 @@ def test_blocks_are_compiled_once_for_packs_of_any_lengths_and_change_nothing() 
 
 
 @pytest.mark.usefixtures("backend")
+def test_twenty_ragged_steps_and_evaluations_compile_nothing_after_the_first() -> None:
+    from torch._dynamo.utils import counters
+
+    task = prepare(objective(), compile=True)
+    random = torch.Generator().manual_seed(0)
+    counters.clear()
+    graphs = []
+    for step in range(20):
+        clips = int(torch.randint(1, 6, (), generator=random))
+        frames = (16 * torch.randint(1, 12, (2 * clips,), generator=random)).tolist()
+        whole_step(task, [packed(frames, views=2, seed=step)])
+        task.model.eval()
+        for look in (torch.no_grad, torch.inference_mode):
+            with look():
+                where = task.model.backbone.layout(torch.tensor(frames), tuple(frames))
+                patches = torch.zeros(sum(frames) // 16 * 8, 256)
+                task.model.backbone(patches, where)
+                task.teacher.backbone(patches, where)  # type: ignore[operator]
+        task.model.train()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1, graphs
+    assert not counters["graph_break"]
+
+
+def test_what_is_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [schema.Compute(compile=wish).compiles("cuda") for wish in (None, True, False)] == [True, True, False]
+    assert [schema.Compute(compile=wish).compiles("cpu") for wish in (None, True, False)] == [False, True, False]
+    task, gpu = objective(), torch.device("cuda", 0)
+    assert blocks.prepare(task.blocks(task.model), [], schema.Compute(), CPU) == ""
+    assert blocks.prepare(Toy().blocks(Toy().model), [], schema.Compute(), gpu) == ""  # nothing of ours
+    assert not task.compiled()
+    monkeypatch.setattr(blocks, "has_triton", lambda: True)
+    assert "compiled in the first step" in blocks.prepare(task.blocks(task.model), [], schema.Compute(), gpu)
+    assert task.compiled()
+
+
+@pytest.mark.parametrize("lacking", ["triton", "compiler"])
+def test_a_gpu_without_a_compiler_runs_as_it_is_written(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "has_triton", lambda: lacking != "triton")
+    if lacking == "compiler":
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.delenv("CC", raising=False)
+    task, gpu = objective(), torch.device("cuda", 0)
+    said = blocks.prepare(task.blocks(task.model), [], schema.Compute(), gpu)
+    assert said.startswith("warning: ")
+    assert "install" in said
+    assert "\n" not in said
+    assert not task.compiled()
+    with pytest.raises(RecipeError, match=r"compute\.compile needs"):
+        blocks.prepare(task.blocks(task.model), [], schema.Compute(compile=True), gpu)
+
+
+@pytest.mark.usefixtures("backend")
 def test_what_looks_into_a_block_sees_it() -> None:
     where = layout(torch.tensor([64, 96]), (64, 96), class_token=True)
     patches = torch.randn(80, 256, generator=torch.Generator().manual_seed(0))
