@@ -21,7 +21,10 @@ from gamut.registry import Registry
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a value may be; of a list or a mapping, what each of its values may be. None is bounded by nothing."""
+    """What a value may be; of a list or a mapping, what each of its values may be. None is bounded by nothing.
+
+    With `choices` or a `registry` it must be one of their names; where there is a `least`, also a number.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -36,9 +39,10 @@ class Bounds:
             return all(self.allow(one) for one in value) and (bool(value) or not self.some)
         if value is None or isinstance(value, bool):
             return True
-        if self.choices or self.registry:
+        number = isinstance(value, (int, float))
+        if (self.choices or self.registry) and not (number and self.least > -math.inf):
             return value in self.names
-        if not isinstance(value, (int, float)):
+        if not number:
             return True
         enough = value > self.least if self.open else value >= self.least
         return enough and value <= self.most and not (self.multiple and value % self.multiple)
@@ -51,7 +55,8 @@ class Bounds:
     def __str__(self) -> str:
         """`at least 1`, `between 0 and 1`, `keep, recompute or offload`; empty where anything goes."""
         if self.choices or self.registry:
-            return one_of_words(self.names)
+            number = (f"at least {self.least:g}",) if self.least > -math.inf else ()
+            return one_of_words((*number, *self.names))
         if self.multiple:
             return f"a multiple of {self.multiple}"
         if self.open:
@@ -61,8 +66,9 @@ class Bounds:
         return f"at least {self.least:g}" if self.least > -math.inf else ""
 
 
-def at_least(least: float) -> Bounds:
-    return Bounds(least)
+def at_least(least: float, *choices: str) -> Bounds:
+    """choices: texts that are allowed, too."""
+    return Bounds(least, choices=choices)
 
 
 def above(least: float) -> Bounds:

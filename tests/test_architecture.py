@@ -41,9 +41,9 @@ FLOOR = {
     "gamut.tag": 6,
     "gamut.analyse": 7,
     "gamut.estimate": 7,
-    "pretrain": 7,
-    "finetune": 7,
-    "launchers": 8,
+    "pretrain": 8,
+    "finetune": 8,
+    "launchers": 9,
 }
 ALLOWED_ACROSS = {
     ("gamut.models", "gamut.recipe"),

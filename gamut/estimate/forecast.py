@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gamut.estimate.calls import Call
+from gamut.estimate.fit import fit
 from gamut.estimate.rates import Rates
 from gamut.estimate.step import Account, account
 from gamut.estimate.work import work_of
 from gamut.numbers import RATE
-from gamut.recipe import schema
+from gamut.recipe.schema import AUTO, Recipe
 
 KINDS = ("matmul", "memory", "launches", "waits", "communication", "loader")
 LATENCY = 30e-6  # seconds of a collective before its first byte, a doubling of ranks
 DECODED = 8180.0  # seconds of FLAC that a core decodes in one (bench/RESULTS.md: 818 clips of 10 s)
 COPIED = 10.7e9  # bytes/s of cached features that a core reads and verifies (5,125 records of 2.1 MB)
 COMPILED = 4e-6  # seconds of the host for a call of compiled code, an assumption
-CONTEXT = 1.5e9  # bytes of a GPU that CUDA, cuBLAS and NCCL take for themselves; an assumption
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,16 @@ def core_seconds(account: Account) -> float:
     return sound * (1 + partners) / DECODED
 
 
-def estimate(recipe: schema.Recipe, rates: Rates, nodes: int, gpus: int, clips: int | None = None) -> Forecast:
+def estimate(recipe: Recipe, rates: Rates, nodes: int, gpus: int, clips: int | None = None) -> Forecast:
     """The forecast of a recipe on so many GPUs a node. clips: of the set, if it is not on this machine but known.
 
-    Raises RecipeError, PlanError or CheckpointError where the recipe's step cannot be made.
+    Where `loader.packs_per_forward` is auto it is of as many packs as fit. Raises RecipeError, PlanError or
+    CheckpointError where the recipe's step cannot be made.
     """
-    return forecast(account(recipe, work_of(recipe, nodes * gpus, clips), rates.kind), rates, nodes)
+    ranks = nodes * gpus
+    if recipe.loader.packs_per_forward == AUTO and rates.kind == "cuda":
+        return forecast(fit(recipe, ranks, rates.memory, clips)[1], rates, nodes)
+    return forecast(account(recipe, work_of(recipe, ranks, clips), rates.kind), rates, nodes)
 
 
 def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
@@ -117,7 +121,7 @@ def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
     seconds["communication"] = sent(account, rates, nodes)
     loads = core_seconds(account) * work.clips_a_step / max(work.busy, 1) / max(account.recipe.loader.workers, 1)
     seconds["loader"] = max(0.0, loads - sum(seconds.values()))
-    return Forecast(account, rates, nodes, seconds, memory_of(account), lines(account, rates, share))
+    return Forecast(account, rates, nodes, seconds, account.held, lines(account, rates, share))
 
 
 def seconds_of(call: Call, rates: Rates, share: float = 1.0) -> float:
@@ -193,13 +197,6 @@ def sent(account: Account, rates: Rates, nodes: int) -> float:
             both = 2 if call.name == "all-reduce" else 1
             total += times * (both * (ranks - 1) / ranks * call.bytes / rate + delay)
     return total
-
-
-def memory_of(account: Account) -> dict[str, float]:
-    """Bytes by kind, the micro-batches that wait for their forward included."""
-    memory = {kind: float(count) for kind, count in account.memory.items()}
-    memory["prepared"] = float(account.waiting * (account.work.forwards - 1))
-    return {kind: count for kind, count in memory.items() if count}
 
 
 def lines(account: Account, rates: Rates, share: float) -> list[tuple[str, str, float, int]]:

@@ -71,6 +71,7 @@ NETWORK = 50 * GIGA  # bytes/s a GPU: 400 Gb/s, one adapter each
 CALL, BACKWARD = 9 * MICRO, 6 * MICRO  # Python, torch's dispatch and autograd; C++ alone
 LAUNCH = 2.5 * MICRO
 WAIT = 25 * MICRO
+CONTEXT = 1.5 * GIGA  # bytes of a GPU that CUDA, cuBLAS and NCCL take for themselves
 
 ASSUMED = (
     f"{MATMUL:.0%} of the peak in matrix products, {ATTENTION:.0%} in attention, {BANDWIDTH:.0%} of the memory's "

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from gamut.estimate.forecast import CONTEXT, KINDS, Forecast
-from gamut.estimate.rates import ASSUMED, GIGA, TERA
+from gamut.estimate.forecast import KINDS, Forecast
+from gamut.estimate.rates import ASSUMED, CONTEXT, GIGA, TERA
 from gamut.models.cost import ENCODERS
 
 LEFT_OUT = (
@@ -34,7 +34,8 @@ def main_lines(forecast: Forecast) -> list[str]:
     full = "" if used <= rates.memory / GIGA else ": more than it has"
     return [
         f"memory a GPU: {used:,.1f} GB of {rates.memory / GIGA:,.0f}{full}",
-        f"clips/s a GPU: {forecast.clips:,.0f} on {ranks} {rates.name} ({forecast.mfu:.1%} of the peak)",
+        f"clips/s a GPU: {forecast.clips:,.0f} on {ranks} {rates.name} ({forecast.mfu:.1%} of the peak), "
+        f"{_packs(forecast)}",
         f"hours: {forecast.hours:,.2f} for {forecast.account.recipe.epochs} epochs",
     ]
 
@@ -95,7 +96,16 @@ def _step(one: Forecast) -> str:
 
 def _micro(one: Forecast) -> str:
     work = one.account.work
-    return f"{work.forwards} a step of {work.clips} clips, {work.tokens:,} tokens"
+    return f"{work.forwards} a step of {len(work.micro)} packs, {work.clips} clips, {work.tokens:,} tokens"
+
+
+def _packs(one: Forecast) -> str:
+    """`4 packs a forward (loader.packs_per_forward), 1 forward a step`."""
+    packs, forwards = one.account.recipe.loader.per_forward, one.account.work.forwards
+    return (
+        f"{packs} pack{'s' * (packs > 1)} a forward (loader.packs_per_forward), "
+        f"{forwards} forward{'s' * (forwards > 1)} a step"
+    )
 
 
 def _calls(one: Forecast) -> int:

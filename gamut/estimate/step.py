@@ -52,6 +52,12 @@ class Account:
     copied: dict[str, int]  # bytes from host to device, by whether the host waits for them
     guessed: dict[str, int]  # sizes that depend on values which nothing told
 
+    @property
+    def held(self) -> dict[str, float]:
+        """Bytes of a rank by kind at the most, the micro-batches that wait for their forward included."""
+        waiting = self.waiting * (self.work.forwards - 1)
+        return {kind: float(count) for kind, count in (*self.memory.items(), ("prepared", waiting)) if count}
+
     def phase(self, *names: str) -> list[Call]:
         return [call for call in self.calls if call.phase in names]
 

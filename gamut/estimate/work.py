@@ -94,7 +94,7 @@ def work_of(recipe: schema.Recipe, ranks: int, clips: int | None = None) -> Work
     is not on this machine but known. Raises PlanError as `plan_epoch`."""
     found = sounds(recipe, clips)
     epoch = plan_epoch(found.clips, recipe.seed, 0, training_policy(recipe))
-    per_forward = recipe.loader.packs_per_forward
+    per_forward = recipe.loader.per_forward
     step = (epoch.steps - 1) // 2  # never the last, which may be short
     cost = np.asarray(epoch.pack_cost[step * epoch.packs : (step + 1) * epoch.packs])
     dealt = deal(cost, ranks, per_forward)

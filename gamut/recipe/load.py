@@ -215,7 +215,7 @@ def _apply(
 def _assign(config: DictConfig, name: str, value: Any, hint: Any, key: str, where: str) -> None:
     wrong = RecipeError(f"{key} {where} must be {describe(hint)}, not {value!r}.")
     base = not_none(hint)
-    if isinstance(value, bool) and base in (int, float, str):
+    if isinstance(value, bool) and base in (int, float, str, int | str):
         raise wrong
     try:
         if typing.get_origin(base) is dict and isinstance(value, dict) and value:

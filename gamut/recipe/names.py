@@ -107,7 +107,8 @@ def nearest_key(key: str) -> str:
 
 
 def not_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    """A type without None: of `int | None` the int; `int | str` as it is."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
         return next(arg for arg in typing.get_args(hint) if arg is not type(None))
     return hint
 
@@ -116,7 +117,13 @@ def describe(hint: Any) -> str:
     """A type in words: `a whole number`, `a list of 2 numbers`, ..."""
     base = not_none(hint)
     args = typing.get_args(base)
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        int | str: "a whole number or a name",
+    }
     if base in words:
         text = words[base]
     elif typing.get_origin(base) is tuple:

@@ -57,8 +57,7 @@ def _table(cls: type, prefix: str, sections: dict[str, type], all_may_change: bo
 def _kind(hint: Any, known: About) -> str:
     """`a whole number, at least 1 (frames)`."""
     words = describe(hint).removeprefix("a ")
-    allowed = ", ".join(known.bounds.names) if known.bounds.names else str(known.bounds)
-    words = allowed if known.bounds.names else ", ".join(filter(None, (words, allowed)))
+    words = ", ".join(known.bounds.names or filter(None, (words, str(known.bounds))))
     return f"{words} ({known.unit})" if known.unit else words
 
 

@@ -24,6 +24,7 @@ from gamut.registry import BACKBONES, OBJECTIVES
 from gamut.remote import Remote
 from gamut.settings import above, at_least, between, bounds_of, key, multiple_of, one_of, section, some
 
+AUTO = "auto"  # of `loader.packs_per_forward`
 PLAN = bounds_of(Policy)  # keys that the plan gets have the bounds of its policy
 
 # Keys of the section `deepspeed` that affect only communication and output. (Not `sub_group_size`, by which checkpoints
@@ -198,11 +199,22 @@ class Loader:
     """How the clips of a step are read, and how far ahead."""
 
     workers: int = key(2, "processes a rank that read and decode; 0: the rank reads by itself", at_least(0))
-    packs_per_forward: int = key(1, "packs joined in one forward of training; memory only, never results", at_least(1))
+    packs_per_forward: int | str = key(
+        AUTO,
+        "packs joined in one forward of training: memory and speed only, never results. auto: on GPUs as many as fit "
+        "by the account of `gamut estimate`, on CPU 1",
+        at_least(1, AUTO),
+    )
     prefetch: int = key(2, "steps that are read ahead", at_least(1))
     max_holes: float = key(
         0.01, "largest share of an epoch's clips that may be unusable; beyond it the run stops", between(0, 1)
     )
+
+    @property
+    def per_forward(self) -> int:
+        """`packs_per_forward` as a number. Where auto depends on a GPU's memory, `gamut.estimate.fit` has put a number
+        in its place; else it is 1."""
+        return 1 if self.packs_per_forward == AUTO else int(self.packs_per_forward)
 
 
 @dataclass(frozen=True)

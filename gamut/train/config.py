@@ -71,7 +71,7 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
             raise RecipeError(f"`deepspeed.{key}` cannot be set: that is {ELSEWHERE[key]}. Take the key out.")
     _fill_in_zero(config, recipe, elements)
 
-    micro = recipe.loader.packs_per_forward
+    micro = recipe.loader.per_forward
     bf16 = recipe.precision == "bf16"
     stated: dict[str, tuple[Any, str]] = {
         "train_micro_batch_size_per_gpu": (micro, "loader.packs_per_forward"),

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
-from gamut.errors import GamutError, PlanError
+from gamut.errors import GamutError, PlanError, RunError
 from gamut.plan import Epoch
 from gamut.recipe import schema
 from gamut.train.alarm import Alarm
@@ -60,8 +62,11 @@ def train(
     the last checkpoint without the steps in question.
     """
     with session.preemption, Watchdog(session.recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
-        training = _Training(objective, session, at_epoch_end, make_loader, watchdog, garbage)
-        status = training.run()
+        try:
+            training = _Training(objective, session, at_epoch_end, make_loader, watchdog, garbage)
+            status = training.run()
+        except torch.OutOfMemoryError as error:
+            raise RunError(too_large(session.recipe, error)) from error
     if status == "finished" and session.world.first and (said := training.holes.said()):
         print(said, flush=True)
     return Result(status, training.state, training.keeper.newest, training.schedule)
@@ -83,7 +88,7 @@ class _Training:
         self.objective, self.session, self.recipe, self.world = objective, session, recipe, world
         self.at_epoch_end, self.make_loader = at_epoch_end, make_loader
         self.watchdog, self.garbage = watchdog, garbage
-        accumulation = -(-recipe.step.packs // (world.size * recipe.loader.packs_per_forward))
+        accumulation = -(-recipe.step.packs // (world.size * recipe.loader.per_forward))
         self.engine = make_engine(objective, recipe, world, accumulation)
         self.keeper = Keeper(folder / "checkpoints", recipe, world, session.plans.fingerprint, self.engine, objective)
         self.state = state = self.keeper.resume() or beginning(take(session, 0))
@@ -141,7 +146,7 @@ class _Training:
             epoch,
             rank=world.rank,
             world=world.size,
-            per_forward=recipe.loader.packs_per_forward,
+            per_forward=recipe.loader.per_forward,
             start_step=self.state.step_in_epoch,
             workers=recipe.loader.workers,
             prefetch=recipe.loader.prefetch,
@@ -253,6 +258,17 @@ def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accum
     from gamut.train.zero import Zero
 
     return Zero(objective, recipe, world, accumulation)
+
+
+def too_large(recipe: schema.Recipe, error: Exception) -> str:
+    """What to do where a GPU's memory is not enough."""
+    packs = recipe.loader.per_forward
+    fewer = (
+        f"With loader.packs_per_forward={packs // 2} in place of {packs} a forward needs half, with the same results"
+        if packs > 1
+        else "A forward is of a single pack already: compute.activations=recompute needs less, or smaller packs"
+    )
+    return f"The GPU's memory is not enough ({str(error).split('. ')[0]}). {fewer}. The run goes on where it was saved."
 
 
 def take(session: Session, number: int) -> Epoch:

@@ -11,7 +11,7 @@ from gamut.numbers import HOP, RATE, WINDOW
 from gamut.plan import Clips, Epoch, plan_epoch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
-from gamut.recipe.schema import Recipe, Views
+from gamut.recipe.schema import AUTO, Recipe, Views
 from gamut.shards import Index
 from gamut.train.schedule import Schedule
 
@@ -26,17 +26,18 @@ def preview(
     console = console or Console()
     console.print(resolved_yaml(recipe), highlight=False, markup=False)
     epoch = plan_epoch(clips, recipe.seed, 0, training_policy(recipe))
-    facts = epoch.summary(world, recipe.loader.packs_per_forward)
+    auto = recipe.loader.packs_per_forward == AUTO
+    per_forward = -(-epoch.packs // world) if auto else recipe.loader.per_forward
+    facts = epoch.summary(world, per_forward)
     schedule = Schedule.of(recipe.optim, recipe.epochs, epoch.draws, epoch.steps)
-    accumulation = -(-epoch.packs // (world * recipe.loader.packs_per_forward))
+    accumulation = -(-epoch.packs // (world * per_forward))
     table = Table(title=f"{recipe.run.name} on {world} rank{'s' * (world > 1)}: the plan", show_header=False)
     table.add_row("clips an epoch", f"{facts['draws']:,}")
     table.add_row("steps", f"{facts['steps']:,} an epoch, {facts['steps'] * recipe.epochs:,} in {recipe.epochs} epochs")
     table.add_row("clips a step", f"{facts['draws_step_mean']:,.1f} in {epoch.packs} packs")
     table.add_row("tokens a step", f"{facts['tokens_step_mean']:,.0f} mean, {facts['tokens_step_max']:,} most")
-    table.add_row(
-        "micro-batches", f"{accumulation} a rank and step, of {recipe.loader.packs_per_forward} packs in one forward"
-    )
+    more = "; on GPUs as many as fit (auto), on CPU 1" * auto
+    table.add_row("micro-batches", f"{accumulation} a rank and step, of {per_forward} packs in one forward{more}")
     table.add_row("padding of packs", f"{facts['padding']:.2%}")
     table.add_row("waste, empty packs included", f"{facts['waste']:.2%}")
     table.add_row(

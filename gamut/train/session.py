@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -86,10 +86,11 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> Iterator[Session]:
+def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, per_forward: int) -> Iterator[Session]:
     """Hold the recipe's run folder, record this attempt, and close both however the run ends. All ranks enter it.
 
-    `clips`: what the run trains on.
+    `clips`: what the run trains on; `per_forward`: packs joined in one forward, which the session's recipe then has in
+    the place of auto.
 
     The tracker closes as `finished` unless the body closed it otherwise, as `failed` on an exception.
     Raises RunError where another process holds the folder or it belongs to another recipe, ShardError where the node's
@@ -108,6 +109,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> It
             try:
                 run = RunFolder.open(recipe)
                 facts = {"ranks": world.size, "device": str(world.device), "threads": world.threads}
+                facts["packs_per_forward"] = per_forward
                 facts |= _normalised(recipe, index)
                 tracker = Tracker(run, recipe, index.fingerprint, facts)
                 progress = TrainingProgress(recipe.run.name)
@@ -117,7 +119,8 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips) -> It
         lead = world.local_rank == 0
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
             plans.begin()
-            yield Session(recipe, world, index, folder, plans, tracker, progress, preemption)
+            settled = replace(recipe, loader=replace(recipe.loader, packs_per_forward=per_forward))
+            yield Session(settled, world, index, folder, plans, tracker, progress, preemption)
 
 
 @contextlib.contextmanager
