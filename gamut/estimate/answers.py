@@ -21,6 +21,7 @@ OWN = f"{ROOT}/gamut/estimate/"
 
 # Calls whose result has a size that only values decide, and the place of the argument that has the values.
 COUNTED = {"nonzero": 0, "repeat_interleave": 0, "masked_select": 1}
+MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by a mask, too
 
 
 def frame_here() -> FrameType | None:
@@ -66,6 +67,52 @@ class Answers:
             return numbers
         count, of = found
         return count if of == numbers else round(count / max(of, 1) * numbers)
+
+    def reply(self, func: Any, name: str, args: tuple, kwargs: dict, place: str) -> Any:
+        """What torch gives; where that depends on values, what the real pass had there."""
+        if name == "_local_scalar_dense":
+            try:
+                return func(*args, **kwargs)  # a small constant has its value
+            except Exception:
+                found = self.take(place, name)
+                return (args[0].dtype.is_floating_point and 1.0) or 1 if found is None else found
+        if name in COUNTED and kwargs.get("output_size") is None:
+            of = args[min(COUNTED[name], len(args) - 1)]
+            repeats = getattr(of, "constant", None) if name == "repeat_interleave" else None  # numbers of the host's
+            count = self.count(place, name, of.numel()) if repeats is None else int(repeats.sum())
+            if name == "nonzero":
+                return torch.empty(count, of.ndim, dtype=torch.int64, device=of.device)
+            return torch.empty(count, dtype=args[0].dtype, device=of.device)
+        if name in MASKED and any(is_mask(one) for one in args[1]):
+            places: list = []
+            for one in args[1]:
+                if not is_mask(one):
+                    places.append(one)
+                    continue
+                count = self.count(place, "mask", one.numel())
+                places += [torch.empty(count, dtype=torch.int64, device=one.device)] * one.ndim
+            return func(args[0], places, *args[2:], **kwargs)
+        return func(*args, **kwargs)
+
+    def listed(self, tensor: torch.Tensor, place: str) -> Any:
+        """`tolist` of a tensor without values."""
+        constant = getattr(tensor, "constant", None)  # a small tensor that was made of numbers has them
+        if constant is not None:
+            return constant.tolist()
+        found = self.take(place, "tolist")
+        return _zeros(tensor) if found is None else found
+
+
+def is_mask(one: Any) -> bool:
+    return isinstance(one, torch.Tensor) and one.dtype in (torch.bool, torch.uint8)
+
+
+def _zeros(tensor: torch.Tensor) -> Any:
+    """A list, or a number, of zeros in a tensor's shape: the sums of a step in which nothing is amiss."""
+    zero: Any = 0.0 if tensor.dtype.is_floating_point else 0
+    for length in reversed(tensor.shape):
+        zero = [zero] * length
+    return zero
 
 
 class Listen(TorchDispatchMode):

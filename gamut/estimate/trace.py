@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gamut.estimate.answers import COUNTED, Answers, frame_here, place_of
+from gamut.estimate.answers import MASKED, Answers, frame_here, is_mask, place_of
 from gamut.estimate.calls import (
     NOTHING,
     Call,
@@ -34,7 +34,6 @@ from gamut.estimate.told import Told
 
 PARTS = ("before", "after")  # of a block of gamut/models/vit.py
 DEEP = 16  # frames from a call to its part, at most: those of torch's modules lie between
-MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
 class Trace(TorchDispatchMode):
@@ -96,7 +95,7 @@ class Trace(TorchDispatchMode):
         backward: bool,
         frame: FrameType | None,
     ) -> Any:
-        out = self._answer(func, name, args, kwargs, place)
+        out = self.answers.reply(func, name, args, kwargs, place)
         self.told.after(args, out)
         self._account(func, name, args, kwargs, out, place, region, backward, frame)
         return out
@@ -125,42 +124,12 @@ class Trace(TorchDispatchMode):
             return None, "", False
         return *self._places.get(node._sequence_nr(), ("backward", "")), True
 
-    def _answer(self, func: Any, name: str, args: tuple, kwargs: dict, place: str) -> Any:
-        """What torch gives; where that depends on values, what the real pass had there."""
-        if name == "_local_scalar_dense":
-            try:
-                return func(*args, **kwargs)  # a small constant has its value
-            except Exception:
-                found = self.answers.take(place, name)
-                return (args[0].dtype.is_floating_point and 1.0) or 1 if found is None else found
-        if name in COUNTED and kwargs.get("output_size") is None:
-            of = args[min(COUNTED[name], len(args) - 1)]
-            repeats = getattr(of, "constant", None) if name == "repeat_interleave" else None  # numbers of the host's
-            count = self.answers.count(place, name, of.numel()) if repeats is None else int(repeats.sum())
-            if name == "nonzero":
-                return torch.empty(count, of.ndim, dtype=torch.int64, device=of.device)
-            return torch.empty(count, dtype=args[0].dtype, device=of.device)
-        if name in MASKED and any(_is_mask(one) for one in args[1]):
-            places: list = []
-            for one in args[1]:
-                if not _is_mask(one):
-                    places.append(one)
-                    continue
-                count = self.answers.count(place, "mask", one.numel())
-                places += [torch.empty(count, dtype=torch.int64, device=one.device)] * one.ndim
-            return func(args[0], places, *args[2:], **kwargs)
-        return func(*args, **kwargs)
-
     def lists(self, tensor: torch.Tensor) -> list:
         """`tensor.tolist()`."""
         place = place_of(frame_here())
         if tensor.device == self.device and self.device.type == "cuda":
             self._wait(place, "tolist")
-        constant = getattr(tensor, "constant", None)  # a small tensor that was made of numbers has them
-        if constant is not None:
-            return constant.tolist()
-        found = self.answers.take(place, "tolist")
-        return _zeros(tensor) if found is None else found
+        return self.answers.listed(tensor, place)
 
     def _wait(self, place: str, name: str) -> None:
         self.calls.append(Call(name, "memory", 0.0, 0.0, 0, False, place, self.phase, wait=True))
@@ -207,7 +176,7 @@ class Trace(TorchDispatchMode):
             moved += 2.0 * converted
         if name in ("clone", "copy_") and not all(tensor.is_contiguous() for tensor in (*here, *there)):
             name = f"{name} strided"
-        waits = mine == "cuda" and (name == "nonzero" or (name in MASKED and any(map(_is_mask, args[1]))))
+        waits = mine == "cuda" and (name == "nonzero" or (name in MASKED and any(map(is_mask, args[1]))))
         self.calls.append(
             Call(
                 name,
@@ -275,18 +244,6 @@ class Trace(TorchDispatchMode):
     def communicate(self, name: str, count: float) -> None:
         """A collective over so many bytes of this rank's."""
         self.calls.append(Call(name, "communication", 0.0, float(count), 1, False, "engine", self.phase))
-
-
-def _is_mask(one: Any) -> bool:
-    return isinstance(one, torch.Tensor) and one.dtype in (torch.bool, torch.uint8)
-
-
-def _zeros(tensor: torch.Tensor) -> Any:
-    """A list, or a number, of zeros in a tensor's shape: the sums of a step in which nothing is amiss."""
-    zero: Any = 0.0 if tensor.dtype.is_floating_point else 0
-    for length in reversed(tensor.shape):
-        zero = [zero] * length
-    return zero
 
 
 def _region(frame: FrameType | None) -> str:
