@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import xxhash
+
 from gamut.errors import GamutError
 
+DIGEST = "digest"  # key of a JSON file's digest of the rest
 TEMPORARY = ".partial"  # ending of names that a kill may leave behind
 
 # Called before each write, fsync and rename with its name and path. A test makes the process die there.
@@ -67,6 +70,19 @@ def write_json(path: Path, value: Any) -> dict[str, Any]:
     """Write a JSON file as `write_hashed` does."""
     text = json.dumps(value, indent=1, sort_keys=True).encode()
     return write_hashed(path, lambda file: file.write(text))
+
+
+def with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file with a digest of all of it: one changed bit shows (`require_digest`)."""
+    bare = {name: value for name, value in content.items() if name != DIGEST}
+    read = json.loads(json.dumps(bare))  # its keys are text then, and are sorted as text
+    return bare | {DIGEST: xxhash.xxh3_128_hexdigest(json.dumps(read, sort_keys=True).encode())}
+
+
+def require_digest(content: dict[str, Any]) -> None:
+    """Raise ValueError where what was read is not what `with_digest` gave. What has none passes (older files)."""
+    if DIGEST in content and with_digest(content)[DIGEST] != content[DIGEST]:
+        raise ValueError("what it says does not have its digest")
 
 
 class Hashed:

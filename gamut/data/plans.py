@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.files import lock, rename_folder, sync, write_text
+from gamut.files import lock, rename_folder, require_digest, sync, with_digest, write_text
 from gamut.plan import Epoch, differing
 from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
 
@@ -61,6 +61,7 @@ def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, veri
         about: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
         if about["format"] != FORMAT:
             raise PlanError(f"The saved plan {folder} has format {about['format']}, not {FORMAT}. {remedy}")
+        require_digest(about)
         changed = differing(about["fingerprint"], expect) if expect is not None else []
         if changed:
             raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
@@ -116,7 +117,7 @@ def _write(epoch: Epoch, folder: Path) -> None:
         "fingerprint": dict(epoch.fingerprint),
         "files": files,
     }
-    write_text(folder / DESCRIPTION, json.dumps(description, indent=1))
+    write_text(folder / DESCRIPTION, json.dumps(with_digest(description), indent=1))
 
 
 def _map(folder: Path, name: str, files: Mapping[str, Mapping[str, int]], verify: bool) -> np.ndarray:

@@ -17,6 +17,7 @@ from gamut.errors import FeatureError
 from gamut.features.about import About
 from gamut.features.precision import STORED, load
 from gamut.features.shard import Files, checksum, read_header, shard_name
+from gamut.files import require_digest
 from gamut.progress import Progress
 
 ABOUT = "about.json"
@@ -70,6 +71,7 @@ class FeatureCache:
         self.folder = _find(Path(folder))
         content = _content(self.folder)
         try:
+            require_digest(content)
             self.about = About.of(content["about"])
             if content["fingerprint"] != self.about.fingerprint:
                 raise ValueError("its fingerprint is that of another cache")

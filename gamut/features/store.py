@@ -27,7 +27,7 @@ from gamut.features.about import About
 from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
 from gamut.features.precision import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
-from gamut.files import TEMPORARY, lock, write_bytes
+from gamut.files import TEMPORARY, lock, with_digest, write_bytes
 
 LOCKS = "locks"
 SHOWN = 20  # names in a message
@@ -232,7 +232,7 @@ class Store:
             "holes": [vars(hole) for hole in holes],
             "error": error.relative(),
         }
-        write_bytes(self.folder / CACHE, json.dumps(content, indent=1).encode(), FeatureError)
+        write_bytes(self.folder / CACHE, json.dumps(with_digest(content), indent=1).encode(), FeatureError)
 
     def unseal(self, shards: Sequence[int]) -> None:
         """Take the cache back into the making, and these shards away, so that they are made anew."""

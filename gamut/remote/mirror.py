@@ -83,6 +83,7 @@ def _description(store: Store, base: str, settings: Remote) -> dict[str, Any]:
         ) from None
     try:
         content = json.loads(file.getvalue())
+        files.require_digest(content)
         place = content.setdefault("place", base)
         if not isinstance(place, str) or not isinstance(content["fingerprint"], str):
             raise TypeError("its place or fingerprint is not text")
@@ -108,7 +109,7 @@ def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to
 
         with files.replacing(to / f"{name}.npy") as file:
             fetch(store, base, f"index/{name}.npy", file, settings, check=check, most=LARGEST_ARRAY)
-    files.write_text(to / "index.json", json.dumps(content))
+    files.write_text(to / "index.json", json.dumps(files.with_digest(content)))
 
 
 def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.files import TEMPORARY, write_bytes
+from gamut.files import TEMPORARY, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
@@ -149,6 +149,7 @@ class Scans:
             return None
         try:
             content = json.loads((self.folder / f"{name}.json").read_bytes())
+            require_digest(content)
             return Found.parse(content["found"]) if content["of"] == self._of(stamp) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -157,7 +158,7 @@ class Scans:
         """Keep what the tar `name` holds. Raises ShardError where the folder cannot be written."""
         if stamp is not None:
             content = {"of": self._of(stamp), "found": found.dump()}
-            write_bytes(self.folder / f"{name}.json", json.dumps(content).encode(), ShardError)
+            write_bytes(self.folder / f"{name}.json", json.dumps(with_digest(content)).encode(), ShardError)
 
     def end(self) -> None:
         """The index is written: the scans are no longer needed."""

@@ -7,12 +7,13 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from gamut.errors import ShardError
-from gamut.files import lock, write_bytes
+from gamut.files import lock, with_digest, write_bytes
 from gamut.shards.part import Part, hexadecimal
 
 FORMAT = 1
@@ -102,9 +103,14 @@ def build(
         content["codecs"] = codecs
     if place is not None:
         content["place"] = place
+    content["fingerprint"] = fingerprint(content)
+    write_bytes(index / "index.json", json.dumps(with_digest(content), indent=1).encode(), ShardError)
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Of what an index.json says of the set: its tars, classes and arrays by their checksums."""
     identity = json.dumps([content[field] for field in ("format", "name", "labels", "shards", "arrays")])
-    content["fingerprint"] = xxhash.xxh3_128_hexdigest(identity.encode())
-    write_bytes(index / "index.json", json.dumps(content, indent=1).encode(), ShardError)
+    return xxhash.xxh3_128_hexdigest(identity.encode())
 
 
 def _arrays(name: str, columns: Sequence[str], parts: Sequence[Part]) -> dict[str, np.ndarray]:

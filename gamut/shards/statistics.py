@@ -17,7 +17,7 @@ import torch
 
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
-from gamut.files import write_bytes
+from gamut.files import with_digest, write_bytes
 from gamut.numbers import HOP, RATE, WINDOW
 from gamut.progress import Progress
 from gamut.remote import Remote
@@ -87,7 +87,8 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         mean=total.mean,
         std=total.std,
     )
-    write_bytes(folder / "index" / "statistics.json", json.dumps(asdict(statistics), indent=1).encode(), ShardError)
+    content = json.dumps(with_digest(asdict(statistics)), indent=1)
+    write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
     return statistics
 
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import xxhash
-
 from gamut.audio.decode import decode_flac
 from gamut.errors import AudioError, ShardError
 from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent
-from gamut.shards.index import Index
+from gamut.shards.index import Index, damaged_arrays
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
 from gamut.shards.read import ShardClips
@@ -37,7 +35,7 @@ class Damage:
 def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tuple[Index, list[Damage]]:
     """Check the index's own files, each tar's size and checksum, its number of clips, and every clip's checksum and
     decoding. Damages come in the order of the shards. Raises ShardError where there is no index to compare with."""
-    index = Index.open(folder, tars=False, remote=remote)
+    index = Index.open(folder, tars=False, intact=False, remote=remote)
     damages = _check_index(index)
     if damages:
         return index, damages  # nothing can be compared with a damaged index
@@ -106,18 +104,8 @@ def _source(folder: Path) -> str:
 
 
 def _check_index(index: Index) -> list[Damage]:
-    damages = []
-    for name, digest in index.digests.items():
-        path = index.folder / "index" / f"{name}.npy"
-        if xxhash.xxh3_64_hexdigest(path.read_bytes()) != digest:
-            damages.append(
-                Damage(
-                    f"index/{path.name}",
-                    f"is damaged; rebuild the index: python -m gamut.shards index {index.folder}",
-                    "index",
-                )
-            )
-    return damages
+    what = f"is damaged; rebuild the index: python -m gamut.shards index {index.folder}"
+    return [Damage(f"index/{name}", what, "index") for name in damaged_arrays(index.folder, index.digests)]
 
 
 def _check_shard(job: tuple[ShardClips, dict], advance: Callable[[int], None]) -> list[Damage]:

@@ -13,7 +13,7 @@ import xxhash
 from gamut.audio.decode import encode_flac, to_int16_16k
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
-from gamut.files import replacing, write_bytes
+from gamut.files import replacing, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
@@ -94,13 +94,14 @@ class Written:
             "quarantined": [asdict(one) for one in self.quarantined],
             "saturated": self.saturated,
         }
-        write_bytes(path, json.dumps(content).encode(), ShardError)
+        write_bytes(path, json.dumps(with_digest(content)).encode(), ShardError)
 
     @classmethod
     def load(cls, path: Path) -> Written | None:
         """None where the file is missing or was not written by `save`; the shard is then written again."""
         try:
             content = json.loads(path.read_bytes())
+            require_digest(content)
             quarantined = tuple(Quarantined(**one) for one in content["quarantined"])
             return cls(Part.parse(content["part"]), quarantined, content["saturated"])
         except (OSError, ValueError, KeyError, TypeError):

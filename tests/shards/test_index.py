@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,6 +20,7 @@ from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.build import build
 from gamut.shards.part import Part
+from gamut.shards.write import Written
 
 from .test_resume import contents
 
@@ -247,6 +250,54 @@ def test_a_damaged_index_is_one_sentence_that_says_how_to_mend_it(shards: Path) 
             Index.open(shards)
         (index / name).write_bytes(whole[index / name])
     Index.open(shards)
+
+
+def test_one_changed_bit_anywhere_in_an_index_is_found_before_it_is_used(shards: Path) -> None:
+    rng = np.random.default_rng(0)
+    tried = found = 0
+    assert main(["stats", str(shards)]) == 0
+    index = shards / "index"
+    for path in [*sorted(index.glob("*.npy")), index / "index.json", index / "statistics.json"]:
+        whole = path.read_bytes()
+        for place in rng.integers(0, 8 * len(whole), 40):
+            broken = bytearray(whole)
+            broken[place // 8] ^= 1 << (place % 8)
+            path.write_bytes(broken)
+            try:
+                Index.open(shards).statistics()
+            except ShardError as error:
+                found += re.search(rf"(?s){shards}.*python -m gamut.shards", str(error)) is not None
+            else:  # nothing but the name of the digest's own key, or space between words
+                was, now = json.loads(whole), json.loads(broken)
+                assert {key for key in was if now.get(key) != was[key]} <= {"digest"}
+            tried += 1
+        path.write_bytes(whole)
+    assert Index.open(shards).statistics() is not None
+    assert found > 0.98 * tried
+
+
+def test_what_a_resumed_conversion_takes_over_has_its_digest(shards: Path) -> None:
+    part = shards / "index" / "parts" / "shard-000000.json"
+    assert Written.load(part) is not None
+    whole = part.read_bytes()
+    part.write_bytes(whole.replace(b'"samples": [', b'"samples": [1', 1))
+    assert Written.load(part) is None
+    part.write_bytes(whole)
+    assert Written.load(part) is not None
+
+
+def test_an_index_is_read_once_a_process_and_again_when_it_has_changed(shards: Path, monkeypatch) -> None:
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or digest(file, how))
+    Index.open(shards)
+    files = len(read)
+    Index.open(shards)
+    assert len(read) == files == len(list((shards / "index").glob("*.npy")))
+    label = shards / "index" / "label.npy"
+    label.write_bytes(label.read_bytes())
+    Index.open(shards)
+    assert read[files:] == [str(label)]
 
 
 def test_no_shards_at_all_names_the_command_that_makes_them(tmp_path: Path) -> None:
