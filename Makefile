@@ -44,15 +44,18 @@ NUMERIC := tests/audio/test_logmel.py tests/audio/test_augment.py tests/evaluate
 	tests/pretrain/test_variants.py tests/train/test_clipping.py
 OLDER_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=2
 
+# A test at a time on each core (tests/conftest.py says what stays together); more than four would compete for the disk.
+WORKERS := -n auto --maxprocesses 4 --dist loadgroup
+
 test: check programs
 	$(BIN)/python -m gamut.train.build
-	$(BIN)/python -m pytest -q -m "not long" --durations=15
-	$(OLDER_CPU) $(BIN)/python -m pytest -q -m "not long" $(NUMERIC)
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not long" --durations=15
+	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) -m "not long" $(NUMERIC)
 
 test-all: check programs
 	$(BIN)/python -m gamut.train.build
-	$(BIN)/python -m pytest -q --durations=30
-	$(OLDER_CPU) $(BIN)/python -m pytest -q $(NUMERIC)
+	$(BIN)/python -m pytest -q $(WORKERS) --durations=30
+	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) $(NUMERIC)
 
 clean:
 	rm -rf $(VENV) build

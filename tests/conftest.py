@@ -66,3 +66,11 @@ def gone() -> Callable[[Process, float], bool]:
         return False
 
     return gone
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do those of
+    the one SLURM that a machine can have."""
+    for item in items if config.getoption("dist", "no") != "no" else ():
+        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
