@@ -20,9 +20,9 @@ from gamut.data.front import spectrogram
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.layout import Layout, drop_tokens
 from gamut.models.weights import Loaded, load_backbone, load_classifier
-from gamut.randomness import key_torch
+from gamut.randomness import Begun, begun
 from gamut.recipe import schema
-from gamut.train.objective import Moment, Objective, Prepared, described
+from gamut.train.objective import Moment, Objective, Prepared, described, mixed
 
 
 class Inputs(Protocol):
@@ -50,7 +50,7 @@ class LabelledBatch:
 
     patches: torch.Tensor  # float32 [N, 256]
     where: Layout
-    drop_keys: torch.Tensor | None  # int64 [S] in training
+    drop_keys: torch.Tensor | None  # int64 [S] in training, where the batch came from
     targets: torch.Tensor  # float32 [C, classes]
     partner_holes: int
 
@@ -158,10 +158,9 @@ class Classify(Objective):
     def load_extra_state(self, tensors: dict[str, torch.Tensor]) -> None:
         self.weights.load(tensors, self.model)
 
-    def _front_end(self, batch: PackedBatch, training: bool) -> torch.Tensor:
+    def _front_end(self, batch: PackedBatch, keys: tuple[Begun], training: bool) -> torch.Tensor:
         mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
         augment = self.recipe.augment
-        keys = (self.seed, batch.epoch, *batch.segment_key())
         if training and (augment.time_mask or augment.frequency_mask):
             fill = 0.0 if augment.mask_fill == "zero" else self.mean
             widest = time_maximum(augment.time_mask, augment.time_scale, batch.frames, batch.hop, batch.pool)
@@ -172,29 +171,32 @@ class Classify(Objective):
         return cut(mel, batch.frames, batch.sizes, self.recipe.model.stride)
 
     def _inputs(self, batch: PackedBatch, training: bool) -> Inputs:
+        segments = begun(self.seed, batch.epoch, *batch.segment_key())  # on the host, where the batch still is there
+        keys = (Begun(segments.word.to(self.device, non_blocking=True)),)
         batch = batch.to(self.device)
-        parts = (self.seed, batch.epoch, *batch.segment_key())
-        pixels, kept = self._front_end(batch, training), None
+        pixels, kept = self._front_end(batch, keys, training), None
         if training and (share := self.recipe.augment.drop_tokens):
-            kept = drop_tokens(parts, batch.frames, batch.sizes, share, self.recipe.model.stride)
+            kept = drop_tokens(keys, batch.frames, batch.sizes, share, self.recipe.model.stride)
             pixels = torch.index_select(pixels, 0, kept.patch)
         assert isinstance(self.model, ClassifierNetwork)
         where = self.model.backbone.layout(batch.frames, batch.sizes, kept)
-        keys = key_torch(*parts, device=self.device) if training else None
-        return LabelledBatch(pixels, where, keys, soft_targets(batch, self.classes), len(batch.partner_holes))
+        return LabelledBatch(
+            pixels,
+            where,
+            segments.word if training else None,
+            soft_targets(batch, self.classes),
+            len(batch.partner_holes),
+        )
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         count = torch.tensor([float(batch.clips)], dtype=torch.float64)  # the loop brings it to the device
         return Prepared(self._inputs(batch, training=True), count)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
-
     def loss(
         self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         clips: Inputs = prepared.inputs
-        with self._autocast():
+        with mixed(self.model, self.recipe.precision, self.device):
             logits = engine(*clips.arguments).float()
         smoothing = self.recipe.finetune.label_smoothing
         if self.recipe.finetune.loss == "ce":
@@ -219,7 +221,7 @@ class Classify(Objective):
         was_training = self.model.training
         self.model.eval()
         try:
-            with self._autocast():
+            with mixed(self.model, self.recipe.precision, self.device):
                 return self.model(*clips.arguments).float()
         finally:
             self.model.train(was_training)

@@ -10,6 +10,8 @@ in uint64, torch in int64 with logical shifts; both wrap modulo 2**64, so the bi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -117,20 +119,44 @@ def _shift(word: torch.Tensor, by: int) -> torch.Tensor:
     return (word >> by) & ((1 << (64 - by)) - 1)  # torch shifts int64 arithmetically; the mask makes it logical
 
 
+@dataclass(frozen=True)
+class Begun:
+    """The first parts of a key, hashed already, for many keys that begin alike: the first part of `key_torch`."""
+
+    word: torch.Tensor
+
+    def __getitem__(self, which: Any) -> Begun:
+        """Those of some of the keys."""
+        return Begun(self.word[which])
+
+
+def begun(*parts: Any) -> Begun:
+    """key_torch(begun(*parts), *more) is key_torch(*parts, *more), and hashes `more` alone."""
+    return Begun(key_torch(*parts))
+
+
 def key_torch(*parts: Any, device: torch.device | str | None = None) -> torch.Tensor:
     """`key` on torch int64 tensors (and integers): the same 64 bits, read as int64.
 
     The integers that come first are hashed on the host: a part costs thirteen operations of the device. Without a
-    tensor among the parts the key is made on `device`.
+    tensor among the parts the key is made on `device`. The first part may be a `Begun`.
     """
     import torch
 
+    if isinstance(parts[0], Begun):
+        return _hashed(parts[0].word, parts[1:])
     constants = next((at for at, part in enumerate(parts) if isinstance(part, torch.Tensor)), len(parts))
     start = _signed(int(key(*parts[:constants])))
     if constants == len(parts):
         return torch.full((), start, dtype=torch.int64, device=device)
-    word: Any = start
-    for part in parts[constants:]:
+    return _hashed(start, parts[constants:])
+
+
+def _hashed(word: Any, parts: Sequence[Any]) -> torch.Tensor:
+    """The key of a word that is hashed already and further parts."""
+    import torch
+
+    for part in parts:
         if not isinstance(part, torch.Tensor):
             part = _signed(int(part) & WORD)
         elif part.dtype != torch.int64:

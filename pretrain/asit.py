@@ -9,6 +9,7 @@ crops (multi-crop), where the recipe asks for them, go to the student alone, who
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -21,8 +22,10 @@ from gamut.models.backbone import Backbone
 from gamut.models.find import OBJECTIVE
 from gamut.models.strict import require_fit
 from gamut.models.weights import Loaded, load_backbone
+from gamut.randomness import begun
 from gamut.recipe import schema
-from gamut.train.objective import Moment, Prepared, Pretraining
+from gamut.train.config import stage_of
+from gamut.train.objective import Moment, Prepared, Pretraining, mixed
 from gamut.train.partitions import fill, shape, whole_state
 from pretrain import losses
 from pretrain.centres import Centres
@@ -48,6 +51,10 @@ class Asit(Pretraining):
         self.device = device
         self.model: AsitNetwork = AsitNetwork(recipe.model, recipe.asit, recipe.seed).to(device)
         self.teacher = make_teacher(self.model)
+        # What a step in bf16 runs: autocast would convert the teacher's weights in every forward. Not where ZeRO cuts
+        # the weights over the ranks (stage 3), which converts what it has gathered.
+        cut = recipe.engine != "oss" and stage_of(recipe.deepspeed) == 3
+        self.narrow = copy.deepcopy(self.teacher).bfloat16() if recipe.precision == "bf16" and not cut else None
         self.rebuilds = recipe.asit.weight_reconstruction > 0
         self.epochs = recipe.epochs
         self.centres = Centres(recipe.asit, device)
@@ -60,6 +67,7 @@ class Asit(Pretraining):
         """Take the backbone of another run, checkpoint or file, for student and teacher; the heads stay fresh."""
         loaded = load_backbone(self.model.backbone, init)
         self.teacher.load_state_dict(self.model.state_dict())
+        self._follow()
         return loaded.for_use(self.described())
 
     def front_end(self, batch: PackedBatch) -> torch.Tensor:
@@ -68,12 +76,10 @@ class Asit(Pretraining):
         return patches(normalise(mel, self.mean, self.std))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
+        segments = begun(self.seed, batch.epoch, *batch.segment_key())  # on the host, where the batch still is there
         batch = batch.to(self.device)
-        views = masked_batch(batch, self.front_end(batch), self.model.backbone.layout, self.options, self.seed)
+        views = masked_batch(batch, self.front_end(batch), self.model.backbone.layout, self.options, segments)
         return Prepared(views, views.counts())
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def loss(
         self, engine: nn.Module, prepared: Prepared, totals: dict[str, float], at: Moment
@@ -81,7 +87,7 @@ class Asit(Pretraining):
         views: MaskedBatch = prepared.inputs
         options = self.options
         everything = torch.arange(len(views.clean), device=self.device)
-        with self._autocast():
+        with mixed(self.model, self.precision, self.device):
             student: Outputs = engine(
                 views.hidden,
                 views.student,
@@ -98,8 +104,9 @@ class Asit(Pretraining):
             sums["reconstruction"] = losses.reconstruction(student.pixels, clean, views.counted)
         teacher, warmth = Outputs(None, None, None), self.teacher_temperature(at)
         if student.classes is not None or student.data is not None:
-            with torch.no_grad(), self._autocast():
-                teacher = self.teacher(views.clean, views.teacher, None, everything)
+            runs = self.teacher if self.narrow is None else self.narrow
+            with torch.no_grad(), mixed(runs, self.precision, self.device):
+                teacher = runs(views.clean, views.teacher, None, everything)
         if student.data is not None and teacher.data is not None:
             sharpness = warmth, options.student_temperature
             taught = self.centres.distil(student.data, teacher.data, views.local, views.local_counts, sharpness)
@@ -134,7 +141,14 @@ class Asit(Pretraining):
         return temperature(self.options, at.fraction * self.epochs)
 
     def copies(self) -> tuple[nn.Module, ...]:
-        return (self.teacher,)
+        return (self.teacher,) if self.narrow is None else (self.teacher, self.narrow)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Have the teacher in bf16 be the teacher that there is now."""
+        if self.narrow is not None:
+            mine, its = ([weight.data for weight in module.parameters()] for module in (self.narrow, self.teacher))
+            torch._foreach_copy_(mine, its)
 
     def replicas(self) -> dict[str, torch.Tensor]:
         return super().replicas() | self.centres.state()
@@ -148,6 +162,7 @@ class Asit(Pretraining):
     def after_step(self, at: Moment) -> dict[str, float]:
         speed = momentum(self.options.teacher_momentum, at.fraction)
         move(self.teacher, self.model, speed)
+        self._follow()
         self.centres.move()
         return {"teacher/momentum": speed, "teacher/temperature": self.teacher_temperature(at)}
 
@@ -166,6 +181,7 @@ class Asit(Pretraining):
         require_fit(mine, tensors, OBJECTIVE, hint, spare=True, shape=shape)
         for name, tensor in mine.items():
             fill(tensor, tensors[name])
+        self._follow()
 
     @torch.no_grad()
     def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -178,7 +194,7 @@ class Asit(Pretraining):
         was_training = self.model.training
         self.model.eval()
         try:
-            with self._autocast():
+            with mixed(self.model, self.precision, self.device):
                 pixels = self.model(views.hidden, views.student, None, None, everything).pixels
         finally:
             self.model.train(was_training)

@@ -25,7 +25,7 @@ import torch
 from gamut.audio.frames import frame_table
 from gamut.models.layout import BANDS, Layout
 from gamut.numbers import BINS, PATCH
-from gamut.randomness import Purpose, integers_torch, key_torch, normal_torch, uniform_torch
+from gamut.randomness import Begun, Purpose, begun, integers_torch, key_torch, normal_torch, uniform_torch
 from gamut.recipe import schema
 
 CHUNK = 60  # blocks laid by one matrix product: 4**-60 is still a normal float32
@@ -69,7 +69,12 @@ class Hidden(NamedTuple):
 
 def mask_keys(seed: int, epoch: int, clip_id: torch.Tensor, draw: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
     """int64 [S]: the key of every segment's mask."""
-    return key_torch(seed, epoch, clip_id, draw, view, Purpose.MASK, device=clip_id.device)
+    return mask_key(begun(seed, epoch, clip_id, draw, view))
+
+
+def mask_key(segments: Begun) -> torch.Tensor:
+    """int64 [S]: the key of every segment's mask, from the segments' own (seed, epoch, clip id, draw, view)."""
+    return key_torch(segments, Purpose.MASK)
 
 
 def hide(
@@ -128,14 +133,13 @@ def draw_blocks(
     keys: int64 [S]; frames: int64 [S]. Sizes are uniform in 1 .. floor(share * extent) - 1, as in the published code.
     """
     number = torch.arange(count, device=keys.device)
-    coordinate = [key_torch(keys[:, None], number, which) for which in range(4)]
+    which = torch.arange(4, device=keys.device)[:, None, None]
     extent = frames[:, None]
     tallest = (extent.double() * blocks.time_share).long().clamp_min(2)
     widest = max(2, int(BINS * blocks.frequency_share))
-    top = integers_torch(coordinate[0], 0, extent)
-    left = integers_torch(coordinate[1], 0, BINS)
-    height = integers_torch(coordinate[2], 1, tallest)
-    width = integers_torch(coordinate[3], 1, widest)
+    beyond = torch.stack([extent, torch.full_like(extent, BINS), tallest, torch.full_like(extent, widest)])
+    drawn = integers_torch(key_torch(keys[:, None], number, which), which // 2, beyond)  # sizes are 1 at least
+    top, left, height, width = drawn.unbind()
     if blocks.aligned:
         top, left = top // PATCH * PATCH, left // PATCH * PATCH
         height = ((height + PATCH // 2) // PATCH * PATCH).clamp_min(PATCH)

@@ -10,9 +10,9 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.models.layout import BANDS, Layout
 from gamut.numbers import PATCH
-from gamut.randomness import key_torch
+from gamut.randomness import Begun
 from gamut.recipe import schema
-from pretrain.masking import Hidden, hide, mask_keys
+from pretrain.masking import Hidden, hide, mask_key
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MaskedBatch:
     hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
     student: Layout
     number: torch.Tensor  # int64 [G], which of the student's patches each of the teacher's is
-    drop_keys: torch.Tensor  # int64 [S]
+    drop_keys: torch.Tensor  # int64 [S], where the batch came from, the host's memory or the device's
     local: torch.Tensor  # int64: the teacher's patches of the local loss
     local_counts: torch.Tensor | None  # bool, which of these count; None: all
     rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
@@ -52,19 +52,19 @@ def masked_batch(
     patches: torch.Tensor,
     layout: Callable[..., Layout],
     options: schema.Asit,
-    seed: int,
+    segments: Begun,
     fixed: bool | None = None,
 ) -> MaskedBatch:
     """The views of a batch on the training device, whose clean patches are float32 [N, 256].
 
-    layout: the backbone's. Masks and drops are drawn by the seed, the clip and the draw.
+    layout: the backbone's. segments: the keys of the segments (seed, epoch, clip id, draw, view), by which masks and
+    drops are drawn.
     fixed: give the losses of masked patches all patches, of which those masked count, since their number can be had
     only by waiting for the device. None: on all devices but a CPU.
     """
-    clip_id, draw, view = batch.segment_key()
     crops, whole = batch.local_views, batch.views - batch.local_views
     frames, sizes, number, clean = batch.frames, batch.sizes, torch.arange(len(patches), device=patches.device), patches
-    keys = mask_keys(seed, batch.epoch, clip_id, draw, view)
+    keys = mask_key(segments).to(clean.device, non_blocking=True)
     if crops:
         frames, keys = (x.view(-1, batch.views)[:, :whole].reshape(-1) for x in (frames, keys))
         sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
@@ -85,7 +85,7 @@ def masked_batch(
         hidden=patches.index_copy(0, number, own.patches) if crops else own.patches,
         student=layout(batch.frames, batch.sizes) if crops else teacher,
         number=number,
-        drop_keys=key_torch(seed, batch.epoch, clip_id, draw, view, device=clean.device),
+        drop_keys=segments.word,
         local=local if options.weight_local else everything[:0],
         local_counts=own.masks.touched if on_masked and fixed else None,
         rebuild=rebuild if options.weight_reconstruction else None,

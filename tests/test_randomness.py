@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 from gamut import randomness
 from gamut.randomness import (
     Purpose,
+    begun,
     integers,
     integers_torch,
     key,
@@ -76,6 +77,14 @@ def test_arrays_broadcast_like_one_key_at_a_time(rows: list[int], columns: list[
     assert whole.tolist() == [[slow_key(3, r, c) for c in columns] for r in rows]
     signed = key_torch(3, torch.from_numpy(first.view(np.int64)), torch.from_numpy(second.view(np.int64)))
     assert signed.numpy().view(np.uint64).tolist() == whole.tolist()
+
+
+def test_a_key_that_was_begun_is_the_key_of_all_parts() -> None:
+    ids, which = torch.arange(5, dtype=torch.int64) - 2, torch.tensor([4, 0])
+    start = begun(7, 3, ids)
+    assert torch.equal(key_torch(start, Purpose.MASK), key_torch(7, 3, ids, Purpose.MASK))
+    assert torch.equal(key_torch(start[which][:, None], ids, 1), key_torch(7, 3, ids[which][:, None], ids, 1))
+    assert torch.equal(start.word, key_torch(7, 3, ids))
 
 
 def test_signed_and_unsigned_words_are_one() -> None:

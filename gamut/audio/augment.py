@@ -10,7 +10,7 @@ import torch
 
 from gamut.audio.frames import frame_table
 from gamut.numbers import HOP
-from gamut.randomness import Purpose, integers_torch, key_torch, uniform_torch
+from gamut.randomness import Begun, Purpose, integers_torch, key_torch, uniform_torch
 
 ROLL = 10  # frames
 AST_FRAMES = 1024  # of AST's 10 s input, for which the papers name the widths of masks
@@ -20,7 +20,7 @@ def spec_augment(
     mel: torch.Tensor,
     frames: torch.Tensor,
     sizes: tuple[int, ...],
-    keys: tuple[int | torch.Tensor, ...],
+    keys: tuple[int | torch.Tensor | Begun, ...],
     time_mask: int | torch.Tensor,
     frequency_mask: int | torch.Tensor,
     fill: float = 0.0,
@@ -63,7 +63,7 @@ def time_maximum(
 
 
 def random_noise(
-    mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], keys: tuple[int | torch.Tensor, ...]
+    mel: torch.Tensor, frames: torch.Tensor, sizes: tuple[int, ...], keys: tuple[int | torch.Tensor | Begun, ...]
 ) -> torch.Tensor:
     """Noise and a roll in time, after normalisation (ASiT IV-B, in the form of AST's code).
 
@@ -75,7 +75,7 @@ def random_noise(
     bins = mel.shape[1]
     owner, time = frame_table(frames, sizes)
     scale = uniform_torch(key_torch(*keys, Purpose.NOISE_SCALE, device=mel.device)).expand(len(sizes))[owner] / 10.0
-    parts = [part[owner][:, None] if isinstance(part, torch.Tensor) else part for part in keys]
+    parts = [part[owner][:, None] if isinstance(part, (torch.Tensor, Begun)) else part for part in keys]
     counter = time[:, None] * bins + torch.arange(bins, device=mel.device)
     noisy = mel + uniform_torch(key_torch(*parts, Purpose.NOISE, counter, device=mel.device)) * scale[:, None]
     roll = integers_torch(key_torch(*keys, Purpose.ROLL, device=mel.device), -ROLL, ROLL).expand(len(sizes))
@@ -84,7 +84,7 @@ def random_noise(
 
 
 def mask_span(
-    keys: tuple[int | torch.Tensor, ...], purpose: Purpose, maximum: int | torch.Tensor, size: torch.Tensor
+    keys: tuple[int | torch.Tensor | Begun, ...], purpose: Purpose, maximum: int | torch.Tensor, size: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(begin, end) of one mask a segment, int64 [S], along an axis of `size` [S]: its width is drawn from 0 ..
     maximum - 1, at most the size, and its start so that it fits."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gamut.numbers import PATCH, bands, columns
 from gamut.numbers import kept as kept_of
-from gamut.randomness import Purpose, key_torch
+from gamut.randomness import Begun, Purpose, key_torch
 
 BANDS = bands()  # patches over frequency where they lie side by side: 128 mel bins of 16
 
@@ -108,7 +108,7 @@ def layout(
 
 
 def drop_tokens(
-    keys: tuple[int | torch.Tensor, ...],
+    keys: tuple[int | torch.Tensor | Begun, ...],
     frames: torch.Tensor,
     sizes: tuple[int, ...],
     share: float,
@@ -130,7 +130,7 @@ def drop_tokens(
     owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), patches, output_size=total)
     first = patches.cumsum(0) - patches
     within = torch.arange(total, device=device) - first[owner]
-    parts = [part[owner] if isinstance(part, torch.Tensor) else part for part in keys]
+    parts = [part[owner] if isinstance(part, (torch.Tensor, Begun)) else part for part in keys]
     by_hash = torch.argsort(key_torch(*parts, Purpose.DROP_TOKEN, within, device=device), stable=True)
     by_segment = by_hash[torch.argsort(owner[by_hash], stable=True)]  # segments in order, each by hash
     chosen = sum(count_sizes)

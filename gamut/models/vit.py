@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -86,10 +88,33 @@ class Block(nn.Module):
 
     def after(self, x: torch.Tensor, heads: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """The block's output, of its input and what attention gave, [T, heads, d]."""
-        branch = self.attn.join(heads)
-        x = x + (branch if keep is None else (branch * keep[0]).to(x.dtype))
-        branch = self.mlp(self.norm2(x))
-        return x + (branch if keep is None else (branch * keep[1]).to(x.dtype))
+        first, second = (None, None) if keep is None else keep.unbind()
+        x = joined(x, self.attn.join(heads), first)
+        return joined(x, self.mlp(self.norm2(x)), second)
+
+
+def joined(x: torch.Tensor, branch: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    """x + branch * keep, of x's dtype: [T, dim]. keep: float32 [T, 1]; None: 1."""
+    if keep is None:
+        return x + branch
+    if torch.compiler.is_compiling():  # which fuses it, and loses the gradient of what was written to `out`
+        return torch.addcmul(x, branch, keep).to(x.dtype)
+    return _Joined.apply(x, branch, keep)
+
+
+class _Joined(torch.autograd.Function):
+    """One pass forward and one backward, in float32 within and rounded once: as torch's own operators it would be
+    three each, of float32 copies of everything where x is bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, branch: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(keep)
+        return torch.addcmul(x, branch, keep, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        (keep,) = ctx.saved_tensors
+        return gradient, torch.mul(gradient, keep, out=torch.empty_like(gradient)), None
 
 
 class VisionTransformer(Backbone):
@@ -185,4 +210,6 @@ class VisionTransformer(Backbone):
         share = (branch // 2).double() * self.model.drop_path / max(self.model.depth - 1, 1)
         draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH))
         keep = (draw >= share.float()) / (1.0 - share).float()
+        # Keys in the host's memory are hashed there: as many calls, each a tenth of what one of a GPU costs.
+        keep = keep.to(where.segment.device, non_blocking=True)
         return torch.index_select(keep, 1, where.segment)[..., None]

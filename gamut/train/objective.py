@@ -38,6 +38,14 @@ class Prepared:
     counts: torch.Tensor  # float64 [len(objective.count_names)], summed over ranks and micro-steps into `totals`
 
 
+def mixed(module: nn.Module, precision: str, device: torch.device) -> torch.autocast:
+    """What a module is to run under in a recipe of that precision: autocast to bf16 where its weights are in float32.
+
+    A module whose weights are in bf16 needs none: autocast would have every LayerNorm work on float32 copies."""
+    wide = next(module.parameters()).dtype == torch.float32
+    return torch.autocast(device.type, torch.bfloat16, enabled=wide and precision == "bf16")
+
+
 def described(recipe: schema.Recipe, mean: float, std: float) -> dict[str, Any]:
     """Of weights that a recipe trains on log-mels: their model, and how a sound becomes what the model reads.
 
@@ -85,8 +93,8 @@ class Objective(ABC):
         return any(isinstance(block, Block) and block.compiled for block in self.blocks(self.model))
 
     def copies(self) -> tuple[nn.Module, ...]:
-        """Frozen fp32 modules that follow the model (a teacher): an engine that cuts the model over the ranks cuts
-        them alike, and `gamut.train.partitions` reads and moves them."""
+        """Frozen modules that follow the model (a teacher, in fp32; the same in another type): an engine that cuts the
+        model over the ranks cuts them alike, and `gamut.train.partitions` reads and moves them."""
         return ()
 
     def replicas(self) -> dict[str, torch.Tensor]:

@@ -53,7 +53,7 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     calls = mine.phase("prepare", "micro")
     assert sum(call.flops for call in calls if call.kind == "matmul") == counter.get_total_flops()
     # torch's counter leaves the CPU's attention out: q k and p v in the forward, five products in the backward.
-    model, teachers = recipe.model, len(objective.copies())
+    model, teachers = recipe.model, bool(objective.copies())
     tokens = [size // 16 * 8 + (model.pooling == "cls") for size in work.batch().sizes]
     squares = sum(length**2 for length in tokens) * model.depth
     if model.pooling != "attention":  # whose one query a clip is attention, too

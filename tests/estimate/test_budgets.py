@@ -18,8 +18,8 @@ def followed(stage: str, name: str, *overrides: str) -> Account:
 @pytest.mark.parametrize(
     ("stage", "name", "calls", "waits"),
     [
-        ("pretrain", "asit_b", 1830, 0),  # 2,911 and 5 before the first changes for GPUs; 1,300 calls are the goal
-        ("finetune", "elastic_audioset", 1200, 1),
+        ("pretrain", "asit_b", 1130, 0),  # 2,911 and 5 before the first changes for GPUs
+        ("finetune", "elastic_audioset", 790, 0),
     ],
 )
 def test_a_micro_step_before_the_engine(stage: str, name: str, calls: int, waits: int) -> None:
@@ -33,7 +33,13 @@ def test_waits_of_a_step_besides_its_micro_batches() -> None:
     assert sum(call.wait for call in followed("pretrain", "asit_b").phase("count", "update")) <= 4
 
 
+def large(*overrides: str) -> Account:
+    """160 clips of two views of 6 s, bf16."""
+    return followed("pretrain", "asit_b", "step.packs=8", "step.clips=160", "loader.packs_per_forward=1", *overrides)
+
+
 def test_memory_of_a_large_forward() -> None:
-    """160 clips of two views of 6 s, bf16: GB. 36 is the goal."""
-    mine = followed("pretrain", "asit_b", "step.packs=8", "step.clips=160", "loader.packs_per_forward=1")
-    assert (mine.memory["activations"] + mine.memory["logits"]) / 1e9 <= 43
+    """GB, as it is written and with compiled blocks, the default."""
+    for wish, most in (("false", 39), ("null", 30)):
+        memory = large(f"compute.compile={wish}").memory
+        assert (memory["activations"] + memory["logits"]) / 1e9 <= most

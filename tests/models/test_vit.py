@@ -15,7 +15,7 @@ from gamut.models import vit as vit_module
 from gamut.models.attention import attention
 from gamut.models.backbone import SIZES, build, sized
 from gamut.models.layout import Layout, layout
-from gamut.models.vit import VisionTransformer
+from gamut.models.vit import VisionTransformer, joined
 from gamut.randomness import Purpose, key, key_torch, uniform
 from gamut.recipe import schema
 from tests.close import assert_close
@@ -264,3 +264,20 @@ def test_the_deviation_of_the_beginning_is_a_key() -> None:
         drawn = value.ndim > 1
         assert_close(wide[name], 5.0 * value if drawn else value, name=name)
         assert not drawn or 0.015 < float(value.std()) < 0.025, name
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_branch_joins_by_one_rounding_forward_and_backward(kind: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    x, branch, gradient = (torch.randn(40, 8, generator=random).to(kind) for _ in range(3))
+    keep = (torch.rand(40, 1, generator=random) > 0.3) / 0.93
+    mine = [tensor.clone().requires_grad_() for tensor in (x, branch)]
+    exact = [tensor.double().requires_grad_() for tensor in (x, branch)]
+    out, expected = joined(*mine, keep), exact[0] + exact[1] * keep.double()
+    out.backward(gradient)
+    expected.backward(gradient.double())
+    assert_close(out, expected.to(kind))
+    for found, other in zip(mine, exact):
+        assert found.grad is not None
+        assert other.grad is not None
+        assert_close(found.grad, other.grad.to(kind))

@@ -13,7 +13,7 @@ from gamut.errors import CheckpointError
 from gamut.models.layout import layout
 from pretrain import asit
 from pretrain.centres import Spread, sum_up
-from tests.asit import NOW, assert_same_metrics, objective, whole_step
+from tests.asit import NOW, RECIPE, assert_same_metrics, objective, whole_step
 from tests.close import assert_close
 from tests.packs import packed, part
 
@@ -242,3 +242,26 @@ def test_lists_of_fixed_size_come_to_the_same_step(local_on: str, monkeypatch: p
     for name, gradient in gradients.items():
         if not name.endswith("attn.qkv.bias"):
             assert_close(other[2][name], gradient, 3e-6, name)
+
+
+def test_a_step_in_bf16_runs_the_teacher_that_there_is() -> None:
+    """What autocast would make of its weights in every forward is kept, and follows whatever changes them."""
+    task = asit.Asit(replace(RECIPE, precision="bf16"), -4.0, 4.0, torch.device("cpu"))
+    assert task.narrow is not None
+
+    def same() -> bool:
+        assert task.narrow is not None
+        pairs = zip(task.narrow.parameters(), task.teacher.parameters(), strict=True)
+        return all(torch.equal(mine, other.bfloat16()) for mine, other in pairs)
+
+    assert same()
+    state = {name: value + 1.0 for name, value in task.extra_state().items()}
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.add_(1.0)
+    before = [parameter.clone() for parameter in task.narrow.parameters()]
+    task.after_step(NOW)
+    assert same()
+    assert not all(torch.equal(*pair) for pair in zip(before, task.narrow.parameters(), strict=True))
+    task.load_extra_state(state)
+    assert same()

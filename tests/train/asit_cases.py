@@ -74,7 +74,8 @@ def asit_run(
     whole students."""
     recipe = recipe_of(engine_of, precision, compute or schema.Compute())
     options = replace(RECIPE.asit, weight_koleo=0.1)
-    task = Asit(replace(RECIPE, precision=precision, asit=options), -4.0, 4.0, world.device)
+    engine_keys = {"engine": recipe.engine, "deepspeed": recipe.deepspeed}
+    task = Asit(replace(RECIPE, precision=precision, asit=options, **engine_keys), -4.0, 4.0, world.device)
     before = {name: value.clone() for name, value in task.teacher.state_dict().items()}
     dense = {name: value.clone() for name, value in before.items()}
     engine = make_engine(task, recipe, world, 4 // world.size)
