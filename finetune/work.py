@@ -15,7 +15,7 @@ from finetune.rounds import Round, require_labels, rounds
 from finetune.scoring import Scoring, summarise
 from finetune.start import Leakage, Start, keep_start, kept_start, leakage_of, require_start, start_of
 from gamut.errors import GamutError, RunError
-from gamut.estimate.packs import packs_in_a_forward
+from gamut.estimate.packs import forward_of
 from gamut.plan import Clips
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
@@ -23,7 +23,7 @@ from gamut.shards.select import for_scoring, select
 from gamut.track.run import RESULT, START, RunFolder
 from gamut.train.loop import train
 from gamut.train.main import Work
-from gamut.train.session import begin, open_session
+from gamut.train.session import Forward, begin, open_session
 from gamut.train.world import World
 
 
@@ -34,7 +34,7 @@ class Finetune(Work):
         super().__init__(recipe, index)
         self.rounds = rounds(recipe, index)
         self.cache = open_features(recipe, index)
-        self._per_forward: int | None = None
+        self._forward: Forward | None = None
 
     def first(self) -> tuple[Recipe, Clips, str]:
         return self.rounds[0].recipe(self.recipe), self._trained_on(self.rounds[0]), ""
@@ -78,7 +78,7 @@ class Finetune(Work):
             require_features(cache, index, some, scored=some is not clips)
             if metric_of(recipe.finetune).one_label:
                 require_labels(index, some, folds)
-        with open_session(recipe, world, index, clips, self.per_forward(recipe, world)) as session:
+        with open_session(recipe, world, index, clips, self.forward(recipe, world)) as session:
             if world.first and (fresh or not (folder / START).exists()):
                 keep_start(folder, start if fresh else {}, leakage_of(recipe.init, index, test))
             began, leakage = kept_start(folder) if world.first else ({}, Leakage())
@@ -91,11 +91,11 @@ class Finetune(Work):
                 return None
             return world.broadcast(scoring.finish(result.state.step, leakage.clips, began) if world.first else None)
 
-    def per_forward(self, recipe: Recipe, world: World) -> int:
-        """Packs joined in one forward, of all rounds what fits in the first that is run: their steps are alike."""
-        if self._per_forward is None:
-            self._per_forward = packs_in_a_forward(recipe, world)
-        return self._per_forward
+    def forward(self, recipe: Recipe, world: World) -> Forward:
+        """Of all rounds what fits in the first that is run: their steps are alike."""
+        if self._forward is None:
+            self._forward = forward_of(recipe, world)
+        return self._forward
 
     def _trained_on(self, each: Round) -> Clips:
         recipe = self.recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gamut.estimate.packs import packs_in_a_forward
+from gamut.estimate.packs import forward_of
 from gamut.plan import Clips
 from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled
@@ -41,7 +41,7 @@ class Pretrain(Work):
         front = FrontEnd(mean, std, recipe.front.mode)
         encode = Encoder(objective.backbone, front, recipe.precision, world.device, recipe.probe.rows)
         with (
-            open_session(recipe, world, self.index, self.clips, packs_in_a_forward(recipe, world)) as session,
+            open_session(recipe, world, self.index, self.clips, forward_of(recipe, world)) as session,
             Watch(recipe, self.probed, encode, world, session.folder, session.tracker) as watch,
         ):
             draw = Pictures(objective, encode, recipe, self.index, self.clips, session.tracker)

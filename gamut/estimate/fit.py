@@ -47,7 +47,8 @@ def fit(recipe: Recipe, ranks: int, memory: float, clips: int | None = None) -> 
         made = account(with_packs(recipe, size), work_of(with_packs(recipe, size), ranks, clips), "cuda")
         tried[size] = used(made), made
         size = _next(sizes, {packs: bytes_ for packs, (bytes_, _) in tried.items()}, room)
-    return Fit(size, tried[size][0], room), tried[size][1]
+    bytes_, made = tried[size]
+    return Fit(size, bytes_, room, made.flops / max(made.work.tokens, 1)), made
 
 
 def _next(sizes: set[int], tried: dict[int, float], room: float) -> int:

@@ -55,8 +55,7 @@ class Forecast:
     def flops(self) -> float:
         """Of matrix products and attention in a step, of all ranks."""
         account = self.account
-        one = sum(call.flops for call in account.phase("prepare", "micro"))
-        return one * account.work.scale * account.work.epoch.packs / account.work.packs
+        return account.flops * account.work.scale * account.work.epoch.packs / account.work.packs
 
     @property
     def mfu(self) -> float:

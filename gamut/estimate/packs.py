@@ -18,10 +18,11 @@ import torch
 
 from gamut.accelerator import CHOICE
 from gamut.commands import ROOT
-from gamut.estimate.rates import GIGA
+from gamut.estimate.rates import GIGA, SHEETS, TERA
 from gamut.files import write_bytes
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import AUTO, Recipe
+from gamut.train.session import Forward
 from gamut.train.world import World
 
 PATIENCE = 600.0  # seconds
@@ -34,6 +35,7 @@ class Fit:
     packs: int
     bytes: float
     room: float  # bytes that may be in use
+    flops: float  # of a token in a step
 
     def said(self) -> str:
         used = f"{self.bytes / GIGA:,.1f} GB of the {self.room / GIGA:,.1f} that may be used"
@@ -45,13 +47,22 @@ class Fit:
         )
 
 
-def packs_in_a_forward(recipe: Recipe, world: World) -> int:
+def forward_of(recipe: Recipe, world: World) -> Forward:
     """`loader.packs_per_forward` of a run, the same on all ranks: where it is auto and they are on GPUs, what fits in
-    the smallest of these. Every rank calls it; the first prints what it came to."""
+    the smallest of these, and then with what it costs. Every rank calls it; the first prints what it came to."""
     if recipe.loader.packs_per_forward != AUTO or (mine := memory_of(world.device)) is None:
-        return recipe.loader.per_forward
+        return Forward(recipe.loader.per_forward)
     memory = min(world.gather(mine))
-    return world.broadcast(_asked(recipe, world.size, memory) if world.first else 0)
+    found = world.broadcast(_asked(recipe, world.size, memory) if world.first else None)
+    if found is None:
+        return Forward(1)
+    return Forward(found.packs, found.flops / peak if (peak := peak_of(world.device)) else 0.0)
+
+
+def peak_of(device: torch.device) -> float | None:
+    """FLOP/s of a GPU in bf16, by its name; None for one whose data sheet is not known, and for a CPU."""
+    name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
+    return next((sheet.half * TERA for known, sheet in SHEETS.items() if known in name), None)
 
 
 def memory_of(device: torch.device) -> int | None:
@@ -59,8 +70,8 @@ def memory_of(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
-def _asked(recipe: Recipe, ranks: int, memory: float) -> int:
-    """What the program says. 1 where it says nothing, which is printed with the reason."""
+def _asked(recipe: Recipe, ranks: int, memory: float) -> Fit | None:
+    """What the program says; None where it says nothing, which is printed with the reason."""
     print("loader.packs_per_forward: auto: looking for what fits ...", flush=True)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", CHOICE: "cpu"}
@@ -78,6 +89,6 @@ def _asked(recipe: Recipe, ranks: int, memory: float) -> int:
                 f"({(reason.strip().splitlines() or ['it said nothing'])[-1][:300]}). Give it a number.",
                 flush=True,
             )
-            return 1
+            return None
     print(found.said(), flush=True)
-    return found.packs
+    return found

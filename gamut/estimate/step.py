@@ -58,6 +58,11 @@ class Account:
         waiting = self.waiting * (self.work.forwards - 1)
         return {kind: float(count) for kind, count in (*self.memory.items(), ("prepared", waiting)) if count}
 
+    @property
+    def flops(self) -> float:
+        """Of matrix products and attention, for the micro-batch that was followed."""
+        return sum(call.flops for call in self.phase("prepare", "micro"))
+
     def phase(self, *names: str) -> list[Call]:
         return [call for call in self.calls if call.phase in names]
 

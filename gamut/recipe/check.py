@@ -57,6 +57,7 @@ def _contradictions(recipe: Recipe) -> Iterator[Problem]:
     yield from _model(recipe.model)
     yield from _views(recipe)
     yield from _optim(recipe)
+    yield from _track(recipe)
     yield from _clips(recipe)
     yield from _deepspeed(recipe)
     yield from _places(recipe)
@@ -139,6 +140,12 @@ def _tokens(recipe: Recipe, frames: int) -> int:
     model = recipe.model
     patches = columns(frames, model.stride) * bands(model.stride)
     return patches - int(patches * recipe.augment.drop_tokens) + (model.pooling == "cls") + model.distilled
+
+
+def _track(recipe: Recipe) -> Iterator[Problem]:
+    steps = recipe.track.trace_steps
+    if steps and (len(steps) != 2 or steps[0] > steps[1]):
+        yield ("track.trace_steps",), f"track.trace_steps must be [first, last], or [] for no trace, not {steps}"
 
 
 def _optim(recipe: Recipe) -> Iterator[Problem]:

@@ -319,6 +319,13 @@ class Track:
         10.0, "epochs between figures, which are also drawn at the end; 0: none", at_least(0), unit="epochs"
     )
     log_steps: int = key(1, "steps between lines of metrics", at_least(1), unit="steps")
+    trace_steps: list[int] = key(
+        [],
+        "first and last step of a trace by torch's profiler, of the first rank, in the run's folder `trace`: for "
+        "ui.perfetto.dev, and a table; empty: none",
+        at_least(1),
+        unit="steps",
+    )
 
 
 @dataclass(frozen=True)

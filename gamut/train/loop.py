@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -23,8 +24,10 @@ from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
 from gamut.train.schedule import Schedule, is_due
 from gamut.train.session import Session
+from gamut.train.spans import Spent
 from gamut.train.state import State
 from gamut.train.step import Asks, Outcome, Stepper
+from gamut.train.trace import Trace
 from gamut.train.world import World
 
 AtEpochEnd = Callable[[int, Moment], dict[str, float] | None]
@@ -95,27 +98,31 @@ class _Training:
         self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, self.schedule, state, recipe.epochs)
         self.alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
-        self.stepper = Stepper(objective, self.engine, world, self.alarm.allows)
+        self.stepper = Stepper(objective, self.engine, world, self.alarm.allows, world.device)
+        self.spent = Spent()
+        self.trace = Trace(recipe.track.trace_steps if world.first else [], folder, world.device)
         self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
         self.asked = False  # whether a checkpoint was due by the clock at the step before
 
     def run(self) -> str:
         """Train to the end, or until the attempt has to end: finished | preempted."""
-        while self.state.epoch < self.recipe.epochs:
-            epoch = take(self.session, self.state.epoch)
-            if not self._steps(epoch):
-                return "preempted"
-            self._end(epoch)
+        with contextlib.closing(self.trace):
+            while self.state.epoch < self.recipe.epochs:
+                epoch = take(self.session, self.state.epoch)
+                if not self._steps(epoch):
+                    return "preempted"
+                self._end(epoch)
         self.engine.close()
         return "finished"
 
     def _steps(self, epoch: Epoch) -> bool:
         """Take the steps of an epoch that are left; False where the attempt ends among them."""
         self.objective.model.train()
-        meter = Meter(epoch)
+        meter = Meter(epoch, self.world.device, self.world.size, self.session.peak_seconds)
         facts = meter.facts() if self.world.first else {}  # logged once an epoch
         self.asked = False
+        self.trace.before(self.state.step + 1)
         since = time.perf_counter()
         for number, batches in self._loader(epoch):
             waited = time.perf_counter() - since
@@ -124,9 +131,12 @@ class _Training:
             if outcome is None:
                 return False
             self._count(epoch, number, batches, outcome)
-            meter.add(number, time.perf_counter() - since, outcome.waited, outcome.bytes)
+            seconds = time.perf_counter() - since
+            meter.add(number, seconds, outcome.waited, outcome.bytes)
+            if outcome.spans is not None:
+                self.spent.add(seconds, outcome.spans)
             if self.state.step % self.recipe.track.log_steps == 0:
-                self._log(at, outcome.values | meter.read(), facts)
+                self._log(at, outcome.values | meter.read() | self.spent.read(), facts)
                 facts = {}
             self._guard()
             if outcome.asks.stop:
@@ -136,6 +146,7 @@ class _Training:
             mid_epoch = self.state.step_in_epoch < epoch.steps
             if mid_epoch and (self.asked or due(self.state, epoch, self.recipe.checkpoint.every_epochs)):
                 self._save()
+            self.trace.before(self.state.step + 1)
             since = time.perf_counter()
         return True
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import numpy as np
+import torch
 
 from gamut.numbers import PATCH
 from gamut.plan import Epoch
@@ -10,10 +14,12 @@ from gamut.plan import Epoch
 
 class Meter:
     """clips/s, tokens/s and the padding share of an epoch's steps, which the plan knows: nothing is reduced. And the
-    bytes/s that were read for them."""
+    bytes/s that were read for them, and the most memory of this rank so far."""
 
-    def __init__(self, epoch: Epoch) -> None:
+    def __init__(self, epoch: Epoch, device: torch.device, ranks: int, peak_seconds: float = 0.0) -> None:
+        """peak_seconds: what a GPU would need for a token of a step at its peak; 0: not known, and no `mfu`."""
         self.epoch = epoch
+        self.device, self.ranks, self.peak_seconds = device, ranks, peak_seconds
         self._clear()
 
     def facts(self) -> dict[str, float]:
@@ -47,10 +53,22 @@ class Meter:
         values = {
             "clips_per_second": self._clips / seconds,
             "tokens_per_second": self._tokens / seconds,
+            "tokens_per_second_per_gpu": self._tokens / seconds / self.ranks,
             "bytes_per_second": self._bytes / seconds,
             "padding_share": 1.0 - self._own / max(self._samples, 1),
             "wait_share": self._waited / seconds,
             "seconds_per_step": self._seconds / max(self._steps, 1),
+            "memory_gb": memory(self.device) / 1e9,
         }
+        if self.peak_seconds:
+            values["mfu"] = values["tokens_per_second_per_gpu"] * self.peak_seconds
         self._clear()
         return values
+
+
+def memory(device: torch.device) -> int:
+    """Bytes at the most so far: of tensors on the GPU, or of this process. Nothing waits for it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -72,6 +72,14 @@ class Preemption:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """How a step is split into forwards, and what is known of their cost."""
+
+    packs: int  # joined in one forward
+    peak_seconds: float = 0.0  # that a GPU would need for a token of a step at its peak; 0: not known
+
+
+@dataclass(frozen=True)
 class Session:
     """One run while it is open, as `open_session` gives it. Ranks but the first have nulls to track and show with."""
 
@@ -83,14 +91,14 @@ class Session:
     tracker: NullTracker = field(default_factory=NullTracker)
     progress: NullProgress = field(default_factory=NullProgress)
     preemption: Preemption = field(default_factory=Preemption)  # entered: a signal counts once the folder is ours
+    peak_seconds: float = 0.0  # as of `Forward`
 
 
 @contextlib.contextmanager
-def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, per_forward: int) -> Iterator[Session]:
+def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forward: Forward) -> Iterator[Session]:
     """Hold the recipe's run folder, record this attempt, and close both however the run ends. All ranks enter it.
 
-    `clips`: what the run trains on; `per_forward`: packs joined in one forward, which the session's recipe then has in
-    the place of auto.
+    `clips`: what the run trains on; `forward`: whose packs the session's recipe then has in the place of auto.
 
     The tracker closes as `finished` unless the body closed it otherwise, as `failed` on an exception.
     Raises RunError where another process holds the folder or it belongs to another recipe, ShardError where the node's
@@ -109,7 +117,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, per_f
             try:
                 run = RunFolder.open(recipe)
                 facts = {"ranks": world.size, "device": str(world.device), "threads": world.threads}
-                facts["packs_per_forward"] = per_forward
+                facts["packs_per_forward"] = forward.packs
                 facts |= _normalised(recipe, index)
                 tracker = Tracker(run, recipe, index.fingerprint, facts)
                 progress = TrainingProgress(recipe.run.name)
@@ -119,8 +127,9 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, per_f
         lead = world.local_rank == 0
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
             plans.begin()
-            settled = replace(recipe, loader=replace(recipe.loader, packs_per_forward=per_forward))
-            yield Session(settled, world, index, folder, plans, tracker, progress, preemption)
+            settled = replace(recipe, loader=replace(recipe.loader, packs_per_forward=forward.packs))
+            told = (plans, tracker, progress, preemption)
+            yield Session(settled, world, index, folder, *told, forward.peak_seconds)
 
 
 @contextlib.contextmanager

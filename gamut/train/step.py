@@ -12,6 +12,7 @@ from gamut.data.batch import PackedBatch
 from gamut.errors import RunError
 from gamut.train.engine import Engine
 from gamut.train.objective import Moment, Objective
+from gamut.train.spans import Spans
 from gamut.train.world import World
 
 LARGEST_NORM = 1e18  # beyond it DeepSpeed, which squares norms in float32, sees infinity
@@ -38,6 +39,7 @@ class Outcome:
     finite: list[bool]  # this rank's micro-batches: was the loss finite?
     refused: bool = False  # not applied although everything was finite
     bytes: int = 0  # read from storage for it
+    spans: Spans | None = None  # where its time went, where it was taken
 
 
 class Stepper:
@@ -49,9 +51,12 @@ class Stepper:
         engine: Engine,
         world: World,
         allows: Callable[[dict[str, float]], bool] = lambda values: True,
+        clock: torch.device | None = None,
     ) -> None:
-        """allows: asked with a finite step's metrics, before its update, whether to apply it."""
+        """allows: asked with a finite step's metrics, before its update, whether to apply it. clock: the device whose
+        time is taken, where it is not the host's."""
         self.allows = allows
+        self.clock = clock or torch.device("cpu")
         self.objective = objective
         self.engine = engine
         self.world = world
@@ -66,9 +71,13 @@ class Stepper:
         """
         objective, engine = self.objective, self.engine
         # Everything is masked before the first backward, so every loss knows its global denominator.
+        spans = Spans(self.clock)
+        spans.begin("prepare")
         prepared = [objective.prepare(batch, at) for batch in batches]
+        spans.begin("communicate")
         totals, clips, holes, read, agreed = self._count(batches, [p.counts for p in prepared], asks)
 
+        spans.begin("train")
         finite: list[torch.Tensor] = []
         parts: list[dict[str, torch.Tensor]] = []
         for number, inputs in enumerate(prepared, 1):
@@ -79,7 +88,9 @@ class Stepper:
             parts.append(metrics)
         del prepared
 
+        spans.begin("communicate")
         norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
+        spans.begin("update")
         finite_step = math.isfinite(norm)
         applied = finite_step and self.allows(values)
         if applied:
@@ -90,8 +101,9 @@ class Stepper:
             engine.drop()
             objective.skipped_step()
             values = {}
+        spans.end()
         good = [True] * len(finite) if finite_step else [bool(flag) for flag in finite]
-        return Outcome(applied, clips, holes, agreed, waited, values, good, finite_step and not applied, read)
+        return Outcome(applied, clips, holes, agreed, waited, values, good, finite_step and not applied, read, spans)
 
     def leave_out(self, batches: list[PackedBatch], asks: Asks, waited: float) -> Outcome:
         """A step that is not trained on: its clips and holes are counted, and the ranks tell their wishes."""
