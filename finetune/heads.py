@@ -6,7 +6,7 @@ The cache is opened, and looked through for the round's clips, before anything i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ from torch import nn
 
 from finetune.objective import Classify, soft_targets
 from gamut.audio.augment import mask_span
-from gamut.data.batch import PackedBatch
+from gamut.data.batch import Hole, PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import FeatureError
-from gamut.features import FeatureCache
-from gamut.models.tagger import Tagger, load_tagger
+from gamut.features import FeatureCache, Info
+from gamut.models.tagger import Tagger, load_tagger, reads
 from gamut.models.weights import Loaded
 from gamut.plan import Clips
 from gamut.randomness import Purpose
@@ -61,9 +61,29 @@ def require_features(cache: FeatureCache | None, index: Index, clips: Clips | No
         )
 
 
-def loader_of(cache: FeatureCache | None) -> Callable[..., Iterable[Any]]:
-    """What makes the loaders of a run: of features where there is a cache, of sound otherwise."""
-    return Loader if cache is None else functools.partial(Loader, features=cache)
+@dataclass(frozen=True)
+class Layers:
+    """A cache as its layers `chosen` alone: what no head reads need not be sent, mixed and masked."""
+
+    cache: FeatureCache
+    chosen: slice
+
+    @property
+    def holes(self) -> Sequence[Hole]:
+        return self.cache.holes
+
+    @property
+    def info(self) -> Info:
+        return self.cache.info
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """As `FeatureCache.read`, which checks whole records."""
+        return np.ascontiguousarray(self.cache.read(rows)[:, self.chosen])
+
+
+def loader_of(cache: FeatureCache | None, head: schema.Head) -> Callable[..., Iterable[Any]]:
+    """What makes the loaders of a run: of the features that the head reads where there is a cache, else of sound."""
+    return Loader if cache is None else functools.partial(Loader, features=Layers(cache, reads(head.kind)))
 
 
 def encoder_of(cache: FeatureCache) -> dict[str, Any]:

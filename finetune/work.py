@@ -84,8 +84,9 @@ class Finetune(Work):
             began, leakage = kept_start(folder) if world.first else ({}, Leakage())
             if leakage.clips:
                 print(f"{recipe.run.name}: {leakage.told(len(test), column, each.train)}", flush=True)
-            scoring = Scoring(objective, recipe, each, index, test, validation, session, world, loader_of(cache))
-            result = train(objective, session, scoring, loader_of(cache))
+            loader = loader_of(cache, recipe.head)
+            scoring = Scoring(objective, recipe, each, index, test, validation, session, world, loader)
+            result = train(objective, session, scoring, loader)
             if result.status == "preempted":
                 session.tracker.close(result.status)
                 return None

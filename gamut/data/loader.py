@@ -71,7 +71,7 @@ class Loader:
         self.prefetch = prefetch
         self.pin = pin
         self.waited = 0.0
-        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features)
+        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features, workers > 0 or pin)
 
     @property
     def accumulation(self) -> int:
@@ -91,7 +91,7 @@ class Loader:
         with _workers_of(parcels) if self.workers else contextlib.nullcontext():
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
-                batches = [self._next(parcels).open() for _ in range(self.forwards(step))]
+                batches = [self._next(parcels) for _ in range(self.forwards(step))]
                 self.waited += time.perf_counter() - since
                 yield step, batches
 
@@ -122,7 +122,7 @@ class Loader:
         with _held_signals():
             return iter(loader)
 
-    def _next(self, parcels: Iterator[Any]) -> Parcel:
+    def _next(self, parcels: Iterator[Any]) -> PackedBatch:
         died = None
         try:
             item = next(parcels)
@@ -139,17 +139,25 @@ class Loader:
             )
         if isinstance(item, GamutError):
             raise item
-        return item
+        return item.open() if isinstance(item, Parcel) else item
 
 
 class _MicroBatches(Dataset):
-    """Item step * A + a is micro-batch a of a step, as a Parcel, or the GamutError that stopped it.
+    """Item step * A + a is micro-batch a of a step, or the GamutError that stopped it.
 
     An error is returned, not raised, since torch would rebuild a raised one from its traceback as text.
     """
 
     def __init__(
-        self, index: Index, epoch: Epoch, rank: int, world: int, per_forward: int, nodes: int, features: Features | None
+        self,
+        index: Index,
+        epoch: Epoch,
+        rank: int,
+        world: int,
+        per_forward: int,
+        nodes: int,
+        features: Features | None,
+        parcels: bool,
     ) -> None:
         self.index = index
         self.features = features
@@ -158,6 +166,7 @@ class _MicroBatches(Dataset):
         self.world = world
         self.per_forward = per_forward
         self.nodes = nodes
+        self.parcels = parcels  # batches are to be sent, or pinned, in one piece
         self.accumulation = -(-epoch.packs // (world * per_forward))
         self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
         self._dealt: tuple[int, Any] = (
@@ -171,7 +180,7 @@ class _MicroBatches(Dataset):
     def _cost(self, step: int) -> np.ndarray:
         return np.asarray(self.epoch.pack_cost[step * self.epoch.packs : (step + 1) * self.epoch.packs])
 
-    def __getitem__(self, item: int) -> Parcel | GamutError:
+    def __getitem__(self, item: int) -> Parcel | PackedBatch | GamutError:
         step, part = divmod(item, self.accumulation)
         if self._reader is None:
             self._reader = (
@@ -181,7 +190,8 @@ class _MicroBatches(Dataset):
             self._dealt = step, deal(self._cost(step), self.world, self.per_forward, self.nodes)[self.rank]
         packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
         try:
-            return Parcel.of(assemble(self._reader, self.epoch, packs))
+            made = assemble(self._reader, self.epoch, packs)
+            return Parcel.of(made) if self.parcels else made
         except GamutError as error:
             return error
 

@@ -130,7 +130,7 @@ def _map(folder: Path, name: str, files: Mapping[str, Mapping[str, int]], verify
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype != (ARRAYS | OPTIONAL)[name]:
         raise ValueError(f"{path.name} holds {array.dtype}")
-    return array
+    return np.asarray(array)  # over the same memory, as in an index
 
 
 def _crc32(path: Path) -> int:

@@ -42,12 +42,6 @@ class Reader:
         self._decode = index.decode
         self._remote = RemoteShards(index) if index.tars.is_remote else None
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the most recently used last
-        # Plain arrays over the same memory: a scalar of np.memmap costs several times as much.
-        self._shard = np.asarray(index.shard)
-        self._offset = np.asarray(index.offset)
-        self._size = np.asarray(index.size)
-        self._samples = np.asarray(index.samples)
-        self._checksum = np.asarray(index.checksum)
 
     def read(self, row: int) -> bytes:
         """The payload of the clip in `row` of the index, exactly as it was indexed.
@@ -62,12 +56,12 @@ class Reader:
         if self._remote is not None:
             self._remote.forget(row)
         else:
-            self._close(int(self._shard[row]))  # reopen: the file may have been replaced meanwhile
+            self._close(int(self.index.shard[row]))  # reopen: the file may have been replaced meanwhile
         payload = self._payload(row)
         reason = self._fault(row, payload)
         if reason is None:
             return payload
-        shard = self.index.tars.full(self.index.tars.names[self._shard[row]])
+        shard = self.index.tars.full(self.index.tars.names[self.index.shard[row]])
         if self._remote is not None:  # it had its checksum when it was fetched, so the fault is this node's
             raise ShardError(
                 f"Clip {self.index.key(row)} of {shard} was fetched intact, but the cache {self._remote.cache.folder} "
@@ -85,12 +79,12 @@ class Reader:
         Raises AudioError as `read` does, and with reason `empty`, `length` or the decoder's where the audio is not
         what the index says.
         """
-        samples = int(self._samples[row])
+        samples = int(self.index.samples[row])
         payload = self.read(row)
         try:
             waveform = self._decode(payload, samples)
         except AudioError as error:
-            shard = self.index.tars.full(self.index.tars.names[self._shard[row]])
+            shard = self.index.tars.full(self.index.tars.names[self.index.shard[row]])
             raise AudioError(f"Clip {self.index.key(row)} in {shard} is unusable. {error}", error.reason) from error
         if samples == 0 or len(waveform) != samples:
             raise AudioError(
@@ -116,15 +110,15 @@ class Reader:
 
     def _fault(self, row: int, payload: bytes) -> str | None:
         # `item` gives Python's numbers: comparing NumPy's scalars takes as long as the checksum.
-        if len(payload) != self._size.item(row):
+        if len(payload) != self.index.size.item(row):
             return "truncated"
-        return None if xxhash.xxh3_64_intdigest(payload) == self._checksum.item(row) else "checksum"
+        return None if xxhash.xxh3_64_intdigest(payload) == self.index.checksum.item(row) else "checksum"
 
     def _payload(self, row: int) -> bytes:
         """size[row] bytes, or fewer where the file ends."""
         if self._remote is not None:
             return self._remote.read(row)
-        shard, offset, size = self._shard.item(row), self._offset.item(row), self._size.item(row)
+        shard, offset, size = self.index.shard.item(row), self.index.offset.item(row), self.index.size.item(row)
         for attempt in range(self._tries):
             try:
                 return read_at(self._descriptor(shard), size, offset)

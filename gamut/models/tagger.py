@@ -100,11 +100,12 @@ class Tagger(nn.Module):
             nn.init.constant_(self.layer_weight, 1.0 / layers)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits [clips, classes] of features [clips, layers, steps, dim].
+        """Logits [clips, classes] of features [clips, layers, steps, dim]: of all layers, or of those it `reads`.
 
         Raises ValueError for features of another number of layers or dimension.
         """
-        if features.ndim != 4 or features.shape[3] != self.dim or features.shape[1] != self.layers:
+        fit = {self.layers, len(range(self.layers)[reads(self.head.kind)])}
+        if features.ndim != 4 or features.shape[3] != self.dim or features.shape[1] not in fit:
             raise ValueError(
                 f"Features {list(features.shape)} do not fit a head for {self.layers} layers of {self.dim} dimensions."
             )
@@ -112,7 +113,7 @@ class Tagger(nn.Module):
             return self._time_then_layers(features)
         if self.head.kind == "wa_tr":
             return self.mlp_layer(self.time_tr(self._down(self._average(features))).mean(1))
-        pooled = features.mean(2, keepdim=True)
+        pooled = features[:, reads(self.head.kind)].mean(2, keepdim=True)
         one = pooled[:, -1] if self.head.kind == "last_mlp" else self._average(pooled)
         return self.mlp_layer(self._down(one)[:, 0])
 
@@ -128,6 +129,11 @@ class Tagger(nn.Module):
         x = self._down(features)
         x = self.time_tr(x.flatten(0, 1)).mean(1)
         return self.mlp_layer(self.layer_tr(x.reshape(len(features), self.layers, x.shape[1])).mean(1))
+
+
+def reads(kind: str) -> slice:
+    """Which of the encoder's layers a head of this kind makes use of."""
+    return slice(-1, None) if kind == "last_mlp" else slice(None)
 
 
 def load_tagger(tagger: Tagger, path: str | Path) -> Loaded:

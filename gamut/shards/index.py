@@ -43,7 +43,7 @@ _intact: set[tuple] = set()  # versions of files that this process, or the one t
 
 
 class Index:
-    """One row a clip, in the order of the shards; n clips. Arrays are read-only memory maps.
+    """One row a clip, in the order of the shards; n clips. Arrays are read-only and mapped from their files.
 
     >>> index = Index.open("shards/esc50")                      # doctest: +SKIP
     >>> index.key(0), index.labels[index.label[index.label_offset[0]]], index.samples[0] / 16000  # doctest: +SKIP
@@ -297,4 +297,4 @@ def _array(path: Path, dtype: type) -> np.ndarray:
     array = np.lib.format.open_memmap(path, mode="r")  # which never unpickles
     if array.dtype != dtype or array.ndim != 1:
         raise ValueError(f"{path.name} holds {array.dtype} {list(array.shape)}")
-    return array
+    return np.asarray(array)  # over the same memory: indexing an np.memmap takes several times as long

@@ -9,9 +9,7 @@ import socket
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from gamut.files import replacing, write_bytes
 from gamut.recipe.schema import Recipe
@@ -19,6 +17,9 @@ from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
 from gamut.track.run import RunFolder, git_revision
 from gamut.track.store import public, store_uri
+
+if TYPE_CHECKING:  # most runs draw nothing
+    from matplotlib.figure import Figure
 
 FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds between tries while the server does not answer
 STATUSES = ("finished", "preempted", "failed")

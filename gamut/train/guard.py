@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
+import time
 from types import TracebackType
 
 import torch
@@ -101,20 +103,27 @@ def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) 
 
 
 class Watchdog:
-    """Ends this process, with the stacks of all its threads on stderr, when no `beat` comes for `seconds`.
+    """Ends this process, with the stacks of all its threads on stderr, when no `beat` comes for `seconds`, or up to a
+    second more.
 
     The timer lives in C: it fires although Python hangs in a collective or in a kernel.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._pause = min(1.0, seconds / 10.0)  # a beat so soon after another changes nothing: it starts a thread
+        self._heard = -math.inf
 
     def beat(self) -> None:
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=2)
+        now = time.monotonic()
+        if now - self._heard >= self._pause:
+            faulthandler.dump_traceback_later(self.seconds + self._pause, exit=True, file=2)
+            self._heard = now
 
     def rest(self) -> None:
         """Stop watching until the next beat."""
         faulthandler.cancel_dump_traceback_later()
+        self._heard = -math.inf
 
     def __enter__(self) -> Watchdog:
         self.beat()
@@ -135,11 +144,15 @@ class Garbage:
         gc.collect()
         gc.freeze()  # what is alive now stays: models, plans, modules
         gc.disable()
+        self._settled = False
         return self
 
     def after_step(self, step: int) -> None:
         if step % self.EVERY == 0:
             gc.collect()
+            if not self._settled:  # the engine, the first steps and MLflow have brought along more of that
+                gc.freeze()
+                self._settled = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -55,7 +55,7 @@ def test_a_loaded_epoch_is_the_saved_one_mapped(clips: Clips, epoch: Epoch, tmp_
     loaded = load_epoch(folder, expect)
     assert_same(loaded, epoch)
     assert_same(load_epoch(folder, verify=False), epoch)
-    assert isinstance(loaded.start, np.memmap)
+    assert isinstance(loaded.start.base, np.memmap)
     assert not loaded.start.flags.writeable
     assert loaded.summary() == epoch.summary()
     assert [p.name for p in folder.parent.iterdir()] == ["epoch"]  # nothing temporary stays

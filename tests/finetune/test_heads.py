@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.heads import TagFeatures, hidden_steps, mask_time, mix
+from finetune.heads import TagFeatures, hidden_steps, loader_of, mask_time, mix
 from gamut.data.batch import PackedBatch
+from gamut.features import write_cache
 from gamut.recipe import schema
 from gamut.train.objective import Moment
 from tests.close import assert_close
@@ -116,6 +118,17 @@ def test_an_empty_pack_gives_zero_loss_and_reaches_every_parameter(kind: str) ->
     loss.backward()
     assert loss.item() == 0.0
     assert all(parameter.grad is not None for parameter in objective.model.parameters())
+
+
+def test_a_head_on_the_last_layer_is_sent_no_other(tmp_path: Path) -> None:
+    """The same bits as from whole records."""
+    cache = write_cache(tmp_path, np.random.default_rng(0).normal(size=(6, *SHAPE)))
+    rows = np.array([4, 0, 2])
+    for kind, layers in (("last_mlp", 1), ("wa_mlp", 3)):
+        few = loader_of(cache, schema.Head(kind)).keywords["features"].read(rows)  # type: ignore[attr-defined]
+        assert few.shape == (3, layers, *SHAPE[1:])
+        model = task(kind=kind).model
+        assert torch.equal(model(torch.from_numpy(few).float()), model(torch.from_numpy(cache.read(rows)).float()))
 
 
 def test_what_is_kept_beside_the_weights_says_what_they_are_of() -> None:

@@ -33,7 +33,7 @@ def test_arrays_are_memory_maps_of_the_stated_types(pristine: Path) -> None:
     }  # fmt: skip
     for name, dtype in types.items():
         array = getattr(index, name)
-        assert isinstance(array, np.memmap)
+        assert isinstance(array.base, np.memmap)
         assert array.dtype == dtype
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
