@@ -109,7 +109,8 @@ class Asit(Pretraining):
                 teacher = runs(views.clean, views.teacher, None, everything)
         if student.data is not None and teacher.data is not None:
             sharpness = warmth, options.student_temperature
-            taught = self.centres.distil(student.data, teacher.data, views.local, views.local_counts, sharpness)
+            rows = views.local, views.local_counts
+            taught = self.centres.distil(student.data, teacher.data, *rows, sharpness, self.compiled())
             sums["local"] = taught.loss
             metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
         if student.classes is not None and teacher.classes is not None:

@@ -159,6 +159,7 @@ class Centres:
         rows: torch.Tensor,
         counts: torch.Tensor | None,
         sharpness: tuple[float, float],
+        compiled: bool = False,
     ) -> losses.Distilled:
         """What the data tokens `rows` of a micro-step are taught (see `losses.distil`); the centre gathers all of them.
 
@@ -167,7 +168,7 @@ class Centres:
         self.on["_data"].add(teacher)
         if len(rows) != len(teacher):
             teacher = torch.index_select(teacher, 0, rows)
-        given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts)
+        given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts, compiled)
         number = len(rows) if counts is None else counts.sum()
         self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
         return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ def reconstruction(predicted: torch.Tensor, pixels: torch.Tensor, hidden: torch.
     return ((predicted.float() - pixels).abs() * hidden).sum()
 
 
-def teacher_distribution(logits: torch.Tensor, centre: torch.Tensor, temperature: float) -> torch.Tensor:
+def teacher_distribution(logits: torch.Tensor, centre: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
     """softmax((z - centre) / temperature), float32 [n, K]: centred and sharpened (Eq. 5)."""
     return F.softmax((logits.float() - centre) / temperature, dim=-1)
 
@@ -45,14 +46,39 @@ def distil(
     centre: torch.Tensor,
     sharpness: tuple[float, float],
     counts: torch.Tensor | None = None,
+    compiled: bool = False,
 ) -> Distilled:
     """`cross_entropy` of the student's logits [n, K] with `teacher_distribution` of the teacher's [n, K].
 
     Only the loss has a gradient, and only by `logits`. Some rows are worked on at a time and their gradient is kept in
     the type of the logits: all of them in float32 would be the largest tensors of a step, several times over.
     sharpness: temperature of the teacher and of the student; counts: bool [n], the rows that are summed; None: all.
+    compiled: by torch.compile, as the blocks are: few passes over the logits where torch's operators take twenty.
     """
-    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness, counts))
+    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness, counts, compiled))
+
+
+def distil_rows(
+    logits: torch.Tensor,
+    teacher: torch.Tensor,
+    centre: torch.Tensor,
+    warm: float | torch.Tensor,
+    cool: float | torch.Tensor,
+    counts: torch.Tensor | None,
+    gradient: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`Distilled` of some rows, in float32; `gradient` [n, K] is overwritten with the loss's by `logits`.
+
+    Sums go over each row first: with them a compiler does all that comes before `chances` while it has the row."""
+    target = teacher_distribution(teacher, centre, warm)
+    if counts is not None:
+        target *= counts[:, None]
+    log_p = F.log_softmax(logits.float() / cool, dim=-1)
+    loss, uncertain = -(target * log_p).sum(-1).sum(), entropy(target)
+    squares = target.square().sum(-1).sum()
+    if gradient is not None:
+        gradient.copy_((log_p.exp_().mul_(target.sum(-1, keepdim=True)) - target).div_(cool))
+    return loss, uncertain, target.sum(0), squares
 
 
 class _Distil(torch.autograd.Function):
@@ -65,25 +91,35 @@ class _Distil(torch.autograd.Function):
         warm: float,
         cool: float,
         counts: torch.Tensor | None,
+        compiled: bool,
     ) -> tuple[torch.Tensor, ...]:
         rows, width = logits.shape
         loss, uncertain, squares, chances = (
             torch.zeros(shape, dtype=torch.float64, device=logits.device) for shape in ((), (), (), (width,))
         )
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        chunk = max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_DEVICE) // (4 * width))
+        most = max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_DEVICE) // (4 * width))
+        chunk = max(1, -(-rows // max(1, -(-rows // most))))  # all about as large: for a row alone torch compiles anew
+        work: Callable[..., Any] = distil_rows
+        sharpness: tuple[Any, ...] = (warm, cool)
+        if compiled and chunk > 1:
+            from gamut.train.blocks import compiled_function
+
+            work = compiled_function(distil_rows)
+            # As tensors: a number would be compiled into the code, and the teacher's changes from step to step.
+            sharpness = tuple(torch.full((), value, device=logits.device) for value in sharpness)
         for begin in range(0, rows, chunk):
             some = slice(begin, begin + chunk)
-            target = teacher_distribution(teacher[some], centre, warm)
-            if counts is not None:
-                target *= counts[some, None]
-            log_p = F.log_softmax(logits[some].float() / cool, dim=-1)
-            loss -= (target * log_p).sum()
-            uncertain += entropy(target)
-            chances += target.sum(0)
-            squares += target.square().sum()
-            if gradient is not None:
-                gradient[some] = (log_p.exp_().mul_(target.sum(-1, keepdim=True)) - target).div_(cool)
+            parts = work(
+                logits[some],
+                teacher[some],
+                centre,
+                *sharpness,
+                None if counts is None else counts[some],
+                None if gradient is None else gradient[some],
+            )
+            for total, part in zip((loss, uncertain, chances, squares), parts):
+                total += part
         ctx.save_for_backward(gradient)
         values = loss.float(), uncertain.float(), chances, squares
         ctx.mark_non_differentiable(*values[1:])
@@ -93,7 +129,7 @@ class _Distil(torch.autograd.Function):
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         # The loss's own gradient has no dimensions, so the product has the type of the logits.
-        return gradient * given[0], *[None] * 5
+        return gradient * given[0], *[None] * 6
 
 
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -110,7 +146,7 @@ def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) ->
 
 def entropy(distribution: torch.Tensor) -> torch.Tensor:
     """Sum over rows of the entropy in nats. distribution: [n, K]."""
-    return -(distribution * distribution.clamp_min(1e-12).log()).sum()
+    return -(distribution * distribution.clamp_min(1e-12).log()).sum(-1).sum()
 
 
 def koleo(vectors: torch.Tensor, group: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,7 @@ LAUNCHES = {
     "_varlen_attn_backward": 3,
     "scatter_add_": 1,
 }
+COLUMNS = "sum over rows"
 FOREACH = 64  # tensors that one launch of a _foreach_ takes
 
 # Calls that read as much of their first operand as they put out, not all of it.

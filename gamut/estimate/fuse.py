@@ -2,7 +2,8 @@
 
 torch's compiler is not run: its rules are stated. Calls of one compiled part that follow each other and are bound by
 memory are one kernel, which reads what comes from outside and writes what goes there. What such a kernel made for the
-backward alone is made again there from what it was made of, except the sums that a LayerNorm begins with.
+backward alone is made again there from what it was made of, except the sums that a LayerNorm begins with. Sums over the
+rows are a kernel of their own, since those before them go row by row: what they add up is written and read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 
-from gamut.estimate.calls import Call
+from gamut.estimate.calls import COLUMNS, Call
 
 KEPT = "native_layer_norm"  # what it reads is kept: to sum twice would cost more
 
@@ -25,7 +26,7 @@ def fuse(calls: list[Call]) -> list[Call]:
         numbered = list(run)
         if key is None:
             fused += [call for _, call in numbered]
-        elif key[1] != "memory":
+        elif key[1] not in ("memory", COLUMNS):
             fused += [replace(call, compiled=True) for _, call in numbered]
         else:
             fused.append(_one([call for _, call in numbered], numbered[-1][0], last))
@@ -36,7 +37,7 @@ def _kernel(call: Call) -> tuple[str, str, bool] | None:
     """What a call may share a kernel with; None outside of compiled parts."""
     if not call.region or not call.launches or call.wait:
         return None
-    return call.region, call.kind, call.backward
+    return call.region, call.name if call.name == COLUMNS else call.kind, call.backward
 
 
 def _one(calls: list[Call], end: int, last: Mapping[int, int]) -> Call:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gamut.estimate.answers import MASKED, Answers, frame_here, is_mask, place_of
 from gamut.estimate.calls import (
+    COLUMNS,
     NOTHING,
     Call,
     bytes_of,
@@ -32,7 +33,8 @@ from gamut.estimate.fakes import fake_tensors
 from gamut.estimate.memory import BLOCK, Memory
 from gamut.estimate.told import Told
 
-PARTS = ("before", "after")  # of a block of gamut/models/vit.py
+# What is compiled: parts of a block, and some rows of a loss.
+PARTS = {"before": "models/vit.py", "after": "models/vit.py", "distil_rows": "pretrain/losses.py"}
 DEEP = 16  # frames from a call to its part, at most: those of torch's modules lie between
 
 
@@ -174,6 +176,13 @@ class Trace(TorchDispatchMode):
             converted = here[0].numel() * kwargs["dtype"].itemsize  # torch converts all of it first
             self.memory.brief(converted, "activations")
             moved += 2.0 * converted
+        if (
+            name == "sum"
+            and there
+            and here[0].ndim > 1
+            and 0 in [dim % here[0].ndim for dim in (args[1:] or [()])[0] or ()]
+        ):
+            name = COLUMNS
         if name in ("clone", "copy_") and not all(tensor.is_contiguous() for tensor in (*here, *there)):
             name = f"{name} strided"
         waits = mine == "cuda" and (name == "nonzero" or (name in MASKED and any(map(is_mask, args[1]))))
@@ -252,7 +261,7 @@ def _region(frame: FrameType | None) -> str:
         if frame is None:
             break
         code = frame.f_code
-        if code.co_name in PARTS and code.co_filename.endswith("models/vit.py"):
+        if code.co_name in PARTS and code.co_filename.endswith(PARTS[code.co_name]):
             return f"{code.co_name} {id(frame.f_locals.get('self'))}"
         frame = frame.f_back
     return ""

@@ -61,6 +61,14 @@ def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Co
 
 def compile_blocks(blocks: list[nn.Module]) -> None:
     """Have each block's forward compiled at its first call, once for all of them and for any number of tokens."""
+    _set_up()
+    for block in blocks:
+        kind: Any = type(block)
+        block.__class__ = _compiled(kind, BACKEND)
+        block._z3_leaf = True  # type: ignore[assignment]  # ZeRO-3 gathers a block whole, and hooks nothing inside it
+
+
+def _set_up() -> None:
     os.environ.setdefault(CACHE, str(_cache()))
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
@@ -68,10 +76,19 @@ def compile_blocks(blocks: list[nn.Module]) -> None:
     # DDP's own splitting of graphs is for whole models; the gradients of a block are ready together anyway.
     dynamo.optimize_ddp = False
     inductor.compile_threads = 1  # a few small graphs: no processes beside the rank that could outlive it
-    for block in blocks:
-        kind: Any = type(block)
-        block.__class__ = _compiled(kind, BACKEND)
-        block._z3_leaf = True  # type: ignore[assignment]  # ZeRO-3 gathers a block whole, and hooks nothing inside it
+
+
+@functools.cache
+def compiled_function(plain: Forward) -> Forward:
+    """A function of tensors, compiled once for any number of rows from 2 on; for objectives with compiled blocks."""
+    _set_up()
+    from torch.fx.experimental import _config
+
+    shapes: Any = _config
+    fast: Forward = torch.compile(plain, dynamic=True, fullgraph=True, backend=BACKEND)
+    # Left to itself torch takes what is equal at the first call (where two pieces begin in their tensors) for equal
+    # ever after, and compiles anew where it is not.
+    return shapes.patch(use_duck_shape=False)(fast)  # type: ignore[no-any-return]
 
 
 @functools.cache

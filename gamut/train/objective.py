@@ -90,7 +90,7 @@ class Objective(ABC):
 
     def compiled(self) -> bool:
         """Whether the model's blocks are compiled."""
-        return any(isinstance(block, Block) and block.compiled for block in self.blocks(self.model))
+        return next((part.compiled for part in self.model.modules() if isinstance(part, Block)), False)
 
     def copies(self) -> tuple[nn.Module, ...]:
         """Frozen modules that follow the model (a teacher, in fp32; the same in another type): an engine that cuts the

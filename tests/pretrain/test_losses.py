@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from gamut.train import blocks
 from pretrain import losses
 from pretrain.centres import Centre, sum_up
 from pretrain.teacher import make_teacher, momentum, move
@@ -105,6 +106,47 @@ def test_distil_is_cross_entropy_with_the_teachers_distribution(
     (there,) = torch.autograd.grad(theirs / 50, logits)
     assert here.dtype == kind
     assert_close(here, there, 1e-6 if kind == torch.float32 else 2**-7)  # in bf16 it is rounded twice
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [
+        ("aot_eager", torch.float32),
+        ("inductor", torch.float32),
+        pytest.param("inductor", torch.bfloat16, marks=pytest.mark.long),
+    ],
+)
+def test_compiled_distil_is_distil_and_is_compiled_once(
+    backend: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(blocks, "BACKEND", backend)
+    monkeypatch.setattr(losses, "CHUNK_CPU", 4 * 24 * 100)
+    reset()
+    blocks.compiled_function.cache_clear()
+    counters.clear()
+    generator = torch.Generator().manual_seed(0)
+    graphs = []
+    for step in range(20):  # of ragged sizes, with a teacher that sharpens from step to step
+        rows = int(torch.randint(2, 500, (), generator=generator))
+        logits, teacher = (torch.randn(rows, 24, generator=generator).to(kind) for _ in range(2))
+        counts = torch.rand(rows, generator=generator) < 0.7
+        centre, sharpness = 0.1 * torch.randn(24, generator=generator), (0.04 + 0.001 * step, 0.1)
+        found = []
+        for compiled in (True, False):
+            taught = logits.clone().requires_grad_()
+            given = losses.distil(taught, teacher, centre, sharpness, counts, compiled)
+            (gradient,) = torch.autograd.grad(given.loss / rows, taught)
+            found.append((*given, gradient))
+        for mine, theirs in zip(*found):
+            assert_close(mine, theirs, 3e-6 if kind == torch.float32 else 2**-7)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1, graphs
+    assert not counters["graph_break"]
+    reset()
+    blocks.compiled_function.cache_clear()
 
 
 def test_distil_of_no_row_is_nothing() -> None:

@@ -62,8 +62,9 @@ def test_blocks_are_compiled_once_for_packs_of_any_lengths_and_change_nothing() 
         assert all(torch.equal(mine[2][name], gradient) for name, gradient in theirs[2].items())
         for task in (fast, plain):
             task.after_step(NOW)
-        # Before and after attention, of the student and of the teacher: whatever the depth, whatever the lengths.
-        assert counters["stats"]["unique_graphs"] == 4
+        # Before and after attention, of the student and of the teacher: whatever the depth, whatever the lengths; and
+        # the loss of data tokens, of rows that begin their tensor (on a CPU, where some are masked) and of others.
+        assert counters["stats"]["unique_graphs"] in (5, 6)
         assert not counters["graph_break"]
 
 
