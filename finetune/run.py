@@ -12,6 +12,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+    from gamut.processes import watch_launcher
+
+    watch_launcher()
+
 from gamut.train.main import main_of
 
 main = main_of("finetune")

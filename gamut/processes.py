@@ -7,6 +7,7 @@ watched. A process is its pid and its start time, since pids are used again.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -80,6 +81,18 @@ def ancestors(top: int | None = None) -> list[Process]:
             break
         pid, below = found[0], pid
     return line
+
+
+def watch_launcher() -> None:
+    """Watch the ancestors of this process, once, where a launcher of ranks started it (RANK is set). To be called first
+    of all: what a rank imports takes seconds, in which its launcher may end."""
+    if "RANK" in os.environ:
+        _watch_once(os.getpid())
+
+
+@functools.cache
+def _watch_once(pid: int) -> None:
+    watch_ancestors()
 
 
 def watch_ancestors(

@@ -12,6 +12,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
 import socket
 import sys
@@ -155,7 +157,12 @@ def local_words(stage: str, words: list[str], ranks: int, port: int) -> list[str
     script = [str(ROOT / f"{COMMANDS[stage][0].replace('.', '/')}.py"), *words]
     if ranks == 1:
         return script
-    return ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(port), *script]
+    # DeepSpeed's launcher of this node, not the runner in front of it, which ends with 0 when the launcher was killed.
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.isdigit()]
+    devices = list(map(int, chosen)) if len(chosen) >= ranks else list(range(ranks))
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices[:ranks]}).encode()).decode()
+    words = ["--world_info", world, "--master_port", str(port), "--log_level", "error", *script]
+    return ["-m", "deepspeed.launcher.launch", *words]
 
 
 def run_here(stage: str, words: list[str], cluster: Cluster) -> int:

@@ -18,7 +18,7 @@ import torch.utils.deterministic
 
 from gamut.accelerator import CHOICE, accelerator
 from gamut.errors import RunError
-from gamut.processes import watch_ancestors
+from gamut.processes import watch_launcher
 from gamut.recipe import schema
 from gamut.train.build import build
 
@@ -96,12 +96,10 @@ def start(run: schema.Run) -> World:
     Raises RunError where the environment says that there are several ranks but not where they meet, and where there
     are GPUs that torch cannot use.
     """
-    launched = "RANK" in os.environ
+    watch_launcher()
     _complete_environment()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if launched:
-        watch_ancestors()
     os.environ[CHOICE] = accelerator()
 
     import deepspeed  # here: it reads the environment when it is imported

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shlex
 import sys
@@ -136,8 +138,8 @@ def test_local_becomes_the_stage(became: list[list[str]], monkeypatch: pytest.Mo
         with pytest.raises(SystemExit):
             command.main([*words, "--local"])
     script = str(command.ROOT / "pretrain" / "run.py")
-    assert became[0][:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
-    assert became[0][3:5] == ["--num_gpus", "2"]
+    assert became[0][:3] == [sys.executable, "-m", "deepspeed.launcher.launch"]
+    assert json.loads(base64.urlsafe_b64decode(became[0][4])) == {"localhost": [0, 1]}
     assert became[0][-3:] == [script, "demo", "seed=3"]
     assert became[1] == [sys.executable, str(command.ROOT / "finetune" / "run.py"), "demo"]
 
