@@ -6,7 +6,7 @@ The cache is opened, and looked through for the round's clips, before anything i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Layers:
         return np.ascontiguousarray(self.cache.read(rows)[:, self.chosen])
 
 
-def loader_of(cache: FeatureCache | None, head: schema.Head) -> Callable[..., Iterable[Any]]:
+def loader_of(cache: FeatureCache | None, head: schema.Head) -> Callable[..., Loader]:
     """What makes the loaders of a run: of the features that the head reads where there is a cache, else of sound."""
     return Loader if cache is None else functools.partial(Loader, features=Layers(cache, reads(head.kind)))
 

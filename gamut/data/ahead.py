@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gamut.data.plans import ensure_epoch
+from gamut.data.plans import ensure_epoch, load_epoch
 from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, digest, plan_epoch, plan_fingerprint
 from gamut.plan.clips import OPTIONAL, TYPES
@@ -74,13 +74,21 @@ class Ahead:
         Raises PlanError as `plan_epoch` and `ensure_epoch` do.
         """
         self._wait()
-        expect = self.fingerprint | {"epoch": str(number)}
+        expect = self._expect(number)
         epoch = ensure_epoch(self.path(number), lambda: plan_epoch(self.clips, self.seed, number, self.policy), expect)
         if self.lead:
             self._remove_before(number - 1)
             if number + 1 < self.epochs and not self.path(number + 1).exists():
                 self._start(number + 1)
         return epoch
+
+    def planned(self, number: int) -> Epoch | None:
+        """Epoch `number` if it is saved by now and can be read, at once and unverified: `take` is sure of it."""
+        if number >= self.epochs or not self.path(number).exists():
+            return None
+        with contextlib.suppress(PlanError):
+            return load_epoch(self.path(number), self._expect(number), verify=False)
+        return None
 
     def close(self) -> None:
         """Stop planning ahead. Saved epochs are kept."""
@@ -93,6 +101,9 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _expect(self, number: int) -> dict[str, str]:
+        return self.fingerprint | {"epoch": str(number)}
 
     def _start(self, number: int, processes: int = 1) -> None:
         if len(self.clips) <= INLINE_CLIPS:

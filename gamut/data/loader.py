@@ -8,17 +8,17 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch, Parcel
 from gamut.data.reader import FeatureReader, Features, Reader, Readers, open_reader
-from gamut.errors import GamutError, RunError
+from gamut.errors import GamutError, PlanError, RunError
 from gamut.plan import Epoch, deal, forwards
 from gamut.processes import watch_ancestors
 from gamut.shards import Index
@@ -42,6 +42,10 @@ class Loader:
     `features` clips are read from that cache instead of from the shards; the plan must be one of `cached` clips.
     `waited` is the time in seconds that the consumer has spent waiting for batches since the loader was made.
 
+    A run's epochs share one loader: `later` gives an epoch by its number as soon as it is planned, None until then.
+    After an epoch's last step its workers then stay for the next one (`go_on`), whose first steps they have read by
+    then if it was planned in time. They end when an epoch is left in the middle, and on `close`.
+
     Raises at the step concerned: ShardError, PlanError or FeatureError as `assemble` does, in whichever process it
     happens; RunError where a worker process died.
     """
@@ -60,6 +64,7 @@ class Loader:
         pin: bool = False,
         nodes: int = 1,
         features: Features | None = None,
+        later: Callable[[int], Epoch | None] | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
@@ -71,7 +76,11 @@ class Loader:
         self.prefetch = prefetch
         self.pin = pin
         self.waited = 0.0
-        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features, workers > 0 or pin)
+        self._later = later
+        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features, workers > 0 or pin, later)
+        self._loader: DataLoader | None = None
+        self._parcels: Any = None
+        self._read_until = -1  # the epoch that the workers have come to
 
     @property
     def accumulation(self) -> int:
@@ -86,16 +95,52 @@ class Loader:
         """Steps from `start_step` to the end of the epoch."""
         return self.epoch.steps - self.start_step
 
+    def go_on(self, epoch: Epoch) -> None:
+        """Take up the epoch after the one that has been iterated to its end, from its first step."""
+        self.epoch, self.start_step = epoch, 0
+        self._source.epoch = epoch
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.workers and self._parcels is not None:
+            self._parcels._shutdown_workers()  # now, not when the last traceback that refers to them is collected
+            self._kill()
+            atexit.unregister(self._kill)
+        self._parcels = self._loader = None
+
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
-        parcels = self._parcels()
-        with _workers_of(parcels) if self.workers else contextlib.nullcontext():
+        stay = False
+        try:
             for step in range(self.start_step, self.epoch.steps):
                 since = time.perf_counter()
-                batches = [self._next(parcels) for _ in range(self.forwards(step))]
+                batches = [self._next() for _ in range(self.forwards(step))]
                 self.waited += time.perf_counter() - since
                 yield step, batches
+            stay = self._later is not None
+        finally:
+            if stay:
+                self.start_step = self.epoch.steps
+            else:
+                self.close()
 
-    def _parcels(self) -> Any:
+    def _items(self) -> Iterator[tuple[int, int, int]]:
+        """The work of this epoch, and of those after it that are planned when their turn comes."""
+        epoch, start = self.epoch, self.start_step
+        while True:
+            self._read_until = epoch.number
+            for step in range(start, epoch.steps):
+                for part in range(self._source.forwards(step, epoch)):
+                    yield epoch.number, step, part
+            following = self._later(epoch.number + 1) if self.workers and self._later else None
+            if following is None:
+                return
+            epoch, start = following, 0
+
+    def _start(self) -> None:
+        """Begin to read; workers that there are go on with what they have open."""
+        if self._loader is not None:
+            self._parcels = iter(self._loader)
+            return
         shared: dict[str, Any] = {}
         if self.workers:
             # Fork: nothing is pickled, the index and the plan are shared memory maps, a worker starts in milliseconds.
@@ -104,28 +149,34 @@ class Loader:
                 "multiprocessing_context": "fork",
                 "worker_init_fn": functools.partial(_settle, os.getpid()),
                 "prefetch_factor": max(1, self.prefetch) * share,
+                "persistent_workers": self._later is not None,
             }
-        items = (
-            step * self.accumulation + part
-            for step in range(self.start_step, self.epoch.steps)
-            for part in range(self.forwards(step))
-        )
-        loader = DataLoader(
+        self._loader = DataLoader(
             self._source,
             batch_size=None,
-            sampler=items,
+            sampler=_Work(self._items),
             num_workers=self.workers,
             pin_memory=self.pin,
             generator=torch.Generator(),  # otherwise it would draw a seed from the global generator
             **shared,
         )
         with _held_signals():
-            return iter(loader)
+            self._parcels = iter(self._loader)
+        if self.workers:
+            atexit.register(self._kill)
 
-    def _next(self, parcels: Iterator[Any]) -> PackedBatch:
+    def _kill(self) -> None:
+        """End the workers with this process, if not before: they ignore SIGTERM, by which torch and multiprocessing
+        would end them."""
+        for worker in self._parcels._workers:
+            worker.kill()
+
+    def _next(self) -> PackedBatch:
         died = None
         try:
-            item = next(parcels)
+            if self._parcels is None or self._read_until < self.epoch.number:
+                self._start()
+            item = next(self._parcels)
         except (RuntimeError, EOFError, OSError) as error:
             lost = isinstance(error, (EOFError, OSError)) or "exited unexpectedly" in str(error)
             if not self.workers or not lost or str(error).startswith("Caught "):  # raised inside a worker that lives
@@ -142,8 +193,18 @@ class Loader:
         return item.open() if isinstance(item, Parcel) else item
 
 
+class _Work(Sampler):
+    """What torch asks anew for the items of each epoch."""
+
+    def __init__(self, items: Callable[[], Iterator[tuple[int, int, int]]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return self._items()
+
+
 class _MicroBatches(Dataset):
-    """Item step * A + a is micro-batch a of a step, or the GamutError that stopped it.
+    """Item (number, step, a) is micro-batch a of a step of an epoch, or the GamutError that stopped it.
 
     An error is returned, not raised, since torch would rebuild a raised one from its traceback as text.
     """
@@ -158,6 +219,7 @@ class _MicroBatches(Dataset):
         nodes: int,
         features: Features | None,
         parcels: bool,
+        later: Callable[[int], Epoch | None] | None,
     ) -> None:
         self.index = index
         self.features = features
@@ -167,33 +229,42 @@ class _MicroBatches(Dataset):
         self.per_forward = per_forward
         self.nodes = nodes
         self.parcels = parcels  # batches are to be sent, or pinned, in one piece
+        self.later = later
         self.accumulation = -(-epoch.packs // (world * per_forward))
         self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
-        self._dealt: tuple[int, Any] = (
-            -1,
-            None,
-        )  # the step dealt last: its micro-batches are requested one after another
+        # The step dealt last: its micro-batches are requested one after another.
+        self._dealt: tuple[tuple[int, int], Any] = ((-1, -1), None)
 
-    def forwards(self, step: int) -> int:
-        return forwards(self._cost(step), self.world, self.per_forward, self.nodes)
+    def forwards(self, step: int, epoch: Epoch | None = None) -> int:
+        return forwards(_cost(epoch or self.epoch, step), self.world, self.per_forward, self.nodes)
 
-    def _cost(self, step: int) -> np.ndarray:
-        return np.asarray(self.epoch.pack_cost[step * self.epoch.packs : (step + 1) * self.epoch.packs])
-
-    def __getitem__(self, item: int) -> Parcel | PackedBatch | GamutError:
-        step, part = divmod(item, self.accumulation)
+    def __getitem__(self, item: tuple[int, int, int]) -> Parcel | PackedBatch | GamutError:
+        number, step, part = item
         if self._reader is None:
             self._reader = (
                 open_reader(self.index) if self.features is None else FeatureReader(self.index, self.features)
             )
-        if self._dealt[0] != step:
-            self._dealt = step, deal(self._cost(step), self.world, self.per_forward, self.nodes)[self.rank]
-        packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
         try:
+            if number != self.epoch.number:
+                self.epoch = self._open(number)
+            if self._dealt[0] != (number, step):
+                dealt = deal(_cost(self.epoch, step), self.world, self.per_forward, self.nodes)
+                self._dealt = (number, step), dealt[self.rank]
+            packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
             made = assemble(self._reader, self.epoch, packs)
             return Parcel.of(made) if self.parcels else made
         except GamutError as error:
             return error
+
+    def _open(self, number: int) -> Epoch:
+        epoch = self.later(number) if self.later else None
+        if epoch is None:
+            raise PlanError(f"The plan of epoch {number} was there when its reading began, and is gone.")
+        return epoch
+
+
+def _cost(epoch: Epoch, step: int) -> np.ndarray:
+    return np.asarray(epoch.pack_cost[step * epoch.packs : (step + 1) * epoch.packs])
 
 
 def _settle(parent: int, worker: int) -> None:
@@ -206,24 +277,6 @@ def _settle(parent: int, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     watch_ancestors(parent=parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-
-
-@contextlib.contextmanager
-def _workers_of(parcels: Any) -> Iterator[None]:
-    """End the workers with the block or with this process, whichever comes first: they ignore SIGTERM, by which torch
-    and multiprocessing would end them."""
-
-    def kill() -> None:
-        for worker in parcels._workers:
-            worker.kill()
-
-    atexit.register(kill)
-    try:
-        yield
-    finally:
-        parcels._shutdown_workers()  # now, not when the last traceback that refers to them is collected
-        kill()
-        atexit.unregister(kill)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def train(
     objective: Objective,
     session: Session,
     at_epoch_end: AtEpochEnd | None = None,
-    make_loader: Callable[..., Iterable] = Loader,
+    make_loader: Callable[..., Loader] = Loader,
 ) -> Result:
     """Train `objective` for the recipe's epochs of the session's plans, or as far as it gets.
 
@@ -83,7 +83,7 @@ class _Training:
         objective: Objective,
         session: Session,
         at_epoch_end: AtEpochEnd | None,
-        make_loader: Callable[..., Iterable],
+        make_loader: Callable[..., Loader],
         watchdog: Watchdog,
         garbage: Garbage,
     ) -> None:
@@ -104,10 +104,12 @@ class _Training:
         self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
         self.asked = False  # whether a checkpoint was due by the clock at the step before
+        self.loader: Loader | None = None
+        self.ending = contextlib.ExitStack()
 
     def run(self) -> str:
         """Train to the end, or until the attempt has to end: finished | preempted."""
-        with contextlib.closing(self.trace):
+        with contextlib.closing(self.trace), self.ending:
             while self.state.epoch < self.recipe.epochs:
                 epoch = take(self.session, self.state.epoch)
                 if not self._steps(epoch):
@@ -150,9 +152,13 @@ class _Training:
             since = time.perf_counter()
         return True
 
-    def _loader(self, epoch: Epoch) -> Iterable[tuple[int, list[PackedBatch]]]:
+    def _loader(self, epoch: Epoch) -> Loader:
+        """One for all epochs: its workers go on from one to the next."""
+        if self.loader is not None:
+            self.loader.go_on(epoch)
+            return self.loader
         recipe, world = self.recipe, self.world
-        return self.make_loader(
+        loader = self.make_loader(
             self.session.index,
             epoch,
             rank=world.rank,
@@ -163,7 +169,10 @@ class _Training:
             prefetch=recipe.loader.prefetch,
             pin=world.device.type == "cuda",
             nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
+            later=self.session.plans.planned,
         )
+        self.loader = self.ending.enter_context(contextlib.closing(loader))
+        return self.loader
 
     def _step(self, batches: list[PackedBatch], at: Moment, waited: float) -> Outcome | None:
         """Take a step, or leave it out; None where the attempt ends, to go back to before it."""

@@ -37,6 +37,8 @@ class Plans(Protocol):
 
     def take(self, number: int) -> Epoch: ...
 
+    def planned(self, number: int) -> Epoch | None: ...
+
 
 class Preemption:
     """While entered, SIGUSR2 (SLURM's warning) and SIGTERM only set `asked`; the handlers before come back on leaving.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 from collections import Counter
@@ -14,6 +15,7 @@ from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
 from gamut.data.plans import load_epoch, save_epoch
+from gamut.errors import PlanError
 from gamut.plan import Epoch, deal, plan_epoch
 
 WORLDS = (1, 2, 4)
@@ -96,6 +98,57 @@ def test_a_start_reads_nothing_of_what_lies_before(corpus, policy, tmp_path) -> 
     assert [s for s, _ in Loader(moved.index, epoch, rank=0, world=1, per_forward=2, start_step=last, workers=0)] == [
         last
     ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_one_loader_gives_all_epochs_as_one_each_would(corpus, equal, policy, workers: int, ahead: bool) -> None:
+    """Its workers stay, whether the next epoch is planned in time or not; a resumed epoch is followed by whole ones."""
+    epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(4)]
+    here, taken, asked = os.getpid(), 1, []
+
+    def later(number: int) -> Epoch | None:
+        if os.getpid() == here:
+            asked.append(number)
+        known = len(epochs) if ahead or os.getpid() != here else taken
+        return epochs[number] if number < known else None
+
+    loader = Loader(
+        corpus.index, epochs[0], rank=1, world=2, per_forward=1, start_step=2, workers=workers, prefetch=1, later=later
+    )
+    served = []
+    for epoch in epochs:
+        taken = epoch.number + 1
+        if epoch.number:
+            loader.go_on(epoch)
+        alone = Loader(
+            corpus.index, epoch, rank=1, world=2, per_forward=1, start_step=2 if epoch is epochs[0] else 0, workers=0
+        )
+        assert len(loader) == len(alone)
+        for (step, batches), (wanted, reference) in zip(loader, alone, strict=True):
+            assert step == wanted
+            assert all(equal(a, b) for a, b in zip(batches, reference, strict=True))
+        served.append({child.pid for child in multiprocessing.active_children()})
+    assert [len(pids) for pids in served] == [workers] * 4
+    assert len(set().union(*served)) == workers
+    assert asked == ([1, 2, 3, 4] if workers else [])
+    loader.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_plan_that_is_gone_before_a_worker_opens_it_is_said(corpus, policy) -> None:
+    epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(2)]
+    here = os.getpid()
+
+    def later(number: int) -> Epoch | None:
+        return epochs[number] if number < 2 and os.getpid() == here else None
+
+    loader = Loader(corpus.index, epochs[0], rank=0, world=1, per_forward=1, workers=1, later=later)
+    assert len(list(loader)) == epochs[0].steps
+    loader.go_on(epochs[1])
+    with pytest.raises(PlanError, match="epoch 1 was there when its reading began, and is gone"):
+        list(loader)
+    assert not multiprocessing.active_children()
 
 
 def test_a_saved_plan_loads_alike(corpus, equal, policy, tmp_path) -> None:

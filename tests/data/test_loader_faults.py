@@ -114,6 +114,22 @@ def test_a_killed_worker_is_an_error_that_says_so(corpus, epoch) -> None:
     assert caught.value.__cause__ is None  # torch's error would have kept its iterator, and so the workers
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_worker_that_is_killed_between_epochs_is_missed_in_the_next(corpus, policy, ahead: bool) -> None:
+    epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(2)]
+
+    def later(number: int):
+        return epochs[number] if ahead and number < 2 else None
+
+    loader = Loader(corpus.index, epochs[0], rank=0, world=1, per_forward=1, workers=2, prefetch=1, later=later)
+    assert len(list(loader)) == epochs[0].steps
+    os.kill(_workers()[0].pid, signal.SIGKILL)
+    loader.go_on(epochs[1])
+    with pytest.raises(RunError, match=r"worker of process .* died"):
+        list(loader)
+    assert not _workers()
+
+
 def test_workers_leave_signals_to_their_rank(corpus, epoch, tmp_path) -> None:
     caught: list[int] = []
     numbers = (signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
@@ -152,6 +168,11 @@ def test_workers_end_with_the_iteration(corpus, epoch) -> None:
     steps = iter(Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2))
     next(steps)
     del steps
+    assert not _workers()
+    following = Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2, later=lambda number: None)
+    for _ in following:
+        assert len(_workers()) == 2
+        break  # preempted: left in the middle
     assert not _workers()
 
 

@@ -215,11 +215,17 @@ def test_the_next_epoch_is_planned_while_one_runs(clips: Clips, tmp_path: Path, 
         for number in range(4):
             if number:
                 wait_for(plans.path(number))
+                found = plans.planned(number)
+                assert found is not None
+                assert_same(found, plan_epoch(clips, 5, number, POLICY))
                 if not inline:
                     monkeypatch.setattr("gamut.data.ahead.plan_epoch", None)  # it must not be needed any more
             assert_same(plans.take(number), plan_epoch(clips, 5, number, POLICY))
         assert sorted(p.name for p in plans.folder.glob("epoch-*")) == ["epoch-00002", "epoch-00003"]
         assert_same(plans.take(3), plan_epoch(clips, 5, 3, POLICY))
+        assert plans.planned(4) is None
+        (plans.path(3) / "row.npy").write_bytes(b"")
+        assert plans.planned(3) is None  # `take` says what is wrong with it, when it is that epoch's turn
 
 
 def test_a_follower_and_another_plan_share_the_folder_in_peace(clips: Clips, tmp_path: Path) -> None:

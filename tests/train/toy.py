@@ -108,6 +108,12 @@ class ToyLoader:
     ) -> None:
         self.epoch, self.rank, self.world, self.per_forward, self.start = epoch, rank, world, per_forward, start_step
 
+    def go_on(self, epoch: ToyEpoch) -> None:
+        self.epoch, self.start = epoch, 0
+
+    def close(self) -> None:
+        pass
+
     def __iter__(self):
         epoch = self.epoch
         for step in range(self.start, epoch.steps):
@@ -265,6 +271,9 @@ class ToyPlans:
 
     def take(self, number: int) -> ToyEpoch:
         return toy_epoch(number, self.steps, self.packs)
+
+    def planned(self, number: int) -> None:
+        return None
 
 
 class StopAt(Preemption):
