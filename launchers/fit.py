@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from gamut.errors import GamutError, RecipeError
-from gamut.plan.balance import idle
+from gamut.plan.balance import WASTE, idle, rests
 from gamut.recipe.find import CONFIGS, list_recipes
 from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 from launchers.cluster import Cluster
-
-WASTE = 0.05  # of the ranks' time: more is worth a warning
 
 
 def require_fit(stage: str, name: str, recipe: Recipe, cluster: Cluster) -> str:
@@ -18,15 +16,10 @@ def require_fit(stage: str, name: str, recipe: Recipe, cluster: Cluster) -> str:
     Raises RecipeError where GPUs would never have one. Both name what fits.
     """
     packs, ranks = recipe.step.packs, cluster.tasks
-    share = idle(packs, ranks)
-    if share <= WASTE:
+    said = rests(packs, ranks)
+    if not said:
         return ""
-    rests = (
-        f"{share:.0%} of the time of {ranks} ranks goes by without a pack"
-        if packs >= ranks
-        else f"only {packs} of {ranks} ranks ever have a pack"
-    )
-    said = f"A step of {name} has {packs} packs (step.packs), so {rests}. {_what_fits(stage, name, packs, cluster)}"
+    said = f"A step of {name} has {packs} packs (step.packs), so {said}. {_what_fits(stage, name, packs, cluster)}"
     if packs < ranks and cluster.gpus:
         raise RecipeError(said)
     return said

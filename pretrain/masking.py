@@ -285,7 +285,7 @@ def other_clips(keys: torch.Tensor, pack_clips: tuple[int, ...]) -> torch.Tensor
     """
     assert sum(pack_clips) == len(keys), f"packs of {pack_clips} clips are not {len(keys)} clips"
     counts = torch.tensor(pack_clips, dtype=torch.int64)
-    both = torch.stack([counts, counts.cumsum(0) - counts]).repeat_interleave(counts, dim=1)
+    both = torch.stack([counts, counts.cumsum(0) - counts]).repeat_interleave(counts, dim=1, output_size=len(keys))
     count, first = both.to(keys.device, non_blocking=True)
     own = torch.arange(len(keys), device=keys.device) - first
     further = 1 + integers_torch(key_torch(keys, Purpose.PARTNER), 0, (count - 1).clamp_min(1))

@@ -22,7 +22,7 @@ def whisper_log_mel(waveform: torch.Tensor, mels: int = 80) -> torch.Tensor:
     window = torch.hann_window(FFT, device=waveform.device)
     spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)
     power = (spectrum[..., :-1].abs() ** 2).contiguous()  # without the frame centred behind the last sample
-    mel = mel_filters(mels).to(waveform.device) @ power
+    mel = _filters_on(waveform.device, mels) @ power
     log = torch.clamp(mel, min=1e-10).log10()
     loudest = log.amax((1, 2), keepdim=True)
     return (torch.maximum(log, loudest - FLOOR) + 4.0) / 4.0
@@ -43,3 +43,9 @@ def mel_filters(mels: int) -> torch.Tensor:
         mel_scale="slaney",
     )
     return torch.from_numpy(bank).float().T
+
+
+@functools.cache
+def _filters_on(device: torch.device, mels: int) -> torch.Tensor:
+    """`mel_filters` on a device, brought there once, which is not waited for."""
+    return mel_filters(mels).to(device, non_blocking=True)

@@ -29,7 +29,7 @@ def resampling(old: int, new: int, kind: str, device: torch.device | None = None
         left = math.floor(at)
         for tap, weight in _taps(at - left, kind):
             matrix[row, min(max(left + tap, 0), old - 1)] += weight
-    return matrix.float().to(device)
+    return matrix.float().to(device, non_blocking=True)
 
 
 def _taps(part: float, kind: str) -> list[tuple[int, float]]:

@@ -16,6 +16,8 @@ ALPHA = 1 / 4608
 # never sees it.
 PARTNER = 0.02
 
+WASTE = 0.05  # of the ranks' time: more is worth a warning
+
 
 def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.ndarray:
     """Deal the packs of a step to ranks: int64 [world, A, per_forward], pack numbers within the step, -1 for none.
@@ -64,3 +66,13 @@ def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> 
 def idle(packs: int, ranks: int) -> float:
     """The share of all ranks' time without a pack, where a step has so many packs of like cost."""
     return 1.0 - packs / (ranks * -(-packs // ranks))
+
+
+def rests(packs: int, ranks: int) -> str:
+    """In words, where more than 5 % of the ranks' time goes by without a pack; else ""."""
+    share = idle(packs, ranks)
+    if share <= WASTE:
+        return ""
+    if packs < ranks:
+        return f"only {packs} of {ranks} ranks ever have a pack"
+    return f"{share:.0%} of the time of {ranks} ranks goes by without a pack"

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from gamut import files
 from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
-from gamut.errors import RunError
+from gamut.errors import RecipeError, RunError
 from gamut.plan import Clips, Epoch
+from gamut.plan.balance import rests
 from gamut.progress import NullProgress, TrainingProgress
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
@@ -103,10 +104,20 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
     `clips`: what the run trains on; `forward`: whose packs the session's recipe then has in the place of auto.
 
     The tracker closes as `finished` unless the body closed it otherwise, as `failed` on an exception.
-    Raises RunError where another process holds the folder or it belongs to another recipe, ShardError where the node's
+    Raises RecipeError where GPUs would never have a pack (other idle ranks are a warning), RunError where another
+    process holds the folder or it belongs to another recipe, ShardError where the node's
     cache is too small for a remote set.
     """
     policy = training_policy(recipe)
+    if waste := rests(recipe.step.packs, world.size):
+        said = (
+            f"A step has {recipe.step.packs} packs (step.packs), so {waste}. A dry run by launchers/slurm.py names "
+            "what fits."
+        )
+        if recipe.step.packs < world.size and world.device.type == "cuda":
+            raise RecipeError(said)
+        if world.first:
+            print(f"warning: {said}", flush=True)
     if index.tars.is_remote:
         nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
         require_cache(index, cache_needed(index, clips, policy, nodes))

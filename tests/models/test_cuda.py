@@ -59,7 +59,7 @@ def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu() -> None:
     waveform = torch.randint(-9000, 9000, (int(offset[-1]),), generator=generator, dtype=torch.int16)
     clip_id = torch.arange(len(SIZES))
 
-    def run(device: torch.device, vit: VisionTransformer) -> tuple[torch.Tensor, ...]:
+    def run(device: torch.device, vit: VisionTransformer, watched: bool = False) -> tuple[torch.Tensor, ...]:
         given = [x.to(device, non_blocking=True) for x in (waveform, offset, length, hops, frames, clip_id)]
         torch.cuda.synchronize()
         keys = (0, 0, given[5])
@@ -77,8 +77,9 @@ def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu() -> None:
     model = dataclasses.replace(model, table_frames=2992)  # a longer clip would copy a few bytes to the device
     vit = VisionTransformer(model, seed=1).train()
     on_cpu = run(torch.device("cpu"), vit)
-    run(CUDA, vit.to(CUDA))  # caches are filled
-    on_gpu = run(CUDA, vit)
+    run(CUDA, vit.to(CUDA))  # caches are filled, plans of transforms made
+    vit.zero_grad()
+    on_gpu = run(CUDA, vit, watched=True)
     # Another Fourier transform: a bin with next to no energy differs in its logarithm, the rest does not.
     assert (on_cpu[0] - on_gpu[0]).abs().mean() <= 1e-5
     assert torch.equal(on_cpu[2] == 0.0, on_gpu[2] == 0.0)
