@@ -2,6 +2,7 @@
 # make test       everything that must hold, in its short form
 # make test-all   the long forms too
 # make check      format, lint and types alone
+# make bench-gpu  on a machine with a GPU: what must hold there, and how fast it is (bench/README.md); PARTS="steps ..."
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -12,7 +13,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo test test-all check programs clean
+.PHONY: env demo test test-all check programs bench-gpu clean
 
 env: $(VENV)/ready
 
@@ -56,6 +57,14 @@ test-all: check programs
 	$(BIN)/python -m gamut.train.build
 	$(BIN)/python -m pytest -q $(WORKERS) --durations=30
 	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) $(NUMERIC)
+
+# No environment is made: whatever Python has torch and the wheels (GPU_PYTHON=python3 where there is no .venv).
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+PARTS ?=
+bench-gpu:
+	@mkdir -p build
+	PYTHONUNBUFFERED=1 $(GPU_PYTHON) -m bench.gpu --out build/bench-gpu.md $(if $(PARTS),--only $(PARTS))
+	@cat build/bench-gpu.md
 
 clean:
 	rm -rf $(VENV) build

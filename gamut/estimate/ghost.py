@@ -9,7 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,8 +18,10 @@ from gamut.recipe import schema
 from gamut.train.config import engine_config, stage_of
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
-from gamut.train.storage import Writer
 from gamut.train.world import World
+
+if TYPE_CHECKING:
+    from gamut.train.storage import Writer
 
 BUCKET = 500_000_000  # numbers that DeepSpeed sends in one go, at most
 Holding = Callable[[str], contextlib.AbstractContextManager[None]]

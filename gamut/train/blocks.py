@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import nn
 from torch.utils._triton import has_triton
 
@@ -178,6 +177,8 @@ def _compute_twice(block: nn.Module, device: str, offload: bool) -> None:
     By itself it restores none on a CPU and float16 on CUDA, whatever the first forward's was: the gradients would be
     those of another computation.
     """
+    from fairscale.nn.checkpoint import checkpoint_wrapper  # here: whoever compiles alone does not need it
+
     kind: Any = type(block)
     block.__class__ = _under_autocast(kind, device)
     checkpoint_wrapper(block, offload_to_cpu=offload)

@@ -6,15 +6,17 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from gamut.recipe import schema
 from gamut.train.objective import Objective
-from gamut.train.storage import Writer
 from gamut.train.world import World
+
+if TYPE_CHECKING:
+    from gamut.train.storage import Writer  # which needs DeepSpeed: an engine of another kind does not
 
 
 class Engine(ABC):
