@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gamut.estimate.calls import Call
+from gamut.estimate.evaluation import evaluation
 from gamut.estimate.fit import fit
 from gamut.estimate.rates import Rates
 from gamut.estimate.step import Account, account
@@ -32,6 +33,7 @@ class Forecast:
     seconds: dict[str, float]  # of a step by kind
     memory: dict[str, float]  # bytes of a GPU by kind
     lines: list[tuple[str, str, float, int]]  # (phase, line, device seconds, calls), dearest first
+    scored: float | None = None  # clips a second and GPU in an evaluation; in pretraining, in that of probes
 
     @property
     def step(self) -> float:
@@ -102,8 +104,17 @@ def estimate(recipe: Recipe, rates: Rates, nodes: int, gpus: int, clips: int | N
     """
     ranks = nodes * gpus
     if recipe.loader.packs_per_forward == AUTO and rates.kind == "cuda":
-        return forecast(fit(recipe, ranks, rates.memory, clips)[1], rates, nodes)
-    return forecast(account(recipe, work_of(recipe, ranks, clips), rates.kind), rates, nodes)
+        made = fit(recipe, ranks, rates.memory, clips)[1]
+    else:
+        made = account(recipe, work_of(recipe, ranks, clips), rates.kind)
+    return replace(forecast(made, rates, nodes), scored=scored(made, rates))
+
+
+def scored(account: Account, rates: Rates) -> float:
+    """Clips a second and GPU of an evaluation whose forwards are as full as the step's."""
+    device = sum(run(evaluation(account.recipe, account.work, rates.kind), rates, 1.0).values())
+    loads = core_seconds(account) * account.work.clips / max(account.recipe.loader.workers, 1)
+    return account.work.clips / max(device, loads)
 
 
 def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:

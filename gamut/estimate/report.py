@@ -12,10 +12,11 @@ from gamut.models.cost import ENCODERS
 
 LEFT_OUT = (
     "This is an estimate: every call of the step is counted, on tensors without values, and timed by rates. Left out "
-    "are evaluation and probes, checkpoints, the first steps (compilation, benchmarks of kernels, caches that fill), "
-    "fragments between pieces of memory, a slow node or disk, and overlap of anything with anything: the loader's "
-    "processes alone work beside the step."
+    "are checkpoints, evaluations and probes in the hours, the first steps (compilation, benchmarks of kernels, caches "
+    "that fill), fragments between pieces of memory, a slow node or disk, and overlap of anything with anything: the "
+    "loader's processes alone work beside the step."
 )
+SCORED = 20_000  # clips, AudioSet's evaluation
 MEANT = {
     "matmul": "matrix products and attention",
     "memory": "bound by memory",
@@ -36,8 +37,16 @@ def main_lines(forecast: Forecast) -> list[str]:
         f"memory a GPU: {used:,.1f} GB of {rates.memory / GIGA:,.0f}{full}",
         f"clips/s a GPU: {forecast.clips:,.0f} on {ranks} {rates.name} ({forecast.mfu:.1%} of the peak), "
         f"{_packs(forecast)}",
-        f"hours: {forecast.hours:,.2f} for {forecast.account.recipe.epochs} epochs",
+        f"hours: {forecast.hours:,.2f} for {forecast.account.recipe.epochs} epochs{_scores(forecast)}",
     ]
+
+
+def _scores(one: Forecast) -> str:
+    """`; 20,000 clips are scored in 3.1 s`."""
+    if one.scored is None:
+        return ""
+    what = "encoded for probes" if one.account.recipe.stage == "pretrain" else "scored"
+    return f"; {SCORED:,} clips are {what} in {SCORED / one.scored / one.ranks:,.1f} s"
 
 
 def table(forecasts: Sequence[Forecast], names: Sequence[str], price: float | None) -> Table:
@@ -82,6 +91,7 @@ def table(forecasts: Sequence[Forecast], names: Sequence[str], price: float | No
     row("GPU hours", [f"{one.hours * one.ranks:,.1f}" for one in forecasts])
     if price is not None:
         row(f"cost at {price:g} a GPU and hour", [f"{one.hours * one.ranks * price:,.0f}" for one in forecasts])
+    row("clips/s a GPU in evaluation", ["" if one.scored is None else f"{one.scored:,.0f}" for one in forecasts])
     section("the data of a node")
     row("MB/s read", [f"{one.bytes_a_node / 1e6:,.0f}" for one in forecasts])
     row("cores that decode", [f"{one.cores_a_node:,.1f}" for one in forecasts])

@@ -77,5 +77,12 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--compare", "loader.packs_per_forward=2"]) == 0
     told = capsys.readouterr().out
     assert told.count("the 20 dearest lines") == 2
-    for said in ("activations", "clips/s a GPU", "cost at 3", "This is an estimate", "stand-in clips"):
+    for said in (
+        "activations",
+        "clips/s a GPU",
+        "clips/s a GPU in evaluation",
+        "cost at 3",
+        "This is an estimate",
+        "stand-in clips",
+    ):
         assert said in told
