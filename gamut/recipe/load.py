@@ -29,6 +29,8 @@ from gamut.recipe.text import parse_yaml
 from gamut.registry import OBJECTIVES
 from gamut.settings import about, problems
 
+SHOWN_PREFIXES = ("GAMUT_", "SLURM_JOB_", "SLURM_ARRAY_")  # SLURM_JWT is a secret
+SHOWN = ("HOME", "USER", "TMPDIR", "SCRATCH", "WORK", "PROJECT", "DATA")
 ONLY = {name: known.stage for name, known in about(schema.Recipe).items() if known.stage}
 
 
@@ -103,6 +105,24 @@ def options_of(recipe: schema.Recipe, where: str = "of the recipe") -> Any:
     for key, problem in problems(made, "options."):
         raise RecipeError(f"{key} {where} {problem}.")
     return made
+
+
+def environment(name: str, *default: str | None) -> str | None:
+    """What `${oc.env:NAME,default}` in a recipe stands for: a variable of the environment that may be shown, since a
+    recipe is, with the run and in MLflow. Raises ValueError for any other, and for one that is not set."""
+    if not name.startswith(SHOWN_PREFIXES) and name not in SHOWN:
+        raise ValueError(
+            f"{name} is no variable that a recipe may show; it may show {', '.join(SHOWN)} and what begins with "
+            f"{' or '.join(SHOWN_PREFIXES)}"
+        )
+    if name in os.environ:
+        return os.environ[name]
+    if default:
+        return default[0]
+    raise ValueError(f"the environment has no {name}")
+
+
+OmegaConf.register_resolver("oc.env", environment, replace=True)
 
 
 def _writable(config: DictConfig) -> DictConfig:

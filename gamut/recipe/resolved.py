@@ -9,7 +9,6 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,6 +16,7 @@ from gamut.errors import RecipeError
 from gamut.recipe.check import check
 from gamut.recipe.names import by_current_names, current, hints, keys
 from gamut.recipe.schema import Recipe
+from gamut.recipe.text import parse_yaml
 from gamut.settings import about, flatten
 
 # What checkpoints of earlier versions did not record, though it decides numbers.
@@ -52,8 +52,8 @@ def read_values(path: Path) -> dict[str, Any]:
     """What a resolved recipe says, nested, by the names that keys have today. It need not fit the schema: for what is
     asked of the recipes of other versions. Raises RecipeError where it cannot be read."""
     try:
-        return by_current_names(yaml.safe_load(path.read_text(encoding="utf-8")))[0]
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        return by_current_names(parse_yaml(path.read_text(encoding="utf-8"), path.name))[0]
+    except (OSError, RecipeError, AttributeError, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None
 
 

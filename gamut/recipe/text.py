@@ -9,6 +9,8 @@ import yaml
 
 from gamut.errors import RecipeError
 
+MOST_VALUES = 100_000  # of a text
+
 
 class _Yaml(yaml.SafeLoader):
     """YAML as people write it: `1e-3` is a number, only true and false are booleans, no key may occur twice."""
@@ -39,12 +41,28 @@ _Yaml.add_implicit_resolver(
 
 def parse_yaml(text: str, place: str) -> Any:
     """The value of a YAML text. Raises RecipeError naming `place` and the line."""
-    loader = _Yaml(text)
     try:
-        return loader.get_single_data()
+        loader = _Yaml(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (values := _values(node, {})) > MOST_VALUES:
+            raise ValueError(f"it stands for {values:,} values, of which at most {MOST_VALUES:,} are read")
+        return loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{place} is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from None
-    finally:
-        loader.dispose()
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise RecipeError(f"{place} is not valid YAML{line}: {said}.") from None
+    except RecursionError:
+        raise RecipeError(f"{place} is not valid YAML: it is nested too deep.") from None
+
+
+def _values(node: yaml.Node, seen: dict[int, int]) -> int:
+    """How many values a node stands for once what it refers to (`*name`) is written out; `seen` are those counted."""
+    if id(node) not in seen:
+        seen[id(node)] = MOST_VALUES + 1  # for one that holds itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        flat = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        seen[id(node)] = 1 + sum(_values(one, seen) for one in flat)
+    return seen[id(node)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,49 @@ def test_environment(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_recipe("pretrain", "base", override, configs).data == "data/set"
     monkeypatch.setenv("GAMUT_DATA", "/far")
     assert load_recipe("pretrain", "base", override, configs).data == "/far/set"
-    message = refused(configs, "data=${oc.env:NO_SUCH_NAME}/x")
+    assert load_recipe("pretrain", "base", ["data=${oc.env:HOME}"], configs).data
+    message = refused(configs, "data=${oc.env:GAMUT_NO_SUCH_NAME}/x")
     assert "data" in message
-    assert "NO_SUCH_NAME" in message
+    assert "the environment has no GAMUT_NO_SUCH_NAME" in message
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "${oc.env:GAMUT_WHICH}"])
+def test_a_variable_of_the_environment_that_may_be_a_secret_is_not_shown(
+    configs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("GAMUT_WHICH", "AWS_SECRET_ACCESS_KEY")
+    for secret in ("AWS_SECRET_ACCESS_KEY", "SLURM_JWT"):
+        monkeypatch.setenv(secret, "s3cret")
+    for default in ("", ",none"):
+        message = refused(configs, f"run.name=${{oc.env:{name}{default}}}")
+        assert "is no variable that a recipe may show; it may show HOME" in message
+        assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("seed: 1\0", "special characters are not allowed"),
+        ("[" * 20_000, "nested too deep"),
+        ("seed: " + "{a: " * 5_000, "nested too deep"),
+        (
+            "\n".join(
+                f"{'abcdefghi'[n]}: &{'abcdefghi'[n]} [{', '.join(['*' + 'zabcdefgh'[n]] * 9)}]" for n in range(9)
+            ).replace("*z", "lol"),
+            "stands for",
+        ),
+        ("seed: &a [*a]", "stands for"),
+    ],
+)
+def test_a_bomb_is_one_sentence_at_once(configs: Path, text: str, what: str) -> None:
+    path = configs / "pretrain" / "bomb.yaml"
+    path.write_text(text)
+    began = time.process_time()
+    with pytest.raises(RecipeError, match=rf"bomb\.yaml is not valid YAML.*{what}"):
+        load_recipe("pretrain", "bomb", [], configs)
+    with pytest.raises(RecipeError, match="bomb"):
+        read_resolved(path)
+    assert time.process_time() - began < 5.0
 
 
 @pytest.mark.parametrize(
