@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gamut.commands import parser_of
+from gamut.numbers import RATE
 from gamut.shards.arguments import ConversionHelp, add_conversion, listing_of
 from launchers.options import add_jobs, add_resources, become, resources
 
 if TYPE_CHECKING:
+    from gamut.estimate.standin import Like
     from launchers.cluster import Cluster
 
+CONVERTED = 1000.0  # seconds of sound that a core decodes, resamples and writes as FLAC in one (seen: 10 ms for 10 s)
 WORKERS = 8  # processes of a job, unless --cpus-per-task says otherwise
 
 
@@ -75,6 +78,7 @@ def last(told: dict[str, Any]) -> None:
 
 def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
     """Iterate over the listing and show what would be submitted and written."""
+    from gamut.estimate.standin import LIKE  # here, as whatever takes long to import
     from gamut.shards.convert.run import preview
 
     listing = listing_of(options)
@@ -85,11 +89,26 @@ def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
         most = -(-len(manifest.shards) // jobs)
         print(f"{manifest.clips:,} clips in {len(manifest.shards)} shards of at most {manifest.clips_per_shard} clips")
         print(f"{jobs} jobs of at most {most} shards, each with {cluster.cpus_per_task} processes, and 1 after them")
+        if options.source in LIKE:
+            print(_forecast(manifest.clips, LIKE[options.source], jobs, cluster.cpus_per_task))
         if manifest.missing:
             print(f"missing: {manifest.missing:,} clips that the data set lists")
         for why, count in sorted(listing.passed_over().items()):
             print(f"passed over: {count:,} {why}")
     return 0
+
+
+def _forecast(clips: int, like: Like, jobs: int, processes: int) -> str:
+    """What the jobs take and write, by lengths like the data set's."""
+    from gamut.estimate.standin import FLAC
+
+    seconds = clips * like.seconds
+    minutes = seconds / CONVERTED / (jobs * processes) / 60
+    size = seconds * RATE * 2 * FLAC / 1e9
+    return (
+        f"about {minutes:,.1f} minutes a job and {size:,.1f} GB in all (an estimate: clips of {like.seconds:.1f} s "
+        f"each, of which a core converts {CONVERTED / like.seconds:,.0f} a second if the disk is fast enough)"
+    )
 
 
 def _words(options: argparse.Namespace) -> list[str]:

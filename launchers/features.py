@@ -46,6 +46,8 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         print(f"\n{made.script(jobs)}")
         print(f"{jobs} jobs share {job.about.shards} shards; 1 more after them does what is left")
+        hours = job.seconds * job.about.clips / jobs / 3600
+        print(f"about {hours:,.1f} hours a job on devices like this machine's {job.device.type} (a clip was tried)")
         return 0
     if options.mend:
         mend(job.folder)

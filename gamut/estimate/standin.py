@@ -35,6 +35,11 @@ class Like:
     share: float
     labels: int = 1  # a clip
 
+    @property
+    def seconds(self) -> float:
+        """Of a clip, the mean."""
+        return self.share * self.longest + (1.0 - self.share) * (self.shortest + self.longest) / 2.0
+
 
 LIKE = {
     "audioset": Like(2_000_000, 527, 1.0, 10.0, 0.92, 3),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from gamut.estimate.standin import LIKE
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from launchers import convert
@@ -138,7 +139,15 @@ def test_a_dry_run_writes_nothing(src: Path, tmp_path: Path, capsys: pytest.Capt
         assert f"#SBATCH {line}" in out
     assert "21 clips in 7 shards of at most 3 clips" in out
     assert "4 jobs of at most 2 shards" in out
+    assert "minutes a job" not in out  # of a folder nobody knows the lengths
     assert not (tmp_path / "set").exists()
+
+
+def test_what_a_known_data_set_takes() -> None:
+    """2 million clips of 9.6 s by 64 jobs of 8 processes, each 1,000 s of sound in a second."""
+    said = convert._forecast(2_000_000, LIKE["audioset"], 64, 8)
+    assert said.startswith("about 0.6 minutes a job and 357.8 GB in all")
+    assert "9.6 s each, of which a core converts 104 a second" in said
 
 
 def test_local_becomes_the_command(src: Path, tmp_path: Path, became: list[list[str]]) -> None:
