@@ -17,6 +17,7 @@ from gamut.plan import Epoch
 from gamut.recipe import schema
 from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
+from gamut.train.early import Coming, Steps, Stream
 from gamut.train.engine import Engine
 from gamut.train.guard import BadSteps, Garbage, Watchdog, compare_replicas
 from gamut.train.holes import Holes
@@ -26,7 +27,7 @@ from gamut.train.schedule import Schedule, is_due
 from gamut.train.session import Session
 from gamut.train.spans import Spent
 from gamut.train.state import State
-from gamut.train.step import Asks, Outcome, Stepper
+from gamut.train.step import Asks, Outcome, Ready, Stepper
 from gamut.train.trace import Trace
 from gamut.train.world import World
 
@@ -100,6 +101,7 @@ class _Training:
         self.alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
         self.stepper = Stepper(objective, self.engine, world, self.alarm.allows, world.device)
         self.spent = Spent()
+        self.stream = stream_of(world.device)
         self.trace = Trace(recipe.track.trace_steps if world.first else [], folder, world.device)
         self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
@@ -126,19 +128,18 @@ class _Training:
         self.asked = False
         self.trace.before(self.state.step + 1)
         since = time.perf_counter()
-        for number, batches in self._loader(epoch):
-            waited = time.perf_counter() - since
-            at = moment(self.state, epoch, self.recipe.epochs)
-            outcome = self._step(batches, at, waited)
+        steps = self._coming(epoch)
+        while (coming := steps.take()) is not None:
+            outcome = self._step(coming, steps)
             if outcome is None:
                 return False
-            self._count(epoch, number, batches, outcome)
+            self._count(epoch, coming.number, coming.batches, outcome)
             seconds = time.perf_counter() - since
-            meter.add(number, seconds, outcome.waited, outcome.bytes)
-            if outcome.spans is not None:
-                self.spent.add(seconds, outcome.spans)
+            meter.add(coming.number, seconds, outcome.waited, outcome.bytes)
+            if outcome.spans:
+                self.spent.add(seconds, *outcome.spans)
             if self.state.step % self.recipe.track.log_steps == 0:
-                self._log(at, outcome.values | meter.read() | self.spent.read(), facts)
+                self._log(coming.at, outcome.values | meter.read() | self.spent.read(), facts)
                 facts = {}
             self._guard()
             if outcome.asks.stop:
@@ -151,6 +152,24 @@ class _Training:
             self.trace.before(self.state.step + 1)
             since = time.perf_counter()
         return True
+
+    def _coming(self, epoch: Epoch) -> Steps:
+        """The epoch's steps that are left."""
+
+        def at(number: int) -> Moment:
+            state = self.state
+            step = state.step + number - state.step_in_epoch
+            return moment(replace(state, step=step, step_in_epoch=number), epoch, self.recipe.epochs)
+
+        def prepare(batches: list[PackedBatch], at: Moment, agreed: Asks) -> Ready:
+            return self.stepper.prepare(batches, at, self._asks(agreed.save))
+
+        return Steps(self._loader(epoch), at, prepare, self.alarm.leaves_out, self.stream)
+
+    def _asks(self, to_be_saved: bool = False) -> Asks:
+        """What this rank wishes. to_be_saved: a checkpoint will be made before the step that this is said in."""
+        save = self.world.first and not to_be_saved and self.keeper.minutes_passed()
+        return Asks(self.session.preemption.asked, save)
 
     def _loader(self, epoch: Epoch) -> Loader:
         """One for all epochs: its workers go on from one to the next."""
@@ -174,13 +193,13 @@ class _Training:
         self.loader = self.ending.enter_context(contextlib.closing(loader))
         return self.loader
 
-    def _step(self, batches: list[PackedBatch], at: Moment, waited: float) -> Outcome | None:
+    def _step(self, coming: Coming, steps: Steps) -> Outcome | None:
         """Take a step, or leave it out; None where the attempt ends, to go back to before it."""
-        asks = Asks(self.session.preemption.asked, self.world.first and self.keeper.minutes_passed())
+        batches, at, waited = coming.batches, coming.at, coming.waited
         if self.alarm.leaves_out(at.step):
-            return self.stepper.leave_out(batches, asks, waited)
+            return self.stepper.leave_out(batches, self._asks(), waited)
         lr, decay = self.schedule.lr(at.fraction), self.schedule.decay(at.fraction)
-        outcome = self.stepper.take(batches, at, lr, decay, asks, waited)
+        outcome = self.stepper.take(batches, at, lr, decay, self._asks(), waited, coming.ready, steps)
         return None if self.alarm.act(at.step, self.keeper) else outcome
 
     def _count(self, epoch: Epoch, number: int, batches: list[PackedBatch], outcome: Outcome) -> None:
@@ -278,6 +297,11 @@ def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accum
     from gamut.train.zero import Zero
 
     return Zero(objective, recipe, world, accumulation)
+
+
+def stream_of(device: torch.device) -> Stream | None:
+    """Where the next step is prepared while one is trained; on a CPU, which does one thing at a time, nowhere."""
+    return Stream(device) if device.type == "cuda" else None
 
 
 def too_large(recipe: schema.Recipe, error: Exception) -> str:

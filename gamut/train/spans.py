@@ -49,19 +49,22 @@ class Spent:
     steps of a line of metrics are those up to the one before."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[float, Spans]] = []
+        self._steps: list[tuple[float, tuple[Spans, ...]]] = []
 
-    def add(self, seconds: float, spans: Spans) -> None:
+    def add(self, seconds: float, *spans: Spans) -> None:
         """A step that took so many seconds in all, waits for data and the rest of the loop included."""
         self._steps.append((seconds, spans))
 
     def read(self) -> dict[str, float]:
         """`prepare_share`, `train_share`, `communicate_share`, `update_share`; {} where the device is through with no
         step."""
-        done = [step for step in self._steps if step[1].over]
-        self._steps = [step for step in self._steps if not step[1].over]
-        spent, total = Counter[str](), 0.0
-        for seconds, spans in done:
-            spent += spans.seconds()
+        spent, total, left = Counter[str](), 0.0, []
+        for seconds, spans in self._steps:
+            if not all(one.over for one in spans):
+                left.append((seconds, spans))
+                continue
             total += seconds
+            for one in spans:
+                spent += one.seconds()
+        self._steps = left
         return {f"{what}_share": seconds / max(total, 1e-9) for what, seconds in spent.items()}

@@ -11,7 +11,7 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.errors import RunError
 from gamut.train.engine import Engine
-from gamut.train.objective import Moment, Objective
+from gamut.train.objective import Moment, Objective, Prepared
 from gamut.train.spans import Spans
 from gamut.train.world import World
 
@@ -39,7 +39,27 @@ class Outcome:
     finite: list[bool]  # this rank's micro-batches: was the loss finite?
     refused: bool = False  # not applied although everything was finite
     bytes: int = 0  # read from storage for it
-    spans: Spans | None = None  # where its time went, where it was taken
+    spans: tuple[Spans, ...] = ()  # where its time went, where it was taken
+
+
+@dataclass
+class Ready:
+    """A step that is prepared: it depends on its clips and its moment alone, and leaves no trace if it is not taken."""
+
+    prepared: list[Prepared]
+    total: torch.Tensor  # float64, over all ranks: the objective's counts, clips, holes, bytes, what any rank asks for
+    spans: Spans
+    done: torch.cuda.Event | None = None  # where it was prepared in another stream than that of the training
+
+
+class Beside:
+    """What is done while a step is trained: nothing, by itself."""
+
+    def backward_begins(self) -> None:
+        """The last backward of the step comes next."""
+
+    def backward_runs(self, agreed: Asks) -> None:
+        """The device was given that backward, in the step in which the ranks agreed on so much."""
 
 
 class Stepper:
@@ -62,31 +82,55 @@ class Stepper:
         self.world = world
         self._names: tuple[str, ...] | None = None  # metrics, agreed on at the first step
 
+    def prepare(self, batches: list[PackedBatch], at: Moment, asks: Asks) -> Ready:
+        """Everything is masked before the first backward, so that every loss knows its global denominator."""
+        spans = Spans(self.clock)
+        spans.begin("prepare")
+        prepared = [self.objective.prepare(batch, at) for batch in batches]
+        spans.begin("communicate")
+        total = self._count(batches, [one.counts for one in prepared], asks)
+        spans.end()
+        return Ready(prepared, total, spans)
+
     def take(
-        self, batches: list[PackedBatch], at: Moment, lr: float, weight_decay: float, asks: Asks, waited: float
+        self,
+        batches: list[PackedBatch],
+        at: Moment,
+        lr: float,
+        weight_decay: float,
+        asks: Asks,
+        waited: float,
+        ready: Ready | None = None,
+        beside: Beside | None = None,
     ) -> Outcome:
-        """Take one step with this rank's micro-batches, for which it `waited` so many seconds.
+        """Take one step with this rank's micro-batches, for which it `waited` so many seconds, and which were prepared
+        already where it is `ready`.
 
         A step with a loss or a gradient that is not finite on any rank is applied on none.
         """
-        objective, engine = self.objective, self.engine
-        # Everything is masked before the first backward, so every loss knows its global denominator.
+        objective, engine, beside = self.objective, self.engine, beside or Beside()
+        ready = ready or self.prepare(batches, at, asks)
         spans = Spans(self.clock)
-        spans.begin("prepare")
-        prepared = [objective.prepare(batch, at) for batch in batches]
         spans.begin("communicate")
-        totals, clips, holes, read, agreed = self._count(batches, [p.counts for p in prepared], asks)
+        if ready.done is not None:
+            ready.done.synchronize()  # not of the training's stream, whose update may still run
+        totals, clips, holes, read, agreed = self._counted(ready.total)
+        prepared, ready.prepared = ready.prepared, []
 
         spans.begin("train")
         finite: list[torch.Tensor] = []
         parts: list[dict[str, torch.Tensor]] = []
         for number, inputs in enumerate(prepared, 1):
-            with engine.micro_step(last=number == len(prepared)) as module:
+            last = number == len(prepared)
+            with engine.micro_step(last) as module:
                 share, metrics = objective.loss(module, inputs, totals, at)
+                if last:
+                    beside.backward_begins()
                 engine.backward(share)
             finite.append(torch.isfinite(share.detach()))
             parts.append(metrics)
-        del prepared
+        del prepared, inputs
+        beside.backward_runs(agreed)
 
         spans.begin("communicate")
         norm, waited, values = self._reduce(engine.gradient_square(), finite, parts, waited)
@@ -103,24 +147,27 @@ class Stepper:
             values = {}
         spans.end()
         good = [True] * len(finite) if finite_step else [bool(flag) for flag in finite]
-        return Outcome(applied, clips, holes, agreed, waited, values, good, finite_step and not applied, read, spans)
+        refused, told = finite_step and not applied, (ready.spans, spans)
+        return Outcome(applied, clips, holes, agreed, waited, values, good, refused, read, told)
 
     def leave_out(self, batches: list[PackedBatch], asks: Asks, waited: float) -> Outcome:
         """A step that is not trained on: its clips and holes are counted, and the ranks tell their wishes."""
         nothing = torch.zeros(len(self.objective.count_names), dtype=torch.float64)
-        _, clips, holes, read, agreed = self._count(batches, [nothing], asks)
+        _, clips, holes, read, agreed = self._counted(self._count(batches, [nothing], asks))
         return Outcome(False, clips, holes, agreed, waited, {}, [True] * len(batches), True, read)
 
-    def _count(
-        self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks
-    ) -> tuple[dict[str, float], int, int, int, Asks]:
-        """One float64 all-reduce: (the objective's counts, clips, holes, bytes read, what any rank asks for)."""
+    def _count(self, batches: list[PackedBatch], counts: list[torch.Tensor], asks: Asks) -> torch.Tensor:
+        """One float64 all-reduce: the objective's counts, clips, holes, bytes read, what any rank asks for."""
         device = self.world.device
         clips, holes = sum(batch.clips for batch in batches), sum(len(batch.holes) for batch in batches)
         own = [clips, holes, sum(batch.bytes for batch in batches), asks.stop, asks.save]
         mine = torch.stack([count.to(device, torch.float64) for count in counts]).sum(0)
         known = torch.tensor(own, dtype=torch.float64).to(device, non_blocking=True)
-        total = self.world.sum(torch.cat([mine, known])).tolist()
+        return self.world.sum(torch.cat([mine, known]))
+
+    def _counted(self, sums: torch.Tensor) -> tuple[dict[str, float], int, int, int, Asks]:
+        """What `_count` put together, read."""
+        total = sums.tolist()
         names = self.objective.count_names
         return (
             dict(zip(names, total[: len(names)], strict=True)),
