@@ -121,13 +121,16 @@ def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
     work = account.work
     forwards = work.forwards
     share = work.scale / forwards  # of the micro-batch that is followed, in a mean one
-    parts = [
-        (run(account.phase("prepare"), rates, share), forwards),
-        (run(account.phase("count"), rates, 1.0), 1),
-        (run(account.phase("micro"), rates, share), forwards),
-        (run(account.phase("update"), rates, 1.0), 1),
-    ]
-    seconds = {kind: sum(part[kind] * times for part, times in parts) for kind in KINDS}
+    prepare, micro = account.phase("prepare"), account.phase("micro")
+    count, update = account.phase("count"), run(account.phase("update"), rates, 1.0)
+    if account.beside:
+        # The next step is prepared in a stream of its own, once the host has issued the last backward: what of it waits
+        # for launches is hidden as long as the device has work. Its counts are there before anyone asks for them.
+        unwaited = [replace(call, wait=False) for call in count]
+        parts = [(run([*micro * forwards, *prepare * forwards], rates, share), 1), (run(unwaited, rates, 1.0), 1)]
+    else:
+        parts = [(run(part, rates, share), forwards) for part in (prepare, micro)] + [(run(count, rates, 1.0), 1)]
+    seconds = {kind: update[kind] + sum(part[kind] * times for part, times in parts) for kind in KINDS}
     seconds["communication"] = sent(account, rates, nodes)
     loads = core_seconds(account) * work.clips_a_step / max(work.busy, 1) / max(account.recipe.loader.workers, 1)
     seconds["loader"] = max(0.0, loads - sum(seconds.values()))

@@ -47,6 +47,7 @@ class Account:
     memory: dict[str, int]  # bytes by kind, when they were the most
     peak: int
     waiting: int  # bytes of a prepared micro-batch, of which there are A before the first forward
+    beside: int  # bytes at the most while one is prepared in a stream of its own; 0 where there is none
     parameters: int
     read: int  # bytes that were read from storage for the micro-batch
     copied: dict[str, int]  # bytes from host to device, by whether the host waits for them
@@ -54,8 +55,10 @@ class Account:
 
     @property
     def held(self) -> dict[str, float]:
-        """Bytes of a rank by kind at the most, the micro-batches that wait for their forward included."""
-        waiting = self.waiting * (self.work.forwards - 1)
+        """Bytes of a rank by kind at the most, the micro-batches that wait for their forward included, and those that
+        are prepared for the next step in a stream of their own: its memory is not shared with that of the training."""
+        others = self.waiting * (self.work.forwards - 1)
+        waiting = others + (others + self.beside if self.beside else 0)
         return {kind: float(count) for kind, count in (*self.memory.items(), ("prepared", waiting)) if count}
 
     @property
@@ -136,6 +139,7 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
         most,
         sum(most.values()),
         waiting[0],
+        waiting[1] if device.type == "cuda" else 0,
         parameters,
         batch.bytes,
         dict(trace.copied),
@@ -144,14 +148,14 @@ def _follow(recipe: schema.Recipe, work: Work, batch: PackedBatch, trace: Trace,
 
 
 def _name_phases(objective: Objective, engine: Ghost, trace: Trace) -> list[int]:
-    """Have the trace told what of a step is done: prepare, count, micro, update. What a prepared micro-batch takes is
-    added to the list that this gives."""
-    prepare, micro_step, waiting = objective.prepare, engine.micro_step, [0]
+    """Have the trace told what of a step is done: prepare, count, micro, update. What a prepared micro-batch takes goes
+    into the list that this gives: when it is done, and at the most."""
+    prepare, micro_step, waiting = objective.prepare, engine.micro_step, [0, 0]
 
     def prepared(given: PackedBatch, at: Moment) -> Prepared:
         trace.phase, before = "prepare", trace.memory.total
         result = prepare(given, at)
-        waiting[0] += trace.memory.total - before
+        waiting[:] = trace.memory.total - before, trace.memory.peak - before
         trace.phase = "count"
         return result
 

@@ -11,8 +11,10 @@ from gamut.errors import RecipeError, RunError
 from gamut.estimate import rates
 from gamut.estimate.__main__ import main, recipe_of
 from gamut.estimate.calls import Call
-from gamut.estimate.forecast import run
+from gamut.estimate.forecast import forecast, run
 from gamut.estimate.rates import Rates, of_sheet
+from gamut.estimate.step import account
+from gamut.estimate.work import work_of
 
 # Round numbers: a call takes the host 10 s, a launch the device 1 s at least, a byte and an operation a second.
 ROUND = replace(of_sheet("h100"), half=1.0, single=1.0, bytes=1.0, call=10.0, backward=10.0, launch=1.0, wait=3.0)
@@ -86,3 +88,17 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
         "stand-in clips",
     ):
         assert said in told
+
+
+def test_a_gpu_prepares_the_next_step_beside_the_backward() -> None:
+    """That hides what it waits for, and takes memory of its own."""
+    recipe = recipe_of(["asit_tiny", "data=nowhere", "step.packs=2", "step.clips=8", "loader.packs_per_forward=1"])
+    work = work_of(recipe, 1)
+    mine = account(recipe, work, "cuda")
+    assert mine.beside > mine.waiting > 0
+    after = replace(mine, beside=0)
+    rates_ = of_sheet("h100")
+    assert forecast(mine, rates_, 1).step < forecast(after, rates_, 1).step
+    assert mine.held["prepared"] == 2 * mine.waiting + mine.beside
+    assert after.held["prepared"] == mine.waiting
+    assert account(recipe, work, "cpu").beside == 0
