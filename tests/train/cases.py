@@ -266,9 +266,9 @@ def without(world: World, folder: Path, recipe: schema.Recipe, steps: list[int])
     """The toy run whose engine is never asked to do these steps: they are left out before the first forward."""
     take = Stepper.take
 
-    def leave_out(self, batches, at, lr, decay, asks, waited):
+    def leave_out(self, batches, at, lr, decay, asks, waited, *early):
         if at.step not in steps:
-            return take(self, batches, at, lr, decay, asks, waited)
+            return take(self, batches, at, lr, decay, asks, waited, *early)
         clips = int(world.sum(torch.tensor([float(sum(b.clips for b in batches))]))[0])
         return Outcome(False, clips, 0, asks, 0.0, {}, [True] * len(batches))
 
