@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from gamut.evaluate.metrics import confusion
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
 from gamut.shards import Index
+from gamut.train.spans import Spans
 
 
 def metric_of(finetune: schema.Finetune) -> Metric:
@@ -70,26 +70,33 @@ def evaluate(
     policy: Policy,
     *,
     workers: int,
+    per_forward: int = 1,
     make_loader: Callable[..., Iterable] = Loader,
 ) -> Scores:
     """Scores of every clip, alike on every rank. Raises RunError where a clip cannot be read: a score over fewer
     clips than it claims is a wrong score.
 
-    Each pack is a forward of its own: which clips share one is then the plan's, and no matter of how many ranks.
+    As many packs as in training, `per_forward`, are joined in a forward. With one a forward the scores have the same
+    bits at any number of ranks; joined, they are the same but for rounding. The logits stay on the device until all
+    are there, or many.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    loader = make_loader(index, plan_evaluation(clips, policy), rank=rank, world=world, per_forward=1, workers=workers)
-    share, seconds = Share(), 0.0
-    for _, batches in loader:
+    gpu = objective.device.type == "cuda"
+    plan, how = plan_evaluation(clips, policy), {"per_forward": per_forward, "workers": workers, "pin": gpu}
+    share, spans = Share(), Spans(objective.device)
+    for _, batches in make_loader(index, plan, rank=rank, world=world, **how):
         for batch in batches:
-            since = time.perf_counter()
-            logits = objective.logits(batch).cpu() if batch.clips else torch.zeros(0, objective.classes)  # waits for it
-            seconds += time.perf_counter() - since
+            logits = torch.zeros(0, objective.classes, device=objective.device)
+            if batch.clips:
+                spans.begin("forward")
+                logits = objective.logits(batch)
+                spans.end()
             share.add(batch, {"target": multi_hot(batch, objective.classes), "logits": logits})
     parts: list = [(share.arrays(), share.holes)]
+    seconds = spans.seconds()["forward"]
     if world > 1:
-        parts = [None] * world
-        dist.all_gather_object(parts, (share.arrays(), share.holes))
+        mine, parts = parts[0], [None] * world
+        dist.all_gather_object(parts, mine)
     holes = sorted(f"{hole.key} ({hole.reason})" for _, some in parts for hole in some)
     if holes:
         raise RunError(

@@ -22,7 +22,7 @@ from gamut.models.layout import Layout, drop_tokens
 from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import Begun, begun
 from gamut.recipe import schema
-from gamut.train.objective import Moment, Objective, Prepared, described, mixed
+from gamut.train.objective import Moment, Objective, Prepared, described, evaluating, mixed
 
 
 class Inputs(Protocol):
@@ -218,10 +218,5 @@ class Classify(Objective):
     def logits(self, batch: PackedBatch) -> torch.Tensor:
         """Scores of a batch, float32 [C, classes], without augmentation."""
         clips = self._inputs(batch, training=False)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with mixed(self.model, self.recipe.precision, self.device):
-                return self.model(*clips.arguments).float()
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model, self.recipe.precision, self.device):
+            return self.model(*clips.arguments).float()

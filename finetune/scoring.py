@@ -95,6 +95,7 @@ class Scoring:
             clips,
             evaluation_policy(self.recipe),
             workers=self.recipe.loader.workers,
+            per_forward=self.run.recipe.loader.per_forward,
             make_loader=self.make_loader,
         )
         values = scores.values(self.metric)

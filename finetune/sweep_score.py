@@ -66,7 +66,8 @@ class Scorer:
     def _score(self, subject: Subject, index: Index, clips: Clips, policy: Policy, point: Point) -> dict[str, Any]:
         task = subject.at(point)
         recipe = task.recipe
-        scores = evaluate(task, index, clips, policy, workers=recipe.loader.workers)
+        loader = recipe.loader
+        scores = evaluate(task, index, clips, policy, workers=loader.workers, per_forward=loader.per_forward)
         metric = metric_of(recipe.finetune)
         values = scores.values(metric)
         epoch = plan_evaluation(clips, policy)

@@ -25,7 +25,7 @@ from gamut.models.weights import Loaded, load_backbone
 from gamut.randomness import begun
 from gamut.recipe import schema
 from gamut.train.config import stage_of
-from gamut.train.objective import Moment, Prepared, Pretraining, mixed
+from gamut.train.objective import Moment, Prepared, Pretraining, evaluating, mixed
 from gamut.train.partitions import fill, shape, whole_state
 from pretrain import losses
 from pretrain.centres import Centres
@@ -192,11 +192,6 @@ class Asit(Pretraining):
         """
         views: MaskedBatch = self.prepare(batch, at).inputs
         everything = torch.arange(len(views.hidden), device=self.device)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with mixed(self.model, self.precision, self.device):
-                pixels = self.model(views.hidden, views.student, None, None, everything).pixels
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model, self.precision, self.device):
+            pixels = self.model(views.hidden, views.student, None, None, everything).pixels
         return views.clean, views.own.masks.patches, pixels[views.number].float()

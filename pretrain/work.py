@@ -42,7 +42,7 @@ class Pretrain(Work):
         encode = Encoder(objective.backbone, front, recipe.precision, world.device, recipe.probe.rows)
         with (
             open_session(recipe, world, self.index, self.clips, forward_of(recipe, world)) as session,
-            Watch(recipe, self.probed, encode, world, session.folder, session.tracker) as watch,
+            Watch(session.recipe, self.probed, encode, world, session.folder, session.tracker) as watch,
         ):
             draw = Pictures(objective, encode, recipe, self.index, self.clips, session.tracker)
 

@@ -43,7 +43,9 @@ def score(
     entries: list[dict] = []
 
     def take(name: str, step: int, epochs: float) -> dict[str, np.ndarray]:
-        share = extract(encode, clips.index, plan, workers=recipe.loader.workers, with_logmel=not entries)
+        loader = recipe.loader
+        how = {"workers": loader.workers, "per_forward": loader.per_forward}
+        share = extract(encode, clips.index, plan, with_logmel=not entries, **how)
         if share.problem:
             raise CheckpointError(f"{name} cannot be probed: {share.problem}")
         if share.holes and not entries:

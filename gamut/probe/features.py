@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from gamut.plan import Clips, Epoch, Policy, plan_evaluation
 from gamut.recipe.policy import hop
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
+from gamut.train.objective import evaluating
 
 TOKENS = 2048  # of a pack: small enough to be shared out, and to stay in a CPU's cache
 PACKS = 16  # of a step; how they are dealt changes nothing, since each is a forward of its own
@@ -57,17 +57,6 @@ class Encoder:
     device: torch.device
     with_rows: bool = False
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Forwards as they are scored, in the run's precision. The backbone's mode is as it was afterwards."""
-        was_training = self.backbone.training
-        self.backbone.eval()
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                yield
-        finally:
-            self.backbone.train(was_training)
-
     @torch.no_grad()
     def __call__(self, batch: PackedBatch, with_logmel: bool = False) -> dict[str, torch.Tensor]:
         """Vectors of the batch's clips, float32 [C, dim] each.
@@ -81,7 +70,7 @@ class Encoder:
         batch = batch.to(self.device)
         pixels = self.front(batch)
         where = self.backbone.layout(batch.frames, batch.sizes)
-        with self.evaluating():
+        with evaluating(self.backbone, self.precision, self.device):
             tokens = self.backbone(pixels, where)
             found = {"mean": _mean(tokens, where)}
             if self.with_rows:
@@ -137,6 +126,7 @@ def extract(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    per_forward: int = 1,
     with_logmel: bool = False,
 ) -> Share:
     """This rank's share of the vectors of a plan's clips. All ranks call it together and forward equally often.
@@ -144,10 +134,12 @@ def extract(
     The clips are distributed because a training step needs all ranks: if one of them encoded alone, the others would
     only wait. And where the backbone's weights are split over the ranks, all of them take part in a forward. For that
     reason a rank that cannot read continues with empty packs; `problem` says what happened. A clip's vector does not
-    depend on the number of ranks: each pack is a separate forward, and the plan decides which clips it holds.
+    depend on the number of ranks where each pack is a forward of its own, since the plan decides which clips it holds;
+    joined `per_forward` (at most) it does by its last bits.
     """
     share = Share()
-    loader = Loader(index, epoch, rank=rank, world=world, per_forward=1, workers=workers, prefetch=2)
+    pin = encode.device.type == "cuda"
+    loader = Loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers, prefetch=2, pin=pin)
     for batch in _batches(loader, index, epoch, share):
         share.add(batch, encode(batch, with_logmel))
     return share

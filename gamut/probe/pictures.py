@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
@@ -18,6 +18,10 @@ from gamut.probe.features import Encoder, whole_clips
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track import figures
+from gamut.train.objective import evaluating
+
+if TYPE_CHECKING:  # whoever draws nothing need not wait for it
+    from matplotlib.figure import Figure
 
 
 @torch.no_grad()
@@ -33,7 +37,7 @@ def attention_figures(encode: Encoder, index: Index, clips: Clips, recipe: Recip
     batch = assemble(index, plan, range(plan.steps * plan.packs)).to(encode.device)
     pixels = encode.front(batch)
     where = encode.backbone.layout(batch.frames, batch.sizes)
-    with encode.evaluating():
+    with evaluating(encode.backbone, encode.precision, encode.device):
         maps = attention_maps(encode.backbone, pixels, where)
     mels = unpatch(pixels).cpu().numpy()
     first = 0

@@ -129,6 +129,7 @@ class Watch:
                 rank=world.rank,
                 world=world.size,
                 workers=self.recipe.loader.workers,
+                per_forward=self.recipe.loader.per_forward,
                 with_logmel=with_logmel,
             )
             if not share.problem:

@@ -201,7 +201,7 @@ class Loader:
     workers: int = key(2, "processes a rank that read and decode; 0: the rank reads by itself", at_least(0))
     packs_per_forward: int | str = key(
         AUTO,
-        "packs joined in one forward of training: memory and speed only, never results. auto: on GPUs as many as fit "
+        "packs joined in one forward: memory and speed only, never results. auto: on GPUs as many as fit "
         "by the account of `gamut estimate`, on CPU 1",
         at_least(1, AUTO),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -44,6 +45,18 @@ def mixed(module: nn.Module, precision: str, device: torch.device) -> torch.auto
     A module whose weights are in bf16 needs none: autocast would have every LayerNorm work on float32 copies."""
     wide = next(module.parameters()).dtype == torch.float32
     return torch.autocast(device.type, torch.bfloat16, enabled=wide and precision == "bf16")
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
+    """Within it the module is in evaluation mode, and under `mixed`; its mode is as it was afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        with mixed(module, precision, device):
+            yield
+    finally:
+        module.train(was_training)
 
 
 def described(recipe: schema.Recipe, mean: float, std: float) -> dict[str, Any]:

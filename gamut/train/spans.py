@@ -21,7 +21,7 @@ class Spans:
         self._marks: list[tuple[str, Any]] = []
 
     def begin(self, what: str) -> None:
-        """what: prepare | train | communicate | update."""
+        """what: in a step prepare | train | communicate | update."""
         mark: Any = torch.cuda.Event(enable_timing=True) if self._gpu else time.perf_counter()
         if self._gpu:
             mark.record()

@@ -4,10 +4,17 @@ whoever makes it cheaper lowers the number."""
 from __future__ import annotations
 
 import pytest
+import torch
 
-from gamut.estimate.step import Account, account
-from gamut.estimate.work import work_of
+from finetune.objective import Classify
+from gamut.data.batch import PackedBatch
+from gamut.data.share import Share, fetched
+from gamut.estimate.fakes import as_fake, codes_of_kept, surroundings
+from gamut.estimate.step import Account, account, heard, objective_of, widths
+from gamut.estimate.trace import Trace, tracing
+from gamut.estimate.work import Work, work_of
 from gamut.recipe.load import load_recipe
+from gamut.recipe.schema import Recipe
 
 
 def followed(stage: str, name: str, *overrides: str) -> Account:
@@ -43,3 +50,27 @@ def test_memory_of_a_large_forward() -> None:
     for wish, most in (("false", 39), ("null", 30)):
         memory = large(f"compute.compile={wish}").memory
         assert (memory["activations"] + memory["logits"]) / 1e9 <= most
+
+
+@pytest.mark.parametrize("packs", [2, 7])
+def test_waits_of_an_evaluation_do_not_grow_with_its_forwards(packs: int) -> None:
+    recipe = load_recipe("finetune", "esc50", ("data=nowhere", "compute.compile=false"))
+    work = work_of(recipe, 1)
+    batch = work.batch()
+    with surroundings(False, True):
+        answers = heard(recipe, work, batch, True)
+        trace = Trace(torch.device("cuda", 0), answers, False, widths(recipe, work), codes_of_kept())
+        with tracing(trace) as fake:
+            _evaluate_on(trace, as_fake(fake, batch), recipe, work, packs)
+    assert sum(call.wait for call in trace.calls if call.phase == "evaluate") == 1
+
+
+def _evaluate_on(trace: Trace, batch: PackedBatch, recipe: Recipe, work: Work, packs: int) -> None:
+    objective = objective_of(recipe, work, trace.device)
+    assert isinstance(objective, Classify)
+    trace.phase, share = "evaluate", Share()
+    for _ in range(packs):
+        share.add(batch, {"logits": objective.logits(batch)})
+    assert not [call.line for call in trace.calls if call.phase == "evaluate" and call.wait]
+    assert sum(call.launches > 0 for call in trace.calls if call.phase == "evaluate") > 100 * packs
+    fetched([torch.zeros(2, 50, device=trace.device)] * packs)

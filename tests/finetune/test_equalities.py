@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.evaluation import evaluate
 from finetune.objective import Classify
 from gamut.data.loader import Loader
 from gamut.errors import PlanError
@@ -253,3 +254,23 @@ def test_a_clip_longer_than_may_be_is_cut_to_what_a_clip_of_that_length_has(inde
     for row, logits in shorter.items():
         unlike = (logits - whole[row]).abs().max().item()
         assert unlike > 5e-5 if samples[row] >= THIRTY else unlike == 0.0, (row, samples[row], unlike)
+
+
+@pytest.mark.parametrize("per_forward", [2, 4])
+def test_an_evaluation_joins_packs_and_has_the_same_scores(index: Index, per_forward: int) -> None:
+    of = recipe(step=schema.Step(packs=4, clips=2))
+    made, clips, policy = task(of), index.table(), evaluation_policy(of)
+    forwards: list[int] = []
+    plain = made.model.register_forward_hook(lambda module, inputs, logits: forwards.append(len(logits)))
+    alone = evaluate(made, index, clips, policy, workers=0)
+    assert len(forwards) == 6
+    forwards.clear()
+    joined = evaluate(made, index, clips, policy, workers=2, per_forward=per_forward)
+    plain.remove()
+    assert len(forwards) == (3 if per_forward == 2 else 2)
+    assert sum(forwards) == len(SAMPLES)
+    assert np.array_equal(joined.row, alone.row)
+    assert np.array_equal(joined.target, alone.target)
+    assert np.abs(joined.logits - alone.logits).max() <= 1e-5 * np.abs(alone.logits).max()
+    assert joined.seconds > 0
+    assert made.model.training
