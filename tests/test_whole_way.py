@@ -194,7 +194,7 @@ def assert_same(one: Path, other: Path) -> None:
     for step in expected:
         for name in ("loss", "loss/reconstruction", "loss/local", "loss/global", "gradient_norm", "lr"):
             assert got[step][name] == expected[step][name], (step, name)
-    for file in ("model.safetensors", "objective.safetensors"):
+    for file in ("model.safetensors", "objective.safetensors", "rank-00000.safetensors"):
         left, right = tensors(one, file), tensors(other, file)
         assert all(np.array_equal(left[name], right[name]) for name in left)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import urllib.parse
@@ -70,7 +71,10 @@ def connect(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
     if uri.startswith(SQLITE):
-        warn_of_network(Path(uri.removeprefix(SQLITE)))
+        database = Path(uri.removeprefix(SQLITE))
+        warn_of_network(database)
+        with contextlib.suppress(OSError):  # MLflow says what is wrong with the place
+            os.close(os.open(database, os.O_CREAT | os.O_CLOEXEC, 0o600))  # recipes and results are not for everyone
     return MlflowClient(tracking_uri=uri)
 
 
@@ -80,6 +84,8 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     artifacts = Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts"
+    if uri.startswith(SQLITE):
+        artifacts.mkdir(mode=0o700, exist_ok=True)
     return str(client.create_experiment(name, artifact_location=artifacts.as_uri() if uri.startswith(SQLITE) else None))
 
 

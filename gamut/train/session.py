@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
+import torch
+
 from gamut import files
 from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
@@ -122,6 +124,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
         nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
         require_cache(index, cache_needed(index, clips, policy, nodes))
     folder = RunFolder.place(recipe)
+    torch.manual_seed(recipe.seed + world.rank)  # nothing here draws from it, but what a user adds may
     with Preemption() as preemption, lease(folder, world):
         problem: Exception | None = None
         tracker: NullTracker = NullTracker()

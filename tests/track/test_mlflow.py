@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import random
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from gamut.track.feed import Feed
 from gamut.track.figures import curves
 from gamut.track.metrics import MetricsFile
 from gamut.track.run import RunFolder
-from gamut.track.store import public, quiet, store_uri
+from gamut.track.store import connect, experiment_id, public, quiet, store_uri
 from gamut.track.tracker import Feeder, NullTracker, Tracker
 
 quiet()
@@ -179,6 +180,14 @@ def test_figures_go_along(tmp_path: Path) -> None:
     names = [file.path for file in MlflowClient(str(store_uri(wanted))).list_artifacts(parent.info.run_id, "figures")]
     assert names == ["figures/masks_and_all-0000003.png"]
     assert sorted(file.name for file in folder.figures.iterdir()) == ["masks_and_all-0000003.png"]
+
+
+def test_recipes_and_results_are_for_their_owner_alone(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    client = connect(f"sqlite:///{database}")
+    experiment_id(client, f"sqlite:///{database}", "mine")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("mlflow.db*")} == {0o600}
+    assert stat.S_IMODE((tmp_path / "mlflow-artifacts").stat().st_mode) == 0o700
 
 
 def test_no_call_waits_for_mlflow(tmp_path: Path) -> None:
