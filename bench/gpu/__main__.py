@@ -11,6 +11,8 @@ a part failed; the others run all the same. Rows for bench/RESULTS.md go to --ou
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +35,8 @@ CORRECT = {
     "deterministic": correct.determinism,
 }
 TIMED = {"attention": kernels.attends, "log-mel": kernels.mels}
-NAMES = ("rates", *CORRECT, "resume", "steps", "published", *TIMED, "evaluation", "features", "heads", "feed")
+FLOWS = ("evaluation", "features", "heads", "feed")
+NAMES = ("rates", *CORRECT, "resume", *TIMED, "published", *FLOWS, "steps")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             "There is no GPU that torch can use here (--device cpu --tiny is the same code on a CPU).", file=sys.stderr
         )
         return 2
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product: for deterministic kernels
     setting = Setting(device, options.tiny, time.monotonic() + 60 * options.minutes)
     wanted = {name: part for name, part in parts(setting).items() if name in (options.only or NAMES)}
     rows: list[tuple[str, Row]] = []
@@ -93,10 +97,10 @@ def parts(setting: Setting) -> dict[str, Part]:
         """A part whose imports may not be here, which is then its own failure alone."""
         yield from getattr(__import__(f"bench.gpu.{module}", fromlist=[name]), name)(setting)
 
-    found: dict[str, Part] = {"rates": rates, **CORRECT, "resume": partial(late, "flows", "resume"), "steps": steps}
+    found: dict[str, Part] = {"rates": rates, **CORRECT, "resume": partial(late, "flows", "resume"), **TIMED}
     found["published"] = partial(late, "steps", "published")
-    found |= TIMED
-    return found | {name: partial(late, "flows", name) for name in ("evaluation", "features", "heads", "feed")}
+    found |= {name: partial(late, "flows", name) for name in FLOWS}
+    return found | {"steps": steps}  # last: as many of them as there is time for
 
 
 def where(device: torch.device) -> str:
@@ -106,7 +110,16 @@ def where(device: torch.device) -> str:
     from gamut.accelerator import driver
 
     name = torch.cuda.get_device_name(device)
-    return f"{name}, driver {driver() or 'unknown'}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+    return f"{name}, driver {driver() or asked_driver()}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+
+
+def asked_driver() -> str:
+    """What nvidia-smi says, where the kernel does not."""
+    line = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(line, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
 
 
 def line_of(row: Row) -> str:

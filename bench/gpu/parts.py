@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import sys
 import time
@@ -89,4 +90,5 @@ def run(parts: dict[str, Part], setting: Setting) -> Iterator[tuple[str, Row | E
                 traceback.print_exc()
             yield name, error
         if setting.gpu:
+            gc.collect()
             torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.gpu.parts import LeftOut, Row, Setting
 from bench.gpu.published import PublishedAsit, PublishedElastic
 from gamut.audio.logmel import log_mel
 from gamut.commands import ROOT
+from gamut.data.batch import PackedBatch
 from gamut.estimate.rates import Rates
 from gamut.estimate.step import objective_of
 from gamut.estimate.work import work_of
@@ -117,7 +119,7 @@ class Trainer:
         self.tokens, self.clips = work.tokens, work.clips
         self.batch = work.batch()
         if setting.gpu:
-            self.batch = self.batch.pin_memory() if hasattr(self.batch, "pin_memory") else self.batch
+            self.batch = pinned(self.batch)
         make_deterministic(recipe.run.deterministic or not setting.gpu)
         torch.manual_seed(0)
         world = World(0, 1, 0, 1, setting.device, torch.get_num_threads())
@@ -142,7 +144,7 @@ class Trainer:
 
             copies = [block for module in self.objective.copies() for block in self.objective.blocks(module)]
             said = prepare(self.objective.blocks(self.objective.model), copies, self.recipe.compute, setting.device)
-            if said:
+            if said and self.recipe.compute.compile is True:
                 raise LeftOut(said)
 
     def step(self) -> float:
@@ -152,9 +154,15 @@ class Trainer:
         return outcome.values["loss"]
 
 
+def pinned(batch: PackedBatch) -> PackedBatch:
+    """As the loader gives it where there is a GPU."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: x.pin_memory() for name, x in values.items() if isinstance(x, torch.Tensor)})
+
+
 def loss_of(case: Case, setting: Setting, steps: int = 1) -> float:
     """Of the last of a few steps from the recipe's own beginning."""
-    trainer = Trainer(case.of_packs(1), setting)
+    trainer = Trainer(case.of_packs(1).also(*EAGER), setting)
     return [trainer.step() for _ in range(steps)][-1]
 
 
@@ -223,6 +231,7 @@ def timed(setting: Setting, forecasts: Forecasts) -> Iterator[Row]:
         try:
             setting.require_time(30, name)
             if setting.gpu:
+                gc.collect()  # engines hold on to themselves
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             trainer = Trainer(case, setting)
