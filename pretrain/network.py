@@ -100,7 +100,8 @@ class AsitNetwork(nn.Module):
         both = self.projection.features(torch.cat([classes, data]))
         if self.heads == "shared":
             both = self.projection.last_layer(both, frozen)
-        classes, data = both[: len(classes)], both[len(classes) :]
+        # Not two slices: each would have a gradient of all rows, zeros but for its own.
+        classes, data = both.split([len(classes), len(data)])
         if self.heads == "partly":
             return self.projection.last_layer(classes, frozen), self.projection_data(data, frozen)
         return classes, data

@@ -172,8 +172,10 @@ class Trace(TorchDispatchMode):
         flops = flops_of(func, args, kwargs, out, pairs)
         moved = bytes_of(name, here, there, self.deterministic)
         half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in here)
-        if name == "sum" and here and kwargs.get("dtype") not in (None, here[0].dtype):
-            converted = here[0].numel() * kwargs["dtype"].itemsize  # torch converts all of it first
+        # torch converts all of it first, except from bf16 to float32 on a GPU.
+        direct = mine == "cuda" and half and kwargs.get("dtype") == torch.float32
+        if name == "sum" and here and not direct and kwargs.get("dtype") not in (None, here[0].dtype):
+            converted = here[0].numel() * kwargs["dtype"].itemsize
             self.memory.brief(converted, "activations")
             moved += 2.0 * converted
         if (

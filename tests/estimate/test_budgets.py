@@ -35,6 +35,12 @@ def test_a_micro_step_before_the_engine(stage: str, name: str, calls: int, waits
     assert sum(call.wait for call in mine) <= waits
 
 
+def test_calls_outside_of_what_is_compiled() -> None:
+    """500 is the goal."""
+    mine = followed("pretrain", "asit_b", "compute.compile=null").phase("prepare", "micro")
+    assert sum(call.launches > 0 and call.line != "backward" and not call.compiled for call in mine) <= 620
+
+
 def test_waits_of_a_step_besides_its_micro_batches() -> None:
     """The two reductions, each read once, and two of the engine."""
     assert sum(call.wait for call in followed("pretrain", "asit_b").phase("count", "update")) <= 4
