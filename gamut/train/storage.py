@@ -13,6 +13,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import gamut.train.unused  # noqa: F401  # before DeepSpeed
+
+# isort: split
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler

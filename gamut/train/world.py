@@ -102,6 +102,9 @@ def start(run: schema.Run) -> World:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     os.environ[CHOICE] = accelerator()
 
+    import gamut.train.unused  # noqa: F401  # before DeepSpeed
+
+    # isort: split
     import deepspeed  # here: it reads the environment when it is imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
