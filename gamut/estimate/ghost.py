@@ -185,7 +185,7 @@ class Ghost(Engine):
             for parameter in self.trained:
                 parameter.grad = None
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
         raise NotImplementedError("an account has no weights")
 
     def save(self, writer: Writer) -> None:

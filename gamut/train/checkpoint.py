@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +41,34 @@ VERSION = 1
 TEMPORARY = (".saving-", ".removing-")
 
 
+class _Saving:
+    """A checkpoint that is being written: by every rank its part, then published by rank 0."""
+
+    def __init__(self, final: Path, step: int, writer: Writer) -> None:
+        self.final = final
+        self.step = step
+        self.writer = writer
+        self.publishing = False
+        self.problem: Exception | None = None
+
+    def begin(self, action: Callable[[], Exception | None]) -> None:
+        """Do the next stage in a thread; `action` gives what went wrong."""
+
+        def run() -> None:
+            try:
+                self.problem = action()
+            except Exception as error:  # raised by `go_on`, in the thread that trains
+                self.problem = error
+
+        self.thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self.thread.start()
+
+
 class Keeper:
-    """Saves and restores one run's checkpoints; every method but `minutes_passed` is called by all ranks together."""
+    """Saves and restores one run's checkpoints.
+
+    Every method but `minutes_passed`, `busy` and `leave` is called by all ranks together.
+    """
 
     def __init__(
         self,
@@ -49,7 +78,9 @@ class Keeper:
         fingerprint: dict[str, str],
         engine: Engine,
         objective: Objective,
+        told: Callable[[int, str, str], object] = lambda step, path, sha256: None,
     ) -> None:
+        """told: called when a checkpoint is published, with its step, path and the hash of its manifest (on rank 0)."""
         self.folder = folder
         self.recipe = recipe
         self.world = world
@@ -58,6 +89,8 @@ class Keeper:
         self.objective = objective
         self.newest: Path | None = None
         self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
+        self.told = told
+        self._saving: _Saving | None = None
         self._saved_at = time.monotonic()
 
     @property
@@ -68,44 +101,82 @@ class Keeper:
         """Whether a checkpoint is due by the clock. Only rank 0's clock may decide."""
         return time.monotonic() - self._saved_at > 60.0 * self.recipe.checkpoint.every_minutes
 
-    def save(self, state: State, keep: bool = False) -> Path:
-        """Write the checkpoint of `state`; one of the same step that is there already stays.
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is writing. The others need not know at the same time."""
+        return self._saving is not None and self._saving.thread.is_alive()
+
+    def save(self, state: State, keep: bool = False) -> None:
+        """Copy `state` and all that belongs to it off the device; a thread writes it while the training goes on, as
+        far as the next `go_on`. One of the same step that is there already stays; one that is still being written is
+        waited for.
 
         keep: it is never removed; `state` then stands at the beginning of an epoch.
 
-        Raises CheckpointError on every rank where any could not write, naming it, the path and the bytes; the
-        checkpoints before it are untouched, and nothing names the unfinished one.
+        Raises CheckpointError on every rank where any could not write, naming it, the path and the bytes, and so do
+        `go_on` and `finish`; the checkpoints before it are untouched, and nothing names the unfinished one.
         """
+        if self._saving is not None and self.busy and self.world.first:
+            print(f"step {state.step}: a checkpoint waits for {self._saving.final.name} to be written", flush=True)
+        self.finish()
         final = self.checkpoints.place(state.step)
-        problem: CheckpointError | None = None
+        problem: Exception | None = None
         if keep:
             if self.world.first:
                 problem = self._attempt(lambda: self.checkpoints.keep(final.name, state.epoch))
             self.world.agree(problem, "note a checkpoint to keep")
         if self.newest == final:
-            return final
+            self.told(state.step, str(final), self.sha256)
+            return
         temporary = self.folder / f"{TEMPORARY[0]}{final.name}"
         if self.world.first:
             problem = self._attempt(lambda: self._clean_start(temporary))
         self.world.agree(problem, "start a checkpoint")
 
-        weights = self.engine.weights()
         writer = Writer(temporary)
         self.engine.save(writer)
-        self._write_own(writer, state, weights)
-        problem = CheckpointError(writer.problem) if writer.problem else None
-        self.world.agree(problem, "write its part of a checkpoint")
-
-        parts = self.world.gather(writer.entries)
-        if self.world.first:
-            entries = {name: entry for part in parts for name, entry in part.items()}
-            problem = self._attempt(lambda: self._publish(temporary, final, entries))
-        self.world.agree(problem, "publish a checkpoint")
-        self.newest = final
+        self._take_own(writer, state)
+        self._saving = _Saving(final, state.step, writer)
+        self._saving.begin(lambda: self._attempt(writer.write))
         self._saved_at = time.monotonic()
-        return final
 
-    def _attempt(self, action: Any) -> CheckpointError | None:
+    def go_on(self) -> None:
+        """Bring the checkpoint that is being written a stage further. Every rank calls it, when none is `busy`; one
+        that is makes the others wait.
+
+        When all have written their parts, rank 0 publishes them, in a thread again.
+        """
+        saving = self._saving
+        if saving is None:
+            return
+        saving.thread.join()
+        writer = saving.writer
+        problem = saving.problem
+        if not saving.publishing:
+            self.world.agree(problem, "write its part of a checkpoint")
+            saving.publishing = True
+            parts = self.world.gather(writer.entries)
+            if self.world.first:
+                entries = {name: entry for part in parts for name, entry in part.items()}
+                publish = partial(self._publish, writer.root, saving.final, entries)
+                saving.begin(lambda: self._attempt(publish))
+            return
+        self.world.agree(problem, "publish a checkpoint")
+        self._saving = None
+        self.newest = saving.final
+        self.told(saving.step, str(saving.final), self.sha256)
+
+    def finish(self) -> None:
+        """Wait until nothing is being written. Called by all ranks together."""
+        while self._saving is not None:
+            self.go_on()
+
+    def leave(self) -> None:
+        """Wait for this rank's own thread alone, whatever the others do: nobody writes once the run is left."""
+        if self._saving is not None:
+            self._saving.thread.join()
+
+    def _attempt(self, action: Callable[[], object]) -> Exception | None:
         try:
             action()
         except OSError as error:
@@ -119,8 +190,9 @@ class Keeper:
         remove_leftovers(self.folder)
         temporary.mkdir(mode=0o700)
 
-    def _write_own(self, writer: Writer, state: State, weights: dict[str, torch.Tensor]) -> None:
+    def _take_own(self, writer: Writer, state: State) -> None:
         world = self.world
+        weights = self.engine.weights(wanted=world.first)
         randomness = {"cpu": torch.get_rng_state()}
         if world.device.type == "cuda":
             randomness["cuda"] = torch.cuda.get_rng_state(world.device)
@@ -129,7 +201,7 @@ class Keeper:
         if not world.first:
             return
         about = {"model": asdict(self.recipe.model)} | self.objective.described()
-        writer.bytes(MODEL, tensor_bytes(plain(weights), described(about)))
+        writer.tensors(MODEL, plain(weights), described(about))
         writer.bytes(OBJECTIVE, tensor_bytes(extra, described(about)))
         record = {
             "version": VERSION,

@@ -65,12 +65,13 @@ class Engine(ABC):
         """Forget the gradients of this step: parameters and optimiser stay bit for bit as they are."""
 
     @abstractmethod
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The model's weights in fp32 on the CPU (under bf16 the optimiser's master copy). Called by all ranks."""
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
+        """Copies of the model's weights in fp32 on the CPU (under bf16 of the optimiser's master copy); {} on a rank
+        where they are not wanted. Called by all ranks."""
 
     @abstractmethod
     def save(self, writer: Writer) -> None:
-        """Write what `load` needs beside `weights` into the writer's folder `engine`. Called by all ranks."""
+        """Hand what `load` needs beside `weights` to the writer, for its folder `engine`. Called by all ranks."""
 
     @abstractmethod
     def load(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> None:

@@ -94,7 +94,15 @@ class _Training:
         self.watchdog, self.garbage = watchdog, garbage
         accumulation = -(-recipe.step.packs // (world.size * recipe.loader.per_forward))
         self.engine = make_engine(objective, recipe, world, accumulation)
-        self.keeper = Keeper(folder / "checkpoints", recipe, world, session.plans.fingerprint, self.engine, objective)
+        self.keeper = Keeper(
+            folder / "checkpoints",
+            recipe,
+            world,
+            session.plans.fingerprint,
+            self.engine,
+            objective,
+            session.tracker.checkpoint,
+        )
         self.state = state = self.keeper.resume() or beginning(take(session, 0))
         self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, self.schedule, state, recipe.epochs)
@@ -106,17 +114,20 @@ class _Training:
         self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
         self.asked = False  # whether a checkpoint was due by the clock at the step before
+        self.staged = 0  # the step after which what is being written last went a stage further
         self.loader: Loader | None = None
         self.ending = contextlib.ExitStack()
 
     def run(self) -> str:
         """Train to the end, or until the attempt has to end: finished | preempted."""
         with contextlib.closing(self.trace), self.ending:
+            self.ending.callback(self.keeper.leave)
             while self.state.epoch < self.recipe.epochs:
                 epoch = take(self.session, self.state.epoch)
                 if not self._steps(epoch):
                     return "preempted"
                 self._end(epoch)
+            self.keeper.finish()
         self.engine.close()
         return "finished"
 
@@ -142,8 +153,13 @@ class _Training:
                 self._log(coming.at, outcome.values | meter.read() | self.spent.read(), facts)
                 facts = {}
             self._guard()
+            # What a step's reduction says of writing may have been said before the step before it had ended.
+            if not outcome.asks.writing and self.state.step > self.staged + 1:
+                self.staged = self.state.step
+                self.keeper.go_on()
             if outcome.asks.stop:
                 self._save()
+                self.keeper.finish()
                 return False
             self.asked = outcome.asks.save
             mid_epoch = self.state.step_in_epoch < epoch.steps
@@ -169,7 +185,7 @@ class _Training:
     def _asks(self, to_be_saved: bool = False) -> Asks:
         """What this rank wishes. to_be_saved: a checkpoint will be made before the step that this is said in."""
         save = self.world.first and not to_be_saved and self.keeper.minutes_passed()
-        return Asks(self.session.preemption.asked, save)
+        return Asks(self.session.preemption.asked, save, self.keeper.busy)
 
     def _loader(self, epoch: Epoch) -> Loader:
         """One for all epochs: its workers go on from one to the next."""
@@ -200,6 +216,8 @@ class _Training:
             return self.stepper.leave_out(batches, self._asks(), waited)
         lr, decay = self.schedule.lr(at.fraction), self.schedule.decay(at.fraction)
         outcome = self.stepper.take(batches, at, lr, decay, self._asks(), waited, coming.ready, steps)
+        if self.alarm.trouble:
+            self.keeper.finish()  # it may go back to what is being written, or behind it
         return None if self.alarm.act(at.step, self.keeper) else outcome
 
     def _count(self, epoch: Epoch, number: int, batches: list[PackedBatch], outcome: Outcome) -> None:
@@ -266,8 +284,8 @@ class _Training:
     def _save(self, keep: bool = False) -> None:
         self.watchdog.beat()
         self.holes.sync()
-        path = self.keeper.save(self.state, keep)
-        self.session.tracker.checkpoint(self.state.step, str(path), self.keeper.sha256)
+        self.staged = self.state.step
+        self.keeper.save(self.state, keep)
         self.watchdog.beat()
 
 

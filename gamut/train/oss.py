@@ -73,7 +73,9 @@ class Oss(Engine):
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
+        if not wanted:
+            return {}  # every rank has all of them
         return {
             name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype, copy=True)
             for name, value in self.model.state_dict().items()

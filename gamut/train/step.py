@@ -24,6 +24,7 @@ class Asks:
 
     stop: bool = False  # it was told to end (preemption)
     save: bool = False  # a checkpoint is due
+    writing: bool = False  # it is still writing one
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Stepper:
         """One float64 all-reduce: the objective's counts, clips, holes, bytes read, what any rank asks for."""
         device = self.world.device
         clips, holes = sum(batch.clips for batch in batches), sum(len(batch.holes) for batch in batches)
-        own = [clips, holes, sum(batch.bytes for batch in batches), asks.stop, asks.save]
+        own = [clips, holes, sum(batch.bytes for batch in batches), asks.stop, asks.save, asks.writing]
         mine = torch.stack([count.to(device, torch.float64) for count in counts]).sum(0)
         known = torch.tensor(own, dtype=torch.float64).to(device, non_blocking=True)
         return self.world.sum(torch.cat([mine, known]))
@@ -171,10 +172,10 @@ class Stepper:
         names = self.objective.count_names
         return (
             dict(zip(names, total[: len(names)], strict=True)),
+            int(total[-6]),
             int(total[-5]),
             int(total[-4]),
-            int(total[-3]),
-            Asks(total[-2] > 0, total[-1] > 0),
+            Asks(total[-3] > 0, total[-2] > 0, total[-1] > 0),
         )
 
     def _reduce(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,9 @@ KINDS = ("exp_avg", "exp_avg_sq")
 
 
 class Writer(CheckpointEngine):
-    """Writes a checkpoint's files under `root` and notes their hashes in `entries` (by path relative to `root`).
+    """Takes a checkpoint's files in memory, to `write` them under `root` while the training goes on.
 
-    DeepSpeed runs collectives between its files. A write that fails must not leave the other ranks waiting in one, so
-    it becomes `problem`, a sentence, and later writes are not tried.
+    `write` notes their hashes in `entries` (by path relative to `root`), and lets go of each when it is durable.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,7 +46,7 @@ class Writer(CheckpointEngine):
         self.name = "gamut"
         self.root = root
         self.entries: dict[str, dict[str, Any]] = {}
-        self.problem = ""
+        self._files: list[tuple[Path, Callable[[files.Hashed], object]]] = []
 
     def create(self, info: CheckpointCommitInfo) -> None:
         pass
@@ -54,16 +55,25 @@ class Writer(CheckpointEngine):
         return True
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Called by DeepSpeed: torch.save, hashed and durable."""
-        self._write(Path(path), lambda file: torch.save(state_dict, file))
+        """Called by DeepSpeed: torch.save, now, since its tensors are those that are trained."""
+        memory = io.BytesIO()
+        torch.save(state_dict, memory)
+        self._files.append((Path(path), lambda file: file.write(memory.getbuffer())))
 
     def bytes(self, name: str, data: bytes) -> None:
         """A file of our own."""
-        self._write(self.root / name, lambda file: file.write(data))
+        self._files.append((self.root / name, lambda file: file.write(data)))
+
+    def tensors(self, name: str, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+        """A safetensors file of copies, which nobody changes any more."""
+        self._files.append((self.root / name, lambda file: file.write(tensor_bytes(tensors, about))))
+
+    def write(self) -> None:
+        """Write what was taken, hashed and durable. Raises CheckpointError, a sentence, where that fails."""
+        while self._files:
+            self._write(*self._files.pop(0))
 
     def _write(self, path: Path, fill: Any) -> None:
-        if self.problem:
-            return
         written: list[files.Hashed] = []
 
         def counted(file: files.Hashed) -> None:
@@ -76,7 +86,7 @@ class Writer(CheckpointEngine):
         except OSError as error:
             error.filename = error.filename or str(path)
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            self.problem = explain(error, rank, written[0].size if written else 0)
+            raise CheckpointError(explain(error, rank, written[0].size if written else 0)) from error
 
     def load(self, path: str, map_location: Any = None) -> Any:
         raise NotImplementedError("a Writer only writes")
@@ -146,7 +156,7 @@ def write_moments(writer: Writer, rank: int, states: dict[str, dict[str, torch.T
         for kind in KINDS:
             tensors[f"{name}/{kind}"] = state[kind].detach().reshape(-1).to("cpu", copy=True)
     # With metadata, since safetensors writes a broken header for an empty dictionary (a rank that owns nothing).
-    writer.bytes(f"{FOLDER}/moments-{rank:05d}.safetensors", tensor_bytes(tensors, {"rank": str(rank)}))
+    writer.tensors(f"{FOLDER}/moments-{rank:05d}.safetensors", tensors, {"rank": str(rank)})
 
 
 class Moments:

@@ -107,14 +107,17 @@ class Zero(Engine):
                 optimizer.all_grad_tensors[group] = None
 
     @torch.no_grad()
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
         weights = {}
-        for name, value in self.model.state_dict().items():
-            weights[name] = value.detach().to("cpu", torch.float32, copy=True) if value.is_floating_point() else value
+        for name, value in self.model.state_dict().items() if wanted else ():
+            kind = torch.float32 if value.is_floating_point() else value.dtype
+            weights[name] = value.detach().to("cpu", kind, copy=True)
         if self.precision != "fp32":
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    weights[name] = safe_get_full_fp32_param(parameter).cpu().clone()
+                    full = safe_get_full_fp32_param(parameter)
+                    if wanted:
+                        weights[name] = full.to("cpu", copy=True)
         return weights
 
     def save(self, writer: Writer) -> None:

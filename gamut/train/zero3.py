@@ -65,16 +65,19 @@ class Zero3(Zero):
         self._clear()
 
     @torch.no_grad()
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
         parameters = dict(self.model.named_parameters())
         weights = {}
         for name, value in self.model.state_dict().items():
             parameter = parameters.get(name)
             if parameter is not None and parameter.requires_grad:
-                weights[name] = safe_get_full_fp32_param(parameter).to("cpu", copy=True)
+                full = safe_get_full_fp32_param(parameter)
+                if wanted:
+                    weights[name] = full.to("cpu", copy=True)
             else:
                 full = whole(value if parameter is None else parameter)
-                weights[name] = full.float() if full.is_floating_point() else full
+                if wanted:
+                    weights[name] = full.float() if full.is_floating_point() else full
         return weights
 
     def _held(self) -> Iterator[tuple[int, Any, slice]]:

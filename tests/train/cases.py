@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -160,6 +161,34 @@ def saved_then(world: World, folder: Path, recipe: schema.Recipe, steps: int, fa
     return "no error"
 
 
+def while_writing(
+    world: World, folder: Path, recipe: schema.Recipe, name: str, until: int, seconds: float, die: int | None = None
+) -> dict:
+    """The toy run in which every file of checkpoint `name` takes `seconds` to write, or until step `until` begins.
+
+    `latest` is what that names then, on disk. There rank `die` kills itself.
+    """
+    begun, objective, latest = threading.Event(), Toy(), folder / "checkpoints" / "latest"
+    named: list[str] = []
+
+    def look(step: int) -> None:
+        if step != until or begun.is_set():
+            return
+        if world.rank == die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        named.append(latest.read_text().strip() if latest.exists() else "")
+        begun.set()
+
+    def hook(action: str, path: Path) -> None:
+        if action == "write" and path.parent.name.endswith(name):
+            assert threading.current_thread() is not threading.main_thread()
+            begun.wait(seconds)
+
+    objective.before_step = look
+    files.hook = hook
+    return teach(world, folder, recipe, objective) | {"latest": named}
+
+
 class Dying:
     """A hook that ends the process at the given call. Of a file's many writes the first two count."""
 
@@ -209,6 +238,7 @@ def crash_points(world: World, folder: Path, recipe: schema.Recipe, steps: int) 
             files.hook = Dying(point, died_at)
             keeper.folder = place
             keeper.save(replace(state, step=state.step + 2))
+            keeper.finish()
             os._exit(0)
         _, status = os.waitpid(child, 0)
         remove_leftovers(place)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import crash_points, partly, saved_then
+from cases import crash_points, partly, saved_then, staged, while_writing
 from ranks import Ranks, run
 from safetensors.torch import load_file
 from toy import teach, toy_recipe
 
 from gamut.errors import CheckpointError
+from gamut.recipe import schema
 from gamut.track.checkpoints import Checkpoints
 from gamut.train.checkpoint import newest_verified, verify
 from gamut.train.storage import ALLOWED
@@ -161,6 +162,45 @@ def test_a_failed_write_ends_all_ranks_and_leaves_the_last_checkpoint(
     assert found is not None
     assert found[0].name == "step-00000004"
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
+
+
+@pytest.mark.parametrize("stage", [1, 3, "oss"])
+def test_steps_are_taken_while_a_checkpoint_is_written(tmp_path: Path, stage: int | str) -> None:
+    """It is of the step it was taken at, bit for bit, and the one after it does not overtake it."""
+    recipe = staged(stage)
+    expected = run(2, partly, tmp_path / "reference", recipe)
+    assert expected == ["preempted"] * 2
+    answers = run(2, while_writing, tmp_path / "run", replace_keep(recipe, 9), "step-00000006", 7, 60.0)
+    assert [answer["latest"] for answer in answers] == [["step-00000004"]] * 2  # at the beginning of the eighth step
+    assert answers[0]["saved"] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+    of = [verify(tmp_path / name / "checkpoints" / "step-00000006")["files"] for name in ("reference", "run")]
+    for name, entry in of[0].items():
+        assert name == "state.json" or entry == of[1][name], name
+
+
+def replace_keep(recipe: schema.Recipe, keep: int) -> schema.Recipe:
+    return replace(recipe, checkpoint=replace(recipe.checkpoint, keep=keep))
+
+
+def test_two_checkpoints_are_never_written_at_once_and_one_that_waits_says_so(tmp_path: Path) -> None:
+    ranks = Ranks(1, while_writing, tmp_path, OFTEN, "step-00000006", 99, 0.3)
+    answer = ranks.wait()[0]
+    assert "step 8: a checkpoint waits for step-00000006 to be written" in ranks.log()
+    assert answer["saved"] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path, rank: int) -> None:
+    answers = Ranks(2, while_writing, tmp_path / "run", OFTEN, "step-00000006", 7, 60.0, rank).wait()
+    assert answers[rank] is None
+    assert not any(isinstance(answer, dict) for answer in answers)
+    found = newest_verified(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert found[0].name == "step-00000004"
+    expected = run(2, teach, tmp_path / "reference", OFTEN)
+    for mine, theirs in zip(run(2, teach, tmp_path / "run", OFTEN), expected, strict=True):
+        for name, value in mine["weights"].items():
+            assert value.tobytes() == theirs["weights"][name].tobytes(), name
 
 
 class Tampered:
