@@ -226,6 +226,7 @@ class _Training:
         if outcome.applied:
             self.bad.good()
         elif not outcome.refused:
+            self.keeper.finish()  # the run may end here, and is to go on from the last checkpoint taken
             self.bad.bad(state.step, batches, outcome.finite)
         found = [hole for batch in batches for hole in batch.holes]
         self.holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
