@@ -133,7 +133,7 @@ def resume(setting: Setting) -> Iterator[Row]:
                 "front.mean=-6",
                 "front.std=5",
             ]
-            words += ["epochs=4", "step.packs=2", "step.clips=4", "compute.compile=false"]
+            words += ["epochs=8", "step.packs=2", "step.clips=4", "compute.compile=false"]
             words += [
                 "probe.every_epochs=0",
                 "track.picture_epochs=0",
@@ -160,11 +160,10 @@ def resume(setting: Setting) -> Iterator[Row]:
         killed = train("killed")
         deadline = time.monotonic() + 150
         while killed.poll() is None and not [*(folder / "killed").rglob("latest*")]:
-            assert time.monotonic() < deadline, "no checkpoint was written"
+            assert time.monotonic() < deadline, f"no checkpoint: {(folder / 'killed.log').read_text()[-500:]}"
             time.sleep(0.02)
-        if killed.poll() is None:
-            killed.send_signal(signal.SIGKILL)
-        killed.wait(30)
+        killed.kill()
+        assert killed.wait(30) == -signal.SIGKILL, "the run ended before it could be killed"
         again = train("killed")
         assert again.wait(200) == 0, (folder / "killed.log").read_text()[-2000:]
         known, found = losses("whole"), losses("killed")
