@@ -303,6 +303,14 @@ class Checkpoint:
 
     every_epochs: float = key(1.0, "how often; 0: by the clock, and at the end of the run", at_least(0), unit="epochs")
     every_minutes: float = key(15.0, "saved when the first of the two intervals is over", at_least(0), unit="minutes")
+    # 0 by default: a run whose epochs take seconds saves quickly too, and would otherwise lose minutes to a kill.
+    least_minutes: float = key(
+        0.0,
+        "none sooner than this after the one before, by either interval; the end of a run, an early one too, and "
+        "`keep_every` do not wait. For epochs of about a minute with much to save",
+        at_least(0),
+        unit="minutes",
+    )
     keep: int = key(3, "number of the newest checkpoints to keep", at_least(1))
     keep_every: int = key(
         0, "also keep those after every so many epochs, and the last, permanently; 0: none", at_least(0), unit="epochs"

@@ -67,7 +67,7 @@ class _Saving:
 class Keeper:
     """Saves and restores one run's checkpoints.
 
-    Every method but `minutes_passed`, `busy` and `leave` is called by all ranks together.
+    Every method but `due`, `busy` and `leave` is called by all ranks together.
     """
 
     def __init__(
@@ -97,9 +97,14 @@ class Keeper:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder)
 
-    def minutes_passed(self) -> bool:
-        """Whether a checkpoint is due by the clock. Only rank 0's clock may decide."""
-        return time.monotonic() - self._saved_at > 60.0 * self.recipe.checkpoint.every_minutes
+    def due(self, by_epochs: bool, to_be_saved: bool = False) -> bool:
+        """Whether a checkpoint is due, by the clock or `by_epochs`. Only rank 0's clock may decide.
+
+        to_be_saved: there will be one before the step that this is asked for.
+        """
+        how = self.recipe.checkpoint
+        minutes = 0.0 if to_be_saved else (time.monotonic() - self._saved_at) / 60.0
+        return minutes >= how.least_minutes and (by_epochs or minutes > how.every_minutes)
 
     @property
     def busy(self) -> bool:

@@ -113,7 +113,7 @@ class _Training:
         self.trace = Trace(recipe.track.trace_steps if world.first else [], folder, world.device)
         self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
-        self.asked = False  # whether a checkpoint was due by the clock at the step before
+        self.asked = False  # whether a checkpoint was due after the step before
         self.staged = 0  # the step after which what is being written last went a stage further
         self.loader: Loader | None = None
         self.ending = contextlib.ExitStack()
@@ -141,7 +141,7 @@ class _Training:
         since = time.perf_counter()
         steps = self._coming(epoch)
         while (coming := steps.take()) is not None:
-            outcome = self._step(coming, steps)
+            outcome = self._step(epoch, coming, steps)
             if outcome is None:
                 return False
             self._count(epoch, coming.number, coming.batches, outcome)
@@ -162,8 +162,7 @@ class _Training:
                 self.keeper.finish()
                 return False
             self.asked = outcome.asks.save
-            mid_epoch = self.state.step_in_epoch < epoch.steps
-            if mid_epoch and (self.asked or due(self.state, epoch, self.recipe.checkpoint.every_epochs)):
+            if self.asked and self.state.step_in_epoch < epoch.steps:
                 self._save()
             self.trace.before(self.state.step + 1)
             since = time.perf_counter()
@@ -178,13 +177,14 @@ class _Training:
             return moment(replace(state, step=step, step_in_epoch=number), epoch, self.recipe.epochs)
 
         def prepare(batches: list[PackedBatch], at: Moment, agreed: Asks) -> Ready:
-            return self.stepper.prepare(batches, at, self._asks(agreed.save))
+            return self.stepper.prepare(batches, at, self._asks(epoch, at, agreed.save))
 
         return Steps(self._loader(epoch), at, prepare, self.alarm.leaves_out, self.stream)
 
-    def _asks(self, to_be_saved: bool = False) -> Asks:
-        """What this rank wishes. to_be_saved: a checkpoint will be made before the step that this is said in."""
-        save = self.world.first and not to_be_saved and self.keeper.minutes_passed()
+    def _asks(self, epoch: Epoch, at: Moment, to_be_saved: bool = False) -> Asks:
+        """What this rank wishes after the step that begins `at`. to_be_saved: a checkpoint will be made before it."""
+        by_epochs = crosses(at, epoch, self.recipe.checkpoint.every_epochs)
+        save = self.world.first and self.keeper.due(by_epochs, to_be_saved)
         return Asks(self.session.preemption.asked, save, self.keeper.busy)
 
     def _loader(self, epoch: Epoch) -> Loader:
@@ -209,13 +209,14 @@ class _Training:
         self.loader = self.ending.enter_context(contextlib.closing(loader))
         return self.loader
 
-    def _step(self, coming: Coming, steps: Steps) -> Outcome | None:
+    def _step(self, epoch: Epoch, coming: Coming, steps: Steps) -> Outcome | None:
         """Take a step, or leave it out; None where the attempt ends, to go back to before it."""
         batches, at, waited = coming.batches, coming.at, coming.waited
+        asks = self._asks(epoch, at)
         if self.alarm.leaves_out(at.step):
-            return self.stepper.leave_out(batches, self._asks(), waited)
+            return self.stepper.leave_out(batches, asks, waited)
         lr, decay = self.schedule.lr(at.fraction), self.schedule.decay(at.fraction)
-        outcome = self.stepper.take(batches, at, lr, decay, self._asks(), waited, coming.ready, steps)
+        outcome = self.stepper.take(batches, at, lr, decay, asks, waited, coming.ready, steps)
         if self.alarm.trouble:
             self.keeper.finish()  # it may go back to what is being written, or behind it
         return None if self.alarm.act(at.step, self.keeper) else outcome
@@ -275,11 +276,10 @@ class _Training:
                 self.session.tracker.log(state.step, values)
             self.watchdog.beat()
         last = state.epoch + 1 == recipe.epochs
-        save_now = last or self.asked or due(state, epoch, recipe.checkpoint.every_epochs)
         self.state = state.next_epoch()
         self.holes.new_epoch()
         keep = is_due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
-        if save_now or keep:
+        if last or self.asked or keep:
             self._save(keep)
 
     def _save(self, keep: bool = False) -> None:
@@ -359,14 +359,14 @@ def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
     return Moment(state.epoch, state.step, state.step_in_epoch, before / (state.epoch_draws * epochs))
 
 
-def due(state: State, epoch: Epoch, every: float) -> bool:
-    """Whether the step just taken crossed a multiple of `every` epochs (0: never)."""
+def crosses(at: Moment, epoch: Epoch, every: float) -> bool:
+    """Whether the step that begins `at` crosses a multiple of `every` epochs (0: never)."""
     if every <= 0:
         return False
     tiny = 1e-9  # a multiple that rounding put just below its step
-    now = (state.epoch + state.step_in_epoch / epoch.steps) / every
-    before = (state.epoch + (state.step_in_epoch - 1) / epoch.steps) / every
-    return int(now + tiny) > int(before + tiny)
+    before = (at.epoch + at.step_in_epoch / epoch.steps) / every
+    after = (at.epoch + (at.step_in_epoch + 1) / epoch.steps) / every
+    return int(after + tiny) > int(before + tiny)
 
 
 def announce(world: World, schedule: Schedule, state: State, epochs: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from toy import Toy, ToyLoader, ToyPlans, teach, toy_recipe
 from gamut import files
 from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
-from gamut.train import loop
+from gamut.train import checkpoint, loop
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.objective import Moment
 from gamut.train.partitions import whole_state
@@ -360,6 +361,15 @@ def wanting(world: World, folder: Path) -> str:
 def teach_short(world: World, folder: Path, recipe: schema.Recipe) -> list[int]:
     """The toy run in epochs of one step: after which steps it was saved."""
     return teach(world, folder, recipe, plans=ToyPlans(steps=1))["saved"]
+
+
+def timed(world: World, folder: Path, recipe: schema.Recipe) -> list[int]:
+    """The toy run where a step takes a minute by the clock of rank 0, and a day by any other: when it was saved."""
+    objective, passed = Toy(), [0.0]
+    minutes = 1.0 if world.first else 1440.0
+    objective.before_step = lambda step: passed.append(60.0 * minutes * (step + 1))
+    checkpoint.time = SimpleNamespace(monotonic=lambda: passed[-1])
+    return teach(world, folder, recipe, objective)["saved"]
 
 
 def stopped(world: World, folder: Path, recipe: schema.Recipe, steps: int | None) -> dict:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import attempts, killed, partly, refused, staged, stopped, teach_short
+from cases import attempts, killed, partly, refused, staged, stopped, teach_short, timed
 from ranks import Ranks, run
 from toy import ToyPlans, teach, toy_recipe
 
@@ -145,6 +145,29 @@ def test_where_a_remote_set_is_kept_may_change_also_in_checkpoints_that_recorded
 def test_epochs_of_one_step_are_saved_by_the_clock(tmp_path: Path) -> None:
     recipe = toy_recipe(checkpoint=schema.Checkpoint(every_epochs=0.0, every_minutes=0.0))
     assert run(1, teach_short, tmp_path, recipe)[0] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("how", "saved"),
+    [
+        ({"every_epochs": 0.2, "every_minutes": 1e9}, [4, 8, 12, 16, 20]),
+        ({"every_epochs": 1.0, "every_minutes": 1e9}, [5, 10, 15, 20]),
+        ({"every_epochs": 0.0, "every_minutes": 0.0}, [4, 8, 12, 16, 20]),
+        ({"every_epochs": 0.2, "every_minutes": 1e9, "least_minutes": 90.0}, [20]),
+        ({"every_epochs": 0.2, "every_minutes": 1e9, "keep_every": 2}, [4, 8, 10, 14, 18, 20]),
+    ],
+)
+def test_no_checkpoint_is_sooner_than_the_floor_but_the_last_and_those_that_stay(
+    tmp_path: Path, how: dict, saved: list[int]
+) -> None:
+    """An epoch has five steps, of a minute each. Rank 0's clock decides for all."""
+    recipe = toy_recipe(checkpoint=schema.Checkpoint(**{"least_minutes": 3.0} | how))
+    assert run(2, timed, tmp_path, recipe) == [saved] * 2
+
+
+def test_a_run_that_is_told_to_end_does_not_wait_for_the_floor(tmp_path: Path) -> None:
+    recipe = toy_recipe(checkpoint=schema.Checkpoint(least_minutes=1e6))
+    assert run(1, stopped, tmp_path, recipe, 3)[0]["saved"] == [3]
 
 
 def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_path: Path) -> None:
