@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.evaluation import evaluate
+from finetune.evaluation import Scores, evaluate
 from finetune.objective import Classify
 from gamut.data.loader import Loader
 from gamut.errors import PlanError
@@ -29,6 +30,8 @@ from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.train.objective import Moment
+from gamut.train.world import World
+from tests.train.ranks import run
 
 NOW = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.0)
 THIRTY = 480_000  # samples, 30 s: 2,992 frames, 1,496 patches
@@ -274,3 +277,22 @@ def test_an_evaluation_joins_packs_and_has_the_same_scores(index: Index, per_for
     assert np.abs(joined.logits - alone.logits).max() <= 1e-5 * np.abs(alone.logits).max()
     assert joined.seconds > 0
     assert made.model.training
+
+
+def evaluated(world: World, folder: Path, per_forward: int) -> tuple[Scores, list[int]]:
+    """What a rank of a world finds, and the clips of each forward that it made."""
+    of, index, forwards = recipe(step=schema.Step(packs=4, clips=2)), Index.open(folder), []
+    made = task(of)
+    made.model.register_forward_hook(lambda module, inputs, logits: forwards.append(len(logits)))
+    return evaluate(made, index, index.table(), evaluation_policy(of), workers=0, per_forward=per_forward), forwards
+
+
+def test_two_ranks_that_join_packs_have_the_scores_of_one_rank_clips_in_order(index: Index) -> None:
+    [(alone, _)] = run(1, evaluated, index.folder, 1)
+    (first, mine), (second, others) = run(2, evaluated, index.folder, 2)
+    assert mine and others and sum(mine) + sum(others) == len(SAMPLES)
+    assert max(mine + others) > 2  # a pack has two
+    for scores in (first, second):
+        assert scores.row.tolist() == list(range(len(SAMPLES)))
+        assert np.array_equal(scores.target, alone.target)
+        assert np.abs(scores.logits - alone.logits).max() <= 1e-5 * np.abs(alone.logits).max()
