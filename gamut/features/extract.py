@@ -243,6 +243,7 @@ def _make(job: Job, made: Store, numbers: list[int], holes: list[Hole]) -> Itera
             records = made.records(numbers[step])
             for batch in sorted((batch for batch in batches if batch.clips), key=lambda batch: int(batch.row[0])):
                 x = encode(job.encoder, batch, about.blocks, extract.pool)
+                # Waits for the device, to check and keep them: little beside a whole encoder on `extract.batch` clips.
                 records.add(batch.clip_id.cpu().numpy().view(np.uint64), x)
             found = [hole for batch in batches for hole in batch.holes]
             holes += found

@@ -73,18 +73,21 @@ class Spectrograms:
         samples = round(seconds * RATE)
         found: list[list[Span]] = [[] for _ in recordings]
         waiting: list[tuple[int, np.ndarray]] = []
+        judged: list[tuple[int, np.ndarray]] = []  # on the device, which works on them while the next are read
+        probabilities = torch.zeros(0)
         ready = 0
         for number, waveform in self._waveforms(recordings, samples):
             waiting.append((number, waveform))
             if len(waiting) < len(recordings):
                 continue
-            self._judge_all(waiting, found, samples, heard)
-            waiting = []
-            while ready < number:  # those before the one that is being read are whole
+            self._note(judged, probabilities, found, samples, heard)
+            judged, probabilities, waiting = waiting, self._judge([one for _, one in waiting]), []
+            while ready < judged[0][0]:  # those before the first that is being judged are whole
                 yield self._tagged(recordings[ready], found[ready])
                 ready += 1
+        self._note(judged, probabilities, found, samples, heard)
         if waiting:
-            self._judge_all(waiting, found, samples, heard)
+            self._note(waiting, self._judge([one for _, one in waiting]), found, samples, heard)
         for number in range(ready, len(recordings)):
             yield self._tagged(recordings[number], found[number])
 
@@ -97,23 +100,23 @@ class Spectrograms:
     def _tagged(self, recording: Recording, spans: list[Span]) -> Tagged:
         return Tagged(recording.path, recording.seconds, self.labels, tuple(spans))
 
-    def _judge_all(
+    def _note(
         self,
-        waiting: list[tuple[int, np.ndarray]],
+        judged: list[tuple[int, np.ndarray]],
+        probabilities: torch.Tensor,
         found: list[list[Span]],
         samples: int,
         heard: Callable[[float], None],
     ) -> None:
-        judged = self._judge([waveform for _, waveform in waiting])
-        for (number, waveform), probabilities in zip(waiting, judged):
+        for (number, waveform), own in zip(judged, probabilities.cpu().numpy()):
             start = len(found[number]) * samples
-            span = Span(round(start / RATE, 4), round((start + len(waveform)) / RATE, 4), probabilities)
+            span = Span(round(start / RATE, 4), round((start + len(waveform)) / RATE, 4), own)
             found[number].append(span)
             heard(len(waveform) / RATE)
 
     @torch.no_grad()
-    def _judge(self, waveforms: list[np.ndarray]) -> np.ndarray:
-        """Probabilities float32 [n, classes] of int16 waveforms, in one pack."""
+    def _judge(self, waveforms: list[np.ndarray]) -> torch.Tensor:
+        """Probabilities float32 [n, classes] of int16 waveforms, in one pack, on the device."""
         table = _Waveforms(waveforms)
         epoch = plan_evaluation(table.clips, self._policy(len(waveforms)))
         batch = assemble(table, epoch, range(epoch.packs * epoch.steps)).to(self._device)  # type: ignore[arg-type]
@@ -123,7 +126,7 @@ class Spectrograms:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.network(pixels, where, None).float()
         exclusive = self.recipe.finetune.loss == "ce"
-        return (logits.softmax(-1) if exclusive else logits.sigmoid()).cpu().numpy()
+        return logits.softmax(-1) if exclusive else logits.sigmoid()
 
     def _policy(self, clips: int) -> Policy:
         return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips, too_long="cut")

@@ -57,12 +57,11 @@ class Units:
         begin, end = self.room(first, len(blocks[0]))
         if begin == end:
             return
-        unit = (torch.arange(first + begin, first + end) // self._unit).to(blocks[0].device)
-        low, high = int(unit[0]), int(unit[-1])
+        low, high = (first + begin) // self._unit, (first + end - 1) // self._unit
+        unit = (torch.arange(first + begin, first + end) // self._unit - low).to(blocks[0].device)
         empty = torch.zeros(high - low + 1, blocks[0].shape[1], device=blocks[0].device)
-        sums = torch.stack([empty.index_add(0, unit - low, one[begin:end].float()) for one in blocks])
-        for number in range(low, high + 1):
-            part = sums[:, number - low].cpu()
+        sums = torch.stack([empty.index_add(0, unit, one[begin:end].float()) for one in blocks])
+        for number, part in enumerate(sums.cpu().unbind(1), low):  # the device is waited for once a window
             at = number - self._taken
             if at < len(self._sums):
                 self._sums[at] = self._sums[at] + part
