@@ -146,7 +146,7 @@ def key_torch(*parts: Any, device: torch.device | str | None = None) -> torch.Te
     if isinstance(parts[0], Begun):
         return _hashed(parts[0].word, parts[1:])
     constants = next((at for at, part in enumerate(parts) if isinstance(part, torch.Tensor)), len(parts))
-    start = _signed(int(key(*parts[:constants])))
+    start = _signed(int(key(*parts[:constants]))) if constants else 0  # torch.compile follows no NumPy
     if constants == len(parts):
         return torch.full((), start, dtype=torch.int64, device=device)
     return _hashed(start, parts[constants:])

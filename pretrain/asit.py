@@ -78,7 +78,8 @@ class Asit(Pretraining):
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         segments = begun(self.seed, batch.epoch, *batch.segment_key())  # on the host, where the batch still is there
         batch = batch.to(self.device)
-        views = masked_batch(batch, self.front_end(batch), self.model.backbone.layout, self.options, segments)
+        layout, compiled = self.model.backbone.layout, self.compiled()
+        views = masked_batch(batch, self.front_end(batch), layout, self.options, segments, compiled=compiled)
         return Prepared(views, views.counts())
 
     def loss(

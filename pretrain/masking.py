@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -86,11 +87,13 @@ def hide(
     views: int,
     pack_clips: tuple[int, ...],
     options: schema.Asit,
+    compiled: bool = False,
 ) -> Hidden:
     """Mask the views and fill what is hidden as the recipe says. The keys alone decide, and for copies the pack.
 
     clean: float32 [N, 256], normalised patches; frames: int64 [S = C * V], and `sizes` the same as Python numbers;
-    keys: int64 [S], from `mask_keys`; views: V; pack_clips: clips of each pack, in order.
+    keys: int64 [S], from `mask_keys`; views: V; pack_clips: clips of each pack, in order;
+    compiled: as in `block_masks`.
     """
     blocks = Blocks(options.mask_shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
     target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
@@ -106,7 +109,7 @@ def hide(
             most = max(most, options.mask_copied_share)
         if options.mask_fill == "clip":
             copied = torch.ones_like(copied)
-    masks = block_masks(keys, frames, sizes, target, blocks, most)
+    masks = block_masks(keys, frames, sizes, target, blocks, most, compiled)
 
     if options.mask_fill == "noise":
         hidden = torch.where(masks.patches, noise(keys, where), clean)
@@ -125,14 +128,12 @@ def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.
     return least + (most - least) * uniform_torch(key_torch(keys, Purpose.MASK_TARGET)).double()
 
 
-def draw_blocks(
-    keys: torch.Tensor, frames: torch.Tensor, count: int, blocks: Blocks
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(first frame, end frame, first bin, end bin), int64 [S, count] each, half-open and cut at the border.
+def draw_blocks(keys: torch.Tensor, frames: torch.Tensor, number: torch.Tensor, blocks: Blocks) -> torch.Tensor:
+    """(first frame, end frame, first bin, end bin), int64 [4, S, n], half-open and cut at the border.
 
-    keys: int64 [S]; frames: int64 [S]. Sizes are uniform in 1 .. floor(share * extent) - 1, as in the published code.
+    keys: int64 [S]; frames: int64 [S]; number: int64 [n], of the blocks. Sizes are uniform in
+    1 .. floor(share * extent) - 1, as in the published code.
     """
-    number = torch.arange(count, device=keys.device)
     which = torch.arange(4, device=keys.device)[:, None, None]
     extent = frames[:, None]
     tallest = (extent.double() * blocks.time_share).long().clamp_min(2)
@@ -149,7 +150,7 @@ def draw_blocks(
         left, right = torch.zeros_like(left), torch.full_like(right, BINS)
     elif blocks.shape == "frequency":
         top, bottom = torch.zeros_like(top), extent.expand_as(bottom)
-    return top, bottom, left, right
+    return torch.stack([top, bottom, left, right])
 
 
 def block_masks(
@@ -159,11 +160,13 @@ def block_masks(
     target: float | torch.Tensor,
     blocks: Blocks = Blocks(),
     most: float | None = None,
+    compiled: bool = False,
 ) -> Masks:
     """Masks of S segments, reproducible from one key a segment, whatever segments lie beside it.
 
     keys: int64 [S]; frames: int64 [S], multiples of 16; sizes: the same as Python numbers.
     target: the share of pixels to hide, or float64 [S], a share a segment of at most `most`. 0 hides nothing.
+    compiled: by torch.compile, as a model's blocks are.
     """
     device = frames.device
     if isinstance(target, torch.Tensor):
@@ -175,14 +178,15 @@ def block_masks(
         return _cut(torch.zeros(sum(sizes), BINS, dtype=torch.bool, device=device))
     wanted = (frames.double() * BINS * target).ceil().long()
     if len(set(sizes)) == 1:
-        return _cut(_lay(keys, frames, wanted, sizes[0], enough_blocks(sizes[0], most, blocks), blocks).view(-1, BINS))
+        count = enough_blocks(sizes[0], most, blocks)
+        return _cut(_lay(keys, frames, wanted, sizes[0], count, blocks, compiled).view(-1, BINS))
     # Together with those of about its length only, so that a long segment does not make room for many short ones.
     laid, begin, length = [], [0] * len(sizes), 0
     for numbers in _of_a_length(sizes):
         at = torch.tensor(numbers).to(device, non_blocking=True)
         lengths = {sizes[number] for number in numbers}
         longest, count = max(lengths), max(enough_blocks(length, most, blocks) for length in lengths)
-        laid.append(_lay(keys[at], frames[at], wanted[at], longest, count, blocks).view(-1, BINS))
+        laid.append(_lay(keys[at], frames[at], wanted[at], longest, count, blocks, compiled).view(-1, BINS))
         for number in numbers:
             begin[number] = length
             length += longest
@@ -229,7 +233,13 @@ def _of_a_length(sizes: tuple[int, ...]) -> list[list[int]]:
 
 
 def _lay(
-    keys: torch.Tensor, frames: torch.Tensor, wanted: torch.Tensor, longest: int, count: int, blocks: Blocks
+    keys: torch.Tensor,
+    frames: torch.Tensor,
+    wanted: torch.Tensor,
+    longest: int,
+    count: int,
+    blocks: Blocks,
+    compiled: bool,
 ) -> torch.Tensor:
     """bool [S, longest, 128]: blocks laid one after the other until `wanted` (int64 [S]) pixels are hidden.
 
@@ -238,30 +248,49 @@ def _lay(
     matrix product replaces the loop over blocks.
     """
     device, segments = frames.device, len(keys)
-    top, bottom, left, right = draw_blocks(keys, frames, count, blocks)
-    time = torch.arange(longest, device=device)
-    bins = torch.arange(BINS, device=device)
-    wanted = wanted[:, None]
-    hidden = torch.zeros(segments, longest, BINS, dtype=torch.bool, device=device)
-    covered = torch.zeros(segments, 1, dtype=torch.int64, device=device)
+    draw: Callable[..., torch.Tensor] = draw_blocks
+    lay: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _lay_chunk
+    given = [keys, frames, wanted[:, None]]
+    if compiled:
+        from gamut.train.blocks import compiled_function
+
+        draw, lay = compiled_function(draw_blocks), compiled_function(_lay_chunk)
+        # Tensors of their own, and never one segment alone, for which torch would compile anew.
+        given = [torch.cat([part] * 2) if segments == 1 else part.clone() for part in given]
+    keys, frames, wanted = given
+    rows, drawn = len(keys), draw(keys, frames, torch.arange(count, device=device), blocks)
     weight = 4.0 ** -torch.arange(CHUNK, device=device, dtype=torch.float32)
+    hidden = torch.zeros(rows, longest, BINS, dtype=torch.bool, device=device)
+    covered = torch.zeros(rows, 1, dtype=torch.int64, device=device)
     for begin in range(0, count, CHUNK):
         if device.type == "cpu" and bool((covered >= wanted).all()):
             break  # nothing would change; elsewhere asking would wait for the device
-        span = slice(begin, begin + CHUNK)
-        in_time = (time[:, None] >= top[:, None, span]) & (time[:, None] < bottom[:, None, span])
-        in_bins = (bins >= left[:, span, None]) & (bins < right[:, span, None])
-        cover = torch.bmm(in_time * weight, in_bins.float())  # [S, longest, 128]
-        first = -((torch.frexp(cover)[1] - 1).div(2, rounding_mode="floor"))  # cover in [4**-b, 4**-b * 4/3]
-        first = torch.where(cover > 0, first, CHUNK)
-        fresh = torch.where(hidden, CHUNK, first).flatten(1).long()
-        histogram = torch.zeros(segments, CHUNK + 1, dtype=torch.int64, device=device)
-        histogram.scatter_add_(1, fresh, torch.ones_like(fresh))
-        after = covered + histogram[:, :CHUNK].cumsum(1)  # pixels hidden once block b is laid
-        laid = (torch.cat([covered, after[:, :-1]], 1) < wanted).sum(1)  # blocks laid before the target was reached
-        hidden |= (fresh < laid[:, None]).view_as(hidden)
-        covered = torch.where(laid > 0, after.gather(1, (laid - 1).clamp_min(0)[:, None])[:, 0], covered[:, 0])[:, None]
-    return hidden
+        some = drawn[..., begin : begin + CHUNK]
+        hidden, covered = lay(some.clone() if compiled else some, weight, wanted, hidden, covered)
+    return hidden[:segments]
+
+
+def _lay_chunk(
+    drawn: torch.Tensor, weight: torch.Tensor, wanted: torch.Tensor, hidden: torch.Tensor, covered: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`hidden` and `covered` (int64 [S, 1], pixels) once the blocks `drawn` (int64 [4, S, CHUNK]) are laid as well."""
+    top, bottom, left, right = drawn.unbind()
+    segments, device = len(hidden), hidden.device
+    time = torch.arange(hidden.shape[1], device=device)
+    bins = torch.arange(BINS, device=device)
+    in_time = (time[:, None] >= top[:, None]) & (time[:, None] < bottom[:, None])
+    in_bins = (bins >= left[..., None]) & (bins < right[..., None])
+    cover = torch.bmm(in_time * weight, in_bins.float())  # [S, longest, 128]
+    first = -((torch.frexp(cover)[1] - 1).div(2, rounding_mode="floor"))  # cover in [4**-b, 4**-b * 4/3]
+    first = torch.where(cover > 0, first, CHUNK)
+    fresh = torch.where(hidden, CHUNK, first).flatten(1).long()
+    histogram = torch.zeros(segments, CHUNK + 1, dtype=torch.int64, device=device)
+    histogram.scatter_add_(1, fresh, torch.ones_like(fresh))
+    after = covered + histogram[:, :CHUNK].cumsum(1)  # pixels hidden once block b is laid
+    laid = (torch.cat([covered, after[:, :-1]], 1) < wanted).sum(1)  # blocks laid before the target was reached
+    hidden = hidden | (fresh < laid[:, None]).view_as(hidden)
+    last = after.gather(1, (laid - 1).clamp_min(0)[:, None])
+    return hidden, torch.where(laid[:, None] > 0, last, covered)
 
 
 def _cut(pixels: torch.Tensor) -> Masks:

@@ -54,13 +54,14 @@ def masked_batch(
     options: schema.Asit,
     segments: Begun,
     fixed: bool | None = None,
+    compiled: bool = False,
 ) -> MaskedBatch:
     """The views of a batch on the training device, whose clean patches are float32 [N, 256].
 
     layout: the backbone's. segments: the keys of the segments (seed, epoch, clip id, draw, view), by which masks and
     drops are drawn.
     fixed: give the losses of masked patches all patches, of which those masked count, since their number can be had
-    only by waiting for the device. None: on all devices but a CPU.
+    only by waiting for the device. None: on all devices but a CPU. compiled: lay masks by torch.compile.
     """
     crops, whole = batch.local_views, batch.views - batch.local_views
     frames, sizes, number, clean = batch.frames, batch.sizes, torch.arange(len(patches), device=patches.device), patches
@@ -71,7 +72,7 @@ def masked_batch(
         number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * BANDS)
         clean = torch.index_select(patches, 0, number)
     teacher = layout(frames, sizes)
-    own = hide(clean, teacher, frames, sizes, keys, whole, batch.pack_clips, options)
+    own = hide(clean, teacher, frames, sizes, keys, whole, batch.pack_clips, options, compiled)
     everything = torch.arange(len(clean), device=clean.device)
     masked = options.mask_target > 0
     fixed = clean.device.type != "cpu" if fixed is None else fixed

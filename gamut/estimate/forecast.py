@@ -125,9 +125,15 @@ def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
     count, update = account.phase("count"), run(account.phase("update"), rates, 1.0)
     if account.beside:
         # The next step is prepared in a stream of its own, once the host has issued the last backward: what of it waits
-        # for launches is hidden as long as the device has work. Its counts are there before anyone asks for them.
+        # for launches is hidden as long as the device has work, and the copies from the host, which are not the work of
+        # its cores, as long as they take less than that backward. Its counts are there before anyone asks for them.
+        crosses = [call.kind == "copy" and not call.wait for call in prepare]
+        issued = [replace(call, launches=0) if copy else call for call, copy in zip(prepare, crosses, strict=True)]
+        copies = forwards * sum(seconds_of(call, rates, share) for call, copy in zip(prepare, crosses) if copy)
+        backward = sum(seconds_of(call, rates, share) for call in micro if call.backward)
         unwaited = [replace(call, wait=False) for call in count]
-        parts = [(run([*micro * forwards, *prepare * forwards], rates, share), 1), (run(unwaited, rates, 1.0), 1)]
+        parts = [(run([*micro * forwards, *issued * forwards], rates, share), 1), (run(unwaited, rates, 1.0), 1)]
+        update["memory"] += max(0.0, copies - backward)
     else:
         parts = [(run(part, rates, share), forwards) for part in (prepare, micro)] + [(run(count, rates, 1.0), 1)]
     seconds = {kind: update[kind] + sum(part[kind] * times for part, times in parts) for kind in KINDS}

@@ -15,6 +15,7 @@ from itertools import groupby
 
 from gamut.estimate.calls import COLUMNS, Call
 
+ALONE = (COLUMNS, "scatter_add_", "cumsum")  # share a kernel with their like alone
 KEPT = "native_layer_norm"  # what it reads is kept: to sum twice would cost more
 
 
@@ -26,7 +27,7 @@ def fuse(calls: list[Call]) -> list[Call]:
         numbered = list(run)
         if key is None:
             fused += [call for _, call in numbered]
-        elif key[1] not in ("memory", COLUMNS):
+        elif key[1] not in ("memory", *ALONE):
             fused += [replace(call, compiled=True) for _, call in numbered]
         else:
             fused.append(_one([call for _, call in numbered], numbered[-1][0], last))
@@ -37,7 +38,7 @@ def _kernel(call: Call) -> tuple[str, str, bool] | None:
     """What a call may share a kernel with; None outside of compiled parts."""
     if not call.region or not call.launches or call.wait:
         return None
-    return call.region, call.name if call.name == COLUMNS else call.kind, call.backward
+    return call.region, call.name if call.name in ALONE else call.kind, call.backward
 
 
 def _one(calls: list[Call], end: int, last: Mapping[int, int]) -> Call:

@@ -14,7 +14,7 @@ LEFT_OUT = (
     "This is an estimate: every call of the step is counted, on tensors without values, and timed by rates. Left out "
     "are checkpoints, evaluations and probes in the hours, the first steps (compilation, benchmarks of kernels, caches "
     "that fill), fragments between pieces of memory, a slow node or disk, and overlap of anything with anything: the "
-    "loader's processes alone work beside the step."
+    "loader's processes, and the copies of the next step from the host, alone work beside the step."
 )
 SCORED = 20_000  # clips, AudioSet's evaluation
 MEANT = {

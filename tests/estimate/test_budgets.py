@@ -36,9 +36,8 @@ def test_a_micro_step_before_the_engine(stage: str, name: str, calls: int, waits
 
 
 def test_calls_outside_of_what_is_compiled() -> None:
-    """500 is the goal."""
     mine = followed("pretrain", "asit_b", "compute.compile=null").phase("prepare", "micro")
-    assert sum(call.launches > 0 and call.line != "backward" and not call.compiled for call in mine) <= 620
+    assert sum(call.launches > 0 and call.line != "backward" and not call.compiled for call in mine) <= 460
 
 
 def test_waits_of_a_step_besides_its_micro_batches() -> None:

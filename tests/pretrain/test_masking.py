@@ -17,7 +17,7 @@ def keys(n: int, salt: int = 0) -> torch.Tensor:
 
 def one_by_one(key: torch.Tensor, frames: int, target: float, shape: Blocks) -> np.ndarray:
     """Lay block after block until the target share is hidden: what the matrix product must equal."""
-    blocks = draw_blocks(key[None], torch.tensor([frames]), 600, shape)
+    blocks = draw_blocks(key[None], torch.tensor([frames]), torch.arange(600), shape)
     mask = np.zeros((frames, BINS), dtype=bool)
     for top, bottom, left, right in zip(*(edge[0].tolist() for edge in blocks), strict=True):
         if mask.sum() >= target * mask.size:
