@@ -199,10 +199,12 @@ def test_an_index_elsewhere_is_checked_and_may_not_name_commands(corpus, tmp_pat
         server.fault = None
         description = folder / "index" / "index.json"
         whole = description.read_text()
-        description.write_text(whole.replace('"format": 1', '"place": "pipe:touch /tmp/owned {}", "format": 1'))
+        owned = json.loads(whole) | {"place": "pipe:touch /tmp/owned {}"}
+        description.write_text(json.dumps(with_digest(owned)))
         with pytest.raises(ShardError, match=r"names a command"):
             mirror(server.url, replace(quick, allow_pipe=True))
-        description.write_text(whole.replace('"key"', '"../../x"'))
+        outside = json.loads(whole.replace('"key"', '"../../x"'))
+        description.write_text(json.dumps(with_digest(outside)))
         with pytest.raises(ShardError, match=r"is not the index of a shard set"):
             mirror(server.url, quick)
         description.unlink()

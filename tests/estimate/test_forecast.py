@@ -82,7 +82,7 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
     for said in (
         "activations",
         "clips/s a GPU",
-        "clips/s a GPU in evaluation",
+        "evaluation",
         "cost at 3",
         "This is an estimate",
         "stand-in clips",

@@ -35,6 +35,7 @@ def test_a_launcher_killed_while_its_ranks_still_import(
     synthesise(tmp_path / "corpus", 48, seconds=0.5)
     assert shards(["convert", "esc50", str(tmp_path / "corpus"), str(tmp_path / "shards")]) == 0
     words = ["pretrain", "demo", f"data={tmp_path}/shards", f"run.folder={tmp_path}/runs", "epochs=500"]
+    words += ["front.mean=-6", "front.std=5"]
     line = [sys.executable, "launchers/slurm.py", *words, "--cpus-only", "2", "--local"]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "log", "wb") as log:
