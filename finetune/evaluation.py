@@ -76,13 +76,13 @@ def evaluate(
     """Scores of every clip, alike on every rank. Raises RunError where a clip cannot be read: a score over fewer
     clips than it claims is a wrong score.
 
-    As many packs as in training, `per_forward`, are joined in a forward. With one a forward the scores have the same
-    bits at any number of ranks; joined, they are the same but for rounding. The logits stay on the device until all
-    are there, or many.
+    As many packs as in training, `per_forward`, are joined in a forward, the same ones at any number of ranks, where
+    the scores have the same bits. The logits stay on the device until all are there, or many.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     gpu = objective.device.type == "cuda"
-    plan, how = plan_evaluation(clips, policy), {"per_forward": per_forward, "workers": workers, "pin": gpu}
+    plan = plan_evaluation(clips, policy)
+    how = {"per_forward": per_forward, "neighbours": True, "workers": workers, "pin": gpu}
     share, spans = Share(), Spans(objective.device)
     for _, batches in make_loader(index, plan, rank=rank, world=world, **how):
         for batch in batches:

@@ -71,6 +71,9 @@ def gone() -> Callable[[Process, float], bool]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do those of
     the one SLURM that a machine can have."""
-    for item in items if config.getoption("dist", "no") != "no" else ():
+    if config.getoption("dist", "no") == "no":
+        return
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)  # the longest files first
+    for item in items:
         group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))

@@ -35,7 +35,7 @@ class Loader:
     number of workers affects only the speed. Starting at `start_step` reads nothing before it. The packs of each step
     are dealt by cost, so every rank has equally many batches in a step, some of them perhaps empty (those that would be
     empty on every rank are left out: `forwards`). With `nodes` above 1 packs stay with the node of their lanes
-    (`locality: node`).
+    (`locality: node`), and with `neighbours` a forward joins the same packs at any number of ranks (`deal`).
 
     With `workers` 0 everything is read in this process when it is needed. Otherwise a work item is one micro-batch, and
     each worker prepares up to `prefetch` steps' worth of its share. `pin` puts batches into pinned memory. With
@@ -63,6 +63,7 @@ class Loader:
         prefetch: int = 2,
         pin: bool = False,
         nodes: int = 1,
+        neighbours: bool = False,
         features: Features | None = None,
         later: Callable[[int], Epoch | None] | None = None,
     ) -> None:
@@ -77,7 +78,8 @@ class Loader:
         self.pin = pin
         self.waited = 0.0
         self._later = later
-        self._source = _MicroBatches(index, epoch, rank, world, per_forward, nodes, features, workers > 0 or pin, later)
+        how = (world, per_forward, nodes, neighbours)
+        self._source = _MicroBatches(index, epoch, rank, how, features, workers > 0 or pin, later)
         self._loader: DataLoader | None = None
         self._parcels: Any = None
         self._read_until = -1  # the epoch that the workers have come to
@@ -214,9 +216,7 @@ class _MicroBatches(Dataset):
         index: Index,
         epoch: Epoch,
         rank: int,
-        world: int,
-        per_forward: int,
-        nodes: int,
+        how: tuple[int, int, int, bool],
         features: Features | None,
         parcels: bool,
         later: Callable[[int], Epoch | None] | None,
@@ -225,18 +225,16 @@ class _MicroBatches(Dataset):
         self.features = features
         self.epoch = epoch
         self.rank = rank
-        self.world = world
-        self.per_forward = per_forward
-        self.nodes = nodes
+        self.how = how  # packs are dealt: world, per_forward, nodes, neighbours
         self.parcels = parcels  # batches are to be sent, or pinned, in one piece
         self.later = later
-        self.accumulation = -(-epoch.packs // (world * per_forward))
+        self.accumulation = -(-epoch.packs // (how[0] * how[1]))
         self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
         # The step dealt last: its micro-batches are requested one after another.
         self._dealt: tuple[tuple[int, int], Any] = ((-1, -1), None)
 
     def forwards(self, step: int, epoch: Epoch | None = None) -> int:
-        return forwards(_cost(epoch or self.epoch, step), self.world, self.per_forward, self.nodes)
+        return forwards(_cost(epoch or self.epoch, step), *self.how)
 
     def __getitem__(self, item: tuple[int, int, int]) -> Parcel | PackedBatch | GamutError:
         number, step, part = item
@@ -248,7 +246,7 @@ class _MicroBatches(Dataset):
             if number != self.epoch.number:
                 self.epoch = self._open(number)
             if self._dealt[0] != (number, step):
-                dealt = deal(_cost(self.epoch, step), self.world, self.per_forward, self.nodes)
+                dealt = deal(_cost(self.epoch, step), *self.how)
                 self._dealt = (number, step), dealt[self.rank]
             packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
             made = assemble(self._reader, self.epoch, packs)

@@ -19,7 +19,7 @@ PARTNER = 0.02
 WASTE = 0.05  # of the ranks' time: more is worth a warning
 
 
-def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.ndarray:
+def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1, neighbours: bool = False) -> np.ndarray:
     """Deal the packs of a step to ranks: int64 [world, A, per_forward], pack numbers within the step, -1 for none.
 
     `cost` is float64 [P]; A = ceil(P / (world * per_forward)). The costliest pack goes to the rank with the least so
@@ -28,9 +28,16 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
     ties go to the lower pack and rank number.
 
     With `nodes` above 1 (`locality: node`) node i gets the packs of its own lanes, [i * P / nodes, (i + 1) * P /
-    nodes), and they are dealt within the node. Raises PlanError where nodes do not divide the packs or the ranks.
+    nodes), and they are dealt within the node. With `neighbours` the packs of a forward follow each other in the step,
+    whichever rank takes them: what is computed of a pack then has the same bits at any number of ranks. Raises
+    PlanError where nodes do not divide the packs or the ranks.
     """
     packs = len(cost)
+    if neighbours:
+        joined = np.arange(-(-packs // per_forward) * per_forward).reshape(-1, per_forward)
+        joined[joined >= packs] = -1
+        dealt = deal(np.append(cost, 0.0)[joined].sum(1), world, 1, nodes)
+        return np.where(dealt < 0, -1, joined[dealt[..., 0]])
     if nodes > 1:
         if packs % nodes or world % nodes:
             raise PlanError(
@@ -53,12 +60,12 @@ def deal(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> np.n
     return dealt.reshape(world, forwards, per_forward)
 
 
-def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1) -> int:
+def forwards(cost: np.ndarray, world: int, per_forward: int, nodes: int = 1, neighbours: bool = False) -> int:
     """How many of a step's A micro-batches are run: the ones after them are empty on every rank, as in the last step of
-    an epoch. At least 1. `cost` as for `deal`, 0 for an empty pack."""
+    an epoch. At least 1. As for `deal`; the cost of an empty pack is 0."""
     if cost.all():
         return -(-len(cost) // (world * per_forward))
-    dealt = deal(cost, world, per_forward, nodes)
+    dealt = deal(cost, world, per_forward, nodes, neighbours)
     run = ((dealt >= 0) & (np.asarray(cost)[dealt] > 0)).any((0, 2))
     return int(np.flatnonzero(run).max(initial=0)) + 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -134,12 +135,12 @@ def extract(
     The clips are distributed because a training step needs all ranks: if one of them encoded alone, the others would
     only wait. And where the backbone's weights are split over the ranks, all of them take part in a forward. For that
     reason a rank that cannot read continues with empty packs; `problem` says what happened. A clip's vector does not
-    depend on the number of ranks where each pack is a forward of its own, since the plan decides which clips it holds;
-    joined `per_forward` (at most) it does by its last bits.
+    depend on the number of ranks, since the plan decides which packs are joined, `per_forward` of them at most.
     """
     share = Share()
     pin = encode.device.type == "cuda"
-    loader = Loader(index, epoch, rank=rank, world=world, per_forward=per_forward, workers=workers, prefetch=2, pin=pin)
+    ranks: dict[str, Any] = {"rank": rank, "world": world, "per_forward": per_forward, "neighbours": True}
+    loader = Loader(index, epoch, **ranks, workers=workers, prefetch=2, pin=pin)
     for batch in _batches(loader, index, epoch, share):
         share.add(batch, encode(batch, with_logmel))
     return share

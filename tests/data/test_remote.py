@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from gamut.data.loader import Loader
 from gamut.data.reader import Reader
 from gamut.data.remote import cache_needed, cut_pieces, require_cache
 from gamut.errors import ShardError
+from gamut.files import with_digest
 from gamut.plan import Policy, plan_epoch
 from gamut.remote import Remote
 from gamut.remote.mirror import mirror

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gamut.errors import PlanError
 from gamut.plan import Policy, deal, plan_epoch
+from gamut.plan.balance import forwards
 
 costs = st.lists(st.floats(0, 1e4), min_size=1, max_size=70).map(np.array)
 
@@ -14,8 +15,7 @@ costs = st.lists(st.floats(0, 1e4), min_size=1, max_size=70).map(np.array)
 @given(costs, st.integers(1, 9), st.integers(1, 5))
 def test_every_pack_is_dealt_once_in_as_many_forwards(cost: np.ndarray, world: int, per_forward: int) -> None:
     dealt = deal(cost, world, per_forward)
-    forwards = -(-len(cost) // (world * per_forward))
-    assert dealt.shape == (world, forwards, per_forward)
+    assert dealt.shape == (world, -(-len(cost) // (world * per_forward)), per_forward)
     assert dealt.dtype == np.int64
     assert sorted(dealt[dealt >= 0].tolist()) == list(range(len(cost)))
     assert (dealt == -1).sum() == dealt.size - len(cost)
@@ -24,6 +24,21 @@ def test_every_pack_is_dealt_once_in_as_many_forwards(cost: np.ndarray, world: i
         assert (np.diff(mine) <= 0).all()  # costliest first
         assert (rank[len(mine) :] == -1).all()  # empty places last
     assert np.array_equal(dealt, deal(cost.copy(), world, per_forward))
+
+
+@given(costs, st.integers(1, 5), st.integers(1, 4))
+def test_neighbours_share_a_forward_at_any_number_of_ranks(cost: np.ndarray, world: int, per_forward: int) -> None:
+    def joined(ranks: int) -> list[tuple[int, ...]]:
+        dealt = deal(cost, ranks, per_forward, neighbours=True)
+        run = forwards(cost, ranks, per_forward, neighbours=True)
+        assert dealt.shape == deal(cost, ranks, per_forward).shape
+        assert not np.asarray(cost)[dealt[:, run:][dealt[:, run:] >= 0]].any()
+        return sorted(
+            tuple(forward[forward >= 0].tolist()) for forward in dealt.reshape(-1, per_forward) if forward.max() >= 0
+        )
+
+    assert joined(world) == joined(1)
+    assert sum(joined(world), ()) == tuple(range(len(cost)))
 
 
 @given(costs, st.integers(1, 9))
