@@ -49,6 +49,7 @@ ATTENTION = {
     "_varlen_attn": 4.0,  # q k and p v, two operations a multiply-add
     "_varlen_attn_backward": 10.0,
 }
+BESIDE = "all-reduce beside"  # the backward that makes what is sent
 SDPA = "_scaled_dot_product"  # of dense q, k and v [.., heads, length, d]
 
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from gamut.estimate.calls import Call
+from gamut.estimate.calls import BESIDE, Call
 from gamut.estimate.evaluation import evaluation
 from gamut.estimate.fit import fit
 from gamut.estimate.rates import Rates
@@ -137,7 +137,8 @@ def forecast(account: Account, rates: Rates, nodes: int) -> Forecast:
     else:
         parts = [(run(part, rates, share), forwards) for part in (prepare, micro)] + [(run(count, rates, 1.0), 1)]
     seconds = {kind: update[kind] + sum(part[kind] * times for part, times in parts) for kind in KINDS}
-    seconds["communication"] = sent(account, rates, nodes)
+    backward = sum(seconds_of(call, rates, share) for call in micro if call.backward)
+    seconds["communication"] = sent(account, rates, nodes, backward)
     loads = core_seconds(account) * work.clips_a_step / max(work.busy, 1) / max(account.recipe.loader.workers, 1)
     seconds["loader"] = max(0.0, loads - sum(seconds.values()))
     return Forecast(account, rates, nodes, seconds, account.held, lines(account, rates, share))
@@ -202,19 +203,30 @@ def run(calls: Iterable[Call], rates: Rates, share: float) -> dict[str, float]:
     return spent
 
 
-def sent(account: Account, rates: Rates, nodes: int) -> float:
-    """Seconds of collectives a step; none runs beside the step's own work."""
+def sent(account: Account, rates: Rates, nodes: int, backward: float) -> float:
+    """Seconds of collectives a step that the step waits for.
+
+    backward: seconds of the last micro-batch's, beside which buckets of gradients are sent: the first once its part is
+    done, and the last when all is.
+    """
     ranks = account.work.ranks
     if ranks == 1:
         return 0.0
     rate = rates.link if nodes == 1 else min(rates.link, rates.network)
     delay = LATENCY * math.log2(ranks)
     total = 3 * delay  # counts, metrics, centres
+    beside = []
     for call in account.calls:
         if call.kind == "communication":
             times = account.work.forwards if call.phase == "micro" else 1
-            both = 2 if call.name == "all-reduce" else 1
-            total += times * (both * (ranks - 1) / ranks * call.bytes / rate + delay)
+            both = 2 if call.name in ("all-reduce", BESIDE) else 1
+            seconds = times * (both * (ranks - 1) / ranks * call.bytes / rate + delay)
+            if call.name == BESIDE:
+                beside.append(seconds)
+            else:
+                total += seconds
+    if beside:
+        total += max(beside[-1], sum(beside) - backward * (1 - 1 / len(beside)))
     return total
 
 

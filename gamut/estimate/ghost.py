@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gamut.estimate.calls import BESIDE
 from gamut.recipe import schema
-from gamut.train.config import engine_config, stage_of
+from gamut.train.config import BUCKET, engine_config, stage_of, sums_beside
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.world import World
@@ -23,7 +24,7 @@ from gamut.train.world import World
 if TYPE_CHECKING:
     from gamut.train.storage import Writer
 
-BUCKET = 500_000_000  # numbers that DeepSpeed sends in one go, at most
+WHOLE = 500_000_000  # numbers that DeepSpeed sends in one go, at most
 Holding = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
@@ -60,6 +61,7 @@ class Ghost(Engine):
         told = engine_config(recipe, ranks, 1, self.count) if self.deepspeed else {}
         narrow = self.bf16 and told.get("communication_data_type", "bf16") == "bf16"
         self.wire = torch.bfloat16 if narrow else torch.float32  # of gradients that are sent
+        self.beside = self.bf16 and sums_beside(told, recipe)
         self.mine = -(-self.count // ranks) if self.stage else self.count  # numbers that this rank updates
         self.sums = self._gather() if self.bf16 else None
         with hold("optimiser"):
@@ -130,10 +132,11 @@ class Ghost(Engine):
         return norms.double().square().sum()
 
     def _all_reduce(self) -> None:
-        """After the backward, in buckets; sums that are sent in bf16 are converted, and back."""
-        for begin in range(0, self.count, BUCKET):
-            numbers = min(BUCKET, self.count - begin)
-            self.send("all-reduce", numbers * self.wire.itemsize)
+        """In buckets, after the backward or beside it; sums that are sent in bf16 are converted, and back."""
+        name, bucket = (BESIDE, BUCKET) if self.beside else ("all-reduce", WHOLE)
+        for begin in range(0, self.count, bucket):
+            numbers = min(bucket, self.count - begin)
+            self.send(name, numbers * self.wire.itemsize)
             if self.sums is not None and self.sums.dtype != self.wire:
                 with self.hold("gradients"):
                     part = self.sums[begin : begin + numbers]

@@ -13,8 +13,9 @@ from gamut.models.cost import ENCODERS
 LEFT_OUT = (
     "This is an estimate: every call of the step is counted, on tensors without values, and timed by rates. Left out "
     "are checkpoints, evaluations and probes in the hours, the first steps (compilation, benchmarks of kernels, caches "
-    "that fill), fragments between pieces of memory, a slow node or disk, and overlap of anything with anything: the "
-    "loader's processes, and the copies of the next step from the host, alone work beside the step."
+    "that fill), fragments between pieces of memory, a slow node or disk, and overlap of anything with anything: only "
+    "the loader's processes and the copies of the next step work beside the step, and gradients are sent beside the "
+    "backward (ZeRO-1 in bf16)."
 )
 SCORED = 20_000  # clips, AudioSet's evaluation
 MEANT = {

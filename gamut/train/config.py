@@ -23,6 +23,8 @@ _NAMES = """
     zero_allow_untested_optimizer zero_force_ds_cpu_optimizer zero_optimization
 """
 KEYS = frozenset(_NAMES.split())
+# Numbers that are sent in one go beside the backward, or a single parameter's: a block of a ViT-B has 7 million.
+BUCKET = 8_000_000
 
 # Keys whose work is done elsewhere here, and where.
 ELSEWHERE = {
@@ -87,6 +89,8 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
         # DeepSpeed's default sums gradients in bf16, over micro-steps and over ranks.
         _state(kind, "grad_accum_dtype", "fp32", "precision", "deepspeed.data_types")
         config.setdefault("communication_data_type", "fp32")
+        if stage_of(config) == 1:  # add each gradient to its sum as it comes, and free it
+            config["bf16"].setdefault("immediate_grad_update", True)
     return config
 
 
@@ -117,6 +121,19 @@ def _fill_in_zero(config: dict[str, Any], recipe: schema.Recipe, elements: int) 
         bucket = max(2, min(500_000_000, elements + elements % 2))
         zero.setdefault("reduce_bucket_size", bucket)
         zero.setdefault("allgather_bucket_size", bucket)
+
+
+def sums_beside(config: dict[str, Any], recipe: schema.Recipe) -> bool:
+    """Whether gradients are summed over the ranks during the backward (gamut/train/summing.py), with `engine_config`'s
+    result: where DeepSpeed takes its BF16_Optimizer, and would sum them afterwards, in fp32 and undivided.
+
+    What recomputes runs a backward in the backward, where a gradient may come more than once.
+    """
+    plain = config.get("communication_data_type") == "fp32" and config["bf16"].get("immediate_grad_update", False)
+    defaults = {"prescale_gradients": False, "gradient_predivide_factor": 1.0, "gradient_allreduce_op": "mean"}
+    scaled = any(config.get(key, value) != value for key, value in defaults.items())
+    bf16 = recipe.precision == "bf16" and stage_of(config) == 1
+    return bf16 and plain and not scaled and recipe.compute.activations == "keep"
 
 
 def copies_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from torch import nn
 
 from gamut.errors import CheckpointError, RecipeError
 from gamut.recipe import schema
-from gamut.train.config import engine_config, stage_of
+from gamut.train.config import engine_config, stage_of, sums_beside
 from gamut.train.engine import Engine, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.partitions import shapes
 from gamut.train.storage import FOLDER, Reader, Writer
+from gamut.train.summing import Summing
 from gamut.train.world import World, quiet
 
 OPTIMISER_FILE = re.compile(r"(?P<start>.*zero_pp_rank_)(?P<rank>\d+)(?P<end>_mp_rank_\d+_optim_states\.pt)")
@@ -59,12 +60,16 @@ class Zero(Engine):
             )
         if self.stage == 2 and recipe.compute.compile:
             reduce_in_order(self.optimizer)
+        beside = world.size > 1 and sums_beside(config, recipe)
+        self.summing = Summing(self.module, list(self.model.parameters())) if beside else None
         self.module._copy_recovery_script = lambda save_path: None  # it would put Python scripts into checkpoints
 
     @contextlib.contextmanager
     def micro_step(self, last: bool) -> Iterator[nn.Module]:
         # DeepSpeed reduces in the last one of a step, which may have fewer than `accumulation`.
         self.module.set_gradient_accumulation_boundary(last)
+        if self.summing is not None:
+            self.summing.begin(last)
         yield self.module
 
     def backward(self, share: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gamut.errors import RecipeError, RunError
 from gamut.estimate import rates
 from gamut.estimate.__main__ import main, recipe_of
-from gamut.estimate.calls import Call
+from gamut.estimate.calls import BESIDE, Call
 from gamut.estimate.forecast import forecast, run
 from gamut.estimate.rates import Rates, of_sheet
 from gamut.estimate.step import account
@@ -88,6 +88,24 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
         "stand-in clips",
     ):
         assert said in told
+
+
+def test_gradients_are_sent_beside_the_backward_where_the_engine_does_so() -> None:
+    """What is left of them is the last bucket at least, and as much as the backward is too short for."""
+    line = ["asit_tiny", "data=nowhere", "step.packs=16", "step.clips=8", "precision=bf16", "model.depth=12"]
+    line += ["model.dim=768", "model.heads=12", "loader.packs_per_forward=1"]
+    beside, after = (recipe_of([*line, f"compute.activations={how}"]) for how in ("keep", "recompute"))
+    mine, theirs = (account(recipe, work_of(recipe, 16), "cuda") for recipe in (beside, after))
+    rates_ = of_sheet("h100")
+    sent = [forecast(one, rates_, 2).seconds["communication"] for one in (mine, theirs)]
+    assert sent[0] < sent[1]
+    endless = replace(rates_, half=rates_.half / 1e6)
+    least = forecast(mine, endless, 2).seconds["communication"]
+    buckets = [call for call in mine.calls if call.name == BESIDE]
+    assert len(buckets) > 5
+    assert buckets[-1].bytes < 32e6 + 1
+    assert 0 < least < 0.5 * sent[1]
+    assert least < sent[0] <= forecast(mine, replace(rates_, half=rates_.half * 1e6), 2).seconds["communication"]
 
 
 def test_a_gpu_prepares_the_next_step_beside_the_backward() -> None:

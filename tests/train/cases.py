@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,13 @@ from toy import Toy, ToyLoader, ToyPlans, teach, toy_recipe
 from gamut import files
 from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
-from gamut.train import checkpoint, loop
+from gamut.train import checkpoint, loop, summing, zero
 from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
 from gamut.train.objective import Moment
 from gamut.train.partitions import whole_state
 from gamut.train.session import SIGNALS, lease
 from gamut.train.step import Outcome, Stepper
+from gamut.train.summing import Summing
 from gamut.train.world import World
 
 
@@ -113,6 +115,28 @@ def with_gradients(
         name = f"{engine}-{precision}"
         answer = teach(world, folder / name, recipe, Toy(), plans=ToyPlans(packs=packs))
         answers[name] = answer | {"gradients": gradients}
+    return answers
+
+
+def summed(world: World, folder: Path, recipe: schema.Recipe, packs: int) -> dict:
+    """The toy run in bf16 with DeepSpeed's own sums over ranks, with ours, and with ours in buckets of a parameter or
+    two; how many buckets each run sent, and how many of them before its backward had ended."""
+    answers, send, size = {}, Summing._send, summing.BUCKET
+    for name, beside, bucket in (("after", False, size), ("beside", True, size), ("small", True, 20)):
+        early: list[int] = []
+        sent: list[int] = []
+
+        def noted(self: Summing, all_of_them: bool, early: list[int] = early, sent: list[int] = sent) -> None:
+            if all_of_them:
+                early.append(len(self._sent or []))
+            send(self, all_of_them)
+            if all_of_them:
+                sent.append(len(self._sent or []))
+
+        Summing._send, summing.BUCKET = noted, bucket
+        zero.sums_beside = lambda config, recipe, beside=beside: beside
+        answers[name] = teach(world, folder / name, recipe, Toy(), plans=ToyPlans(packs=packs))
+        answers[name] |= {"early": early, "sent": sent}
     return answers
 
 
@@ -314,6 +338,32 @@ def holed(world: World, folder: Path, recipe: schema.Recipe, rows: list[int]) ->
         return teach(world, folder, recipe)
     except RunError as error:
         return str(error)
+
+
+def ended_while_writing(world: World, folder: Path, recipe: schema.Recipe, name: str, how: str) -> str:
+    """The toy run that ends by `how` (holes, divergence) while checkpoint `name` is being written; what was said."""
+    ends = threading.Event()
+
+    def ending(run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            try:
+                return run(*arguments)
+            except RunError:
+                ends.set()
+                raise
+
+        return wrapped
+
+    def hook(action: str, path: Path) -> None:
+        if action == "write" and path.parent.name.endswith(name):
+            ends.wait(60.0)
+
+    files.hook = hook
+    loop.Holes.add = ending(loop.Holes.add)
+    loop.compare_replicas = ending(loop.compare_replicas)
+    if how == "holes":
+        return str(holed(world, folder, recipe, list(range(0, 34, 3))))
+    return diverging(world, folder, recipe, "model", 6)
 
 
 def signalled(world: World, folder: Path, recipe: schema.Recipe, step: int, rank: int, number: int) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import adam_recipe, every_engine, split_recipe, unclipped, with_adam, with_gradients
+from cases import adam_recipe, every_engine, split_recipe, summed, unclipped, with_adam, with_gradients
 from ranks import run
 from reference import by_the_same_split, reference
 from toy import toy_recipe
@@ -78,6 +78,20 @@ def test_bf16_gradients_are_summed_over_ranks_in_fp32(tmp_path: Path) -> None:
         for answer in two:
             assert largest_share(answer[engine]["gradients"][0], first) < 1e-6, engine
         assert largest_share(rounded[0][engine]["gradients"][0], first) > 1e-4, engine
+
+
+@pytest.mark.parametrize("packs", [2, 3])
+def test_sums_sent_during_the_backward_are_those_sent_after_it(tmp_path: Path, packs: int) -> None:
+    """Bit for bit, with several micro-batches a step and with a rank that has one less."""
+    recipe = split_recipe(1, 1, packs, precision="bf16", epochs=2)
+    for answer in run(2, summed, tmp_path, recipe, packs):
+        for name in ("beside", "small"):
+            assert largest_difference(answer[name]["weights"], answer["after"]["weights"]) == 0.0
+            assert largest_difference(answer[name]["extra"], answer["after"]["extra"]) == 0.0
+        assert answer["after"]["sent"] == []
+        assert len(answer["small"]["sent"]) == 10
+        assert answer["small"]["early"] == answer["small"]["sent"]  # all were sent before the backward had ended
+        assert answer["small"]["sent"][0] > 2
 
 
 def test_adam_is_torch_s_with_the_decay_inside_the_gradient(tmp_path: Path) -> None:
