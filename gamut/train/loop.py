@@ -230,7 +230,11 @@ class _Training:
             self.keeper.finish()  # the run may end here, and is to go on from the last checkpoint taken
             self.bad.bad(state.step, batches, outcome.finite)
         found = [hole for batch in batches for hole in batch.holes]
-        self.holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
+        try:
+            self.holes.add(outcome.holes, found, state.step + 1, epoch.number, epoch.draws)
+        except RunError:  # on every rank alike, and nothing is wrong with what was taken before
+            self.keeper.finish()
+            raise
         self.state = replace(
             state,
             step=state.step + 1,

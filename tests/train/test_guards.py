@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cases import hanging, holding, holed, poisoned, signalled, staged, wanting, without
+from cases import ended_while_writing, hanging, holding, holed, poisoned, signalled, staged, wanting, without
 from ranks import Ranks, run
 from toy import teach, toy_recipe
 
 from gamut.recipe import schema
+from gamut.track.checkpoints import Checkpoints
 
 RARELY = schema.Checkpoint(every_epochs=0.0, every_minutes=1e9)
 
@@ -81,6 +82,25 @@ def test_holes_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
     assert int(said[0].split()[0]) in (7, 8)  # of 34, at the end of the step in which the limit of 6.8 was passed
     assert "(truncated)" in said[0]
     assert "loader.max_holes=0.2" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "name", "left"),
+    [
+        ("holes", "loader.max_holes=0.2", "step-00000002", ["step-00000002"]),
+        ("divergence", "no longer have the same", "step-00000006", ["step-00000004"]),
+    ],
+)
+def test_what_is_being_written_when_a_run_ends_is_published_unless_ranks_diverged(
+    tmp_path: Path, how: str, said: str, name: str, left: list[str]
+) -> None:
+    """The seventh step is compared, and found apart; what was saved after the sixth was not compared."""
+    recipe = toy_recipe(guard=schema.Guard(divergence_steps=7))
+    recipe = replace(recipe, checkpoint=replace(recipe.checkpoint, keep=1))
+    answers = run(2, ended_while_writing, tmp_path, recipe, name, how)
+    assert all(said in answer for answer in answers)
+    assert [path.name for path in Checkpoints(tmp_path / "checkpoints").saved()] == left
+    assert (tmp_path / "checkpoints" / "latest").read_text() == f"{left[0]}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
