@@ -21,20 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensor_bytes
 
 from gamut import files
-from gamut.errors import CheckpointError, PlanError
+from gamut.errors import CheckpointError
 from gamut.models.find import MODEL, OBJECTIVE, described
 from gamut.models.weights import plain
 from gamut.recipe import schema
-from gamut.recipe.resolved import decisive, differences, recorded
+from gamut.recipe.resolved import decisive
 from gamut.track.checkpoints import LATEST, STATE, Checkpoints, step_of
-from gamut.train.engine import Engine, named
+from gamut.train.engine import Engine
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
-from gamut.train.storage import FOLDER, Writer, explain, read_verified
+from gamut.train.storage import FOLDER, Writer, explain
 from gamut.train.world import World
 
 VERSION = 1
@@ -65,7 +64,7 @@ class _Saving:
 
 
 class Keeper:
-    """Saves and restores one run's checkpoints.
+    """Saves one run's checkpoints; `gamut.train.restore.resume` reads them.
 
     Every method but `due`, `busy` and `leave` is called by all ranks together.
     """
@@ -254,138 +253,6 @@ class Keeper:
 
     def _name_latest(self, path: Path) -> None:
         files.write_text(self.folder / LATEST, f"{path.name}\n")
-
-    def resume(self) -> State | None:
-        """Restore the newest checkpoint that verifies; None where the run has never saved one.
-
-        A damaged one is reported, set aside and passed over. Raises CheckpointError where there are checkpoints and
-        none verifies, or where the one found is of another recipe, model or engine; PlanError where it is of another
-        plan, naming the field. Nothing is restored in part: everything is compared before any tensor is copied.
-        """
-        found: tuple[Path, dict[str, Any]] | None = None
-        problem: Exception | None = None
-        if self.world.first:
-            try:
-                remove_leftovers(self.folder)
-                found = newest_verified(self.folder)
-            except (CheckpointError, OSError) as error:
-                problem = error
-        self.world.agree(problem, "find a checkpoint")
-        found = self.world.broadcast(found)
-        if found is None:
-            return None
-        path, manifest = found
-        state: State | None = None
-        try:
-            state = self._restore(path, manifest["files"])
-        except (CheckpointError, PlanError) as error:
-            problem = error
-        self.world.agree(problem, f"restore {path}")
-        self.newest = path
-        return state
-
-    def _restore(self, path: Path, entries: dict[str, Any]) -> State:
-        record = json.loads(read_verified(path / STATE, entries[STATE]))
-        self._compare(path, record)
-        extra = load_tensors(read_verified(path / OBJECTIVE, entries[OBJECTIVE]))
-        own = f"rank-{self.world.rank:05d}.safetensors"
-        if own not in entries:  # there are more ranks than there were; nothing draws from torch's generators anyway
-            own = "rank-00000.safetensors"
-        randomness = load_tensors(read_verified(path / own, entries[own]))
-        self.engine.load(path, entries, record["engine"]["world"])
-        self.objective.load_extra_state(extra)
-        torch.set_rng_state(randomness["cpu"])
-        if "cuda" in randomness and self.world.device.type == "cuda":
-            torch.cuda.set_rng_state(randomness["cuda"], self.world.device)
-        here = machine(self.world.threads, self.world.device)
-        here |= {"ranks": self.world.size, "compiled": self.objective.compiled()}
-        for key, value in (record["machine"] | {"ranks": record["engine"]["world"]}).items():
-            if here[key] != value and self.world.first:
-                print(
-                    f"warning: {path.name} was written with {key} = {value} and goes on with {here[key]}: the same "
-                    "clips in every step, but not bitwise the numbers of an uninterrupted run.",
-                    flush=True,
-                )
-        return State.read(record["state"])
-
-    def _compare(self, path: Path, record: dict[str, Any]) -> None:
-        if record["version"] != VERSION:
-            raise CheckpointError(f"{path} is of format {record['version']}; this program reads format {VERSION}.")
-        for key, value in self.fingerprint.items():
-            if record["plan"].get(key) != value:
-                raise PlanError(
-                    f"{path} belongs to another plan: its {key} was {record['plan'].get(key)} and is now {value}. Go "
-                    "on with the data and the recipe that it was made with, or start a run of another name."
-                )
-        here, there = self.engine.signature(), record["engine"]
-        if named(there) != named(here):
-            raise CheckpointError(
-                f"{path} was written with {named(there)[0]} and cannot be resumed with {named(here)[0]}: set "
-                f"{named(there)[1]}."
-            )
-        then = recorded(record["recipe"], self.recipe)
-        for key, (before, now) in sorted(differences(then, decisive(self.recipe)).items()):
-            raise CheckpointError(
-                f"{path} was written with {key} = {before!r} in its recipe, which now says {now!r}. Go on with the "
-                "recipe of the run folder, or start a run of another name."
-            )
-        for name in sorted(here["parameters"].keys() | there["parameters"].keys()):
-            if here["parameters"].get(name) != there["parameters"].get(name):
-                raise CheckpointError(
-                    f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
-                    f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
-                )
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        entries = {
-            name: {"sha256": entry["sha256"], "size": entry["size"]} for name, entry in manifest["files"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
-    if STATE not in entries:
-        raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
-    for name, entry in sorted(entries.items()):
-        read_verified(path / name, entry)
-    return manifest
-
-
-def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(folder, manifest) of the newest checkpoint that verifies; None where none was ever published.
-
-    Damaged ones are reported and set aside. Raises CheckpointError where there are checkpoints and all are damaged.
-    """
-    damaged = []
-    for path in Checkpoints(folder).saved():
-        try:
-            manifest = verify(path)
-        except CheckpointError as error:
-            print(f"warning: {error} It is passed over.", flush=True)
-            damaged.append((path, error))
-            continue
-        for bad, _ in damaged:
-            set_aside(bad)
-        return path, manifest
-    if damaged:
-        listed = " ".join(str(error) for _, error in damaged)
-        raise CheckpointError(
-            f"No checkpoint in {folder} can be used. {listed} Put a good copy back, or remove {folder} to start afresh."
-        )
-    if (folder / LATEST).exists() or any(folder.glob("damaged-*")):
-        raise CheckpointError(
-            f"{folder} has had checkpoints, and all are gone. Put one back, or remove {folder} to start afresh."
-        )
-    return None
-
-
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint so that it is not tried again; the one set aside before is removed."""
-    for old in path.parent.glob("damaged-*"):
-        discard(old)
-    path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def discard(path: Path) -> None:

@@ -23,6 +23,7 @@ from gamut.train.guard import BadSteps, Garbage, Watchdog, compare_replicas
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
+from gamut.train.restore import resume
 from gamut.train.schedule import Schedule, is_due
 from gamut.train.session import Session
 from gamut.train.spans import Spent
@@ -103,7 +104,7 @@ class _Training:
             objective,
             session.tracker.checkpoint,
         )
-        self.state = state = self.keeper.resume() or beginning(take(session, 0))
+        self.state = state = resume(self.keeper) or beginning(take(session, 0))
         self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, self.schedule, state, recipe.epochs)
         self.alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)

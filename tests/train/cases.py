@@ -24,9 +24,10 @@ from gamut import files
 from gamut.errors import GamutError, RunError
 from gamut.recipe import schema
 from gamut.train import checkpoint, loop, summing, zero
-from gamut.train.checkpoint import Keeper, newest_verified, remove_leftovers
+from gamut.train.checkpoint import Keeper, remove_leftovers
 from gamut.train.objective import Moment
 from gamut.train.partitions import whole_state
+from gamut.train.restore import newest_verified
 from gamut.train.session import SIGNALS, lease
 from gamut.train.step import Outcome, Stepper
 from gamut.train.summing import Summing

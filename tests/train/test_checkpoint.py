@@ -21,7 +21,7 @@ from toy import teach, toy_recipe
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
 from gamut.track.checkpoints import Checkpoints
-from gamut.train.checkpoint import newest_verified, verify
+from gamut.train.restore import newest_verified, verify
 from gamut.train.storage import ALLOWED
 from gamut.unpickle import unpickle
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ranks import FOLDER, free_port
 
-from gamut.train.checkpoint import newest_verified
+from gamut.train.restore import newest_verified
 
 pytestmark = pytest.mark.long
 

@@ -18,7 +18,8 @@ from gamut.errors import CheckpointError
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive
 from gamut.track.checkpoints import Checkpoints
-from gamut.train.checkpoint import VERSION, Keeper, verify
+from gamut.train.checkpoint import VERSION, Keeper
+from gamut.train.restore import compare, verify
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -137,9 +138,9 @@ def test_where_a_remote_set_is_kept_may_change_also_in_checkpoints_that_recorded
     keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(signature=lambda: layout), None)
     decided = decisive(toy_recipe()) | {"remote.cache_gb": 50.0, "remote.tries": 5}
     record = {"version": VERSION, "plan": {}, "engine": layout}
-    keeper._compare(tmp_path, record | {"recipe": decided})
+    compare(keeper, tmp_path, record | {"recipe": decided})
     with pytest.raises(CheckpointError, match=r"optim\.lr = 1\.0"):
-        keeper._compare(tmp_path, record | {"recipe": decided | {"optim.lr": 1.0}})
+        compare(keeper, tmp_path, record | {"recipe": decided | {"optim.lr": 1.0}})
 
 
 def test_epochs_of_one_step_are_saved_by_the_clock(tmp_path: Path) -> None:
