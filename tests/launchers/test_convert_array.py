@@ -144,10 +144,10 @@ def test_a_dry_run_writes_nothing(src: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_what_a_known_data_set_takes() -> None:
-    """2 million clips of 9.6 s by 64 jobs of 8 processes, each 1,000 s of sound in a second."""
+    """2 million clips of 9.6 s by 64 jobs of 8 processes, each 350 s of sound in a second."""
     said = convert._forecast(2_000_000, LIKE["audioset"], 64, 8)
-    assert said.startswith("about 0.6 minutes a job and 357.8 GB in all")
-    assert "9.6 s each, of which a core converts 104 a second" in said
+    assert said.startswith("about 1.8 minutes a job and 357.8 GB in all")
+    assert "9.6 s each, of which a core converts 36 a second" in said
 
 
 def test_local_becomes_the_command(src: Path, tmp_path: Path, became: list[list[str]]) -> None:
