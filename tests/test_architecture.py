@@ -18,6 +18,7 @@ FLOOR = {
     "gamut.errors": 0,
     "gamut.files": 0,
     "gamut.processes": 0,
+    "gamut.threads": 0,
     "gamut.progress": 0,
     "gamut.commands": 1,
     "gamut.registry": 0,

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +27,8 @@ from gamut.estimate.step import objective_of
 from gamut.estimate.work import work_of
 from gamut.recipe import schema
 from gamut.recipe.load import load_recipe
-from gamut.train.engine import Engine, adam, adam_options
+from gamut.threads import one_thread
+from gamut.train.engine import Engine, Unsaved, adam, adam_options
 from gamut.train.objective import Moment, Objective
 from gamut.train.step import Asks, Stepper
 from gamut.train.world import World, make_deterministic
@@ -62,7 +62,7 @@ class Case:
         return self.also(f"step.packs={packs}", f"loader.packs_per_forward={packs}")
 
 
-class Plain(Engine):
+class Plain(Unsaved):
     """AdamW on one device, forwards under autocast: what stands in where there is no DeepSpeed."""
 
     def __init__(self, objective: Objective, recipe: schema.Recipe, world: World) -> None:
@@ -96,18 +96,6 @@ class Plain(Engine):
 
     def drop(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().float().cpu() for name, value in self.model.state_dict().items()}
-
-    def save(self, writer: Any) -> None:
-        raise NotImplementedError("a benchmark writes no checkpoints")
-
-    def load(self, path: Path, entries: Any, saved_by: int) -> None:
-        raise NotImplementedError("a benchmark reads no checkpoints")
-
-    def signature(self) -> dict[str, Any]:
-        raise NotImplementedError("a benchmark has no checkpoints that must agree")
 
 
 class Trainer:
@@ -255,7 +243,7 @@ def published(setting: Setting) -> Iterator[Row]:
     """The published way (bench/gpu/published.py), of the same clips; its log-mel, on one core, apart."""
     dim, depth, heads, clips = (96, 1, 3, 2) if setting.tiny else (768, 12, 12, 40)
     frames = 192 if setting.tiny else 592
-    with _one_thread():
+    with one_thread():
         waveforms, seconds = _noise(2 * clips, frames), 0.0
         mels: list[torch.Tensor] = []
 
@@ -285,16 +273,6 @@ def published(setting: Setting) -> Iterator[Row]:
         sum(lengths) // 2,
         note=f"{clips} clips",
     )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _noise(clips: int, frames: int) -> list[torch.Tensor]:

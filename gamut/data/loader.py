@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,8 +78,8 @@ class Loader:
         self.pin = pin
         self.waited = 0.0
         self._later = later
-        how = (world, per_forward, nodes, neighbours)
-        self._source = _MicroBatches(index, epoch, rank, how, features, workers > 0 or pin, later)
+        dealing = Dealing(world, per_forward, nodes, neighbours)
+        self._source = _MicroBatches(index, epoch, rank, dealing, features, workers > 0 or pin, later)
         self._loader: DataLoader | None = None
         self._parcels: Any = None
         self._read_until = -1  # the epoch that the workers have come to
@@ -205,6 +205,15 @@ class _Work(Sampler):
         return self._items()
 
 
+class Dealing(NamedTuple):
+    """How the packs of a step are dealt: what `deal` is told beside their cost."""
+
+    world: int
+    per_forward: int
+    nodes: int
+    neighbours: bool
+
+
 class _MicroBatches(Dataset):
     """Item (number, step, a) is micro-batch a of a step of an epoch, or the GamutError that stopped it.
 
@@ -216,7 +225,7 @@ class _MicroBatches(Dataset):
         index: Index,
         epoch: Epoch,
         rank: int,
-        how: tuple[int, int, int, bool],
+        dealing: Dealing,
         features: Features | None,
         parcels: bool,
         later: Callable[[int], Epoch | None] | None,
@@ -225,16 +234,16 @@ class _MicroBatches(Dataset):
         self.features = features
         self.epoch = epoch
         self.rank = rank
-        self.how = how  # packs are dealt: world, per_forward, nodes, neighbours
+        self.dealing = dealing
         self.parcels = parcels  # batches are to be sent, or pinned, in one piece
         self.later = later
-        self.accumulation = -(-epoch.packs // (how[0] * how[1]))
+        self.accumulation = -(-epoch.packs // (dealing.world * dealing.per_forward))
         self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
         # The step dealt last: its micro-batches are requested one after another.
         self._dealt: tuple[tuple[int, int], Any] = ((-1, -1), None)
 
     def forwards(self, step: int, epoch: Epoch | None = None) -> int:
-        return forwards(_cost(epoch or self.epoch, step), *self.how)
+        return forwards(_cost(epoch or self.epoch, step), *self.dealing)
 
     def __getitem__(self, item: tuple[int, int, int]) -> Parcel | PackedBatch | GamutError:
         number, step, part = item
@@ -246,7 +255,7 @@ class _MicroBatches(Dataset):
             if number != self.epoch.number:
                 self.epoch = self._open(number)
             if self._dealt[0] != (number, step):
-                dealt = deal(_cost(self.epoch, step), *self.how)
+                dealt = deal(_cost(self.epoch, step), *self.dealing)
                 self._dealt = (number, step), dealt[self.rank]
             packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
             made = assemble(self._reader, self.epoch, packs)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,18 +16,18 @@ from torch import nn
 from gamut.estimate.calls import BESIDE
 from gamut.recipe import schema
 from gamut.train.config import BUCKET, engine_config, stage_of, sums_beside
-from gamut.train.engine import Engine, adam, adam_options
+from gamut.train.engine import Unsaved, adam, adam_options
 from gamut.train.objective import Objective
 from gamut.train.world import World
 
 if TYPE_CHECKING:
-    from gamut.train.storage import Writer
+    pass
 
 WHOLE = 500_000_000  # numbers that DeepSpeed sends in one go, at most
 Holding = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
-class Ghost(Engine):
+class Ghost(Unsaved):
     """One rank's share of the engine that the recipe names, among `ranks`.
 
     `hold(kind)`: what is allocated within is of that kind; `called(tensor, kind)`: what there is already; `send(name,
@@ -187,15 +186,3 @@ class Ghost(Engine):
         else:
             for parameter in self.trained:
                 parameter.grad = None
-
-    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
-        raise NotImplementedError("an account has no weights")
-
-    def save(self, writer: Writer) -> None:
-        raise NotImplementedError("an account is not saved")
-
-    def load(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> None:
-        raise NotImplementedError("an account is not resumed")
-
-    def signature(self) -> dict[str, Any]:
-        raise NotImplementedError("an account has no checkpoints that must agree")

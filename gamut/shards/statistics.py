@@ -25,6 +25,7 @@ from gamut.shards.batching import Spending, spending
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.read import ShardClips, descriptions
+from gamut.threads import one_thread
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 RAREST = 10  # classes
@@ -103,12 +104,10 @@ def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
 def _shard_statistics(
     folder: Path, clips: ShardClips, advance: Callable[[int], None]
 ) -> tuple[RunningStatistics, Counter[str]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the processes share the cores
     statistics = RunningStatistics()
     clip = 0
     try:
-        with clips.tars.open(clips.name) as file:
+        with one_thread(), clips.tars.open(clips.name) as file:
             for clip in range(len(clips.keys)):
                 statistics.add(clip_log_mel(clips.waveform(file, clip)))
                 advance(1)
@@ -118,8 +117,6 @@ def _shard_statistics(
             f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {folder}"
         ) from error
-    finally:
-        torch.set_num_threads(threads)
     return statistics, rates
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gamut.train.storage import Writer  # which needs DeepSpeed: an engine of another kind does not
 
 
+NEVER_SAVED = "this engine only takes steps"
+
+
 class Engine(ABC):
     """Forward, backward, look at the gradients, then update or drop: each a call of its own.
 
@@ -98,6 +101,22 @@ class Engine(ABC):
             "world": self.world.size,
             "parameters": shapes,
         }
+
+
+class Unsaved(Engine):
+    """An engine that takes steps and no more: an account's, a benchmark's. No run has one, so none is ever saved."""
+
+    def weights(self, wanted: bool = True) -> dict[str, torch.Tensor]:
+        raise NotImplementedError(NEVER_SAVED)
+
+    def save(self, writer: Writer) -> None:
+        raise NotImplementedError(NEVER_SAVED)
+
+    def load(self, path: Path, entries: dict[str, dict[str, Any]], saved_by: int) -> None:
+        raise NotImplementedError(NEVER_SAVED)
+
+    def signature(self) -> dict[str, Any]:
+        raise NotImplementedError(NEVER_SAVED)
 
 
 def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list[dict[str, Any]]:

@@ -74,7 +74,8 @@ def test_a_recipe_is_found_in_its_stage() -> None:
         recipe_of(["esc10"])
 
 
-def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # no word of a table is wrapped
     words = ["asit_tiny", "data=nowhere", "step.packs=2", "--gpus", "2", "--detail", "--price", "3"]
     assert main([*words, "--compare", "loader.packs_per_forward=2"]) == 0
     told = capsys.readouterr().out
@@ -82,7 +83,7 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str]) -> None:
     for said in (
         "activations",
         "clips/s a GPU",
-        "evaluation",
+        "clips/s a GPU in evaluation",
         "cost at 3",
         "This is an estimate",
         "stand-in clips",

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from toy import Network, ToyLoader, inputs, toy_epoch
 
 from gamut.recipe import schema
+from gamut.threads import one_thread
 from gamut.train.schedule import Schedule
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As a rank of these tests runs: a product of matrices is summed in another order by several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@one_thread()
+@one_thread()  # as a rank of these tests runs
 def reference(recipe: schema.Recipe, epochs: int, steps: int = 5, packs: int = 4) -> dict:
     """Losses, gradient norms and final weights of the first `epochs` epochs of the toy run."""
     optim = recipe.optim
