@@ -1,12 +1,11 @@
 """What one micro-step of ASiT costs on the CPU, here and at an earlier commit, in turn.
 
     OMP_NUM_THREADS=1 python bench/host.py --before 9a5be89      # the last commit before the step was changed for GPUs
-    OMP_NUM_THREADS=1 python bench/host.py --recipe asit_tiny    # whether training on a CPU became slower
 
-Without a recipe the model has the depth and losses of ASiT ViT-B at a width of 16, in bf16, uncompiled, and its clips
-are a sixth of a second long: next to no arithmetic, though not what a GPU's host does, since a CPU takes other branches
-(masks, log-mel, attention) and its bf16 products cost tens of microseconds each. CPU seconds are measured; the earlier
-commit is checked out beside this one for as long as it takes.
+The model has the depth and losses of ASiT ViT-B at a width of 16, in bf16, uncompiled, and its clips are a sixth of a
+second long: next to no arithmetic, though not what a GPU's host does, since a CPU takes other branches (masks, log-mel,
+attention) and its bf16 products cost tens of microseconds each. CPU seconds are measured. Whether training on a CPU
+became slower is asked by against.py.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from against import HERE, checkout
+
 SIDE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -30,15 +29,13 @@ from tests.asit import NOW
 from tests.packs import packed
 
 torch.set_num_threads(1)
-name, clips, frames, times = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-recipe = load_recipe("pretrain", name or "asit_b", ("data=nowhere",))
-if not name:
-    small = replace(recipe.asit, hidden=16, bottleneck=16, prototypes=64, prototypes_data=None)
-    recipe = replace(recipe, model=replace(recipe.model, dim=16, heads=1), asit=small)
+TIMES = 5
+recipe = load_recipe("pretrain", "asit_b", ("data=nowhere",))
+small = replace(recipe.asit, hidden=16, bottleneck=16, prototypes=64, prototypes_data=None)
+recipe = replace(recipe, model=replace(recipe.model, dim=16, heads=1), asit=small)
 task = Asit(recipe, -4.0, 4.0, torch.device("cpu"))
-if recipe.precision == "bf16":
-    task.model.bfloat16()  # as DeepSpeed has it
-batch = packed([frames] * (2 * clips), views=2)
+task.model.bfloat16()  # as DeepSpeed has it
+batch = packed([16] * 4, views=2)
 
 
 def step():
@@ -54,14 +51,14 @@ step()
 print("ready", flush=True)
 for _ in sys.stdin:
     begin = time.process_time()
-    for _ in range(times):
+    for _ in range(TIMES):
         step()
-    print((time.process_time() - begin) / times, flush=True)
+    print((time.process_time() - begin) / TIMES, flush=True)
 """
 
 
-def side(folder: Path, arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-c", SIDE, str(folder), *arguments]
+def side(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", SIDE, str(folder)]
     process = subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -83,20 +80,13 @@ def ask(process: subprocess.Popen) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="9a5be89", help="commit to compare with")
-    parser.add_argument("--recipe", default="", help="a whole micro-step of this recipe instead")
     parser.add_argument("--rounds", type=int, default=15, help="turns")
     typed = parser.parse_args()
-    arguments = [typed.recipe, *(("4", "592", "2") if typed.recipe else ("2", "16", "5"))]
-    with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder) / "before"
-        subprocess.run(["git", "-C", ROOT, "worktree", "add", "-q", "--detach", before, typed.before], check=True)
-        try:
-            sides = [side(ROOT, arguments), side(before, arguments)]
-            turns = [[ask(process) for process in sides] for _ in range(typed.rounds)]
-            for process in sides:
-                process.communicate()
-        finally:
-            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", before], check=True)
+    with checkout(typed.before) as before:
+        sides = [side(HERE), side(before)]
+        turns = [[ask(process) for process in sides] for _ in range(typed.rounds)]
+        for process in sides:
+            process.communicate()
     now, then = (1e3 * statistics.median(column) for column in zip(*turns))
     ratios = sorted(here / there for here, there in turns)
     print(f"{now:.1f} ms of CPU a micro-step, {then:.1f} at {typed.before}: ratio {now / then:.2f}", end=" ")
