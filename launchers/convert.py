@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from gamut.estimate.standin import Like
     from launchers.cluster import Cluster
 
-CONVERTED = (
-    350.0  # seconds of sound that a core decodes, resamples and writes as FLAC in one: WAV of 44.1 kHz, on an EPYC
-)
+# Seconds of sound that a core decodes, resamples and writes as FLAC in one: measured with WAV of 44.1 kHz on an EPYC.
+CONVERTED = 350.0
 WORKERS = 8  # processes of a job, unless --cpus-per-task says otherwise
 
 
