@@ -8,6 +8,7 @@ and `NAME/step`. A parameter's parts make it up in the order of the ranks.
 
 from __future__ import annotations
 
+import copyreg
 import errno
 import hashlib
 import io
@@ -33,6 +34,10 @@ from gamut.unpickle import unpickle
 FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
 ALLOWED = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]  # in pickles, besides tensors
 KINDS = ("exp_avg", "exp_avg_sq")
+
+# By its value: some versions of Python (Debian 12's 3.11.2) pickle an enum as a call of getattr, and no careful reader
+# allows that.
+copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
 
 
 class Writer(CheckpointEngine):

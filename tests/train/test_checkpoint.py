@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import crash_points, partly, saved_then, staged, while_writing
+from deepspeed.runtime.zero.config import ZeroStageEnum
 from ranks import Ranks, run
 from safetensors.torch import load_file
 from toy import teach, toy_recipe
@@ -22,7 +23,7 @@ from gamut.errors import CheckpointError
 from gamut.recipe import schema
 from gamut.track.checkpoints import Checkpoints
 from gamut.train.restore import newest_verified, verify
-from gamut.train.storage import ALLOWED
+from gamut.train.storage import ALLOWED, Reader, Writer
 from gamut.unpickle import unpickle
 
 OFTEN = toy_recipe()  # every second step
@@ -217,6 +218,17 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(CheckpointError, match="is not loaded"):
             unpickle(data, "x.pt", ALLOWED)
     assert not (tmp_path / "tampered").exists()
+
+
+def test_what_is_saved_can_be_loaded_whichever_way_python_pickles_an_enum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_3_11_2 = lambda stage, protocol: (getattr, (type(stage), stage.name))  # noqa: E731
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", as_3_11_2)
+    writer, path = Writer(tmp_path), str(tmp_path / "engine" / "x.pt")
+    writer.save({"stage": ZeroStageEnum.gradients}, path)
+    writer.write()
+    assert Reader(tmp_path, writer.entries).load(path) == {"stage": ZeroStageEnum.gradients}
 
 
 def test_a_tampered_checkpoint_with_a_fitting_manifest_is_refused(checkpoints: Path) -> None:
