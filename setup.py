@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -19,9 +20,21 @@ def compatible(file: str) -> list[str]:
     return [f"{name}{'~=' if '.' in version else '>='}{version}" for name, version in pins]
 
 
+def pinned(*names: str) -> list[str]:
+    """Of the packages that the checks install, these: what a part of Gamut needs that most people do without."""
+    wanted = {name.lower() for name in names}
+    return [line for line in compatible("requirements-test.txt") if re.split(r"[~>\[]", line)[0].lower() in wanted]
+
+
 setup(
     install_requires=compatible("requirements.txt"),
-    extras_require={"test": compatible("requirements-test.txt"), "bench": compatible("bench/requirements.txt")},
+    extras_require={
+        "export": pinned("onnx", "onnxscript", "onnxruntime"),
+        "serve": pinned("gradio"),
+        "events": pinned("sed_scores_eval"),
+        "test": compatible("requirements-test.txt"),
+        "bench": compatible("bench/requirements.txt"),
+    },
     packages=[
         *find_packages(include=["gamut", "gamut.*", "pretrain", "finetune", "launchers", "launchers.*"]),
         "gamut.configs",

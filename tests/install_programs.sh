@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the programs that tests run on this machine (Debian and Ubuntu, as root): SLURM and munge, of which they start
-# a real cluster, and ffmpeg. Elsewhere it says why it does nothing; the tests are then skipped, or, those of SLURM, fail
+# a real cluster, ffmpeg, and chromium, which looks at pages as their readers do. Elsewhere it says why it does nothing; the tests are then skipped, or, those of SLURM, fail
 # where CI is set.
 set -euo pipefail
 
@@ -14,6 +14,7 @@ there() { # whether all of these programs are: command -v alone is content with 
 packages=()
 there slurmctld slurmd srun munged || packages+=(slurm-wlm munge)
 there ffmpeg || packages+=(ffmpeg)
+there chromium || packages+=(chromium)
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0
 fi
