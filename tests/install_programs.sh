@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the programs that tests run on this machine (Debian and Ubuntu, as root): SLURM and munge, of which they start
-# a real cluster, ffmpeg, and chromium, which looks at pages as their readers do. Elsewhere it says why it does nothing; the tests are then skipped, or, those of SLURM, fail
-# where CI is set.
+# a real cluster, ffmpeg, and chromium, which looks at pages as a reader would. Elsewhere it says why it does nothing; the
+# tests are then skipped, or, those of SLURM, fail where CI is set.
 set -euo pipefail
 
 there() { # whether all of these programs are: command -v alone is content with any
