@@ -43,6 +43,10 @@ class CheckpointError(GamutError):
     """A checkpoint is missing, damaged, or belongs to another recipe, model or world."""
 
 
+class ExportError(GamutError):
+    """A format cannot hold a model, what it needs is not installed, or there is no place for the exported folder."""
+
+
 class RunError(GamutError):
     """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
 

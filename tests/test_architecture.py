@@ -42,6 +42,7 @@ FLOOR = {
     "gamut.tag": 6,
     "gamut.analyse": 7,
     "gamut.estimate": 7,
+    "gamut.export": 7,
     "pretrain": 8,
     "finetune": 8,
     "launchers": 9,

@@ -16,7 +16,7 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import spectrogram
 from gamut.errors import RecipeError
 from gamut.models.backbone import Backbone, build
-from gamut.models.find import find_weights
+from gamut.models.find import find_weights, recipe_of
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.weights import load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
@@ -26,7 +26,6 @@ from gamut.recipe.policy import hop
 from gamut.recipe.schema import FrontEnd, Recipe
 from gamut.registry import Registry
 from gamut.shards.trained import trained_front
-from gamut.track.run import RunFolder
 
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
 
@@ -189,8 +188,7 @@ def _load_speech(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
 
 def _load_spectrograms(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
     weights = find_weights(path)
-    run = RunFolder.find(weights)
-    own = recipe if run is None else run.recipe
+    own = recipe_of(weights) or recipe
     own = own if recipe.front.mean is None else replace(own, front=recipe.front)
     front = trained_front(weights, own, recipe.data)
     vit = build(own.model)

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.names import KERNELS
+from gamut.recipe.resolved import read_portable
+from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import epochs_at
 from gamut.track.run import BEST, RunFolder
 
@@ -27,7 +29,7 @@ ABOUT = "gamut"  # the one key of our files' metadata: the order of several is r
 
 def find_weights(init: str | Path) -> Path:
     """The file that `init` means: a file of weights, a checkpoint folder, a run or one of its rounds (the weights that
-    `RunFolder.weights` says), or a folder that transformers wrote.
+    `RunFolder.weights` says), or a folder that `gamut export` or transformers wrote.
 
     Of a checkpoint it is the file with the teacher, or with the mean over epochs, where there is one, else the trained
     model. Raises CheckpointError saying what was looked for.
@@ -63,6 +65,16 @@ def _in_folder(folder: Path) -> Path:
 
 def _is_a_models(tensor: str) -> bool:
     return tensor.endswith((*KERNELS, HEAD)) or tensor.startswith(OURS)
+
+
+def recipe_of(weights: Path) -> Recipe | None:
+    """The recipe that a file of weights was trained by: as it says itself (an exported one), or that of the run that it
+    lies in; None where neither says. Raises RecipeError where that does not fit."""
+    says = undescribed(_header(weights)[1]).get("recipe") if weights.suffix == ".safetensors" else None
+    if says is not None:
+        return read_portable(says, weights)
+    run = RunFolder.find(weights)
+    return None if run is None else run.recipe
 
 
 def told(weights: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from gamut.recipe.schema import Recipe
 from gamut.recipe.text import parse_yaml
 from gamut.settings import about, flatten
 
+# Where things lie, and which clips of theirs: of no use to anybody else, and not for everybody's eyes.
+PLACES = ("data", "init", "features", "encoder", "mixture", "subset")
 # What checkpoints of earlier versions did not record, though it decides numbers.
 UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
@@ -39,8 +41,28 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def read_resolved(path: Path) -> Recipe:
     """The recipe that `resolved_yaml` wrote to `path`. Raises RecipeError where it is missing or does not fit."""
+    return _of_values(read_values(path), path)
+
+
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of the model and of its training, nested, as JSON holds it: what may leave the machine with
+    the weights, so without places and what may change."""
+    kept = {name: value for name, value in asdict(recipe).items() if name not in PLACES and not may_change(name)}
+    kept["plan"]["weights"] = Path(recipe.plan.weights).name
+    return json.loads(json.dumps(kept | {"run": {"name": recipe.run.name}}))
+
+
+def read_portable(values: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that `portable` gave, as the file at `path` has it. Raises RecipeError where it does not fit."""
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(read_values(path)))
+        return _of_values(by_current_names(values)[0], path)
+    except (AttributeError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _of_values(values: Mapping[str, Any], path: Path) -> Recipe:
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(dict(values)))
         recipe = cast(Recipe, OmegaConf.to_object(config))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None

@@ -13,7 +13,7 @@ import torch
 from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import find_weights, metadata_of, statistics_in, told
+from gamut.models.find import MODEL, find_weights, metadata_of, recipe_of, statistics_in, told
 from gamut.models.folder import CONFIG
 from gamut.models.strict import take_strictly
 from gamut.models.tagger import Tagger, load_tagger, open_tagger
@@ -40,12 +40,12 @@ def load(
 ) -> Speech | Spectrograms:
     """What tags recordings.
 
-    model: a fine-tuning run or one of its rounds, of sound or of a head on Whisper's features; or a Whisper (a folder
-    of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file, ours or of the public whisper-at
-    package. encoder: the Whisper that a run's head reads, or, where the run trained that too, began with (None: where
-    the run found it). labels: class names, for a head that does not know them (a name a line, or AudioSet's
-    class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None: the one of the features
-    that the head was trained on, else fp32). device: None for a GPU where there is one.
+    model: a fine-tuning run, one of its rounds, or what was exported of one, of sound or of a head on Whisper's
+    features; or a Whisper (a folder of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file,
+    ours or of the public whisper-at package. encoder: the Whisper that a run's head reads, or, where the run trained
+    that too, began with (None: where the run found it). labels: class names, for a head that does not know them (a name
+    a line, or AudioSet's class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None: the
+    one of the features that the head was trained on, else fp32). device: None for a GPU where there is one.
 
     Raises CheckpointError or RecipeError where these do not belong together.
 
@@ -79,24 +79,24 @@ def _device(name: str | torch.device) -> torch.device:
 
 
 def _of_run(place: Path) -> Path:
-    """The weights of a run's only round, or of the round that is named; or the file that is."""
-    if not place.is_file() and not RunFolder.rounds(place):
+    """The weights of a run's only round, of the round or exported folder that is named; or the file that is."""
+    if not place.is_file() and not RunFolder.rounds(place) and not (place / MODEL).is_file():
         raise CheckpointError(
-            f"There is nothing that tags at {place}: name a fine-tuning run, or a Whisper (a folder with {CONFIG}, or "
-            "a .pt)."
+            f"There is nothing that tags at {place}: name a fine-tuning run, an exported folder (with {MODEL}), or a "
+            f"Whisper (a folder with {CONFIG}, or a .pt)."
         )
     return find_weights(place)
 
 
 def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
-    run = RunFolder.find(weights)
-    if run is None:
+    recipe, names, statistics = recipe_of(weights), about.get("labels"), statistics_in(about)
+    if recipe is None:
         raise CheckpointError(
-            f"{weights} is not in a run folder, so no recipe says how to use it: name a fine-tuning run."
+            f"{weights} is not in a run folder, and holds no recipe that says how to use it: name a fine-tuning run, "
+            "or a folder that `python -m gamut.export` made of one."
         )
-    recipe, names, statistics = run.recipe, about.get("labels"), statistics_in(about)
     if recipe.stage != "finetune":
-        raise CheckpointError(f"The run {run.path} is a pretraining, which has no classes: fine-tune from it first.")
+        raise CheckpointError(f"{weights} is of a pretraining, which has no classes: fine-tune from it first.")
     if not names or statistics is None:
         raise CheckpointError(
             f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "

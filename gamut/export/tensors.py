@@ -1,0 +1,44 @@
+"""`--to safetensors`: the folder that every part of Gamut opens, without a run folder and without the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gamut.export.card import card
+from gamut.export.folder import CARD
+from gamut.export.source import Source
+from gamut.files import write_text
+from gamut.models.find import MODEL
+from gamut.models.weights import save_weights
+
+TAGS = """
+from gamut.tag import Recording, load
+
+model = load("FOLDER")
+with Recording("clip.wav") as recording:
+    for tagged in model.tag([recording]):
+        print(tagged.spans[0].top(3))
+"""
+WEIGHTS = """
+from gamut.models.weights import load_weights
+from pathlib import Path
+
+tensors, about = load_weights(Path("FOLDER/model.safetensors"))
+print(about["model"], sorted(tensors)[:3])
+"""
+
+
+def write(source: Source, folder: Path) -> None:
+    """Fill a new folder."""
+    save_weights(folder / MODEL, source.state, source.about)
+    tags = bool(source.labels) and source.network is not None
+    kind = (
+        f"Weights of a {'classifier' if source.labels else 'backbone'} that Gamut trained, for "
+        f"Gamut: `gamut tag FOLDER`, `init=FOLDER`. `{MODEL}` says in its metadata all that is needed to use them."
+    )
+    layout = "A sound of any rate and length in; " + (
+        f"probabilities of {len(source.labels)} classes out."
+        if source.labels
+        else "a vector a clip, or a token a patch."
+    )
+    write_text(folder / CARD, card(source, kind, layout, TAGS if tags else WEIGHTS))

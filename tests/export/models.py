@@ -1,0 +1,55 @@
+"""Tiny models as their runs leave them, with weights that make a difference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from finetune.objective import Classify
+from gamut.models.backbone import build
+from gamut.models.weights import save_weights
+from gamut.recipe import cli, schema
+from gamut.recipe.resolved import resolved_yaml
+from gamut.train.objective import described
+from tests.tag.rounds import leave_round
+
+CLASSES = ["Dog", "Rain", "Siren, of a ship", "Speech"]
+MEAN, STD = -6.0, 4.0
+SMALL = ("model.dim=48", "model.depth=2", "model.heads=3", "precision=fp32")
+
+
+def shaken(module: nn.Module, seed: int = 1) -> nn.Module:
+    """With numbers added to every parameter: fresh weights have zeros and ones in many places."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def a_classifier(folder: Path, *words: str, recipe: str = "esc10") -> tuple[Path, Classify]:
+    """A fine-tuning round, untrained, and its objective."""
+    made = cli.parse("finetune", [recipe, *SMALL, "run.name=tiny", *words]).recipe
+    task = Classify(made, len(CLASSES), MEAN, STD, 0, torch.device("cpu"), CLASSES)
+    shaken(task.model)
+    return leave_round(folder, task.recipe, task.model, task.described()), task
+
+
+def a_pretraining(folder: Path, *words: str) -> tuple[Path, schema.Recipe]:
+    """A pretraining with one checkpoint, of a teacher that is not its student."""
+    recipe = cli.parse("pretrain", ["asit_tiny", *SMALL, "run.name=pretrained", *words]).recipe
+    checkpoint = folder / "checkpoints" / "step-00000010"
+    checkpoint.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
+    (folder / "checkpoints" / "latest").write_text(f"{checkpoint.name}\n")
+    about = described(recipe, MEAN, STD) | {"model": asdict(recipe.model)}
+    for name, prefix, seed in (("objective", "teacher.backbone.", 1), ("model", "backbone.", 2)):
+        state = {prefix + key: value for key, value in shaken(build(recipe.model), seed).state_dict().items()}
+        save_weights(checkpoint / f"{name}.safetensors", state, about)
+    state = {"step": 10, "epoch": recipe.epochs, "step_in_epoch": 0, "epoch_steps": 10}
+    (checkpoint / "state.json").write_text(json.dumps({"state": state}))
+    return folder, recipe
