@@ -2,7 +2,7 @@
 
 Each arm's learning rate is chosen from the same grid on a part of the training folds; then every arm is trained with
 several seeds on all of them and scored on the test folds, the same clips for every arm. The difference between the
-first two arms comes with its paired bootstrap 95 % interval over clips, where the metric is a mean over clips.
+first two arms comes with its paired bootstrap 95 % interval over clips.
 
 Examples:
     python finetune/compare.py esc10 --arm pretrained=runs/asit_tiny --arm scratch= \\
@@ -29,7 +29,8 @@ from finetune.rounds import Fold, folds_of
 from gamut.commands import command, parser_of
 from gamut.errors import RecipeError
 from gamut.evaluate import METRICS, Metric
-from gamut.evaluate.metrics import paired_bootstrap
+from gamut.evaluate.bootstrap import ends, paired_bootstrap, resampled
+from gamut.evaluate.scores import Scores
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
 from gamut.shards import Index
@@ -67,6 +68,30 @@ def by_clip(result: dict, metric: Metric) -> np.ndarray:
         with np.load(entry["scores"], allow_pickle=False) as scores:
             rows.append(metric.by_clip(scores["target"], scores["logits"])[np.argsort(scores["row"])])
     return np.stack(rows).mean(0)
+
+
+def resampled_mean(result: dict, metric: Metric) -> np.ndarray:
+    """float64 [draws]: the metric of resampled clips, the mean over seeds."""
+    draws = []
+    for entry in result["rounds"]:
+        scores = Scores.load(Path(entry["scores"]))
+        order = np.argsort(scores.row)
+        some = resampled(metric, scores.target[order], scores.logits[order])
+        assert some is not None
+        draws.append(some)
+    return np.mean(draws, axis=0)
+
+
+def difference(one: dict, other: dict, metric: Metric) -> dict[str, float]:
+    """`mean` of the difference of two arms over their seeds, and its interval, `low` and `high`, where there is one."""
+    if metric.by_clip:
+        mean, low, high = paired_bootstrap(by_clip(one, metric), by_clip(other, metric), resamples=10_000, seed=0)
+        return {"mean": mean, "low": low, "high": high}
+    mean = float(one["mean"] - other["mean"])
+    if not metric.has_interval:
+        return {"mean": mean}
+    low, high = ends(resampled_mean(one, metric) - resampled_mean(other, metric))
+    return {"mean": mean, "low": low, "high": high}
 
 
 def by_class(result: dict) -> np.ndarray:
@@ -148,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
 def compare(results: dict[str, dict], chosen: dict[str, str], console: Console) -> dict:
     """Print every arm's score and the difference of the first two; both as the report's entries.
 
-    The interval is over clips: a metric that is no mean over them, such as mAP, has a difference without one.
+    The interval is over clips; a metric from outside that knows no weights of clips has a difference without one.
     """
     metric = METRICS[next(iter(results.values()))["metric"]]
     table = Table("arm", "learning rate", f"{metric.name}, mean", "seeds", "clips")
@@ -163,17 +188,14 @@ def compare(results: dict[str, dict], chosen: dict[str, str], console: Console) 
     if len(results) > 1:
         first, second = list(results)[:2]
         report["difference"] = {"of": [first, second]}
-        if metric.by_clip:
-            difference, low, high = paired_bootstrap(
-                by_clip(results[first], metric), by_clip(results[second], metric), resamples=10_000, seed=0
-            )
-            report["difference"] |= {"mean": difference, "low": low, "high": high}
-            ends = ", ".join(metric.show_difference(end).removesuffix(" points") for end in (low, high))
-            interval = f", paired bootstrap 95 % interval [{ends}]"
-        else:
-            difference, interval = float(results[first]["mean"] - results[second]["mean"]), ""
-            report["difference"] |= {"mean": difference}
-        console.print(f"{first} - {second}: {metric.show_difference(difference)}{interval}", highlight=False)
+        between = difference(results[first], results[second], metric)
+        report["difference"] |= between
+        interval = ""
+        if "low" in between:
+            low, high = (metric.show_difference(between[end]).removesuffix(" points") for end in ("low", "high"))
+            interval = f", paired bootstrap 95 % interval [{low}, {high}]"
+        shown = metric.show_difference(between["mean"])
+        console.print(f"{first} - {second}: {shown}{interval}", highlight=False)
     return report
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -15,7 +12,7 @@ from gamut.data.loader import Loader
 from gamut.data.share import Share, in_order
 from gamut.errors import RunError
 from gamut.evaluate import METRICS, Metric, usual_metric
-from gamut.evaluate.metrics import confusion
+from gamut.evaluate.scores import Scores
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
 from gamut.shards import Index
@@ -25,42 +22,6 @@ from gamut.train.spans import Spans
 def metric_of(finetune: schema.Finetune) -> Metric:
     """What a recipe's models are scored by."""
     return usual_metric(finetune.loss == "ce") if finetune.metric == "auto" else METRICS[finetune.metric]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One row a clip, in index order."""
-
-    row: np.ndarray  # int64 [n]
-    target: np.ndarray  # float32 [n, classes]
-    logits: np.ndarray  # float32 [n, classes]
-    seconds: float = 0.0  # that this process's log-mels and forwards took
-
-    def values(self, metric: Metric) -> dict[str, float]:
-        """The score under the metric's name, and what is logged with it. float64, computed once."""
-        return {name: float(value) for name, value in metric.values(self.target, self.logits).items()}
-
-    def confusion(self) -> np.ndarray:
-        """int64 [classes, classes]: row truth, column prediction; for classes that exclude each other."""
-        return confusion(self.target.argmax(1), self.logits.argmax(1), self.target.shape[1])
-
-    def by_class(self, metric: Metric) -> list[float | None]:
-        """The metric of each class, None for one that no clip has; empty where the metric has no such values."""
-        if metric.by_class is None:
-            return []
-        values = metric.by_class(self.target, self.logits)
-        return [None if np.isnan(value) else float(value) for value in values]
-
-    def save(self, path: Path, index: Index) -> None:
-        """Keys, targets and logits as an .npz that any tool reads (no pickles)."""
-        keys = np.array([index.key(int(row)) for row in self.row])
-        np.savez(path, key=keys, row=self.row, target=self.target, logits=self.logits)
-
-    @classmethod
-    def load(cls, path: Path) -> Scores:
-        """What `save` wrote."""
-        with np.load(path, allow_pickle=False) as scores:
-            return cls(scores["row"], scores["target"], scores["logits"])
 
 
 def evaluate(

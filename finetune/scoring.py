@@ -11,25 +11,30 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from finetune.evaluation import Scores, evaluate, metric_of
+from finetune.evaluation import evaluate, metric_of
 from finetune.objective import Classify
 from finetune.rounds import Fold, Round
 from finetune.start import Start
 from gamut.data.loader import Loader
 from gamut.evaluate import METRICS
+from gamut.evaluate.bootstrap import ends, resampled
+from gamut.evaluate.decisions import UNCHOSEN, choose_thresholds
+from gamut.evaluate.scores import Scores, numbers_of
 from gamut.files import write_text
+from gamut.models.find import metadata_of
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
-from gamut.track.run import BEST, RESULT
+from gamut.track.run import BEST, CLASSES, RESULT, SCORES
 from gamut.train.objective import Moment
 from gamut.train.schedule import is_due
 from gamut.train.session import Session
 from gamut.train.world import World
 
+RESAMPLES = 1000  # of the clips, for the interval of a round's score
 PLOTTED = 100  # classes of which a confusion matrix is plotted; that of 1,251 speakers would be a picture of 6 GB
 
 
@@ -55,7 +60,7 @@ class Scoring:
     ) -> None:
         self.objective, self.recipe, self.each = objective, recipe, each
         self.index, self.test, self.validation, self.run, self.world = index, test, validation, run, world
-        self.metric = metric_of(recipe.finetune)
+        self.metric, self.exclusive = metric_of(recipe.finetune), recipe.finetune.loss == "ce"
         self.make_loader = make_loader
         best = None
         if world.first and (run.folder / BEST).exists():
@@ -77,14 +82,14 @@ class Scoring:
             scores, values = self._score(self.test, "test", self.each.test, epoch)
             self._select(scores)
             if self._is_best(values):
-                self._keep_best(values, epoch)
+                self._keep_best(values, epoch, {})
             return _named("test", values)
-        _, values = self._score(self.validation, "validation", self.each.validation, epoch)
+        choosing, values = self._score(self.validation, "validation", self.each.validation, epoch)
         logged = _named("validation", values)
         if self._is_best(values):
             scores, on_test = self._score(self.test, "test", self.each.test, epoch)
             self._select(scores)
-            self._keep_best(values, epoch)
+            self._keep_best(values, epoch, self._thresholds(choosing))
             logged |= _named("test", on_test)
         return logged
 
@@ -109,15 +114,26 @@ class Scoring:
 
     def _select(self, scores: Scores) -> None:
         if self.world.first:
-            scores.save(self.run.folder / "scores.npz", self.index)
+            keys = [self.index.key(int(row)) for row in scores.row]
+            scores.save(self.run.folder / SCORES, keys, self.index.clip_id[scores.row])
 
     def _is_best(self, values: dict[str, float]) -> bool:
         return self.metric.better(values[self.metric.name], self.best["score"] if self.best else None)
 
-    def _keep_best(self, values: dict[str, float], epoch: int) -> None:
+    def _thresholds(self, choosing: Scores) -> dict[str, list]:
+        """Of classes that do not exclude each other, by clips that judge nothing: `thresholds` in class order, and the
+        classes that none of these clips has, whose threshold is no choice."""
+        if self.exclusive or not self.world.first:
+            return {}
+        chosen = choose_thresholds(choosing.target, choosing.logits)
+        none = np.isnan(chosen)
+        kept = {} if none.all() else {"thresholds": np.where(none, UNCHOSEN, chosen).tolist()}
+        return kept | ({"thresholds_not_chosen": np.flatnonzero(none).tolist()} if kept and none.any() else {})
+
+    def _keep_best(self, values: dict[str, float], epoch: int, thresholds: dict[str, list]) -> None:
         self.best = {"score": values[self.metric.name], "epoch": epoch + 1}
         if self.world.first:
-            note = {"best": self.best, "chosen_on": self._chosen_on(), **self.objective.described()}
+            note = {"best": self.best, "chosen_on": self._chosen_on(), **thresholds, **self.objective.described()}
             save_weights(self.run.folder / BEST, self.objective.model, note)
 
     def _chosen_on(self) -> str:
@@ -126,13 +142,18 @@ class Scoring:
         return f"validation folds {', '.join(map(str, self.each.validation))}"
 
     def finish(self, step: int, leaked: int, start: Start) -> dict:
-        """Rank 0, once the round is trained: confusion matrix and result.json from the scores of the selected epoch.
+        """Rank 0, once the round is trained: result.json, classes.csv and the confusion matrix, from the scores of the
+        selected epoch.
 
         leaked: how many of the scored clips the run behind `init` was trained on; start: the weights it began with.
         """
-        scores = Scores.load(self.run.folder / "scores.npz")
+        scores = Scores.load(self.run.folder / SCORES)
         values, metric = scores.values(self.metric), self.metric
         best = self.best or {"score": values[metric.name], "epoch": float(self.recipe.epochs)}
+        thresholds = None if self.validation is None else metadata_of(self.run.folder / BEST).get("thresholds")
+        numbers = numbers_of(scores, self.exclusive, thresholds)
+        draws = resampled(metric, scores.target, scores.logits, RESAMPLES)
+        interval = () if draws is None else ends(draws)
         selected = "last epoch" if self.validation is None else f"epoch {best['epoch']:.0f}, chosen on validation"
         result = {
             "train": list(self.each.train),
@@ -140,7 +161,10 @@ class Scoring:
             "seed": self.each.seed,
             "metric": metric.name,
             "score": values[metric.name],
-            "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
+            "metrics": _or_none(values),
+            "more_metrics": _or_none({name: value for name, value in numbers.means.items() if name not in values}),
+            "left_out": numbers.left_out,
+            "interval": list(interval) if np.isfinite(interval).all() else [],
             "by_class": scores.by_class(metric),
             "selected": selected,
             "clips": len(scores.target),
@@ -148,16 +172,22 @@ class Scoring:
             "init": start,
             "seen_in_pretraining": leaked,
             "best": best | {"chosen_on": self._chosen_on()},
-            "scores": str(self.run.folder / "scores.npz"),
+            "scores": str(self.run.folder / SCORES),
         }
         counts = scores.confusion() if metric.confusion else None
         if counts is not None:
             result["confusion"] = counts.tolist()
+        write_text(self.run.folder / CLASSES, numbers.by_class.csv(self.index.labels))
         write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
         if counts is not None and len(counts) <= PLOTTED:
             title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {selected}"
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
+
+
+def _or_none(values: dict[str, float]) -> dict[str, float | None]:
+    """For JSON, which has finite numbers alone."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:

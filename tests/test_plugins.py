@@ -91,7 +91,10 @@ def test_a_metric_from_outside_judges_a_fine_tuning(shards: Path, tmp_path: Path
 def test_a_metric_that_nobody_registers_is_refused_with_those_there_are(shards: Path, tmp_path: Path) -> None:
     done = call(tmp_path, METRIC, *finetune(shards, tmp_path, "finetune.metric=logloss"))
     assert done.returncode == 2
-    assert "finetune.metric on the command line must be auto, accuracy, mAP or log loss, not 'logloss'" in done.stderr
+    assert (
+        "finetune.metric on the command line must be auto, accuracy, mAP, AUC, lwlrap, top-5 or log loss, not 'logloss'"
+        in done.stderr
+    )
 
 
 BACKBONE = """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from gamut.evaluate import usual_metric
+from gamut.evaluate.decisions import decided, precision_recall
 from gamut.evaluate.probe import exclusive, held_out, linear_probe, score
 from gamut.features import FeatureCache
 
@@ -79,12 +78,6 @@ def probe_layers(
 
 
 def class_f1(target: np.ndarray, logits: np.ndarray, one_class: bool) -> np.ndarray:
-    """float64 [classes]: F1 of each class, of the best-scored class a clip or of every one above even odds."""
-    predicted = np.zeros(logits.shape, bool)
-    if one_class:
-        predicted[np.arange(len(logits)), logits.argmax(1)] = True
-    else:
-        predicted = logits > 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class without clips in this fold: 0
-        return np.asarray(f1_score(target.astype(bool), predicted, average=None, zero_division=0.0))
+    """float64 [classes]: F1 of each class, of the best-scored class a clip or of every one at even odds; 0 for one that
+    no clip of this fold has."""
+    return np.nan_to_num(precision_recall(target, decided(target, logits, one_class, None))[2])

@@ -10,6 +10,7 @@ import numpy as np
 from gamut.registry import Registry
 
 Of = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Weighted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # the last one float32 [n, draws]
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,18 @@ class Metric:
     Its functions get the targets {0, 1} [n, classes] and the logits float32 [n, classes] of all n clips at once, and
     compute in float64.
 
-    >>> def within_five(target, logits):
-    ...     best = np.argsort(-logits, axis=1)[:, :5]
+    >>> def within_three(target, logits):
+    ...     best = np.argsort(-logits, axis=1)[:, :3]
     ...     return float(np.take_along_axis(target, best, 1).any(axis=1).mean())
-    >>> METRICS.add("top-5", Metric("top-5", within_five, one_label=True)).show(0.5)
+    >>> METRICS.add("top-3", Metric("top-3", within_three, one_label=True)).show(0.5)
     '50.0%'
     """
 
     name: str
     score: Callable[[np.ndarray, np.ndarray], float]
     by_class: Of | None = None  # float64 [classes], nan for a class that no clip has
-    by_clip: Of | None = None  # float64 [n], where the score is a mean over clips: it then has a paired bootstrap
+    by_clip: Of | None = None  # float64 [n], where the score is a mean over clips
+    weighted: Weighted | None = None  # of one that is none: float64 [draws], each clip counted as often as weights say
     everything: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None  # what to log, including the score
     higher_is_better: bool = True
     percent: bool = True  # whether it is a share of 1, shown in percent
@@ -45,6 +47,11 @@ class Metric:
         if than is None or np.isnan(than):
             return than is None or not np.isnan(score)
         return score > than if self.higher_is_better else score < than
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether it can be bootstrapped over clips (`gamut.evaluate.bootstrap`)."""
+        return self.by_clip is not None or self.weighted is not None
 
     def show(self, score: float) -> str:
         """`85.3%`, or `0.853` if it is not a share of 1."""
@@ -66,7 +73,14 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry(
-    "metric", {"accuracy": "gamut.evaluate.metrics:ACCURACY", "mAP": "gamut.evaluate.metrics:MAP"}
+    "metric",
+    {
+        "accuracy": "gamut.evaluate.metrics:ACCURACY",
+        "mAP": "gamut.evaluate.metrics:MAP",
+        "AUC": "gamut.evaluate.metrics:AUC",
+        "lwlrap": "gamut.evaluate.metrics:LWLRAP",
+        "top-5": "gamut.evaluate.metrics:TOP_5",
+    },
 )
 
 

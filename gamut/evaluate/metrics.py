@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from gamut.evaluate import Metric
-from gamut.randomness import Purpose, integers, key
-
-BLOCK = 1 << 22  # resampled clips handled at a time by the bootstrap: 32 MB an array
+from gamut.evaluate.ranking import in_top, label_precision, lwlrap, mean_of_classes, precision_and_area, weighted_lwlrap
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Tagging:
     auc: float  # mean area under the ROC curve
     d_prime: float  # sqrt(2) * Phi^-1(auc)
     average_precision: np.ndarray  # float64 [classes], nan where a class has no positive
+    areas: np.ndarray  # float64 [classes], under the ROC curve; nan where a class has no positive or no negative
     classes: int  # classes in the mean average precision
     without_positives: int  # classes left out of both means: no clip has them
     without_negatives: int  # classes left out of the AUC as well: every clip has them
@@ -33,16 +33,18 @@ class Tagging:
 
 def correct(target: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """bool [n]: the highest of scores [n, classes] is the class target [n]; the first of equal ones counts."""
-    target, scores = np.asarray(target), _finite(scores)
-    if target.shape != scores.shape[:1]:
-        raise ValueError(f"targets of shape {target.shape} do not fit scores of shape {scores.shape}")
-    return scores.argmax(axis=1) == target
+    return in_top(target, scores, 1)
 
 
 def accuracy(target: np.ndarray, scores: np.ndarray) -> float:
     """Share of clips whose highest score is their class: target int [n], scores [n, classes]. nan for no clips."""
-    right = correct(target, scores)
-    return float(right.mean(dtype=np.float64)) if len(right) else math.nan
+    return _share(correct(target, scores))
+
+
+def top_k_accuracy(target: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """Share of clips whose class is among their k highest scores: target int [n], scores [n, classes]. nan for no
+    clips."""
+    return _share(in_top(target, scores, k))
 
 
 def confusion(target: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -59,110 +61,64 @@ def mean_average_precision(target: np.ndarray, scores: np.ndarray) -> float:
 
     Classes without a positive are left out, with a warning that counts them. nan where there is no other class.
     """
-    _, precision = _average_precision(target, scores)
-    return _mean(precision)
+    return tagging(target, scores, stacklevel=3).mean_average_precision
 
 
-def tagging(target: np.ndarray, scores: np.ndarray) -> Tagging:
+def tagging(target: np.ndarray, scores: np.ndarray, stacklevel: int = 2) -> Tagging:
     """All metrics of multi-label tagging: target {0, 1} [n, classes], scores [n, classes].
 
     Classes without a positive are left out of every mean, and counted, with a warning: a plain scikit-learn mean
     would take 0.0 for their average precision and has no AUC.
     """
-    target, precision = _average_precision(target, scores)
-    positives = target.sum(axis=0)
-    everywhere = (positives == len(target)) & (positives > 0)
-    scored = np.flatnonzero((positives > 0) & ~everywhere)
-    scores = np.asarray(scores, np.float64)
-    from sklearn.metrics import roc_auc_score  # here and below: they take long to import
-
-    area = _mean(np.array([roc_auc_score(target[:, c], scores[:, c]) for c in scored], np.float64))
+    precision, areas = precision_and_area(target, scores)
+    positives = np.asarray(target).astype(bool).sum(axis=0)
+    without = int((positives == 0).sum())
+    if without:
+        warnings.warn(
+            f"{without} of {len(positives)} classes have no positive clip and are left out of the mean.",
+            stacklevel=stacklevel,
+        )
+    area = float(mean_of_classes(areas))
     return Tagging(
-        mean_average_precision=_mean(precision),
+        mean_average_precision=float(mean_of_classes(precision)),
         auc=area,
-        d_prime=d_prime(area),
+        d_prime=float(d_prime(area)),
         average_precision=precision,
-        classes=int((positives > 0).sum()),
-        without_positives=int((positives == 0).sum()),
-        without_negatives=int(everywhere.sum()),
+        areas=areas,
+        classes=len(positives) - without,
+        without_positives=without,
+        without_negatives=int(((positives == len(target)) & (positives > 0)).sum()),
     )
 
 
-def d_prime(auc: float) -> float:
+def d_prime(auc: float | np.ndarray) -> np.ndarray:
     """sqrt(2) * Phi^-1(auc): infinite for a perfect AUC, nan for none."""
     from scipy.special import ndtri
 
-    return float(math.sqrt(2.0) * ndtri(auc))
+    return math.sqrt(2.0) * ndtri(auc)
 
 
-def paired_bootstrap(
-    correct_a: np.ndarray, correct_b: np.ndarray, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """(mean of a - b, low, high): the difference of two models on the same clips and its 95 % interval.
-
-    correct_a, correct_b [n]: right or wrong, or any score, a clip (the mean over seeds, say), in the same order of
-    clips. Clips are drawn with replacement, both models' scores of a clip together; the interval runs from the 2.5th
-    to the 97.5th percentile of the resampled means (Efron's percentile interval). The same seed gives the same one.
-    """
-    a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"two models are compared on the same clips, not on {a.shape} and {b.shape}")
-    difference = a - b
-    n = len(difference)
-    means = np.empty(resamples, np.float64)
-    rows = max(1, BLOCK // n)
-    for first in range(0, resamples, rows):
-        sample = np.arange(first, min(resamples, first + rows))[:, None]
-        drawn = integers(key(seed, Purpose.SAMPLE, sample, np.arange(n)), 0, n)
-        means[sample[:, 0]] = difference[drawn].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)
+def _share(right: np.ndarray) -> float:
+    return float(right.mean(dtype=np.float64)) if len(right) else math.nan
 
 
-def _average_precision(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(bool [n, classes] targets, float64 [classes] average precision, nan for a class without a positive)."""
-    target, scores = np.asarray(target).astype(bool), _finite(scores)
-    if target.shape != scores.shape:
-        raise ValueError(f"targets of shape {target.shape} do not fit scores of shape {scores.shape}")
-    from sklearn.metrics import average_precision_score
-
-    precision = np.full(target.shape[1], np.nan)
-    with_positives = np.asarray(target.any(axis=0))
-    for c in np.flatnonzero(with_positives):
-        precision[c] = average_precision_score(target[:, c], scores[:, c])
-    if not with_positives.all():
-        warnings.warn(
-            f"{int((~with_positives).sum())} of {len(with_positives)} classes have no positive clip and are left out "
-            "of the mean.",
-            stacklevel=3,
-        )
-    return target, precision
+def _hits(k: int, target: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    return in_top(target.argmax(axis=1), logits, k).astype(np.float64)
 
 
-def _finite(scores: np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores, np.float64)
-    if scores.ndim != 2:
-        raise ValueError(f"scores have one row a clip and one column a class, not shape {scores.shape}")
-    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if len(bad):
-        raise ValueError(f"scores of {len(bad)} clips are not finite, the first in row {bad[0]}")
-    return scores
+def _hits_by_class(k: int, target: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """float64 [classes]: share of each class's clips that have it among their k highest scores."""
+    label, classes = target.argmax(axis=1), target.shape[1]
+    clips, right = np.bincount(label, minlength=classes), np.bincount(label, _hits(k, target, logits), classes)
+    return np.where(clips > 0, right / np.maximum(clips, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _hits(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    return correct(target.argmax(axis=1), logits).astype(np.float64)
-
-
-def _hits_by_class(target: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """float64 [classes]: share of each class's clips that were classified correctly."""
-    counts = confusion(target.argmax(1), logits.argmax(1), target.shape[1])
-    clips = counts.sum(1)
-    return np.where(clips > 0, np.diag(counts) / np.maximum(clips, 1), np.nan)
+def _label_precision_by_class(target: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """float64 [classes]: the mean precision at the labels of each class, as DCASE 2019 lists it beside the lwlrap."""
+    _, label, precision = label_precision(target, scores)
+    classes = np.asarray(target).shape[1]
+    with np.errstate(invalid="ignore"):
+        return np.bincount(label, precision, classes) / np.bincount(label, minlength=classes)
 
 
 def _all_of_tagging(target: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -178,14 +134,32 @@ def _all_of_tagging(target: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 ACCURACY = Metric(
     "accuracy",
     lambda target, logits: accuracy(target.argmax(axis=1), logits),
-    by_class=_hits_by_class,
-    by_clip=_hits,
+    by_class=partial(_hits_by_class, 1),
+    by_clip=partial(_hits, 1),
+    one_label=True,
+    confusion=True,
+)
+TOP_5 = Metric(
+    "top-5",
+    lambda target, logits: top_k_accuracy(target.argmax(axis=1), logits, 5),
+    by_class=partial(_hits_by_class, 5),
+    by_clip=partial(_hits, 5),
     one_label=True,
     confusion=True,
 )
 MAP = Metric(
     "mAP",
     mean_average_precision,
-    by_class=lambda target, logits: _average_precision(target, logits)[1],
+    by_class=lambda target, logits: precision_and_area(target, logits)[0],
+    weighted=lambda *clips: mean_of_classes(precision_and_area(*clips)[0]),
     everything=_all_of_tagging,
 )
+AUC = Metric(
+    "AUC",
+    lambda target, logits: tagging(target, logits).auc,
+    by_class=lambda target, logits: precision_and_area(target, logits)[1],
+    weighted=lambda *clips: mean_of_classes(precision_and_area(*clips)[1]),
+    everything=_all_of_tagging,
+    percent=False,
+)
+LWLRAP = Metric("lwlrap", lwlrap, by_class=_label_precision_by_class, weighted=weighted_lwlrap, percent=False)

@@ -130,7 +130,8 @@ def metadata_of(weights: Path) -> dict[str, Any]:
     if run is None or weights.name == BEST or not (run.path / BEST).is_file():
         return about
     beside = undescribed(_header(run.path / BEST)[1])
-    return {name: value for name, value in beside.items() if name not in ("best", "chosen_on")} | about
+    of_the_best = {"best", "chosen_on", "thresholds", "thresholds_not_chosen"}
+    return {name: value for name, value in beside.items() if name not in of_the_best} | about
 
 
 def statistics_in(about: dict[str, Any]) -> tuple[float, float] | None:

@@ -24,6 +24,8 @@ METRICS = "metrics.jsonl"
 # Of a round of fine-tuning, which is a run inside the run's folder:
 BEST = "best.safetensors"  # the weights of the epoch that did best on what `chosen_on` in it says
 RESULT = "result.json"  # its scores, once it is finished
+CLASSES = "classes.csv"  # and every number of each class
+SCORES = "scores.npz"  # what it said of each clip of the test, in the selected epoch
 START = "init.json"  # what it began with
 
 

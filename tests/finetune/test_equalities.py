@@ -17,10 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.evaluation import Scores, evaluate
+from finetune.evaluation import evaluate
 from finetune.objective import Classify
 from gamut.data.loader import Loader
 from gamut.errors import PlanError
+from gamut.evaluate.scores import Scores
 from gamut.models import pooling as pooling_module
 from gamut.models import vit as vit_module
 from gamut.models.attention import attention, pooling_attention

@@ -19,13 +19,13 @@ import torch
 from rich.console import Console
 
 from finetune import compare, jobs
-from finetune.evaluation import Scores
 from finetune.rounds import rounds
 from finetune.scoring import Scoring
 from finetune.start import Leakage, leakage_of
 from finetune.work import Finetune
 from gamut.errors import GamutError, RecipeError, RunError
-from gamut.evaluate.metrics import paired_bootstrap
+from gamut.evaluate.bootstrap import paired_bootstrap
+from gamut.evaluate.scores import Scores
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import save_weights
 from gamut.recipe import schema
@@ -110,7 +110,7 @@ def test_a_picture_that_fails_loses_no_result(index: Index, tmp_path: Path) -> N
     words = ["run.name=x", f"run.folder={tmp_path}", "folds.test=[[5]]"]
     (each,) = rounds(recipe(*words), index)
     target = np.eye(len(index.labels), dtype=np.float32)
-    Scores(np.arange(len(target)), target, target).save(tmp_path / "scores.npz", index)
+    Scores(np.arange(len(target)), target, target).save(tmp_path / "scores.npz", index.keys(), index.clip_id)
 
     def broken(*_: object) -> None:
         raise ValueError("no picture")
