@@ -118,6 +118,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     for option, value in (("--name", options.name), ("--clips-per-shard", options.clips_per_shard)):
         words += [] if value is None else [option, str(value)]
     words += ["--on-error", options.on_error]
+    words += ["--events", str(options.events)] if options.events else []
     words += ["--only", *options.only] if options.only else []
     return words + ([] if options.cpus_per_task is None else ["--workers", str(options.cpus_per_task)])
 

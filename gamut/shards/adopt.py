@@ -61,6 +61,8 @@ def adopt(
             )
         table, ids = class_table((label for one in found for labels in one.labels for label in labels), classes)
         for one in found:
+            timed = one.events or [[]] * len(one.labels)  # none in what an earlier version found
+            one.part.events = [[[first, end, ids[name]] for first, end, name in events] for events in timed]
             one.part.labels = [[ids[label] for label in labels] for labels in one.labels]
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)

@@ -8,6 +8,7 @@ from pathlib import Path
 from gamut.commands import as_typed, parser_of, positive
 from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
+from gamut.shards.convert.events import with_events
 from gamut.shards.pool import cores
 
 # The options of `index` for third-party tars, and their defaults.
@@ -135,6 +136,12 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
     make.add_argument("dst", metavar="DST", type=Path, help="folder of the shards; created if missing")
     make.add_argument("--name", help="name of the set, part of every clip id (default: esc50, or SRC's folder name)")
     make.add_argument("--only", nargs="+", metavar="SPLIT", default=[], help="only the clips of these splits")
+    make.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="strong labels: a CSV or TSV with filename, onset, offset (seconds) and event_label, an event a row",
+    )
     make.add_argument("--clips-per-shard", type=positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
     make.add_argument(
         "--on-error",
@@ -155,6 +162,8 @@ def listing_of(arguments: argparse.Namespace) -> Listing:
             f"The shards cannot be written to {dst}: it is {'SRC itself' if dst.is_dir() else 'not a folder'}."
         )
     listing = source.list(src)
+    if arguments.events is not None:
+        listing = with_events(listing, arguments.events)
     listing = listing.only(arguments.only) if arguments.only else listing
     return listing if arguments.name is None else listing.renamed(arguments.name)
 

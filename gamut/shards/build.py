@@ -72,6 +72,7 @@ def build(
     arrays = _arrays(name, columns, parts)
     if codecs:
         arrays["codec"] = np.array([codecs.index(codec) for part in parts for codec in part.codec], np.uint8)
+    arrays |= _event_arrays(parts)
     if len(arrays["label"]) and int(arrays["label"].max()) >= len(labels):
         raise ShardError(f"A clip in {folder} has label {arrays['label'].max()}, but there are {len(labels)} classes.")
     _refuse_equal_ids(folder, arrays["clip_id"], [key for part in parts for key in part.key])
@@ -132,6 +133,20 @@ def _arrays(name: str, columns: Sequence[str], parts: Sequence[Part]) -> dict[st
         values = [value for part in parts if part.key for value in part.columns[column]]
         arrays[COLUMN + column] = np.array(values, np.int64)
     return arrays
+
+
+def _event_arrays(parts: Sequence[Part]) -> dict[str, np.ndarray]:
+    """Of the clips' events; nothing where no clip has any, so that a set without events is what it always was."""
+    clips = [events for part in parts for events in (part.events or [[]] * len(part.key))]
+    events = np.array([event for events in clips for event in events], np.int64).reshape(-1, 3)
+    if not len(events):
+        return {}
+    return {
+        "event_offset": _offsets([len(events) for events in clips]),
+        "event_onset": events[:, 0],
+        "event_end": events[:, 1],
+        "event": events[:, 2].astype(np.int32),
+    }
 
 
 def _offsets(lengths: Sequence[int]) -> np.ndarray:

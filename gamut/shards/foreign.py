@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import xxhash
 
 from gamut.audio.members import CODECS, read_member, stated_samples
 from gamut.errors import AudioError, ShardError
 from gamut.shards.labels import ENDINGS, LARGEST, LabelSource
-from gamut.shards.part import MEMBER, Part, checksum_of
+from gamut.shards.part import MEMBER, MERGED, Part, checksum_of, merge, within
 from gamut.shards.tar import Member, members, refuse_compressed
 from gamut.shards.write import Quarantined
 
@@ -29,10 +29,12 @@ class Taking:
 
 @dataclass
 class Found:
-    """What was found in one tar. `part.labels` is filled in from `labels` once the labels of all tars are known."""
+    """What was found in one tar. `part.labels` and `part.events` are filled in from `labels` and `events` once the
+    labels of all tars are known."""
 
     part: Part
     labels: list[list[str]] = field(default_factory=list)  # of each clip
+    events: list[list[tuple[Any, ...]]] = field(default_factory=list)  # of each clip: first sample, end, label
     quarantined: list[Quarantined] = field(default_factory=list)
     saturated: dict[str, int] = field(default_factory=dict)  # key -> samples held to the int16 range
     ignored: dict[str, int] = field(default_factory=dict)  # what -> members passed over
@@ -65,7 +67,7 @@ def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[
     _sort_out(file, shard, found, audio, described, ignored)
     for key, (member, codec) in audio.items():
         try:
-            _add(file, found, key, member, codec, described.get(key, {}), taking)
+            _add(file, found, key, member, codec, described.get(key, {}), taking, ignored)
         except AudioError as error:
             found.quarantined.append(Quarantined(key, f"{shard}/{member.name}", error.reason, str(error)))
         advance(1)
@@ -112,13 +114,20 @@ def _quarantine(found: Found, member: Member, reason: str, what: str) -> None:
 
 
 def _add(
-    file: BinaryIO, found: Found, key: str, member: Member, codec: str, described: dict[str, Member], taking: Taking
+    file: BinaryIO,
+    found: Found,
+    key: str,
+    member: Member,
+    codec: str,
+    described: dict[str, Member],
+    taking: Taking,
+    ignored: Counter[str],
 ) -> None:
     if member.size > taking.largest:
         raise AudioError(
             f"{key} has {member.size:,} bytes, more than the {taking.largest:,} that --largest-mb allows.", "too_large"
         )
-    labels = _labels(file, key, described, taking.labels)
+    labels, events = _labels(file, key, described, taking.labels)
     file.seek(member.offset)
     payload = file.read(member.size)
     samples = stated_samples(payload) if taking.fast else None
@@ -126,6 +135,10 @@ def _add(
     if samples is None:
         waveform, saturated = read_member(payload)
         samples = len(waveform)
+    try:
+        timed, fewer = merge((*within(onset, offset, samples), name) for onset, offset, name in events)
+    except ValueError as error:
+        raise AudioError(f"An event of {key} {error}.", "events") from error
     part = found.part
     part.key.append(key)
     part.offset.append(member.offset)
@@ -133,12 +146,17 @@ def _add(
     part.samples.append(samples)
     part.clip_checksum.append(xxhash.xxh3_64_intdigest(payload))
     part.codec.append(codec)
-    found.labels.append(labels)
+    found.labels.append(list(dict.fromkeys([*labels, *(name for _, _, name in timed)])))
+    found.events.append(timed)
+    ignored[MERGED] += fewer
     if saturated:
         found.saturated[key] = saturated
 
 
-def _labels(file: BinaryIO, key: str, described: dict[str, Member], source: LabelSource) -> list[str]:
+def _labels(
+    file: BinaryIO, key: str, described: dict[str, Member], source: LabelSource
+) -> tuple[list[str], list[tuple[float, float, str]]]:
+    """(labels, events as (onset, offset, class)) of a clip."""
     contents = {}
     for ending, member in described.items():
         if ending in source.endings:
@@ -149,6 +167,6 @@ def _labels(file: BinaryIO, key: str, described: dict[str, Member], source: Labe
             file.seek(member.offset)
             contents[ending] = file.read(member.size)
     try:
-        return source.read(contents)
+        return source.read(contents), source.events(contents)
     except (ValueError, RecursionError) as error:
         raise AudioError(f"The labels of {key} cannot be read: {error}.", "labels") from error

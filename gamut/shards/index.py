@@ -39,6 +39,13 @@ DTYPES = {
     "key": np.uint8,
 }
 FOREIGN = {"codec": np.uint8}  # of third-party shards
+EVENTS = {
+    "event_offset": np.int64,
+    "event_onset": np.int64,
+    "event_end": np.int64,
+    "event": np.int32,
+}  # of strong labels
+RAGGED = {"label": "label_offset", "key": "key_offset"} | dict.fromkeys(list(EVENTS)[1:], "event_offset")
 _intact: set[tuple] = set()  # versions of files that this process, or the one that it was forked from, has checked
 
 
@@ -63,6 +70,10 @@ class Index:
     checksum: np.ndarray  # uint64 [n], xxh3_64 of the audio's bytes
     label_offset: np.ndarray  # int64 [n + 1]
     label: np.ndarray  # int32 [labels], class ids
+    event_offset: np.ndarray | None  # int64 [n + 1]; None: no clip has events, and the next three are empty
+    event_onset: np.ndarray  # int64 [events], the first sample of each, at 16 kHz
+    event_end: np.ndarray  # int64 [events], the sample after its last
+    event: np.ndarray  # int32 [events], class ids, each among the clip's labels
     columns: dict[str, np.ndarray]  # int64 [n] each
     names: dict[str, dict[str, list[int]]]  # column -> name -> the values that it stands for
     tars: Tars  # where they are: in `folder`, or elsewhere for third-party and remote ones
@@ -79,6 +90,10 @@ class Index:
         self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]
         self.size, self.samples, self.checksum = arrays["size"], arrays["samples"], arrays["checksum"]
         self.label_offset, self.label = arrays["label_offset"], arrays["label"]
+        self.event_offset = arrays.get("event_offset")
+        self.event_onset, self.event_end, self.event = (
+            arrays.get(name, np.zeros(0, EVENTS[name])) for name in ("event_onset", "event_end", "event")
+        )
         self._key_offset, self._key = arrays["key_offset"], arrays["key"]
         self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
         self.names = {column: dict(names) for column, names in content.get("names", {}).items()}
@@ -103,13 +118,14 @@ class Index:
             if intact and (damaged := damaged_arrays(folder, content["arrays"])):
                 raise ValueError(f"{damaged[0]} is not what was written")
             dtypes = {**DTYPES, **(FOREIGN if content.get("codecs") else {})}
+            dtypes |= EVENTS if "event_offset" in content["arrays"] else {}
             dtypes |= {COLUMN + column: np.int64 for column in content["columns"]}
             arrays = {name: _array(folder / "index" / f"{name}.npy", dtype) for name, dtype in dtypes.items()}
             index = cls(folder, content, arrays, remote or Remote())
             clips = int(content["clips"])
             for name, array in arrays.items():
-                ragged = {"label": arrays["label_offset"], "key": arrays["key_offset"]}.get(name)
-                expected = clips + (name in ("label_offset", "key_offset")) if ragged is None else int(ragged[-1])
+                ragged = arrays.get(RAGGED.get(name, ""))
+                expected = clips + (name in RAGGED.values()) if ragged is None else int(ragged[-1])
                 if len(array) != expected:
                     raise ValueError(f"{name}.npy has {len(array)} entries where {expected} are expected")
             for shard in index.shards:
@@ -157,6 +173,13 @@ class Index:
     def label_ids(self, row: int) -> np.ndarray:
         """int32 [labels of the clip]."""
         return self.label[self.label_offset[row] : self.label_offset[row + 1]]
+
+    def events(self, row: int) -> np.ndarray:
+        """int64 [events of the clip, 3]: first sample, the sample after the last, class id; by time."""
+        if self.event_offset is None:
+            return np.zeros((0, 3), np.int64)
+        own = slice(self.event_offset[row], self.event_offset[row + 1])
+        return np.stack([self.event_onset[own], self.event_end[own], self.event[own]], 1).astype(np.int64)
 
     def table(self) -> Clips:
         """What a plan knows of the set."""

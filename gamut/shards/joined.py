@@ -45,10 +45,18 @@ class Joined(Index):
         shards = np.cumsum([0, *(len(one.shards) for one in sets)])
         arrays = {name: np.concatenate([getattr(one, name) for one in sets]) for name in shared}
         arrays["shard"] = np.concatenate([one.shard + shift for one, shift in zip(sets, shards)]).astype(np.int32)
-        arrays["label"] = np.concatenate([_renamed(one, labels) for one in sets])
+        arrays["label"] = np.concatenate([_renamed(one, one.label, labels) for one in sets])
         arrays["label_offset"] = _offsets([one.label_offset for one in sets])
         arrays["key"] = np.concatenate([one._key for one in sets])
         arrays["key_offset"] = _offsets([one._key_offset for one in sets])
+        if any(one.event_offset is not None for one in sets):
+            none = [np.zeros(len(one) + 1, np.int64) for one in sets]
+            offsets = [zeros if one.event_offset is None else one.event_offset for one, zeros in zip(sets, none)]
+            arrays["event_offset"] = _offsets(offsets)
+            arrays["event"] = np.concatenate([_renamed(one, one.event, labels) for one in sets])
+            arrays |= {
+                name: np.concatenate([getattr(one, name) for one in sets]) for name in ("event_onset", "event_end")
+            }
         arrays |= {COLUMN + name: np.concatenate([one.columns[name] for one in sets]) for name in columns}
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -108,11 +116,11 @@ def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> In
     return sets[0] if len(sets) == 1 else Joined(sets)
 
 
-def _renamed(part: Index, labels: list[str]) -> np.ndarray:
-    """int32: the part's labels as ids of the joined table."""
+def _renamed(part: Index, label: np.ndarray, labels: list[str]) -> np.ndarray:
+    """int32: class ids of a part as ids of the joined table."""
     ids = {name: number for number, name in enumerate(labels)}
     table = np.array([ids[name] for name in part.labels], np.int32)
-    return table[part.label] if len(table) else np.zeros(0, np.int32)
+    return table[label] if len(table) else np.zeros(0, np.int32)
 
 
 def _offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:

@@ -56,6 +56,21 @@ class LabelSource:
             return list(dict.fromkeys(found))
         return []
 
+    def events(self, members: Mapping[str, bytes]) -> list[tuple[float, float, str]]:
+        """The strong labels of a clip, (onset, offset, class) each, in seconds: the `events` of its JSON, which are
+        lists of these three or mappings with onset, offset and label (or event_label). Raises ValueError."""
+        content = json.loads(members["json"]) if "json" in self.endings and "json" in members else None
+        found = []
+        for one in (content.get("events") if isinstance(content, dict) else None) or []:
+            try:
+                if isinstance(one, dict):
+                    one = one["onset"], one["offset"], one.get("event_label", one.get("label"))
+                onset, offset, name = one
+                found.append((float(onset), float(offset), _text(name)))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"an event must be [onset, offset, label], not {one!r:.80}") from error
+        return found
+
     def _of_json(self, content: Any) -> Any:
         """The value of the field; None where it is missing or null."""
         if self.field:

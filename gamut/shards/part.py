@@ -7,18 +7,21 @@ import json
 import os
 import re
 from array import array
-from collections.abc import MutableSequence
+from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import xxhash
 
 from gamut.errors import ShardError
+from gamut.numbers import RATE
 from gamut.shards.tar import members
 
 MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # key and ending, as WebDataset splits a name
 LARGEST_JSON = 16 << 20  # bytes
+MERGED = "events that overlap or touch another of their class, which became one with it"
+LATE = 0.1  # seconds by which tables round an event's end past that of its clip
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Part:
     clip_checksum: MutableSequence[int] = field(default_factory=list)  # xxh3_64 of the audio's bytes
     labels: list[list[int]] = field(default_factory=list)
     columns: dict[str, MutableSequence[int]] = field(default_factory=dict)
+    events: list[list[list[int]]] = field(default_factory=list)  # of each clip, as `Index.events`; empty: of none
     codec: list[str] = field(default_factory=list)  # of the audio; empty for our own shards, which hold FLAC
 
     def dump(self) -> dict:
@@ -98,6 +102,45 @@ def scan(file: BinaryIO, path: Path) -> Part:
     return part
 
 
+def within(onset: float, offset: float, samples: int) -> tuple[int, int]:
+    """(first sample, the sample after the last) at 16 kHz of an event, given in seconds, of a clip of so many samples.
+
+    An offset of up to LATE after the clip's end is rounded to it. Raises ValueError where the event is not in the clip.
+    """
+    first, end = round(onset * RATE), round(offset * RATE)
+    if not 0 <= first < min(end, samples) or end > samples + LATE * RATE:
+        raise ValueError(f"from {onset:g} to {offset:g} s is not within a clip of {samples / RATE:.2f} s")
+    return first, min(end, samples)
+
+
+def merge(events: Iterable[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], int]:
+    """(events, (onset, offset, class, ...) each, by time, those of one class that overlap or touch as one; how many
+    fewer they are).
+
+    >>> merge([(1.0, 3.0, "dog"), (0.0, 1.5, "dog"), (1.0, 2.0, "bell")])
+    ([(0.0, 3.0, 'dog'), (1.0, 2.0, 'bell')], 1)
+    """
+    whole: list[tuple[Any, ...]] = []
+    last: dict[Any, int] = {}  # class -> place in `whole` of its latest event
+    fewer = 0
+    for event in sorted(events):
+        onset, offset, label, *more = event
+        at = last.get(label)
+        if at is not None and onset <= whole[at][1]:
+            whole[at] = (whole[at][0], max(whole[at][1], offset), *whole[at][2:])
+            fewer += 1
+            continue
+        last[label] = len(whole)
+        whole.append((onset, offset, label, *more))
+    return whole, fewer
+
+
+def _events(about: dict, ids: Mapping[str, int], samples: int) -> list[list[int]]:
+    """[first sample, end, class id] of each of the `events`, [onset, offset, class], of a KEY.json; by time."""
+    events = ((*within(float(onset), float(offset), samples), ids[name]) for onset, offset, name in about["events"])
+    return sorted(map(list, events))
+
+
 def _description(file: BinaryIO, path: Path, name: str, offset: int, length: int) -> dict:
     if length > LARGEST_JSON:
         raise ShardError(f"{name} in {path} has {length} bytes, too many to describe a clip.")
@@ -123,6 +166,8 @@ def _add_clip(part: Part, path: Path, key: str, offset: int, length: int, about:
         part.label_names.update(zip(about["label_ids"], about["labels"], strict=True))
         part.samples.append(int(about["samples"]))
         part.labels.append([int(label) for label in about["label_ids"]])
+        ids = dict(zip(about["labels"], part.labels[-1], strict=True))
+        part.events.append(_events({"events": ()} | about, ids, part.samples[-1]))
         if not part.key:
             part.columns = {column: [] for column in about["columns"]}
         for column, values in part.columns.items():

@@ -85,6 +85,13 @@ def print_statistics(statistics: Statistics) -> None:
             console.print(_bars("the rarest classes", statistics.rarest, most=max(often.values())))
     if statistics.unlabelled:
         console.print(f"{statistics.unlabelled:,} clips have no label", highlight=False)
+    if statistics.strong:
+        weak = statistics.clips - statistics.strong - statistics.unlabelled
+        console.print(_bars(f"{sum(statistics.events.values()):,} events, by class", statistics.events))
+        console.print(
+            f"{statistics.strong:,} clips have events (strong labels), {weak:,} have labels without times (weak)",
+            highlight=False,
+        )
     console.print(batching_table(statistics.batching))
     console.print(
         f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames",

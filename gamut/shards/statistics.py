@@ -7,7 +7,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +50,8 @@ class Statistics:
     frames: int  # at 10 ms
     mean: float  # of the log-mel over all bins of all frames
     std: float
+    strong: int = 0  # clips with events; those with labels alone are weakly labelled
+    events: dict[str, int] = field(default_factory=dict)  # class -> events; empty where there are none
 
 
 def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
@@ -69,8 +71,7 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
             total.merge(one)
             rates.update(shard_rates)
     seconds = np.asarray(index.samples) / RATE
-    count = np.bincount(index.label, minlength=len(index.labels))
-    labels = {name: int(clips) for name, clips in zip(index.labels, count)}
+    labels = _counted(index, index.label)
     statistics = Statistics(
         index=index.fingerprint,
         clips=len(index),
@@ -83,6 +84,8 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         labels=labels,
         rarest=dict(sorted(labels.items(), key=lambda item: item[1])[:RAREST]),
         unlabelled=int(np.count_nonzero(np.diff(index.label_offset) == 0)),
+        strong=0 if index.event_offset is None else int(np.count_nonzero(np.diff(index.event_offset))),
+        events=_counted(index, index.event) if len(index.event) else {},
         batching=spending(np.asarray(index.samples)),
         frames=total.count // 128,
         mean=total.mean,
@@ -91,6 +94,11 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
     write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
     return statistics
+
+
+def _counted(index: Index, ids: np.ndarray) -> dict[str, int]:
+    """Class -> how often it is among these class ids."""
+    return dict(zip(index.labels, np.bincount(ids, minlength=len(index.labels)).tolist()))
 
 
 def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:

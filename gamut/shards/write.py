@@ -17,7 +17,7 @@ from gamut.files import replacing, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
-from gamut.shards.part import Part, hexadecimal, scan
+from gamut.shards.part import Part, hexadecimal, scan, within
 
 OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
 
@@ -172,11 +172,13 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
         waveform, saturated = to_int16_16k(audio, rate)
     except AudioError as error:
         raise AudioError(f"{_called(record)}: {error}", error.reason) from error
+    timed = _events(record, job, len(waveform))
     flac = encode_flac(waveform)
     return flac, {
         "set": job.name,
         "labels": [job.labels[label] for label in record.labels],
         "label_ids": list(record.labels),
+        **({"events": timed} if timed else {}),
         "text": record.text,
         "columns": dict(record.columns),
         "samples": len(waveform),
@@ -191,6 +193,20 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
             "seconds": audio.shape[1] / rate,
         },
     }
+
+
+def _events(record: Record, job: Job, samples: int) -> list[tuple[float, float, str]]:
+    """(onset, offset, class) of a clip's events, in seconds. Raises AudioError where one is not within the clip."""
+    timed = []
+    for event in record.events:
+        name = job.labels[event.label]
+        try:
+            within(event.onset, event.offset, samples)
+        except ValueError as error:
+            line = f" in line {event.line} of the events" if event.line else ""
+            raise AudioError(f"{_called(record)}: {name!r}{line} {error}.", "events") from error
+        timed.append((event.onset, min(event.offset, samples / RATE), name))
+    return timed
 
 
 def _called(record: Record) -> str:

@@ -23,7 +23,7 @@ from gamut.audio.segment import Segment
 from gamut.errors import ShardError
 from gamut.files import TEMPORARY, replacing
 from gamut.shards.build import Names
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, clips_a_shard, shard_order
+from gamut.shards.convert.source import SPLIT, Event, Listing, Missing, Record, clips_a_shard, shard_order
 
 RECORDS, MISSING = "records.jsonl", "missing.csv"
 
@@ -186,12 +186,21 @@ def _sort(
 def _dump(record: Record) -> bytes:
     """`CONTENT\\tPATH\\n`, both as JSON, which contains neither a tab nor a line feed."""
     segment = None if record.segment is None else asdict(record.segment)
-    content = [record.key, record.labels, record.text, dict(record.columns), dict(record.provenance), segment]
+    content: list[object] = [
+        record.key,
+        record.labels,
+        record.text,
+        dict(record.columns),
+        dict(record.provenance),
+        segment,
+    ]
+    content += [record.events] if record.events else []  # a listing without events has the digest that it always had
     return f"{json.dumps(content, sort_keys=True)}\t{json.dumps(os.fspath(record.path))}\n".encode()
 
 
 def _parse(line: bytes) -> Record:
     content, path = line.split(b"\t")
-    key, labels, text, columns, provenance, segment = json.loads(content)
+    key, labels, text, columns, provenance, segment, *events = json.loads(content)
     cut = None if segment is None else Segment(**segment)
-    return Record(key, Path(json.loads(path)), tuple(labels), text, columns, provenance, cut)
+    timed = tuple(Event(*event) for event in (events[0] if events else ()))
+    return Record(key, Path(json.loads(path)), tuple(labels), text, columns, provenance, cut, timed)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import xxhash
@@ -20,6 +20,15 @@ from gamut.errors import ShardError
 from gamut.shards.build import Names
 
 SPLIT = "split"  # the column whose values have shards of their own
+
+
+class Event(NamedTuple):
+    """A strong label: something heard in a clip from `onset` to `offset`, in seconds of the clip."""
+
+    onset: float
+    offset: float
+    label: int  # class id
+    line: int = 0  # of the table that it comes from, to be named where the clip turns out to be shorter; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Record:
     columns: Mapping[str, int] = field(default_factory=dict)  # one value for each of the listing's columns
     provenance: Mapping[str, str | float] = field(default_factory=dict)  # goes into KEY.json as it is
     segment: Segment | None = None  # None: the whole file
+    events: tuple[Event, ...] = ()  # by time, of classes among `labels`; none: when a label is heard is not known
 
 
 @dataclass(frozen=True, slots=True)
