@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gamut.data.batch import Hole, PackedBatch
+from gamut.data.events import events_of_views
 from gamut.data.reader import FeatureReader, Reader, Readers, open_reader
 from gamut.errors import AudioError, PlanError
 from gamut.plan import Epoch
@@ -54,6 +55,9 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
         "pack_clips": _pack_clips(planned, kept),
         **_pools(epoch.pool, draws[kept]),
     }
+    if not isinstance(reader, FeatureReader):
+        start, length = (np.asarray(part[draws[kept]], np.int64) for part in (epoch.start, epoch.length))
+        common |= events_of_views(reader.index, row[kept], start, length, epoch.rolled)
     return PackedBatch(**common | payload)
 
 

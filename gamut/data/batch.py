@@ -35,6 +35,9 @@ class PackedBatch:
     Fields that a plan does not use are None or empty. With mixup, segment s is mixed with samples [partner_offset[s],
     partner_offset[s + 1]) of `partner_waveform`, at most length[s] of them and none for an unmixed clip.
     `gamut.data.front` makes the log-mel of all this.
+
+    Where clips of the set have events (strong labels), segment s has events [event_offset[s], event_offset[s + 1]),
+    shifted and cut with its crop. Those of a mixup partner are not in the batch.
     """
 
     waveform: torch.Tensor  # int16 [samples], 16 kHz
@@ -61,6 +64,13 @@ class PackedBatch:
     partner_row: torch.Tensor | None = None  # int64 [C], row in the index; -1 without a partner
     partner_label_offset: torch.Tensor | None = None  # int64 [C + 1]
     partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
+    label_timed: torch.Tensor | None = (
+        None  # bool [labels], whether the clip has events of it; None: no clip of the set
+    )
+    event_offset: torch.Tensor | None = None  # int64 [S + 1]
+    event_onset: torch.Tensor | None = None  # int64 [events], first sample of each, from its segment's first on
+    event_end: torch.Tensor | None = None  # int64 [events], the sample after its last, at most length[s]
+    event: torch.Tensor | None = None  # int64 [events], class ids
     features: torch.Tensor | None = None  # float16 or float32 [C, layers, steps, dim]; None: the payload is `waveform`
     partner_clip: torch.Tensor | None = None  # int64 [C], number of the partner in this batch; -1 without one
     bytes: int = 0  # read from storage for this batch
