@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.distributed as dist
 
+from finetune.events import Events, timed_of
 from finetune.objective import Classify, multi_hot
 from gamut.data.loader import Loader
 from gamut.data.share import Share, in_order
 from gamut.errors import RunError
 from gamut.evaluate import METRICS, Metric, usual_metric
+from gamut.evaluate.events import Timed
 from gamut.evaluate.scores import Scores
 from gamut.plan import Clips, Policy, plan_evaluation
 from gamut.recipe import schema
@@ -44,24 +46,31 @@ def evaluate(
     gpu = objective.device.type == "cuda"
     plan = plan_evaluation(clips, policy)
     how = {"per_forward": per_forward, "neighbours": True, "workers": workers, "pin": gpu}
-    share, spans = Share(), Spans(objective.device)
+    share, frames, spans = Share(), Share(), Spans(objective.device)
+    timed: Timed | None = None
     for _, batches in make_loader(index, plan, rank=rank, world=world, **how):
         for batch in batches:
             logits = torch.zeros(0, objective.classes, device=objective.device)
             if batch.clips:
                 spans.begin("forward")
-                logits = objective.logits(batch)
+                if isinstance(objective, Events):
+                    logits, found = objective.frames(batch)
+                    frames.add(batch, found)
+                else:
+                    logits = objective.logits(batch)
                 spans.end()
             share.add(batch, {"target": multi_hot(batch, objective.classes), "logits": logits})
-    parts: list = [(share.arrays(), share.holes)]
+    parts: list = [(share.arrays(), share.holes, frames.arrays())]
     seconds = spans.seconds()["forward"]
     if world > 1:
         mine, parts = parts[0], [None] * world
         dist.all_gather_object(parts, mine)
-    holes = sorted(f"{hole.key} ({hole.reason})" for _, some in parts for hole in some)
+    holes = sorted(f"{hole.key} ({hole.reason})" for _, some, _ in parts for hole in some)
     if holes:
         raise RunError(
             f"{len(holes)} of the clips to be scored cannot be read: {', '.join(holes[:5])}. Repair or remove them "
             f"(`python -m gamut.shards verify {index.folder}` lists them) and run again."
         )
-    return Scores(**in_order(found for found, _ in parts), seconds=seconds)
+    if isinstance(objective, Events):
+        timed = timed_of(index, policy, **in_order(found for *_, found in parts))
+    return Scores(**in_order(found for found, *_ in parts), timed=timed, seconds=seconds)

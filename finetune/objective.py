@@ -87,7 +87,7 @@ def _rows_of_ones(offset: torch.Tensor, label: torch.Tensor, classes: int) -> to
 class Classify(Objective):
     """Cross-entropy over classes that exclude each other, or binary cross-entropy a class for clips with several."""
 
-    count_names = ("clips_with_labels",)
+    count_names: tuple[str, ...] = ("clips_with_labels",)
 
     def __init__(
         self,

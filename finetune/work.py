@@ -9,6 +9,7 @@ import torch
 
 from finetune.end_to_end import EndToEnd
 from finetune.evaluation import metric_of
+from finetune.events import Events
 from finetune.heads import TagFeatures, encoder_of, loader_of, open_features, require_features
 from finetune.objective import Classify
 from finetune.rounds import Round, require_labels, rounds
@@ -16,6 +17,7 @@ from finetune.scoring import Scoring, summarise
 from finetune.start import Leakage, Start, keep_start, kept_start, leakage_of, require_start, start_of
 from gamut.errors import GamutError, RunError
 from gamut.estimate.packs import forward_of
+from gamut.evaluate.events import require_scorer
 from gamut.plan import Clips
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
@@ -32,6 +34,8 @@ class Finetune(Work):
 
     def __init__(self, recipe: Recipe, index: Index) -> None:
         super().__init__(recipe, index)
+        if recipe.model.pooling == "frames":
+            require_scorer()  # now, and not after hours of training
         self.rounds = rounds(recipe, index)
         self.cache = open_features(recipe, index)
         self._forward: Forward | None = None
@@ -108,7 +112,8 @@ class Finetune(Work):
         if recipe.encoder:
             return EndToEnd(recipe, len(labels), labels, recipe.seed, device)
         if cache is None:
-            return Classify(recipe, len(labels), mean, std, recipe.seed, device, labels)
+            kind = Events if recipe.model.pooling == "frames" else Classify
+            return kind(recipe, len(labels), mean, std, recipe.seed, device, labels)
         shape = (cache.info.layers, cache.info.steps, cache.info.dim)
         return TagFeatures(recipe, len(labels), shape, encoder_of(cache) | {"labels": labels}, recipe.seed, device)
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from gamut.evaluate import Metric
 from gamut.evaluate.decisions import BINS, calibration, decided, precision_recall, probabilities, reliability
+from gamut.evaluate.events import Timed
 from gamut.evaluate.metrics import confusion, d_prime, top_k_accuracy
 from gamut.evaluate.ranking import lwlrap, mean_of_classes, precision_and_area
 
+TIMED = "timed_"  # prefix of the arrays of `Timed` in a file
 NO_KEYS, NO_CLIPS = np.zeros(0, "U1"), np.zeros(0, np.uint64)
 
 
@@ -29,10 +31,12 @@ class Scores:
     seconds: float = 0.0  # that this process's log-mels and forwards took
     key: np.ndarray = field(default_factory=lambda: NO_KEYS)  # str [n], once they were saved
     clip: np.ndarray = field(default_factory=lambda: NO_CLIPS)  # uint64 [n], ids; none in files of earlier versions
+    timed: Timed | None = None  # of a classifier of frames
 
     def values(self, metric: Metric) -> dict[str, float]:
         """The score under the metric's name, and what is logged with it. float64, computed once."""
-        return {name: float(value) for name, value in metric.values(self.target, self.logits).items()}
+        more = {} if self.timed is None else self.timed.values()
+        return {name: float(value) for name, value in (metric.values(self.target, self.logits) | more).items()}
 
     def confusion(self) -> np.ndarray:
         """int64 [classes, classes]: row truth, column prediction; for classes that exclude each other."""
@@ -48,14 +52,17 @@ class Scores:
     def save(self, path: Path, keys: Sequence[str], clips: np.ndarray) -> None:
         """Keys, clip ids (uint64 [n]), targets and logits as an .npz that any tool reads (no pickles)."""
         key = np.array(keys)
-        np.savez(path, key=key, clip=np.asarray(clips), row=self.row, target=self.target, logits=self.logits)
+        more = {} if self.timed is None else {TIMED + name: value for name, value in vars(self.timed).items()}
+        np.savez(path, key=key, clip=np.asarray(clips), row=self.row, target=self.target, logits=self.logits, **more)
 
     @classmethod
     def load(cls, path: Path) -> Scores:
         """What `save` wrote."""
         with np.load(path, allow_pickle=False) as scores:
             clip = scores.get("clip", NO_CLIPS)
-            return cls(scores["row"], scores["target"], scores["logits"], key=scores["key"], clip=clip)
+            more = {name.removeprefix(TIMED): scores[name] for name in scores.files if name.startswith(TIMED)}
+            timed = Timed(**more) if more else None
+            return cls(scores["row"], scores["target"], scores["logits"], key=scores["key"], clip=clip, timed=timed)
 
 
 @dataclass(frozen=True)

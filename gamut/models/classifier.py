@@ -1,4 +1,4 @@
-"""A classifier of packed clips: backbone, pooling to one vector a clip, LayerNorm + Linear."""
+"""A classifier of packed clips: backbone, pooling to one vector a clip or a frame, LayerNorm + Linear."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from gamut.models.backbone import build
 from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout
+from gamut.models.pooling import column_means, linear_softmax
 from gamut.recipe import schema
 
 
@@ -29,6 +30,9 @@ class Classifier(nn.Module):
 class ClassifierNetwork(nn.Module):
     """AST, ElasticAST and fine-tuned ASiT: the recipe's model section tells them apart. Weights come from `seed`.
 
+    Where `model.pooling` is `frames`, each column of patches (16 frames of the log-mel) is classified by itself, and a
+    clip by the linear softmax of its columns.
+
     >>> network = ClassifierNetwork(schema.Model(dim=32, depth=1, heads=2, pooling="mean"), classes=5, seed=0)
     >>> where = network.backbone.layout(torch.tensor([32, 48]), (32, 48))
     >>> network(torch.zeros(40, 256), where, None).shape
@@ -37,10 +41,19 @@ class ClassifierNetwork(nn.Module):
 
     def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
         super().__init__()
+        self.by_frames = model.pooling == "frames"
         self.backbone = build(model, seed)
         self.head = Classifier(model.dim, classes, seed=seed + 1, eps=model.head_eps)
 
-    def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor:
-        """Logits, [S, classes], of packed patches [N, 256]."""
+    def forward(
+        self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None, frames: bool = False
+    ) -> torch.Tensor:
+        """Logits, [S, classes], of packed patches [N, 256].
+
+        frames: of every column of every segment instead, [sum(where.widths), classes]; only where the pooling is so.
+        """
         tokens = self.backbone(patches, where, drop_keys)
-        return self.head(self.backbone.pool(tokens, where))
+        if not self.by_frames:
+            return self.head(self.backbone.pool(tokens, where))
+        logits = self.head(column_means(tokens, where))
+        return logits if frames else linear_softmax(logits, where.columns)

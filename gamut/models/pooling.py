@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gamut.models.attention import pooling_attention
@@ -25,6 +26,38 @@ def band_means(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     own = torch.index_select(tokens, 0, where.patch).float()
     columns = own.unflatten(0, (-1, where.bands)).flatten(1)
     return torch.segment_reduce(columns, "mean", lengths=where.columns, axis=0, unsafe=True)
+
+
+def column_means(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Mean over frequency of the patches of each column: [columns of all segments, dim], in order of time.
+
+    tokens: [T, dim], with every patch of every segment. Raises ValueError where patches were dropped: their columns
+    would not be whole.
+    """
+    if len(where.patch) != sum(where.widths) * where.bands:
+        raise ValueError("Columns cannot be pooled over frequency where patches are dropped.")
+    return torch.index_select(tokens, 0, where.patch).unflatten(0, (-1, where.bands)).mean(1)
+
+
+def linear_softmax(frames: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Logits float32 [S, classes] of segments from those of their frames, [N, classes], of which segment s has the next
+    columns[s] (int64 [S], at least 1 each).
+
+    With p = sigmoid(logit of a frame), a segment's probability is sum p^2 / sum p over its frames (Wang, Li and Metze
+    2019, linear softmax), in which loud frames count for more: so it can be trained on labels without times. Computed
+    in the logarithm, so that it stays exact where every p is next to 0, and given back as a logit.
+    """
+    yes, no = F.logsigmoid(frames.float()), F.logsigmoid(-frames.float())
+    # 1 - sum p^2 / sum p = sum p (1 - p) / sum p, and sum p is the same in both.
+    return _log_sum(2.0 * yes, columns) - _log_sum(yes + no, columns)
+
+
+def _log_sum(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """log sum exp of each segment's values: [S, classes] from [N, classes]."""
+    with torch.no_grad():
+        most = torch.segment_reduce(values, "max", lengths=columns, axis=0, unsafe=True)
+        spread = most.repeat_interleave(columns, dim=0, output_size=len(values))
+    return torch.segment_reduce((values - spread).exp(), "sum", lengths=columns, axis=0, unsafe=True).log() + most
 
 
 class AttentionPool(nn.Module):

@@ -76,7 +76,7 @@ class Encoder:
             found = {"mean": _mean(tokens, where)}
             if self.with_rows:
                 found["rows"] = band_means(tokens, where)
-            if self.backbone.model.pooling != "mean":
+            if self.backbone.model.pooling in ("cls", "attention"):
                 name = "cls" if self.backbone.class_token else "pool"
                 found = {name: self.backbone.pool(tokens, where)} | found
         if with_logmel:
@@ -98,7 +98,7 @@ def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
 
 def kinds(recipe: Recipe) -> list[str]:
     """The vectors of a clip that a recipe's probes score, the log-mel's left out."""
-    pooled = {"cls": ["cls"], "attention": ["pool"], "mean": []}[recipe.model.pooling]
+    pooled = {"cls": ["cls"], "attention": ["pool"], "mean": [], "frames": []}[recipe.model.pooling]
     return [*pooled, "mean", *(["both"] if pooled else []), *(["rows"] if recipe.probe.rows else [])]
 
 

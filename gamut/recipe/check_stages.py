@@ -15,6 +15,11 @@ def pretraining(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions in any pretraining, and in that of ASiT."""
     if recipe.objective == "asit":
         yield from _asit(recipe)
+    if recipe.model.pooling == "frames":
+        yield (
+            ("model.pooling",),
+            "model.pooling frames is a way to classify, for fine-tuning: choose cls, attention or mean",
+        )
     if recipe.optim.layer_decay != 1 or recipe.optim.head_scale != 1:
         yield (
             ("optim.layer_decay", "optim.head_scale"),
@@ -132,6 +137,7 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
         yield from _on_features(recipe)
     if recipe.encoder:
         yield from _with_encoder(recipe)
+    yield from _by_frames(recipe)
     first = recipe.finetune.average_from
     if first is not None and first > recipe.epochs:
         yield (
@@ -144,6 +150,49 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
         yield (("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}")
     if recipe.views.local_count:
         yield (("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0")
+
+
+def _by_frames(recipe: Recipe) -> Iterator[Problem]:
+    """What a head of frames cannot do, and what only it can."""
+    finetune, views, augment = recipe.finetune, recipe.views, recipe.augment
+    weights = {"weight_frames": finetune.weight_frames, "weight_clips": finetune.weight_clips}
+    if recipe.model.pooling != "frames":
+        for name, weight in weights.items():
+            if weight != 1:
+                yield (
+                    (f"finetune.{name}", "model.pooling"),
+                    f"finetune.{name} is of a loss on frames or clips: it needs model.pooling frames",
+                )
+        return
+    if not any(weights.values()):
+        yield (
+            ("finetune.weight_frames", "finetune.weight_clips"),
+            "one of finetune.weight_frames and finetune.weight_clips must be above 0",
+        )
+    for key in ("features", "encoder"):
+        if getattr(recipe, key):
+            yield (("model.pooling", key), f"model.pooling frames is of a model of sound: it does not go with {key}")
+    if finetune.loss != "bce":
+        yield (
+            ("finetune.loss", "model.pooling"),
+            "model.pooling frames tells of each class whether it is heard: set finetune.loss to bce",
+        )
+    if views.pad_to is not None or (views.frames is not None and views.pad):
+        yield (
+            ("views.pad", "views.pad_to", "model.pooling"),
+            "model.pooling frames would classify padding too: leave clips at their own length with views.pad_to null "
+            "and views.pad false",
+        )
+    for key, why in (
+        ("mixup", "the events of a clip that is mixed with one of unknown times would be known in part only"),
+        ("drop_tokens", "a column without all its patches is no frame"),
+        ("noise", "it also shifts the spectrogram in time, away from its events"),
+    ):
+        if getattr(augment, key):
+            yield (
+                (f"augment.{key}", "model.pooling"),
+                f"augment.{key} does not go with model.pooling frames, since {why}: leave it out",
+            )
 
 
 def _on_features(recipe: Recipe) -> Iterator[Problem]:

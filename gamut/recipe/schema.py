@@ -97,8 +97,10 @@ class Model:
     )
     pooling: str = key(
         "cls",
-        "a clip's vector: cls (class token), attention (ElasticAST: a learned query, masked), or mean (of its tokens)",
-        one_of("cls", "attention", "mean"),
+        "a clip's vector: cls (class token), attention (ElasticAST: a learned query, masked), or mean (of its tokens). "
+        "frames, in fine-tuning on events with times: every column of patches is classified, and a clip by the linear "
+        "softmax of its columns",
+        one_of("cls", "attention", "mean", "frames"),
     )
     pooling_heads: int = key(12, "heads of attention pooling", at_least(1))
     distilled: bool = key(False, "add DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)")

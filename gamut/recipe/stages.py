@@ -162,6 +162,15 @@ class Finetune:
         "auto", "auto: accuracy with ce, mAP with bce; plugins may register others", one_of("auto", registry=METRICS)
     )
     label_smoothing: float = key(0.0, "share of a target spread over all classes", between(0, 0.999))
+    weight_frames: float = key(
+        1.0,
+        "model.pooling frames: weight of the loss on the frames of clips with events; 0: their times are not used, and "
+        "they count by their labels as other clips do",
+        at_least(0),
+    )
+    weight_clips: float = key(
+        1.0, "model.pooling frames: weight of the loss on clips that have labels without times", at_least(0)
+    )
     average_from: int | None = key(
         None,
         "score and keep the mean of the weights after every epoch from this one on (1: the first); null: those of the "

@@ -104,13 +104,16 @@ def test_the_lengths_are_the_odd_ones(index: Index) -> None:
     assert len(tokens) == len(SAMPLES)
 
 
-@pytest.fixture(scope="module", params=["elastic", "elastic-cls", "elastic-mean", "elastic-scale-1", "ast"])
+@pytest.fixture(
+    scope="module", params=["elastic", "elastic-cls", "elastic-mean", "elastic-frames", "elastic-scale-1", "ast"]
+)
 def case(request: pytest.FixtureRequest, index: Index) -> tuple[schema.Recipe, Classify, dict[int, torch.Tensor]]:
     """A recipe, its classifier, and the logits of all clips one at a time."""
     of = {
         "elastic": recipe(),
         "elastic-cls": recipe(dataclasses.replace(ELASTIC, pooling="cls", positions="learned")),
         "elastic-mean": recipe(dataclasses.replace(ELASTIC, pooling="mean")),
+        "elastic-frames": recipe(dataclasses.replace(ELASTIC, pooling="frames")),
         "elastic-scale-1": recipe(dataclasses.replace(ELASTIC, attention_scale=1.0)),
         "ast": recipe(AST, views=FIXED, step=schema.Step(packs=4, clips=2)),
     }[request.param]

@@ -1,0 +1,148 @@
+"""How well events are found in time: by the public scorer sed_scores_eval (Ebbers et al. 2022), from frames' scores."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gamut.errors import RecipeError
+
+COLLAR = 0.2  # seconds by which an onset may be off; an offset by that, or a fifth of the event if that is more
+SEGMENT = 1.0  # seconds
+# DCASE's two scenarios: react fast to what happens; and do not take one class for another.
+PSDS1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_ct": 0.0, "alpha_st": 1.0}
+PSDS2 = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A clip with known events, and how probable every class is in each of its n frames."""
+
+    probabilities: np.ndarray  # float32 [n, classes]
+    edges: np.ndarray  # float64 [n + 1], seconds, ascending: frame k lasts from edges[k] to edges[k + 1]
+    events: np.ndarray  # float64 [k, 3]: onset and offset in seconds, class id; those of one class do not touch
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Heard clips, one after the other, as arrays that a file can hold."""
+
+    frame_offset: np.ndarray  # int64 [clips + 1]
+    probability: np.ndarray  # float32 [frames, classes]
+    edge: np.ndarray  # float64 [frames + clips], n + 1 for the n frames of a clip
+    event_offset: np.ndarray  # int64 [clips + 1]
+    event: np.ndarray  # float64 [events, 3]
+    label: np.ndarray  # str [classes]
+
+    @classmethod
+    def of(cls, clips: Sequence[Heard], labels: Sequence[str]) -> Timed:
+        none = np.zeros((0, len(labels)), np.float32)
+        return cls(
+            _offsets([len(clip.probabilities) for clip in clips]),
+            np.concatenate([none, *(clip.probabilities for clip in clips)]),
+            np.concatenate([np.zeros(0), *(clip.edges for clip in clips)]),
+            _offsets([len(clip.events) for clip in clips]),
+            np.concatenate([np.zeros((0, 3)), *(clip.events for clip in clips)]),
+            np.array(labels),
+        )
+
+    def clips(self) -> list[Heard]:
+        """What it was made of."""
+        edge = self.frame_offset + np.arange(len(self.frame_offset))
+        spans = np.stack([self.frame_offset, edge, self.event_offset], 1).tolist()
+        return [
+            Heard(self.probability[a:b], self.edge[c:d], self.event[e:f])
+            for (a, c, e), (b, d, f) in itertools.pairwise(spans)
+        ]
+
+    def values(self) -> dict[str, float]:
+        """Their `event_scores`."""
+        return event_scores(self.clips(), self.label.tolist())
+
+
+def _offsets(sizes: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def require_scorer() -> None:
+    """Raises RecipeError where sed_scores_eval is not installed."""
+    if importlib.util.find_spec("sed_scores_eval") is None:
+        raise RecipeError(
+            "Events are scored by the package sed_scores_eval, which is not installed: pip install gamut[events]."
+        )
+
+
+def event_scores(clips: Sequence[Heard], labels: Sequence[str], threshold: float = 0.5) -> dict[str, float]:
+    """PSDS 1 and 2 (of all thresholds; Bilen et al. 2020), and at one `threshold` the macro means of F1 by events
+    (collar 200 ms) and by segments of a second; in float64, computed once over all clips.
+
+    Classes without an event in these clips are left out, and counted. {} where no clip has an event.
+    """
+    truth = {str(number): _truth(clip) for number, clip in enumerate(clips)}
+    there = sorted({int(label) for events in truth.values() for _, _, label in events})
+    if not there:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports, and of divisions by a class without detections
+        from sed_scores_eval import collar_based, intersection_based, segment_based
+
+        names = [str(label) for label in there]
+        scores = {
+            str(number): _table(clip.probabilities[:, there].astype(np.float64), clip.edges, names)
+            for number, clip in enumerate(clips)
+        }
+        seconds = {str(number): float(clip.edges[-1]) for number, clip in enumerate(clips)}
+        by_event = collar_based.fscore(
+            scores, truth, threshold, onset_collar=COLLAR, offset_collar=COLLAR, offset_collar_rate=0.2
+        )
+        by_segment = segment_based.fscore(scores, truth, seconds, threshold, segment_length=SEGMENT)
+        found = {
+            "psds1": intersection_based.psds(scores, truth, seconds, **PSDS1)[0],
+            "psds2": intersection_based.psds(scores, truth, seconds, **PSDS2)[0],
+            "event_f1": _macro(by_event[0], names),
+            "segment_f1": _macro(by_segment[0], names),
+            "classes_without_events": len(labels) - len(there),
+        }
+    return {name: float(value) for name, value in found.items()}
+
+
+def _macro(by_class: dict[str, float], names: Sequence[str]) -> float:
+    """A class that is never detected has an F1 of 0."""
+    values = [float(by_class[name]) for name in names]
+    return math.fsum(0.0 if math.isnan(value) else value for value in values) / len(values)
+
+
+def _truth(clip: Heard) -> list[tuple[float, float, str]]:
+    """The clip's events up to its end; a class is called by its id, since its name may be anything."""
+    end = float(clip.edges[-1])
+    return [(onset, min(offset, end), str(int(label))) for onset, offset, label in clip.events.tolist() if onset < end]
+
+
+def _table(scores: np.ndarray, edges: np.ndarray, names: list[str]) -> Any:
+    from sed_scores_eval.base_modules.scores import create_score_dataframe
+
+    return _writable()(create_score_dataframe(scores, edges, names))
+
+
+@functools.cache
+def _writable() -> Any:
+    """A table whose arrays may be written to: those of pandas 3 may not, which the scorer's compiled parts refuse."""
+    import pandas
+
+    class Table(pandas.DataFrame):
+        @property
+        def _constructor(self) -> type:
+            return Table
+
+        def to_numpy(self, *words: Any, **options: Any) -> np.ndarray:
+            return super().to_numpy(*words, **options).copy()
+
+    return Table
