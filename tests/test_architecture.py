@@ -43,6 +43,7 @@ FLOOR = {
     "gamut.analyse": 7,
     "gamut.estimate": 7,
     "gamut.export": 7,
+    "gamut.embed": 7,
     "pretrain": 8,
     "finetune": 8,
     "launchers": 9,

@@ -1,13 +1,14 @@
-"""The log-mel of a packed batch as its plan has it: mixed, at each segment's hop, pooled, padded."""
+"""The log-mel of a packed batch as its plan has it (mixed, at each segment's hop, pooled, padded), and its patches."""
 
 from __future__ import annotations
 
 import torch
 
 from gamut.audio.frames import zero_frames
-from gamut.audio.logmel import log_mel
+from gamut.audio.logmel import cut, log_mel, normalise
 from gamut.audio.waveform import Partner
 from gamut.data.batch import PackedBatch
+from gamut.numbers import PATCH
 
 
 def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence") -> torch.Tensor:
@@ -37,3 +38,11 @@ def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence
     if pad_with == "silence":
         return mel
     return zero_frames(mel, batch.frames, batch.sizes, batch.length, batch.hop, batch.pool)
+
+
+def normalised(
+    batch: PackedBatch, mean: float, std: float, mode: str = "fast", *, pad_with: str = "silence", stride: int = PATCH
+) -> torch.Tensor:
+    """What a trained model reads of a batch: float32 [N, 256], the normalised patches of its `spectrogram`, `stride`
+    frames and mel bins apart, in packed order."""
+    return cut(normalise(spectrogram(batch, mode, pad_with), mean, std), batch.frames, batch.sizes, stride)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import xxhash
 from torch import nn
 
-from gamut.audio.logmel import cut, normalise
 from gamut.data.batch import PackedBatch
-from gamut.data.front import spectrogram
+from gamut.data.front import normalised
 from gamut.errors import RecipeError
 from gamut.models.backbone import Backbone, build
 from gamut.models.find import find_weights, recipe_of
@@ -30,6 +30,17 @@ from gamut.shards.trained import trained_front
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
 
 
+@dataclass(frozen=True)
+class Final:
+    """What an encoder gives behind its last block, of C clips of one length, on its device."""
+
+    steps: torch.Tensor  # [C, steps, dim], after the last norm
+    first: float  # seconds from the beginning of a clip to the middle of its first step
+    step: float  # seconds from one step to the next
+    clip: torch.Tensor | None = None  # [C, dim], the encoder's own vector of a clip; None: it has none
+    patches: torch.Tensor | None = None  # [C, steps, bands, dim], where a step is a column of patches
+
+
 class Encoder(Protocol):
     """A frozen encoder at a window of so many seconds."""
 
@@ -42,13 +53,28 @@ class Encoder(Protocol):
         """What a clip becomes in a plan of packs of so many clips."""
         ...
 
-    def __call__(self, batch: PackedBatch, each: Each) -> None:
-        """Encode a batch of that plan on the encoder's device, calling `each` with every block's output in order."""
+    def __call__(self, batch: PackedBatch, each: Each) -> Final | None:
+        """Encode a batch of that plan on the encoder's device, calling `each` with every block's output in order.
+
+        Returns what comes behind the last block; None where nothing does: then the last block's output stands for it,
+        its steps spread over the window.
+        """
+        ...
+
+
+@runtime_checkable
+class AnyLength(Protocol):
+    """An encoder that need not fill up short clips."""
+
+    def at(self, samples: int) -> Encoder:
+        """The same encoder with a window of so many samples at 16 kHz, or of the fewest that it can read."""
         ...
 
 
 class _OfWaveforms:
     """A window of samples, from a plan whose frames are a sample apart: so it is of any length, to the sample."""
+
+    front: dict[str, Any]
 
     def __init__(self, seconds: float) -> None:
         self.samples = round(seconds * RATE)
@@ -78,9 +104,10 @@ class OfWhisper(_OfWaveforms):
         self.model = {"kind": "whisper", "weights": digest(whisper.encoder), "precision": precision}
         self.front = {"kind": "whisper log-mel", "mels": whisper.mels, "seconds": self.samples / RATE}
 
-    def __call__(self, batch: PackedBatch, each: Each) -> None:
+    def __call__(self, batch: PackedBatch, each: Each) -> Final:
         waveform, _ = self.window(batch.to(self._device))
-        self._whisper(self._whisper.log_mel(waveform), each)
+        # Step n is centred on frame 2 n, and that on sample 160 * 2 n.
+        return Final(self._whisper(self._whisper.log_mel(waveform), each).final, 0.0, STEP / RATE)
 
 
 class OfSpeech(_OfWaveforms):
@@ -93,9 +120,16 @@ class OfSpeech(_OfWaveforms):
         self.model = {"kind": speech.kind, "weights": digest(speech.module), "precision": precision}
         self.front = {"kind": "waveform", "normalised": speech.normalised, "seconds": self.samples / RATE}
 
-    def __call__(self, batch: PackedBatch, each: Each) -> None:
+    def at(self, samples: int) -> Self:
+        other = copy.copy(self)
+        other.samples = max(samples, self._speech.field)
+        other.front = self.front | {"seconds": other.samples / RATE}
+        return other
+
+    def __call__(self, batch: PackedBatch, each: Each) -> Final:
         waveform, length = self.window(batch.to(self._device))
-        self._speech(self._speech.prepare(waveform, length), each)
+        steps = self._speech(self._speech.prepare(waveform, length), each)
+        return Final(steps, self._speech.field / 2 / RATE, self._speech.step / RATE)
 
 
 class OfSpectrograms:
@@ -103,13 +137,24 @@ class OfSpectrograms:
     where they overlap), the mean of its 8 (12 at a stride of 10)."""
 
     def __init__(
-        self, vit: Backbone, front: FrontEnd, hop_length: int, seconds: float, precision: str, device: torch.device
+        self,
+        vit: Backbone,
+        front: FrontEnd,
+        hop_length: int,
+        seconds: float,
+        precision: str,
+        device: torch.device,
+        *,
+        plan: Policy | None = None,
+        pad_with: str = "silence",
     ) -> None:
+        """plan: what a clip becomes, as `evaluation_policy` says it, in place of a window of `seconds`. pad_with: what
+        follows a clip that is shorter than its window (`spectrogram`)."""
         assert front.mean is not None
         assert front.std is not None
         self._vit, self._device, self._precision = vit.to(device).eval().requires_grad_(False), device, precision
         self._mean, self._std, self._mode = front.mean, front.std, front.mode
-        self._hop_length = hop_length
+        self._plan, self._pad_with, self._hop_length = plan, pad_with, hop_length
         self._frames = max((round(seconds * RATE) - WINDOW) // hop_length + 1, PATCH) // PATCH * PATCH
         self.depth, self.dim = len(vit.blocks), vit.model.dim
         self.model = {"kind": "spectrogram transformer", "weights": digest(vit), "precision": precision}
@@ -118,19 +163,24 @@ class OfSpectrograms:
         self.front |= {"stride": vit.model.stride} if vit.model.stride != PATCH else {}
 
     def policy(self, clips: int) -> Policy:
+        if self._plan is not None:
+            return replace(self._plan, packs=1, tokens=None, clips=clips, too_long="cut")
         return _policy(clips, self._frames, self._hop_length)
 
     @torch.no_grad()
-    def __call__(self, batch: PackedBatch, each: Each) -> None:
+    def __call__(self, batch: PackedBatch, each: Each) -> Final:
         batch = batch.to(self._device)
-        mel = normalise(spectrogram(batch, self._mode), self._mean, self._std)
-        pixels = cut(mel, batch.frames, batch.sizes, self._vit.model.stride)
+        stride = self._vit.model.stride
+        pixels = normalised(batch, self._mean, self._std, self._mode, pad_with=self._pad_with, stride=stride)
         where = self._vit.layout(batch.frames, batch.sizes)
+
+        def columns(tokens: torch.Tensor) -> torch.Tensor:
+            own = torch.index_select(tokens, 0, where.patch)  # time-major, class tokens left out
+            return own.view(batch.clips, -1, where.bands, self.dim)
 
         def hook(number: int) -> Callable[..., None]:
             def take(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> None:
-                own = torch.index_select(tokens, 0, where.patch)  # time-major, class tokens left out
-                each(number, own.view(batch.clips, -1, where.bands, self.dim).mean(2))
+                each(number, columns(tokens).mean(2))
 
             return take
 
@@ -138,10 +188,16 @@ class OfSpectrograms:
         try:
             kind = {"fp16": torch.float16}.get(self._precision, torch.bfloat16)
             with torch.autocast(self._device.type, kind, enabled=self._precision != "fp32"):
-                self._vit(pixels, where)
+                tokens = self._vit(pixels, where)
+                clip = self._vit.pool(tokens, where)
         finally:
             for handle in handles:
                 handle.remove()
+        patches = columns(tokens)
+        pool = 1 if self._plan is None else self._plan.pools[0]
+        middle = ((PATCH * pool - 1) * self._hop_length + WINDOW) / 2
+        step = stride * pool * self._hop_length
+        return Final(patches.mean(2), middle / RATE, step / RATE, clip, patches)
 
 
 def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:

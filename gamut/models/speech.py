@@ -6,6 +6,7 @@ block sees what the block gives, of both libraries, one at a time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ class SpeechEncoder(nn.Module):
         self.dim = dim
         self.normalised = normalised
         self.kind = kind
+        self.step, self.field = 1, 1  # samples from one step to the next, and those that one step is made of
+        layers: Any = module.feature_extractor
+        for layer in layers.conv_layers:
+            self.field += (layer.conv.kernel_size[0] - 1) * self.step
+            self.step *= layer.conv.stride[0]
         self.requires_grad_(False)
         self.eval()
 
@@ -72,18 +78,30 @@ class SpeechEncoder(nn.Module):
         return torch.where(own, (x - mean) * torch.rsqrt(variance + EPS), 0.0)
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, each: Callable[[int, torch.Tensor], Any]) -> None:
-        """Encode what `prepare` gave; `each(block, output [B, steps, dim])` is called as the blocks come."""
+    def forward(self, x: torch.Tensor, each: Callable[[int, torch.Tensor], Any]) -> torch.Tensor:
+        """Encode what `prepare` gave; `each(block, output [B, steps, dim])` is called as the blocks come.
 
-        def hook(number: int) -> Callable[..., None]:
-            return lambda module, inputs, output: each(number, output[0] if isinstance(output, tuple) else output)
+        Returns [B, steps, dim]: after the last norm, where there is one behind the blocks (transformers'
+        `last_hidden_state`).
+        """
+        final: list[torch.Tensor] = []
 
-        handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(self.blocks)]
+        def hook(take: Callable[[torch.Tensor], Any]) -> Callable[..., None]:
+            def taken(module: nn.Module, inputs: Any, output: Any) -> None:
+                take(output if isinstance(output, torch.Tensor) else output[0])
+
+            return taken
+
+        numbered = enumerate(self.blocks)
+        handles = [block.register_forward_hook(hook(functools.partial(each, number))) for number, block in numbered]
+        encoder: Any = self.module.encoder
+        handles.append(encoder.register_forward_hook(hook(final.append)))
         try:
             self.module(x.to(next(self.module.parameters()).dtype))
         finally:
             for handle in handles:
                 handle.remove()
+        return final[0]
 
 
 def load_speech(

@@ -174,7 +174,7 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
     """
     path = find_weights(init)
     state = our_names(load_weights(path)[0])
-    prefix = _prefix(state, prefix, path)
+    prefix = backbone_prefix(state, prefix, path)
     above = "".join(prefix.removesuffix(".").rpartition(".")[:2])
     head = network.head.state_dict()
     names = {name: f"{above}head.{name}" for name in head}
@@ -206,7 +206,7 @@ def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = 
 
 
 def _copy_backbone(vit: Backbone, state: dict[str, torch.Tensor], path: Path, prefix: str) -> Loaded:
-    prefix = _prefix(state, prefix, path)
+    prefix = backbone_prefix(state, prefix, path)
     before = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     saved, note = as_ours(before, prefix, vit, path) if isinstance(vit, VisionTransformer) else (before, "")
     used = {prefix + name for name in before} - {prefix + name for name in saved}  # what became something else
@@ -228,7 +228,8 @@ def _copy_backbone(vit: Backbone, state: dict[str, torch.Tensor], path: Path, pr
     return Loaded(path, prefix, resized, fresh, dropped, note)
 
 
-def _prefix(state: dict[str, torch.Tensor], wanted: str, path: Path) -> str:
+def backbone_prefix(state: dict[str, torch.Tensor], wanted: str, path: Path) -> str:
+    """What stands before the names of a file's one backbone, `wanted` where that is there. Raises CheckpointError."""
     found = sorted(name.removesuffix(ANCHOR) for name in state if name.endswith(ANCHOR))
     ours = [one for one in (wanted, *OURS) if any(name.startswith(one) for name in state)]
     if wanted in found or (ours and not found):  # the latter: a backbone that is no vision transformer

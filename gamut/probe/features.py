@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from gamut.audio.logmel import normalise, patches, unpatch
+from gamut.audio.logmel import unpatch
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
-from gamut.data.front import spectrogram
+from gamut.data.front import normalised
 from gamut.data.loader import Loader
 from gamut.data.reader import open_reader
 from gamut.data.share import Share
@@ -40,7 +40,7 @@ class FrontEnd:
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """float32 [N, 256] on the batch's device."""
-        return patches(normalise(spectrogram(batch, self.mode), self.mean, self.std))
+        return normalised(batch, self.mean, self.std, self.mode)
 
 
 @dataclass(frozen=True)

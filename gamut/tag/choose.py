@@ -12,14 +12,14 @@ import torch
 
 from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError
-from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import MODEL, find_weights, metadata_of, recipe_of, statistics_in, told
+from gamut.models.find import MODEL, find_weights, metadata_of, told
 from gamut.models.folder import CONFIG
 from gamut.models.strict import take_strictly
 from gamut.models.tagger import Tagger, load_tagger, open_tagger
-from gamut.models.weights import load_classifier, load_weights
+from gamut.models.weights import load_weights
 from gamut.models.whisper import Whisper, is_whisper, load_whisper
 from gamut.recipe import schema
+from gamut.shards.opened import Opened, open_spectrograms
 from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Head, Speech
 from gamut.tag.units import UNIT
@@ -52,7 +52,7 @@ def load(
     >>> load("runs/esc50/test-1-seed-0").tag([Recording("clip.wav")])      # doctest: +SKIP
     """
     place = Path(model).expanduser()
-    on = _device(device or accelerator())
+    on = device_named(device or accelerator())
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
     found = _of_run(place)
@@ -67,10 +67,12 @@ def load(
         return _speech(Path(encoder).expanduser(), found, labels, text, precision, on)
     if text or head or encoder:
         raise RecipeError(f"{place} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
-    return _spectrograms(found, about, on)
+    names = read_labels(Path(labels).expanduser()) if labels else None
+    return spectrograms(open_spectrograms(found, names), on)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
+    """Raises RecipeError where it is not available here."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either where it is built without CUDA
@@ -88,23 +90,19 @@ def _of_run(place: Path) -> Path:
     return find_weights(place)
 
 
-def _spectrograms(weights: Path, about: dict[str, Any], device: torch.device) -> Spectrograms:
-    recipe, names, statistics = recipe_of(weights), about.get("labels"), statistics_in(about)
-    if recipe is None:
+def spectrograms(opened: Opened, device: torch.device) -> Spectrograms:
+    """What tags with a model of spectrograms. Raises CheckpointError where it has no classes, or no names of them."""
+    if opened.network is None:
         raise CheckpointError(
-            f"{weights} is not in a run folder, and holds no recipe that says how to use it: name a fine-tuning run, "
-            "or a folder that `python -m gamut.export` made of one."
+            f"{opened.what} has no classes: fine-tune from it first for tags, or take its embeddings "
+            "(`gamut.load` in Python)."
         )
-    if recipe.stage != "finetune":
-        raise CheckpointError(f"{weights} is of a pretraining, which has no classes: fine-tune from it first.")
-    if not names or statistics is None:
-        raise CheckpointError(
-            f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "
-            "an earlier version. Score the run again."
-        )
-    network = ClassifierNetwork(recipe.model, len(names), recipe.seed)
-    load_classifier(network, weights)
-    return Spectrograms(network, recipe, *statistics, names, device, told(weights))
+    if opened.labels is None:
+        raise CheckpointError(f"{opened.what} does not say the names of its classes: give --labels FILE (labels=).")
+    recipe, front = opened.recipe, opened.recipe.front
+    assert front.mean is not None
+    assert front.std is not None
+    return Spectrograms(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights)
 
 
 def _speech(

@@ -10,7 +10,7 @@ import torch
 
 from gamut.audio.whisper_mel import FFT, FLOOR, mel_filters, whisper_log_mel
 from gamut.numbers import HOP, RATE
-from gamut.tag.recording import Recording
+from gamut.tag.recording import Sound
 
 HALF = FFT // 2  # samples of a frame before its centre
 A_BLOCK = 3000  # frames
@@ -33,7 +33,7 @@ class LongMel:
     recording, for which the file is read once more.
     """
 
-    def __init__(self, recording: Recording, mels: int, like: torch.Tensor | None = None) -> None:
+    def __init__(self, recording: Sound, mels: int, like: torch.Tensor | None = None) -> None:
         """like: a tensor whose type and device the slices have (None: float32 on the CPU)."""
         self._recording, self._filters = recording, mel_filters(mels)
         self.shape = torch.Size([1, mels, recording.samples // HOP])

@@ -7,6 +7,7 @@ import mmap
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import miniaudio
 import numpy as np
@@ -20,6 +21,33 @@ from gamut.errors import AudioError
 from gamut.numbers import RATE
 
 SECONDS = 10  # of a block
+
+
+class Sound(Protocol):
+    """What tags and embeddings are made of: a file (`Recording`), or a waveform in memory."""
+
+    path: Path  # or a name
+    samples: int  # at 16 kHz
+
+    @property
+    def seconds(self) -> float: ...
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """float32 [n], mono at 16 kHz, from the beginning: as often as asked."""
+        ...
+
+
+def spans(sound: Sound, samples: int, least: int) -> Iterator[np.ndarray]:
+    """int16 spans of a sound, one behind the other. The last one is shorter; where it would have fewer samples than
+    `least`, too few for a patch, it is one with the span before it."""
+    held = np.zeros(0, np.int16)
+    for block in sound.blocks():
+        whole = np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype(np.int16)
+        held = np.concatenate([held, whole])
+        while len(held) >= samples + least:
+            yield held[:samples]
+            held = held[samples:]
+    yield held
 
 
 class Recording:

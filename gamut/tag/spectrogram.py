@@ -8,16 +8,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gamut.audio.logmel import cut, normalise
-from gamut.data.assemble import assemble
-from gamut.data.front import spectrogram
+from gamut.data.front import normalised
+from gamut.data.memory import packed
 from gamut.errors import RecipeError
 from gamut.models.classifier import ClassifierNetwork
 from gamut.numbers import PATCH, RATE, WINDOW
-from gamut.plan import Clips, Policy, frames_within, plan_evaluation
+from gamut.plan import Policy, frames_within
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
-from gamut.tag.recording import Recording
+from gamut.tag.recording import Sound, spans
 from gamut.tag.result import Span, Tagged
 
 SHORTEST = 0.1  # seconds of a span
@@ -44,17 +43,11 @@ class Spectrograms:
     @property
     def seconds(self) -> float:
         """The longest span that the model reads whole."""
-        policy = evaluation_policy(self.recipe)
-        frames = policy.crop_frames or policy.pad_to or policy.max_frames
-        limits = [frames] if frames else []
-        limits += [frames_within(policy.tokens, policy)] if policy.tokens is not None else []
-        longest = [((limit * policy.pools[0] - 1) * policy.hops[0] + WINDOW) / RATE for limit in limits]
-        longest += [policy.max_samples / RATE] if policy.max_samples else []
-        return min(longest, default=30.0)
+        return longest(self.recipe)
 
     def tag(
         self,
-        recordings: Sequence[Recording],
+        recordings: Sequence[Sound],
         every: float | None = None,
         heard: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Tagged]:
@@ -66,10 +59,10 @@ class Spectrograms:
         """
         policy = evaluation_policy(self.recipe)
         # Like a clip in training, a span loses what is behind its last whole patch.
-        longest = self.seconds + (PATCH * policy.pools[0] * policy.hops[0] - 1) / RATE
+        most = self.seconds + (PATCH * policy.pools[0] * policy.hops[0] - 1) / RATE
         seconds = self.seconds if every is None else every
-        if not SHORTEST <= seconds <= longest:
-            raise RecipeError(f"This model reads spans of {SHORTEST:g} to {longest:.2f} s, not of {seconds:g} s.")
+        if not SHORTEST <= seconds <= most:
+            raise RecipeError(f"This model reads spans of {SHORTEST:g} to {most:.2f} s, not of {seconds:g} s.")
         samples = round(seconds * RATE)
         found: list[list[Span]] = [[] for _ in recordings]
         waiting: list[tuple[int, np.ndarray]] = []
@@ -91,13 +84,13 @@ class Spectrograms:
         for number in range(ready, len(recordings)):
             yield self._tagged(recordings[number], found[number])
 
-    def _waveforms(self, recordings: Sequence[Recording], samples: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _waveforms(self, recordings: Sequence[Sound], samples: int) -> Iterator[tuple[int, np.ndarray]]:
         policy = evaluation_policy(self.recipe)
         least = (PATCH * policy.pools[0] - 1) * policy.hops[0] + WINDOW
         for number, recording in enumerate(recordings):
-            yield from ((number, waveform) for waveform in _spans(recording, samples, least))
+            yield from ((number, waveform) for waveform in spans(recording, samples, least))
 
-    def _tagged(self, recording: Recording, spans: list[Span]) -> Tagged:
+    def _tagged(self, recording: Sound, spans: list[Span]) -> Tagged:
         return Tagged(recording.path, recording.seconds, self.labels, tuple(spans))
 
     def _note(
@@ -117,11 +110,10 @@ class Spectrograms:
     @torch.no_grad()
     def _judge(self, waveforms: list[np.ndarray]) -> torch.Tensor:
         """Probabilities float32 [n, classes] of int16 waveforms, in one pack, on the device."""
-        table = _Waveforms(waveforms)
-        epoch = plan_evaluation(table.clips, self._policy(len(waveforms)))
-        batch = assemble(table, epoch, range(epoch.packs * epoch.steps)).to(self._device)  # type: ignore[arg-type]
-        mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
-        pixels = cut(normalise(mel, self._mean, self._std), batch.frames, batch.sizes, self.recipe.model.stride)
+        batch = packed(waveforms, self._policy(len(waveforms))).to(self._device)
+        recipe = self.recipe
+        mode, pad_with, stride = recipe.front.mode, recipe.views.pad_with, recipe.model.stride
+        pixels = normalised(batch, self._mean, self._std, mode, pad_with=pad_with, stride=stride)
         where = self.network.backbone.layout(batch.frames, batch.sizes)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.network(pixels, where, None).float()
@@ -132,38 +124,12 @@ class Spectrograms:
         return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips, too_long="cut")
 
 
-class _Waveforms:
-    """Waveforms in memory: what `assemble` asks of a reader and of its index. A clip is a row."""
-
-    def __init__(self, waveforms: list[np.ndarray]) -> None:
-        self._waveforms = waveforms
-        rows = np.arange(len(waveforms))
-        samples = np.array([len(one) for one in waveforms])
-        self.clips = Clips(rows, rows.astype(np.uint64), np.zeros_like(rows), samples, 2 * samples)
-        self.size = self.clips.size
-
-    @property
-    def index(self) -> _Waveforms:
-        return self
-
-    def decode(self, row: int) -> np.ndarray:
-        return self._waveforms[row]
-
-    def label_ids(self, row: int) -> np.ndarray:
-        return np.zeros(0, np.int64)
-
-    def key(self, row: int) -> str:
-        return f"span {row}"
-
-
-def _spans(recording: Recording, samples: int, least: int) -> Iterator[np.ndarray]:
-    """int16 spans of a recording, one behind the other. The last one is shorter; where it would have fewer samples than
-    `least`, too few for a patch, it is one with the span before it."""
-    held = np.zeros(0, np.int16)
-    for block in recording.blocks():
-        whole = np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype(np.int16)
-        held = np.concatenate([held, whole])
-        while len(held) >= samples + least:
-            yield held[:samples]
-            held = held[samples:]
-    yield held
+def longest(recipe: schema.Recipe) -> float:
+    """Seconds of the longest span that a model reads whole, as its recipe evaluates it."""
+    policy = evaluation_policy(recipe)
+    frames = policy.crop_frames or policy.pad_to or policy.max_frames
+    limits = [frames] if frames else []
+    limits += [frames_within(policy.tokens, policy)] if policy.tokens is not None else []
+    spans = [((limit * policy.pools[0] - 1) * policy.hops[0] + WINDOW) / RATE for limit in limits]
+    spans += [policy.max_samples / RATE] if policy.max_samples else []
+    return min(spans, default=30.0)

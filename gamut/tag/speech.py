@@ -14,7 +14,7 @@ from gamut.models.whisper import Whisper
 from gamut.numbers import RATE
 from gamut.tag.listen import Listening
 from gamut.tag.mels import LongMel, short
-from gamut.tag.recording import Recording
+from gamut.tag.recording import Sound
 from gamut.tag.result import Span, Tagged, Words
 from gamut.tag.units import STEP, UNIT, Units, units_of
 
@@ -59,7 +59,7 @@ class Speech:
 
     def tag(
         self,
-        recordings: Sequence[Recording],
+        recordings: Sequence[Sound],
         every: float | None = None,
         text: dict[str, Any] | None = None,
         heard: Callable[[float], None] = lambda seconds: None,
@@ -163,7 +163,7 @@ class _Gathering:
 
     def __init__(
         self,
-        recording: Recording,
+        recording: Sound,
         units: int,
         head: Head | None,
         heard: Callable[[float], None],
@@ -204,7 +204,7 @@ class _Gathering:
                 self.spans.append(Span(round(start, 2), round(end, 4), probabilities))
 
 
-def _windows(recording: Recording, samples: int) -> Iterator[np.ndarray]:
+def _windows(recording: Sound, samples: int) -> Iterator[np.ndarray]:
     """float32 [samples] of a recording, one behind the other; the last one is shorter."""
     held = np.zeros(0, np.float32)
     for block in recording.blocks():

@@ -114,7 +114,7 @@ def test_the_teacher_of_a_pretraining_goes_out_and_encodes(tmp_path: Path) -> No
     ]
     assert encoders[0].model == encoders[1].model
     assert encoders[0].front == encoders[1].front
-    with pytest.raises(CheckpointError, match="of a pretraining, which has no classes"):
+    with pytest.raises(CheckpointError, match="of a pretraining, has no classes: fine-tune"):
         load(tmp_path / "a")
 
 
