@@ -127,12 +127,13 @@ class Classify(Objective):
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Layer decay (BEiT, DeiT III): block i of n learns at decay ** (n - i), what lies before block 0 at
-        decay ** (n + 1), the norm and head at 1. No weight decay on biases and 1-D parameters."""
+        decay ** (n + 1), the last norm and the head at 1. No weight decay on biases and 1-D parameters."""
         decay, depth = self.recipe.optim.layer_decay, self.recipe.model.depth
+        after = ["backbone.attn_pool."] + (["backbone.norm."] if self.recipe.model.norm == "pre" else [])
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             block = re.match(r"backbone\.blocks\.(\d+)\.", name)
-            late = not name.startswith("backbone.") or name.startswith(("backbone.norm.", "backbone.attn_pool."))
+            late = not name.startswith("backbone.") or name.startswith(tuple(after))
             power = 0 if late else depth - int(block[1]) if block else depth + 1
             plain = parameter.ndim <= 1 or name.endswith("bias")
             groups.setdefault((decay**power, 0.0 if plain else 1.0), []).append(parameter)

@@ -143,5 +143,7 @@ def _load(name: str, origin: str, load: Callable[[], object]) -> None:
 
 # What a recipe names, of kinds that are defined in rooms above it (`gamut.models.backbone.Backbone`,
 # `gamut.train.objective.Pretraining`).
-BACKBONES: Registry[Any] = Registry("backbone", {"vit": "gamut.models.vit:VisionTransformer"})
+BACKBONES: Registry[Any] = Registry(
+    "backbone", {"vit": "gamut.models.vit:VisionTransformer", "beats": "gamut.models.beats:Beats"}
+)
 OBJECTIVES: Registry[Any] = Registry("objective", {"asit": "pretrain.asit:Asit"})

@@ -14,13 +14,13 @@ import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool, frame_table
-from gamut.audio.waveform import Partner, mean_free, mean_free_ragged, mix, mix_ragged
+from gamut.audio.waveform import SCALE, Partner, mean_free, mean_free_ragged, mix, mix_ragged
 from gamut.numbers import BINS, PATCH, RATE, WINDOW, columns
 
 FFT = 512
@@ -36,6 +36,18 @@ CHUNK_DEVICE = 65536
 # A GPU makes a plan for each number of transforms done together, and keeps it: that number is a power of two from here
 # to a chunk, however ragged the batches are.
 FEWEST_DEVICE = 1024
+
+
+class Bank(NamedTuple):
+    """What filter banks of one kind do to the waveform; beyond that all are as `PARAMETERS` says."""
+
+    window: str = "hanning"  # Kaldi's name of it, or povey: Hann's to the power of 0.85
+    full_scale: float = 1.0  # of the waveform: 1, or 32768 as Kaldi has it
+    mean_free: bool = True  # whether the clip's mean is subtracted
+
+
+AST = Bank()
+BEATS = Bank("povey", 32768.0, mean_free=False)
 
 PARAMETERS: dict[str, Any] = {
     "htk_compat": True,
@@ -61,6 +73,7 @@ def log_mel(
     pool: torch.Tensor | None = None,
     pools: tuple[int, ...] = (),
     partner: Partner | None = None,
+    bank: Bank = AST,
 ) -> torch.Tensor:
     """Log-mel frames, float32 [sum(sizes), 128], of S segments one after the other, on the waveform's device.
 
@@ -76,6 +89,7 @@ def log_mel(
             segment by itself (for checking: it goes a segment at a time and waits for the device).
         pool: int64 [S], neighbouring frames averaged into one, and `pools` the same as Python numbers; None: 1.
         partner: the waveforms that the segments are mixed with; None: none.
+        bank: ours and AST's; or another's, without a partner.
 
     Raises ValueError for an unknown mode or tensors that do not belong together.
     """
@@ -95,18 +109,23 @@ def log_mel(
         raw, raw_sizes = frames * pool, tuple(size * span for size, span in zip(sizes, pools))
     with torch.autocast(waveform.device.type, enabled=False), _full_precision(waveform.device):
         each = mode == "exact" or waveform.device.type == "cpu"
-        samples = (mean_free if each else mean_free_ragged)(waveform, offset, length)
+        if bank.mean_free:
+            samples = (mean_free if each else mean_free_ragged)(waveform, offset, length)
+        else:
+            samples = waveform * SCALE
+        if bank.full_scale != 1.0:
+            samples *= bank.full_scale
         if partner is not None:
             samples = (mix if each else mix_ragged)(samples, offset, partner)
         if mode == "exact":
-            mel = _exact(samples, offset, hop, raw_sizes)
+            mel = _exact(samples, offset, hop, raw_sizes, bank)
         else:
-            mel = _fast(samples, offset, hop, raw, sum(raw_sizes))
+            mel = _fast(samples, offset, hop, raw, sum(raw_sizes), bank)
         return mel if pool is None else average_pool(mel, frames, sizes, pool, pools)
 
 
 def _fast(
-    samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, frames: torch.Tensor, total: int
+    samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, frames: torch.Tensor, total: int, bank: Bank = AST
 ) -> torch.Tensor:
     """Frames of mean-free float32 `samples`: one gather of the frames' samples, then row-wise work."""
     before = torch.repeat_interleave(frames.cumsum(0) - frames, frames, output_size=total)
@@ -126,7 +145,7 @@ def _fast(
         n = min(chunk, total - begin)
         torch.index_select(windows, 0, start[begin : begin + n], out=framed[:n])
         space = padded[: n if on_cpu else _together(n)]
-        _filter_banks(framed[:n], line[: n * WINDOW], space, result[begin : begin + n])
+        _filter_banks(framed[:n], line[: n * WINDOW], space, result[begin : begin + n], bank)
     return result
 
 
@@ -135,14 +154,16 @@ def _together(frames: int) -> int:
     return min(max(FEWEST_DEVICE, 1 << (frames - 1).bit_length()), CHUNK_DEVICE)
 
 
-def _filter_banks(framed: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
+def _filter_banks(
+    framed: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor, bank: Bank
+) -> None:
     """Write the log filter banks of frames `framed` [n, 400], which are overwritten, into `result` [n, 128].
 
     Scratch space: `line` [n * 400], whose first number is zero; `padded` [n or more, 512], whose last 112 columns are
     zero. All of it is transformed.
     """
     n = len(framed)
-    window, groups = _tables(framed.device)
+    window, groups = _tables(framed.device, bank.window)
     framed -= framed.mean(dim=1, keepdim=True)
     # Pre-emphasis on all frames as one line of samples, four times as fast as row by row. It joins the first sample of
     # a frame to its neighbour's last, where Kaldi repeats the first; the window begins with 0, so neither counts.
@@ -159,14 +180,16 @@ def _filter_banks(framed: torch.Tensor, line: torch.Tensor, padded: torch.Tensor
     result.clamp_min_(FLOOR).log_()
 
 
-def _exact(samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+def _exact(
+    samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, sizes: tuple[int, ...], bank: Bank = AST
+) -> torch.Tensor:
     from torchaudio.compliance.kaldi import fbank  # takes a second to import, and only this mode needs it
 
-    pieces = []
+    pieces, parameters = [], PARAMETERS | {"window_type": bank.window}
     for begin, spacing, size in zip(offset.tolist(), hop.tolist(), sizes):
         segment = samples[begin : begin + (size - 1) * spacing + WINDOW]
         # torchaudio truncates milliseconds to samples; half a sample more keeps rounding from losing one.
-        pieces.append(fbank(segment[None], frame_shift=(spacing + 0.5) * 1000.0 / RATE, **PARAMETERS))
+        pieces.append(fbank(segment[None], frame_shift=(spacing + 0.5) * 1000.0 / RATE, **parameters))
     return torch.cat(pieces)
 
 
@@ -196,8 +219,9 @@ def mel_weights() -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
-    """(window [400], groups of filters); a group has only its own range of bins: (low, high, first mel, weights)."""
+def _tables(device: torch.device, window: str) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
+    """(window [400] by its name, groups of filters); a group has only its own range of bins: (low, high, first mel,
+    weights)."""
     weights = mel_weights()
     groups = []
     for first in range(0, BINS, BINS // GROUPS):
@@ -205,7 +229,8 @@ def _tables(device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int, in
         used = group.any(dim=0).nonzero()[:, 0]
         low, high = int(used[0]), int(used[-1]) + 1
         groups.append((low, high, first, _bring(group[:, low:high].T.contiguous(), device)))
-    return _bring(torch.hann_window(WINDOW, periodic=False), device), groups
+    hann = torch.hann_window(WINDOW, periodic=False)
+    return _bring(hann.pow(0.85) if window == "povey" else hann, device), groups
 
 
 def _bring(table: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -16,16 +16,20 @@ from gamut.data.batch import PackedBatch
 from gamut.data.front import normalised
 from gamut.errors import RecipeError
 from gamut.models.backbone import Backbone, build
+from gamut.models.families import find_public
 from gamut.models.find import find_weights, recipe_of
+from gamut.models.public import PublicEncoder, load_public
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.weights import load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
-from gamut.numbers import PATCH, RATE, WINDOW
+from gamut.numbers import HOP, PATCH, RATE, WINDOW
 from gamut.plan import Policy
 from gamut.recipe.policy import hop
 from gamut.recipe.schema import FrontEnd, Recipe
 from gamut.registry import Registry
 from gamut.shards.trained import trained_front
+
+SHORTEST = ((PATCH - 1) * HOP + WINDOW) / RATE  # seconds: 16 frames, a column of patches
 
 Each = Callable[[int, torch.Tensor], Any]  # (block, its output [clips, steps, dim] in the encoder's precision)
 
@@ -132,6 +136,22 @@ class OfSpeech(_OfWaveforms):
         return Final(steps, self._speech.field / 2 / RATE, self._speech.step / RATE)
 
 
+class OfPublic(_OfWaveforms):
+    """EAT, SSLAM, AudioMAE, BEATs, Dasheng, M2D: their own log-mel of the window; a step is a column of patches."""
+
+    def __init__(self, encoder: PublicEncoder, seconds: float, precision: str, device: torch.device) -> None:
+        super().__init__(max(seconds, SHORTEST))
+        self._encoder, self._device, self._precision = encoder, device, precision
+        self.depth, self.dim = encoder.depth, encoder.dim
+        self.model = {"kind": encoder.kind, "weights": digest(encoder), "precision": precision}
+        self.front = {"kind": f"log-mel of {encoder.family.name}", "seconds": self.samples / RATE}
+
+    def __call__(self, batch: PackedBatch, each: Each) -> None:
+        mel = self._encoder.log_mel(*self.window(batch.to(self._device)))
+        with half(self._device, self._precision):
+            self._encoder(mel, each)
+
+
 class OfSpectrograms:
     """Our own backbones, such as ASiT's teacher: a step is a column of patches (16 frames, or `model.stride` of them
     where they overlap), the mean of its 8 (12 at a stride of 10)."""
@@ -186,8 +206,7 @@ class OfSpectrograms:
 
         handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(self._vit.blocks)]
         try:
-            kind = {"fp16": torch.float16}.get(self._precision, torch.bfloat16)
-            with torch.autocast(self._device.type, kind, enabled=self._precision != "fp32"):
+            with half(self._device, self._precision):
                 tokens = self._vit(pixels, where)
                 clip = self._vit.pool(tokens, where)
         finally:
@@ -210,7 +229,8 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     if not recipe.init:
         raise RecipeError(
             "The recipe names no encoder: add init=PATH, a folder that transformers wrote (Whisper, HuBERT, wav2vec2), "
-            "an OpenAI Whisper (.pt), torchaudio weights (with extract.architecture), or an ASiT run."
+            "an OpenAI Whisper (.pt), torchaudio weights (with extract.architecture), a file of EAT, SSLAM, AudioMAE, "
+            "BEATs, Dasheng or M2D, or an ASiT run."
         )
     path = Path(recipe.init).expanduser()
     kinds = [ENCODERS[name] for name in ENCODERS]
@@ -242,6 +262,16 @@ def _load_speech(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
     return OfSpeech(speech, recipe.extract.seconds, recipe.precision, device)
 
 
+def _is_public(path: Path, recipe: Recipe) -> bool:
+    """A recipe that says how the log-mel is normalised means a model on ours, whatever its tensors are called."""
+    return not recipe.extract.architecture and recipe.front.mean is None and find_public(path) is not None
+
+
+def _load_public(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
+    encoder = load_public(path, device=device)
+    return OfPublic(encoder, recipe.extract.seconds, recipe.precision, device)
+
+
 def _load_spectrograms(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
     weights = find_weights(path)
     own = recipe_of(weights) or recipe
@@ -258,6 +288,15 @@ ENCODERS.add(
     "whisper", Kind(lambda path, recipe: is_whisper(path) or (path.is_file() and path.suffix == ".pt"), _load_whisper)
 )
 ENCODERS.add("speech", Kind(lambda path, recipe: bool(recipe.extract.architecture) or is_speech(path), _load_speech))
+
+
+ENCODERS.add("public", Kind(_is_public, _load_public))
+
+
+def half(device: torch.device, precision: str) -> torch.autocast:
+    """Arithmetic in half precision, fp16 or bf16, where `precision` says so."""
+    kind = {"fp16": torch.float16}.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, kind, enabled=precision != "fp32")
 
 
 def _policy(clips: int, frames: int, hop_length: int) -> Policy:

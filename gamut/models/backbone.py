@@ -12,6 +12,7 @@ from torch import nn
 from gamut.errors import RecipeError
 from gamut.models.layout import Kept, Layout, layout
 from gamut.numbers import bands
+from gamut.randomness import Purpose, key_torch, uniform_torch
 from gamut.recipe import schema
 from gamut.registry import BACKBONES
 
@@ -29,17 +30,36 @@ class Backbone(nn.Module, ABC):
 
     blocks: nn.ModuleList  # in order; each gives its tokens [T, dim] first, as features of all layers are made of them
 
-    def __init__(self, model: schema.Model) -> None:
+    def __init__(self, model: schema.Model, high: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.class_token = model.pooling == "cls"
         self.special = int(self.class_token) + int(model.distilled)  # tokens before a segment's patches
-        self.bands = bands(model.stride)  # of patches in a column
+        self.bands = high or bands(model.stride)  # patches of a column
 
     def layout(self, frames: torch.Tensor, sizes: tuple[int, ...], kept: Kept | None = None) -> Layout:
         """Where the tokens of segments of `frames` (int64 [S]; `sizes` as Python numbers) frames are in this model."""
         model = self.model
-        return layout(frames, sizes, self.class_token, kept, distilled=model.distilled, stride=model.stride)
+        return layout(
+            frames, sizes, self.class_token, kept, distilled=model.distilled, stride=model.stride, high=self.bands
+        )
+
+    def keep(self, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor | None:
+        """What each branch of each block is multiplied with, float32 [2 * depth, T, 1]: 0 for one that is dropped for
+        its whole segment, else 1 / (share kept). None: nothing is dropped.
+
+        The share dropped rises from none in the first block to all of `drop_path` in the last (timm's schedule).
+        """
+        if not self.training or drop_keys is None or not self.model.drop_path:
+            return None
+        # One key a branch and segment, all made at once.
+        branch = torch.arange(2 * len(self.blocks), device=drop_keys.device)[:, None]
+        share = (branch // 2).double() * self.model.drop_path / max(self.model.depth - 1, 1)
+        draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH))
+        keep = (draw >= share.float()) / (1.0 - share).float()
+        # Keys in the host's memory are hashed there: as many calls, each a tenth of what one of a GPU costs.
+        keep = keep.to(where.segment.device, non_blocking=True)
+        return torch.index_select(keep, 1, where.segment)[..., None]
 
     @abstractmethod
     def forward(self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None = None) -> torch.Tensor:

@@ -59,11 +59,13 @@ def layout(
     *,
     distilled: bool = False,
     stride: int = PATCH,
+    high: int | None = None,
 ) -> Layout:
     """Lay out segments of `frames` (int64 [S], on the batch's device; `sizes` the same as Python numbers) frames.
 
     kept: which of their patches there are, from `drop_tokens`; each has its own time and frequency still. None: all.
-    distilled: a distillation token follows each CLS. stride: of the patches. A model knows what it needs of these
+    distilled: a distillation token follows each CLS. stride: of the patches. high: of them in a column, where it is not
+    those of 128 mel bins. A model knows what it needs of these
     (`VisionTransformer.layout`). Raises ValueError for a length that is not a multiple of 16: the front end gives whole
     patches only.
     """
@@ -71,7 +73,7 @@ def layout(
     if odd or len(frames) != len(sizes):
         raise ValueError(f"Segments must have a positive multiple of {PATCH} frames, not {odd or sizes}.")
     device = frames.device
-    special, high = int(class_token) + int(distilled), bands(stride)
+    special, high = int(class_token) + int(distilled), high or bands(stride)
     widths = tuple(columns(size, stride) for size in sizes)
     counts = tuple(width * high for width in widths)
     patches = sum(counts)

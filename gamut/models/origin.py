@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from gamut.errors import CheckpointError
-from gamut.models.names import KERNEL, State
+from gamut.models.names import KERNEL, M2D_BANDS, State
 from gamut.models.positions import middle, resize_grid, resize_image, stretch
 from gamut.models.vit import VisionTransformer
-from gamut.numbers import PATCH, bands
+from gamut.numbers import bands
 
 SPECIAL = ("cls_token", "dist_token")  # tokens that may have a position of their own, in this order
 
@@ -67,10 +67,10 @@ def as_ours(saved: State, prefix: str, vit: VisionTransformer, path: Path) -> tu
 
 
 def _check(kernel: torch.Tensor, vit: VisionTransformer, path: Path) -> None:
-    if kernel.shape[2:] != (PATCH, PATCH):
+    if kernel.shape[2:] != vit.patch:
         raise CheckpointError(
-            f"{path} has patches of {kernel.shape[2]}x{kernel.shape[3]}, this model's are 16x16: take weights of a ViT "
-            "with patches of 16."
+            f"{path} has patches of {kernel.shape[2]}x{kernel.shape[3]}, this model's are {vit.patch[0]}x"
+            f"{vit.patch[1]}: take weights of a ViT with patches of 16."
         )
     try:
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
@@ -105,12 +105,12 @@ def _time_major(
     """Of a spectrogram: (positions of class and distillation token [0 to 2, dim], [columns, bands, dim]).
 
     How many bands there are is not written down: as many as the model has, if that divides the number of patches, else
-    8 (patches side by side) or 12 (AST's stride of 10).
+    8 (patches side by side), 12 (AST's stride of 10) or 5 (M2D's 80 mel bins).
     """
     table = saved["pos_embed"].float().flatten(0, -2)
     special = sum(name in saved for name in SPECIAL)
     patches = len(table) - special
-    for high in (vit.bands, bands(), bands(10)):
+    for high in (vit.bands, bands(), bands(10), M2D_BANDS):
         if patches > 0 and patches % high == 0:
             grid = table[special:]
             return table[:special], (
@@ -118,7 +118,8 @@ def _time_major(
             )
     raise CheckpointError(
         f"{path} has {len(table)} positions, {special} of them of special tokens, and the rest are no grid with "
-        f"{vit.bands}, {bands()} or {bands(10)} patches over frequency: use the model section that it was trained with."
+        f"{vit.bands}, {bands()}, {bands(10)} or {M2D_BANDS} patches over frequency: use the model section "
+        "that it was trained with."
     )
 
 

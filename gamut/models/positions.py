@@ -121,3 +121,16 @@ def resize_image(grid: torch.Tensor, height: int, width: int, kind: str) -> torc
     """A table of an image's patches [old height, old width, dim] as [height, width, dim]: `F.interpolate` of both."""
     tall = stretch(grid.flatten(1), height, kind).unflatten(1, grid.shape[1:])
     return stretch(tall.transpose(0, 1).flatten(1), width, kind).unflatten(1, (height, -1)).transpose(0, 1)
+
+
+def sines(columns: int, bands: int, dim: int) -> torch.Tensor:
+    """float32 [columns, bands, dim]: MAE's fixed positions. The first half of a row tells the band, the second the
+    column: sines, then cosines, of dim / 4 frequencies from 1 to 1 / 10000."""
+    frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+
+    def of(length: int) -> torch.Tensor:
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+    band, column = of(bands)[None], of(columns)[:, None]
+    return torch.cat([band.expand(columns, -1, -1), column.expand(-1, bands, -1)], 2).float()

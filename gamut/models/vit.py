@@ -14,8 +14,7 @@ from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout
 from gamut.models.pooling import AttentionPool, mean_pool
 from gamut.models.positions import factorised_positions, grid_positions
-from gamut.numbers import columns
-from gamut.randomness import Purpose, key_torch, uniform_torch
+from gamut.numbers import PATCH, columns
 from gamut.recipe import schema
 from gamut.recipe.check import check_model
 
@@ -64,7 +63,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block. Each of its two branches may be dropped for whole segments (stochastic depth).
+    """A block with its norms before attention and MLP, or after them (`model.norm`). Each of its two branches may be
+    dropped for whole segments (stochastic depth).
 
     All but attention is in `before` and `after`, which see tensors alone: they can be compiled for any layout.
     """
@@ -73,6 +73,7 @@ class Block(nn.Module):
 
     def __init__(self, model: schema.Model) -> None:
         super().__init__()
+        self.post = model.norm == "post"
         self.norm1 = nn.LayerNorm(model.dim, eps=EPS)
         self.attn = Attention(model.dim, model.heads, model.attention_scale)
         self.norm2 = nn.LayerNorm(model.dim, eps=EPS)
@@ -84,12 +85,15 @@ class Block(nn.Module):
 
     def before(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values, [T, heads, d] each."""
-        return self.attn.split(self.norm1(x))
+        return self.attn.split(x if self.post else self.norm1(x))
 
     def after(self, x: torch.Tensor, heads: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         """The block's output, of its input and what attention gave, [T, heads, d]."""
         first, second = (None, None) if keep is None else keep.unbind()
         x = joined(x, self.attn.join(heads), first)
+        if self.post:
+            x = self.norm1(x)
+            return self.norm2(joined(x, self.mlp(x), second))
         return joined(x, self.mlp(self.norm2(x)), second)
 
 
@@ -125,15 +129,21 @@ class VisionTransformer(Backbone):
     Positions are read off tables for any length (`gamut.models.positions`). Weights come from `seed` alone; torch's
     generators are neither read nor moved.
 
+    `grid`: frames and mel bins of a patch, 256 pixels in all, and how many are in a column, where it is a public
+    encoder of other spectrograms than ours (`gamut.models.public`).
+
     >>> vit = VisionTransformer(schema.Model(dim=32, depth=1, heads=2, table_frames=64), seed=0)
     >>> where = vit.layout(torch.tensor([32, 48]), (32, 48))
     >>> tokens = vit(torch.zeros(40, 256), where)   # [42, 32]
     >>> vit.pool(tokens, where)                     # [2, 32]
     """
 
-    def __init__(self, model: schema.Model, seed: int = 0) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: schema.Model, seed: int = 0, grid: tuple[int, int, int | None] = (PATCH, PATCH, None)
+    ) -> None:
+        super().__init__(model, grid[2])
         check_model(model)
+        self.patch = grid[:2]
         self.table_columns = columns(model.table_frames, model.stride)
         with unfilled():
             self.patch_embed = PatchEmbed(model.dim)
@@ -165,10 +175,11 @@ class VisionTransformer(Backbone):
                 "class tokens a segment (class and distillation token)."
             )
         x = self._embed(patches, where)
-        keep = self._keep(where, drop_keys)
+        x = self.norm(x) if self.model.norm == "post" else x
+        keep = self.keep(where, drop_keys)
         for number, block in enumerate(self.blocks):
             x = block(x, where, None if keep is None else keep[2 * number : 2 * number + 2])
-        return self.norm(x)
+        return x if self.model.norm == "post" else self.norm(x)
 
     def pool(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:
         """One vector a segment, [S, dim], from what `forward` returned."""
@@ -197,19 +208,3 @@ class VisionTransformer(Backbone):
                 one = one + self.pos_embed[0, number : number + 1]
             whole = whole.index_copy(0, where.cls + number, one.to(x.dtype).expand(where.segments, -1))
         return whole
-
-    def _keep(self, where: Layout, drop_keys: torch.Tensor | None) -> torch.Tensor | None:
-        """float32 [2 * depth, T, 1]: 0 for a dropped branch of a segment, else 1 / (share kept).
-
-        The share dropped rises from none in the first block to all of `drop_path` in the last (timm's schedule).
-        """
-        if not self.training or drop_keys is None or not self.model.drop_path:
-            return None
-        # One key a branch and segment, all made at once.
-        branch = torch.arange(2 * len(self.blocks), device=drop_keys.device)[:, None]
-        share = (branch // 2).double() * self.model.drop_path / max(self.model.depth - 1, 1)
-        draw = uniform_torch(key_torch(drop_keys, branch, Purpose.DROP_PATH))
-        keep = (draw >= share.float()) / (1.0 - share).float()
-        # Keys in the host's memory are hashed there: as many calls, each a tenth of what one of a GPU costs.
-        keep = keep.to(where.segment.device, non_blocking=True)
-        return torch.index_select(keep, 1, where.segment)[..., None]

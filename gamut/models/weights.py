@@ -23,7 +23,7 @@ from gamut.files import write_bytes
 from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.find import OURS, described, find_weights, metadata_of, statistics_in, told, undescribed
-from gamut.models.names import KERNEL, our_names
+from gamut.models.names import BEATS_KERNEL, EAT_KERNELS, KERNEL, our_names
 from gamut.models.origin import as_ours
 from gamut.models.strict import copy_into, require_fit
 from gamut.models.vit import VisionTransformer
@@ -69,7 +69,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{path} is damaged: its sha256 is not the one in manifest.json. Take another checkpoint."
         )
     if data[8:9] != b"{" and data.startswith((b"PK\x03\x04", b"\x80")):  # as torch.save begins, now and formerly
-        return dict(sorted(_tensors(unpickle(data, str(path), [argparse.Namespace])).items())), {}
+        return dict(sorted(_tensors(unpickle(data, str(path), [argparse.Namespace], configs=True)).items())), {}
     try:
         state = load(data)
         with safe_open(path, "pt") as file:
@@ -78,6 +78,23 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
     # The library's order of names changes from call to call.
     return dict(sorted(state.items())), undescribed(metadata)
+
+
+def shapes_of(path: Path) -> tuple[dict[str, torch.Size], dict[str, Any]]:
+    """(shapes of the tensors that `load_weights` would give, and `cfg`, what fairseq wrote of the model beside them),
+    without reading the tensors. {}: nothing that JSON could hold is said. Raises CheckpointError."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(9)
+        if begin[8:] != b"{" and begin.startswith((b"PK\x03\x04", b"\x80")):
+            tree = unpickle(path, str(path), [argparse.Namespace], configs=True)
+            told = tree.get("cfg") if isinstance(tree, dict) else None
+            shapes = {name: tensor.shape for name, tensor in _tensors(tree).items()}
+            return shapes, told if isinstance(told, dict) else {}
+        with safe_open(path, "pt") as file:
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}, {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"The weights {path} cannot be read ({error}).") from error
 
 
 def _tensors(tree: Any, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -162,7 +179,20 @@ def load_backbone(vit: Backbone, init: str | Path, prefix: str = "teacher.backbo
     Raises CheckpointError naming the first tensor that is missing or misshapen.
     """
     path = find_weights(init)
-    return _copy_backbone(vit, our_names(load_weights(path)[0]), path, prefix)
+    state = load_weights(path)[0]
+    if isinstance(vit, VisionTransformer):
+        _require_kind(vit, state, path)
+    return _copy_backbone(vit, our_names(state), path, prefix)
+
+
+def _require_kind(vit: VisionTransformer, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Raises CheckpointError for a public encoder whose tensors would fit and mean something else, or nothing."""
+    if vit.model.norm != "post" and any(name.endswith(EAT_KERNELS) for name in state):
+        raise CheckpointError(f"{path} is EAT or SSLAM, whose norms come after each sum: set model.norm=post.")
+    if any(name.endswith(BEATS_KERNEL) for name in state):
+        raise CheckpointError(
+            f"{path} is BEATs, which has relative positions: set model.backbone=beats and model.pooling=mean."
+        )
 
 
 def load_classifier(network: ClassifierNetwork, init: str | Path, prefix: str = "backbone.") -> Loaded:

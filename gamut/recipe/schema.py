@@ -95,6 +95,12 @@ class Model:
         "also decides how weights of an image ViT are taken: the image's rows become time (asit) or frequency (ast)",
         one_of("asit", "ast"),
     )
+    norm: str = key(
+        "pre",
+        "where LayerNorms stand. pre: before a block's attention and its MLP, and one after the last block (ViT); "
+        "post: after each of the two has been added, and one before the first block (EAT, data2vec 2.0)",
+        one_of("pre", "post"),
+    )
     pooling: str = key(
         "cls",
         "a clip's vector: cls (class token), attention (ElasticAST: a learned query, masked), or mean (of its tokens). "
@@ -364,7 +370,7 @@ class Recipe:
     init: str = key(
         "",
         "where the weights start from: a run or checkpoint folder, a file of weights, a ViT of images (timm, "
-        "transformers), public weights of ElasticAST, AST, SSAST or ASiT",
+        "transformers), public weights of ElasticAST, AST, SSAST, ASiT, AudioMAE, EAT, M2D or BEATs",
     )
     objective: str = key(
         "asit",

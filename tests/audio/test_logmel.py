@@ -241,11 +241,13 @@ def test_frames_beside_others_that_are_scratch_have_their_own_bits(monkeypatch: 
     before = log_mel(waveform, offset, length, hop, frames, (48, 400, 16))
     banks = logmel._filter_banks
 
-    def roomy(rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor) -> None:
+    def roomy(
+        rows: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor, *bank: logmel.Bank
+    ) -> None:
         space = torch.full((2 * len(rows), logmel.FFT), 7.0)
         space[: len(rows)] = padded
         space[:, 400:] = 0.0
-        banks(rows, line, space, result)
+        banks(rows, line, space, result, *bank)
 
     monkeypatch.setattr(logmel, "_filter_banks", roomy)
     assert torch.equal(log_mel(waveform, offset, length, hop, frames, (48, 400, 16)), before)

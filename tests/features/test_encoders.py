@@ -17,6 +17,7 @@ from gamut.errors import GamutError
 from gamut.features.encoders import OfSpectrograms, digest
 from gamut.features.extract import prepare, run
 from gamut.models.layout import layout
+from gamut.models.public import load_public
 from gamut.models.speech import load_speech
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import save_weights
@@ -27,7 +28,14 @@ from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from tests.close import assert_close
 from tests.features.conftest import changed, opened
+from tests.models.public_files import FILES
 from tests.models.test_speech import SIZES, STABLE
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: make(tmp_path_factory.mktemp(kind)) for kind, make in FILES.items()}
+
 
 MODEL = schema.Model(dim=32, depth=2, heads=2, table_frames=192, drop_path=0.2)
 
@@ -117,6 +125,28 @@ def test_a_speech_model_by_its_folder(recipe: Recipe, tmp_path: Path) -> None:
         assert len(x) == 259
         assert_close(got[layer, 12], x[240:].mean(0), 1e-5)
         assert_close(got[layer, :12], x[:240].view(12, 20, -1).mean(1), 1e-5)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_public_encoders_by_their_files(recipe: Recipe, public: dict[str, Path], kind: str) -> None:
+    recipe = changed(replace(recipe, init=str(public[kind]), subset={"per_class": 1}), seconds=2.5, pool=1)
+    job = prepare(recipe)
+    cache = run(job, job.begin())
+    mine, reader = load_public(public[kind]), Reader(opened(recipe))
+    row, found = int(cache.rows[3]), []
+    clip, own = torch.zeros(1, 40_000, dtype=torch.int16), torch.from_numpy(reader.decode(row)[:40_000].copy())
+    clip[0, : len(own)] = own
+    mine(mine.log_mel(clip, torch.tensor([len(own)])), lambda block, x: found.append(x[0]))
+    steps = {"dasheng": 62, "beats": 15}.get(kind, 16)  # of 248 frames; 251, and the last column whole, in M2D
+    assert (cache.info.layers, cache.info.steps, cache.info.dim) == (len(found), steps, mine.dim)
+    assert_close(cache.read([row])[0], torch.stack(found), 1e-5)
+    assert cache.info.model["kind"] == kind
+
+
+def test_a_recipe_that_normalises_means_its_own_log_mel(recipe: Recipe, public: dict[str, Path]) -> None:
+    model = schema.Model(dim=128, depth=2, heads=2, table_frames=1024)
+    told = replace(recipe, init=str(public["audiomae"]), model=model, front=schema.FrontEnd(mean=-4.3, std=4.6))
+    assert prepare(told).about.front["kind"] == "log-mel"
 
 
 def test_weights_that_are_no_encoder_are_a_sentence(recipe: Recipe, tmp_path: Path) -> None:

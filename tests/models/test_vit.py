@@ -140,7 +140,7 @@ def test_drop_path_drops_whole_segments_as_often_as_asked() -> None:
     sizes = (16,) * 4000
     where = layout(torch.tensor(sizes), sizes, class_token=True)
     keys = key_torch(3, torch.arange(4000))
-    keep = vit._keep(where, keys)
+    keep = vit.keep(where, keys)
     assert keep is not None
     per_segment = keep.reshape(6, 4000, 9)
     assert torch.equal(per_segment.amin(2), per_segment.amax(2))
