@@ -12,8 +12,10 @@ import torch
 from gamut.accelerator import accelerator
 from gamut.embed.model import Model, Window
 from gamut.errors import CheckpointError, RecipeError
-from gamut.features.encoders import OfSpectrograms, OfSpeech, OfWhisper
+from gamut.features.encoders import SHORTEST, OfPublic, OfSpectrograms, OfSpeech, OfWhisper
+from gamut.models.families import find_public
 from gamut.models.find import find_weights, metadata_of
+from gamut.models.public import load_public
 from gamut.models.speech import is_speech, load_speech
 from gamut.models.whisper import is_whisper, load_whisper
 from gamut.numbers import PATCH, RATE, WINDOW
@@ -25,7 +27,8 @@ from gamut.tag.choose import load as load_tagger
 from gamut.tag.spectrogram import longest
 from gamut.tag.speech import Speech
 
-LONGEST = 30.0  # seconds of a window of HuBERT and wav2vec2, which read any length at a cost that grows with its square
+# Seconds of a window of encoders of any length, whose cost grows with its square: HuBERT, wav2vec2, BEATs, EAT
+LONGEST = 30.0
 
 
 def load(
@@ -47,7 +50,7 @@ def load(
     place: a run of pretraining or fine-tuning, one of its rounds, checkpoints or files of weights; an exported folder;
     a public AST, SSAST, ASiT or ElasticAST (a file, or a folder of transformers); a Whisper (a folder of transformers,
     an OpenAI .pt); HuBERT or wav2vec2 (a folder of transformers, or torchaudio's weights with `architecture`, such
-    as hubert_base).
+    as hubert_base); BEATs, EAT, SSLAM, AudioMAE, Dasheng or M2D (a file, or a folder of transformers).
 
     head, encoder, text: as in `gamut.tag.load`, of a Whisper. labels: class names where the weights do not say them: a
     sequence, or a file. model: keys of the model section of public weights that their tensors do not tell, such as
@@ -56,8 +59,8 @@ def load(
     window: every sound is read in windows of so many seconds, the last followed by silence, as `gamut features extract`
     reads its first (`extract.seconds`). None: as the model is meant to be used. Whisper: 30 s, filled up; with a head
     the head's. A fine-tuned run: as it is scored, whole where it reads any length. A pretraining, ElasticAST and ASiT:
-    sounds at their own length, up to 30 s (`probe.max_seconds`); AST, SSAST: filled up to their table. HuBERT and
-    wav2vec2: at their own length, up to 30 s.
+    sounds at their own length, up to 30 s (`probe.max_seconds`); AST, SSAST: filled up to their table. HuBERT,
+    wav2vec2, BEATs, EAT, AudioMAE, Dasheng and M2D: at their own length, up to 30 s, as docs/features.md says.
 
     precision: fp32, bf16 or fp16 (None: the run's, or fp32). device: None for a GPU where there is one.
 
@@ -74,6 +77,10 @@ def load(
         raise RecipeError(f"A window is of 0.1 to 600 s, not of {window:g} s.")
     if architecture or is_speech(path):
         return _speech(path, architecture, window, precision or "fp32", on)
+    if normalise is None and model is None and not (head or text) and find_public(path) is not None:
+        public = OfPublic(load_public(path, device=on), window or LONGEST, precision or "fp32", on)
+        cut = Window(public.samples, 1 if window else round(SHORTEST * RATE), window is not None)
+        return Model(public, cut, None, f"{path}", str(path), on)
     if (is_whisper(path) or path.suffix == ".pt") and head is None and not text:
         whisper = load_whisper(path, precision=precision or "fp32", device=on)
         encodes = OfWhisper(whisper, window or whisper.longest, precision or "fp32", on)

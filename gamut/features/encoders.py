@@ -146,10 +146,18 @@ class OfPublic(_OfWaveforms):
         self.model = {"kind": encoder.kind, "weights": digest(encoder), "precision": precision}
         self.front = {"kind": f"log-mel of {encoder.family.name}", "seconds": self.samples / RATE}
 
-    def __call__(self, batch: PackedBatch, each: Each) -> None:
+    def at(self, samples: int) -> Self:
+        other = copy.copy(self)
+        other.samples = max(samples, round(SHORTEST * RATE))
+        other.front = self.front | {"seconds": other.samples / RATE}
+        return other
+
+    def __call__(self, batch: PackedBatch, each: Each) -> Final:
         mel = self._encoder.log_mel(*self.window(batch.to(self._device)))
         with half(self._device, self._precision):
-            self._encoder(mel, each)
+            found = self._encoder(mel, each)
+        family = self._encoder.family
+        return Final(found.steps, family.first, family.step, found.clip, found.patches)
 
 
 class OfSpectrograms:

@@ -15,7 +15,7 @@ from gamut.errors import CheckpointError
 from gamut.models.find import find_weights
 from gamut.models.names import BEATS_KERNEL, DASHENG_TIME, EAT_KERNELS, KERNEL, M2D_BANDS, is_m2d
 from gamut.models.weights import shapes_of
-from gamut.numbers import BINS, PATCH
+from gamut.numbers import BINS, HOP, PATCH, RATE, WINDOW
 from gamut.recipe import schema
 from gamut.track.run import RunFolder
 
@@ -32,19 +32,33 @@ class Family:
     high: int = BINS // PATCH  # patches of a column
     least: int = 0  # frames that shorter clips are padded to
     whole: bool = False  # whether the last column is padded to a whole one, or left out
+    centred: bool = False  # whether frames are around every 160th sample, or begin there
     pieces: bool = False  # whether clips longer than the table are cut, each piece by itself
+    class_token: bool = False  # whether its class token is a clip's vector, as published; else the mean of its steps
     side_by_side: bool = False  # the bands of a column, in place of their mean
     bank: Bank = AST
     mean: float = 0.0  # of the log-mel
     spread: float = 1.0  # by which it is divided: twice the deviation, with M2D once
 
+    @property
+    def step(self) -> float:
+        """Seconds from one step to the next."""
+        return self.frames * HOP / RATE
+
+    @property
+    def first(self) -> float:
+        """Seconds from the beginning of a clip to the middle of its first step."""
+        return ((self.frames - 1) * HOP + (0 if self.centred else WINDOW)) / 2 / RATE
+
 
 FAMILIES = {
-    "eat": Family("EAT or SSLAM", least=1024, whole=True, mean=-4.268, spread=2 * 4.569),
+    "eat": Family("EAT or SSLAM", class_token=True, least=1024, whole=True, mean=-4.268, spread=2 * 4.569),
     "audiomae": Family("AudioMAE", least=1024, whole=True, pieces=True, mean=-4.2677393, spread=2 * 4.5689974),
     "beats": Family("BEATs", bank=BEATS, mean=15.41663, spread=2 * 6.55582),
-    "dasheng": Family("Dasheng", frames=4, mels=64, high=1, pieces=True),
-    "m2d": Family("M2D", mels=80, high=M2D_BANDS, whole=True, pieces=True, side_by_side=True, mean=-7.1, spread=4.2),
+    "dasheng": Family("Dasheng", frames=4, mels=64, high=1, pieces=True, centred=True),
+    "m2d": Family(
+        "M2D", mels=80, high=M2D_BANDS, whole=True, pieces=True, centred=True, side_by_side=True, mean=-7.1, spread=4.2
+    ),
 }
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,6 +52,14 @@ TOLD_BEATS = {  # what its config says of the model, where that is not in the sh
     "conv_pos_groups": GROUPS,
     "input_patch_size": PATCH,
 }
+
+
+class Final(NamedTuple):
+    """What comes behind the last block and its norm."""
+
+    steps: torch.Tensor  # [B, steps, dim]
+    patches: torch.Tensor  # [B, steps, bands, width]
+    clip: torch.Tensor | None  # [B, dim], of the class token, where that is what is published as the clip's vector
 
 
 class PublicEncoder(nn.Module):
@@ -100,7 +108,7 @@ class PublicEncoder(nn.Module):
         return mel.unflatten(0, (count, frames)) * self.gain + self.shift
 
     @torch.no_grad()
-    def forward(self, mel: torch.Tensor, each: Callable[[int, torch.Tensor], Any]) -> None:
+    def forward(self, mel: torch.Tensor, each: Callable[[int, torch.Tensor], Any]) -> Final:
         """Encode what `log_mel` gave; `each(block, output [B, steps, dim])` is called as the blocks come."""
         family, count, own = self.family, len(mel), -(-mel.shape[1] // self.family.frames)
         mel = self._padded(mel)
@@ -113,19 +121,23 @@ class PublicEncoder(nn.Module):
         sizes = tuple(min(piece, columns - at) * PATCH for at in range(0, columns, piece)) * count
         where = self.backbone.layout(torch.tensor(sizes, device=mel.device), sizes)
 
-        def hook(number: int) -> Callable[..., None]:
-            def take(module: nn.Module, inputs: Any, tokens: torch.Tensor) -> None:
-                cells = torch.index_select(tokens, 0, where.patch).view(count, columns, family.high, -1)[:, :own]
-                each(number, cells.flatten(2) if family.side_by_side else cells.mean(2))
+        def cells(tokens: torch.Tensor) -> torch.Tensor:
+            return torch.index_select(tokens, 0, where.patch).view(count, columns, family.high, -1)[:, :own]
 
-            return take
+        def steps(patches: torch.Tensor) -> torch.Tensor:
+            return patches.flatten(2) if family.side_by_side else patches.mean(2)
+
+        def hook(number: int) -> Callable[..., None]:
+            return lambda module, inputs, tokens: each(number, steps(cells(tokens)))
 
         handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(self.backbone.blocks)]
         try:
-            self.backbone(pixels, where)
+            tokens = self.backbone(pixels, where)
         finally:
             for handle in handles:
                 handle.remove()
+        patches = cells(tokens)
+        return Final(steps(patches), patches, self.backbone.pool(tokens, where) if family.class_token else None)
 
     @property
     def _piece(self) -> int:
