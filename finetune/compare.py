@@ -87,8 +87,8 @@ def difference(one: dict, other: dict, metric: Metric) -> dict[str, float]:
     if metric.by_clip:
         mean, low, high = paired_bootstrap(by_clip(one, metric), by_clip(other, metric), resamples=10_000, seed=0)
         return {"mean": mean, "low": low, "high": high}
-    mean = float(one["mean"] - other["mean"])
-    if not metric.has_interval:
+    mean, both = float(one["mean"] - other["mean"]), [*one["rounds"], *other["rounds"]]
+    if not metric.has_interval or not all(Path(entry.get("scores", "")).is_file() for entry in both):
         return {"mean": mean}
     low, high = ends(resampled_mean(one, metric) - resampled_mean(other, metric))
     return {"mean": mean, "low": low, "high": high}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ COMMANDS = {
     "table1": ("finetune.table1", "train and score heads on frozen encoders, and count their cost"),
     "study": ("launchers.study", "compare pretraining recipes over tasks and seeds"),
     "masks": ("pretrain.masks", "plot a clip as the student of a pretraining sees it"),
+    "runs": ("gamut.runs.__main__", "list, show, compare, prune and verify runs, checkpoints and feature caches"),
     "track": ("gamut.track.__main__", "bring a run's metrics to MLflow"),
     "doctor": ("launchers.doctor", "look at everything that a run needs here, and say what to mend"),
     "demo": ("launchers.demo", "from nothing to a fine-tuned classifier on this machine"),
@@ -116,5 +118,8 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+            return 141
 
     return wrapped

@@ -42,6 +42,7 @@ FLOOR = {
     "gamut.tag": 6,
     "gamut.analyse": 7,
     "gamut.estimate": 7,
+    "gamut.runs": 7,
     "gamut.export": 7,
     "gamut.embed": 7,
     "pretrain": 8,

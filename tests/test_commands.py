@@ -85,3 +85,10 @@ def test_plugins_are_loaded_once_before_a_command_and_not_for_help(tmp_path: Pat
     broken = run("shards", "stats", "nowhere", plugins="absent", path=tmp_path)
     assert broken.returncode == 2
     assert broken.stderr.startswith("error: The plugin absent, named by GAMUT_PLUGINS, cannot be imported")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    line = f"{sys.executable} -c 'from gamut.commands import command\n@command\ndef main():\n"
+    line += " for number in range(99999): print(number)\nraise SystemExit(main())' | head -1"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -16,7 +16,7 @@ HEAVY |= {"webdataset", "fairscale", "submitit", "boto3", "h5py"}
 MOST = 600  # modules; torch alone is more than a thousand
 SUBCOMMANDS = ["shards convert", "shards index", "shards verify", "shards stats", "shards show", "features extract"]
 SUBCOMMANDS += ["features verify", "features info", "analyse layers", "analyse noise", "submit convert"]
-SUBCOMMANDS += ["submit features"]
+SUBCOMMANDS += ["submit features", "runs list", "runs prune"]
 LOADED = """
 import json, sys
 try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gamut.commands import command, parser_of
 from gamut.errors import FeatureError
+from gamut.features.folder import ABOUT, CACHE
 from gamut.numbers import RATE
 from gamut.recipe.find import list_recipes
 from gamut.recipe.schema import Recipe
@@ -153,7 +154,7 @@ def print_extracted(cache: FeatureCache) -> None:
 
 def mend(folder: Path) -> None:
     """Take damaged shards and those with holes out of a finished cache, so that they are made anew."""
-    from gamut.features.cache import ABOUT, CACHE, FeatureCache, verify
+    from gamut.features.cache import FeatureCache, verify
     from gamut.features.store import Store
 
     if not (folder / ABOUT).exists():
@@ -198,7 +199,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from gamut.features.cache import ABOUT, CACHE, FeatureCache
+    from gamut.features.cache import FeatureCache
 
     folders = [arguments.folder]
     if not (arguments.folder / ABOUT).is_file():

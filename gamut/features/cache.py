@@ -15,14 +15,12 @@ import xxhash
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features.about import About
+from gamut.features.folder import ABOUT, CACHE, INDEX
 from gamut.features.precision import STORED, load
 from gamut.features.shard import Files, checksum, read_header, shard_name
 from gamut.files import require_digest
 from gamut.progress import Progress
 
-ABOUT = "about.json"
-CACHE = "cache.json"
-INDEX = "index"
 DTYPES = {
     "clip_id": np.uint64,
     "row": np.int64,

@@ -19,8 +19,9 @@ from gamut.data.batch import Hole, PackedBatch
 from gamut.data.loader import Loader
 from gamut.errors import FeatureError, RecipeError
 from gamut.features.about import About, chosen
-from gamut.features.cache import ABOUT, FeatureCache
+from gamut.features.cache import FeatureCache
 from gamut.features.encoders import Encoder, load_encoder
+from gamut.features.folder import ABOUT
 from gamut.features.store import Records, Store, refuse_holes
 from gamut.numbers import CLIPS_A_SHARD, WINDOW
 from gamut.plan import Clips, Policy, plan_evaluation

@@ -24,12 +24,12 @@ import torch
 from gamut.data.batch import Hole
 from gamut.errors import FeatureError
 from gamut.features.about import About
-from gamut.features.cache import ABOUT, CACHE, INDEX, FeatureCache, column_digest
+from gamut.features.cache import FeatureCache, column_digest
+from gamut.features.folder import ABOUT, CACHE, INDEX, LOCKS
 from gamut.features.precision import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
 from gamut.files import TEMPORARY, lock, with_digest, write_bytes
 
-LOCKS = "locks"
 SHOWN = 20  # names in a message
 
 

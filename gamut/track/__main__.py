@@ -6,7 +6,6 @@ from pathlib import Path
 
 from gamut.commands import command, parser_of
 from gamut.errors import RunError
-from gamut.files import lock
 from gamut.track.feed import Feed
 from gamut.track.run import RunFolder
 from gamut.track.store import public, store_uri
@@ -28,25 +27,18 @@ def main(argv: list[str] | None = None) -> int:
     uri = options.uri or store_uri(recipe)
     if uri is None:
         raise RunError("The run's recipe says track.mlflow: off; name a store with --uri.")
-    if not _idle(folder.path):
-        raise RunError(f"The run at {folder.path} is being written, and feeds MLflow itself.")
+    try:
+        holder = folder.holder()
+    except OSError as error:
+        holder = str(error)
+    if holder:
+        raise RunError(f"The run at {folder.path} is being written ({holder}), and feeds MLflow itself.")
     try:
         Feed(folder, recipe, uri).now(dead=True)
     except Exception as error:  # MLflow raises what it likes; the person wants a sentence
         raise RunError(f"MLflow at {public(uri)} did not take the metrics: {error}") from error
     print(f"{folder.path} is in MLflow at {public(uri)}")
     return 0
-
-
-def _idle(path: Path) -> bool:
-    """Whether no process holds the run's lock."""
-    if not (path / "lock").exists():
-        return True
-    try:
-        with lock(path / "lock", wait=False, inherited=False) as idle:
-            return idle
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

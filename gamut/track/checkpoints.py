@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from gamut.errors import CheckpointError
 LATEST = "latest"  # for people and scripts too; a run that goes on looks at the checkpoints themselves
 KEPT = "kept.json"
 STATE = "state.json"  # of a checkpoint: where the run stood
+MANIFEST = "manifest.json"  # of a checkpoint: sha256 and size of every file
+SAVING, REMOVING = ".saving-", ".removing-"  # before a checkpoint's name, while that goes on
 
 
 def step_name(step: int) -> str:
@@ -96,3 +100,46 @@ def epochs_at(checkpoint: Path) -> tuple[int, float] | None:
         return int(state["step"]), float(state["epoch"] + part)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
+    """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not.
+
+    needed: a file without which it is no checkpoint; empty for a folder of another kind that has such a manifest.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        entries = {
+            name: {"sha256": entry["sha256"], "size": entry["size"]} for name, entry in manifest["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
+    if needed and needed not in entries:
+        raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
+    for name, entry in sorted(entries.items()):
+        read_verified(path / name, entry)
+    return manifest
+
+
+def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
+    """The bytes of a file, checked against its manifest entry before anybody interprets them.
+
+    Raises CheckpointError naming the file: missing, another size, another hash.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint file {path} cannot be read ({error.strerror}).") from error
+    if len(data) != entry["size"]:
+        raise CheckpointError(f"The checkpoint file {path} has {len(data)} bytes instead of {entry['size']}.")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise CheckpointError(f"The checkpoint file {path} is damaged: its sha256 is not that of the manifest.")
+    return data
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint: first its name, so that a half removed one is never taken for whole."""
+    gone = path.with_name(f"{REMOVING}{path.name}")
+    files.hook("rename", gone)
+    path.rename(gone)
+    shutil.rmtree(gone)

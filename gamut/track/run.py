@@ -13,7 +13,7 @@ from typing import Any
 
 from gamut.commands import IN_CLONE, ROOT, version
 from gamut.errors import CheckpointError, RunError
-from gamut.files import write_text
+from gamut.files import lock, write_text
 from gamut.recipe.resolved import decisive, differences, read_resolved, read_values, resolved_yaml
 from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import Checkpoints
@@ -21,6 +21,7 @@ from gamut.track.checkpoints import Checkpoints
 RECIPE = "recipe.yaml"
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
+LOCK = "lock"  # held by the process that runs it, whose name is in it
 # Of a round of fine-tuning, which is a run inside the run's folder:
 BEST = "best.safetensors"  # the weights of the epoch that did best on what `chosen_on` in it says
 RESULT = "result.json"  # its scores, once it is finished
@@ -160,6 +161,14 @@ class RunFolder:
             return str(first.get("index", ""))
         except (OSError, ValueError, AttributeError):
             return ""
+
+    def holder(self) -> str:
+        """Who runs it, in words; empty where no process holds its lock. Raises OSError where that cannot be told."""
+        file = self.path / LOCK
+        if not file.exists():
+            return ""
+        with lock(file, wait=False, inherited=False) as idle:
+            return "" if idle else file.read_text(errors="replace")[:200].strip() or "another process"
 
     @property
     def metrics(self) -> Path:

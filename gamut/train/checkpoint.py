@@ -29,7 +29,7 @@ from gamut.models.find import MODEL, OBJECTIVE, described
 from gamut.models.weights import plain
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive
-from gamut.track.checkpoints import LATEST, STATE, Checkpoints, step_of
+from gamut.track.checkpoints import LATEST, MANIFEST, REMOVING, SAVING, STATE, Checkpoints, discard, step_of
 from gamut.train.engine import Engine
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
@@ -37,7 +37,6 @@ from gamut.train.storage import FOLDER, Writer, explain
 from gamut.train.world import World
 
 VERSION = 1
-TEMPORARY = (".saving-", ".removing-")
 
 
 class _Saving:
@@ -132,7 +131,7 @@ class Keeper:
         if self.newest == final:
             self.told(state.step, str(final), self.sha256)
             return
-        temporary = self.folder / f"{TEMPORARY[0]}{final.name}"
+        temporary = self.folder / f"{SAVING}{final.name}"
         if self.world.first:
             problem = self._attempt(lambda: self._clean_start(temporary))
         self.world.agree(problem, "start a checkpoint")
@@ -221,7 +220,7 @@ class Keeper:
     def _publish(self, temporary: Path, final: Path, entries: dict[str, Any]) -> None:
         """Manifest, folder, `latest`: in this order, each durable before the next."""
         files.sync(temporary / FOLDER)
-        manifest = files.write_json(temporary / "manifest.json", {"version": VERSION, "files": entries})
+        manifest = files.write_json(temporary / MANIFEST, {"version": VERSION, "files": entries})
         self.sha256 = manifest["sha256"]
         files.rename_folder(temporary, final)
         self._name_latest(final)
@@ -255,17 +254,9 @@ class Keeper:
         files.write_text(self.folder / LATEST, f"{path.name}\n")
 
 
-def discard(path: Path) -> None:
-    """Remove a checkpoint: first its name, so that a half removed one is never taken for whole."""
-    gone = path.with_name(f"{TEMPORARY[1]}{path.name}")
-    files.hook("rename", gone)
-    path.rename(gone)
-    shutil.rmtree(gone)
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove what an attempt that died while saving or removing left behind."""
-    for prefix in TEMPORARY:
+    for prefix in (SAVING, REMOVING):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path)
     for path in folder.glob(f"*{files.TEMPORARY}"):

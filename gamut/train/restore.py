@@ -12,11 +12,10 @@ from safetensors.torch import load as load_tensors
 from gamut.errors import CheckpointError, PlanError
 from gamut.models.find import OBJECTIVE
 from gamut.recipe.resolved import decisive, differences, recorded
-from gamut.track.checkpoints import LATEST, STATE, Checkpoints
-from gamut.train.checkpoint import VERSION, Keeper, discard, remove_leftovers
+from gamut.track.checkpoints import LATEST, STATE, Checkpoints, discard, read_verified, verify
+from gamut.train.checkpoint import VERSION, Keeper, remove_leftovers
 from gamut.train.engine import named
 from gamut.train.state import State, machine
-from gamut.train.storage import read_verified
 
 
 def resume(keeper: Keeper) -> State | None:
@@ -101,22 +100,6 @@ def compare(keeper: Keeper, path: Path, record: dict[str, Any]) -> None:
                 f"{path} is of another model: its parameter {name} has shape {there['parameters'].get(name)}, this "
                 f"model's {here['parameters'].get(name)}. Go on with the recipe that it was made with."
             )
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder whose files all are as it says. Raises CheckpointError naming what is not."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        entries = {
-            name: {"sha256": entry["sha256"], "size": entry["size"]} for name, entry in manifest["files"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
-    if STATE not in entries:
-        raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
-    for name, entry in sorted(entries.items()):
-        read_verified(path / name, entry)
-    return manifest
 
 
 def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:

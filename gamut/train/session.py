@@ -25,7 +25,7 @@ from gamut.progress import NullProgress, TrainingProgress
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
-from gamut.track.run import RunFolder
+from gamut.track.run import LOCK, RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.objective import Objective
 from gamut.train.world import World
@@ -171,7 +171,7 @@ def lease(folder: Path, world: World) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "lock"
+    path = folder / LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     # Not inherited: a worker that outlives this process for a moment must not keep the next attempt out. Such a lock
     # goes when this process closes any descriptor of the file, so all is done through this one.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copyreg
 import errno
-import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.torch import save as tensor_bytes
 
 from gamut import files
 from gamut.errors import CheckpointError
+from gamut.track.checkpoints import read_verified
 from gamut.unpickle import unpickle
 
 FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
@@ -126,22 +126,6 @@ class Reader(CheckpointEngine):
         if name not in self.entries:
             raise CheckpointError(f"The manifest of {self.root} has no file {name}: it was written by another setup.")
         return unpickle(read_verified(Path(path), self.entries[name]), path, ALLOWED, map_location)
-
-
-def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
-    """The bytes of a file, checked against its manifest entry before anybody interprets them.
-
-    Raises CheckpointError naming the file: missing, another size, another hash.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint file {path} cannot be read ({error.strerror}).") from error
-    if len(data) != entry["size"]:
-        raise CheckpointError(f"The checkpoint file {path} has {len(data)} bytes instead of {entry['size']}.")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise CheckpointError(f"The checkpoint file {path} is damaged: its sha256 is not that of the manifest.")
-    return data
 
 
 def explain(error: OSError, rank: int, needed: int) -> str:

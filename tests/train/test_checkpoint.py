@@ -21,8 +21,8 @@ from toy import teach, toy_recipe
 
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
-from gamut.track.checkpoints import Checkpoints
-from gamut.train.restore import newest_verified, verify
+from gamut.track.checkpoints import Checkpoints, verify
+from gamut.train.restore import newest_verified
 from gamut.train.storage import ALLOWED, Reader, Writer
 from gamut.unpickle import unpickle
 

@@ -11,8 +11,7 @@ from toy import teach, toy_recipe
 
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
-from gamut.track.checkpoints import KEPT, Checkpoints
-from gamut.train.restore import verify
+from gamut.track.checkpoints import KEPT, Checkpoints, verify
 from gamut.train.schedule import is_due
 
 EVERY_SECOND = schema.Checkpoint(every_epochs=0.4, every_minutes=1e9, keep=1, keep_every=2)

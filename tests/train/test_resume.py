@@ -17,9 +17,9 @@ from toy import ToyPlans, teach, toy_recipe
 from gamut.errors import CheckpointError
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive
-from gamut.track.checkpoints import Checkpoints
+from gamut.track.checkpoints import Checkpoints, verify
 from gamut.train.checkpoint import VERSION, Keeper
-from gamut.train.restore import compare, verify
+from gamut.train.restore import compare
 
 
 def hashes(folder: Path) -> dict[str, str]:

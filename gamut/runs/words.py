@@ -1,0 +1,60 @@
+"""Sizes, ages, scores and tables in words: plain text that no width cuts, for eyes and for grep."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from gamut.evaluate import METRICS
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side.
+
+    >>> print(table(["a", "bc"], [["10", "2"]]))
+    a   bc
+    10  2
+    """
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def of_bytes(size: float) -> str:
+    """`3.2 MB`"""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.2g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def since(when: float) -> str:
+    """How long ago a time (seconds since 1970) was: `3 h`"""
+    seconds = max(0.0, time.time() - when)
+    for length, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def of_score(name: str, value: float) -> str:
+    """`mAP 31.2%`, `loss 5.261`, `linear probe/cls 61.3%`"""
+    return f"{name} {number(name, value)}" if name and not math.isnan(value) else ""
+
+
+def number(name: str, value: float) -> str:
+    """A score as its metric is shown: in percent where it is a share of 1."""
+    bare = name.rpartition("/")[2]
+    if bare in METRICS:
+        return METRICS[bare].show(value)
+    return f"{value:.1%}" if name.startswith(("probe/knn/", "probe/linear/")) else f"{value:.4g}"
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the best score of this name is the lowest: a loss, a calibration error, a metric that says so."""
+    bare = name.rpartition("/")[2]
+    if bare in METRICS:
+        return not METRICS[bare].higher_is_better
+    return name == "loss" or name.startswith("loss/") or bare == "ECE"
