@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gamut.errors import ExportError
 from gamut.export.story import Story, story_of
-from gamut.models.backbone import Backbone, build
+from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.find import HEAD, find_weights, metadata_of, recipe_of
 from gamut.models.tagger import head_tensors
-from gamut.models.weights import load_backbone, load_classifier, load_weights
+from gamut.models.weights import load_weights
+from gamut.numbers import PATCH, RATE, WINDOW
+from gamut.plan import Policy
+from gamut.plan.crops import fixed_frames
 from gamut.recipe import schema
+from gamut.recipe.policy import evaluation_policy
 from gamut.recipe.resolved import portable
-from gamut.shards.trained import trained_front
+from gamut.shards.opened import open_spectrograms
 from gamut.train.objective import described
 
 PASSED_ON = ("best", "chosen_on", "thresholds")  # of what weights say of themselves, besides what is said anew
@@ -33,6 +38,7 @@ class Source:
     state: dict[str, torch.Tensor]  # of the model alone, by its own names
     network: ClassifierNetwork | Backbone | None  # None: a head on the features of an encoder
     story: Story
+    evaluated: schema.Recipe  # with the views by which sounds are read once the model is trained
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -45,6 +51,44 @@ class Source:
         if self.network is None:
             raise ExportError(f"{self.weights} is a head on the features of an encoder, and no model by itself.")
         return self.network.backbone if isinstance(self.network, ClassifierNetwork) else self.network
+
+    def without_classifier(self) -> Source:
+        """The backbone alone. Raises ExportError where there is no classifier to leave out."""
+        if not isinstance(self.network, ClassifierNetwork):
+            raise ExportError(f"{self.weights} has no classifier behind a backbone: leave --backbone out.")
+        left = ("labels", "loss", "thresholds")
+        about = {name: value for name, value in self.about.items() if name not in left}
+        state = {name: value for name, value in self.state.items() if name.startswith("backbone.")}
+        return replace(self, about=about, state=state, network=self.network.backbone)
+
+    def heard(self, seconds: float | None) -> schema.Recipe:
+        """The recipe whose evaluation says how a program cuts and pads a sound, of at most so many seconds where they
+        are given. A backbone hears it whole (`gamut.shards.opened`)."""
+        if seconds is None:
+            return self.evaluated
+        if frames_of_all(evaluation_policy(self.evaluated)) is not None:
+            return self.at_length(frames_within(seconds, self.recipe))
+        return replace(self.evaluated, views=replace(self.evaluated.views, max_seconds=seconds))
+
+    def at_length(self, frames: int) -> schema.Recipe:
+        """The recipe with views that are cut or padded to so many frames."""
+        views = replace(self.recipe.views, frames=frames, pad=True, pad_to=None, max_frames=None, random=False)
+        return replace(self.recipe, views=views)
+
+
+def frames_of_all(policy: Policy) -> int | None:
+    """Frames to which an evaluation cuts or pads every clip; None where a clip keeps its length."""
+    frames = fixed_frames(np.array(policy.hops[0]), np.array(policy.pools[0]), policy)
+    return None if frames is None else int(frames)
+
+
+def frames_within(seconds: float, recipe: schema.Recipe) -> int:
+    """Frames of a sound of so many seconds, a multiple of 16. Raises ExportError where there are not 16."""
+    policy = evaluation_policy(recipe)
+    frames = (1 + (round(seconds * RATE) - WINDOW) // policy.hops[0]) // policy.pools[0] // PATCH * PATCH
+    if frames < PATCH:
+        raise ExportError(f"--seconds {seconds:g} is too short for a patch of {PATCH} frames.")
+    return frames
 
 
 def open_source(place: str | Path) -> Source:
@@ -63,30 +107,22 @@ def open_source(place: str | Path) -> Source:
     story = Story.read(said["story"]) if "story" in said else story_of(weights, recipe)
     if "head" in said or any(name.endswith(HEAD) for name in load_weights(weights)[0]):
         return _head(weights, recipe, said, story)
-    front = trained_front(weights, recipe)
+    opened = open_spectrograms(weights)
+    front = opened.recipe.front
     assert front.mean is not None
     assert front.std is not None
     about = described(recipe, front.mean, front.std)
     about["front"]["mode"] = front.mode
-    if recipe.stage == "finetune":
-        labels = said.get("labels")
-        if not labels:
-            raise ExportError(
-                f"{weights} does not say which classes it tells apart: it was written by an earlier version. Score the "
-                "run again."
-            )
-        about |= {"loss": recipe.finetune.loss, "labels": list(labels)}
-        network: ClassifierNetwork | Backbone = ClassifierNetwork(recipe.model, len(labels), recipe.seed)
-        assert isinstance(network, ClassifierNetwork)
-        load_classifier(network, weights)
-        state = network.state_dict()
+    if opened.network is not None:
+        assert opened.labels is not None
+        about |= {"loss": recipe.finetune.loss, "labels": list(opened.labels)}
+        state = opened.network.state_dict()
     else:
-        network = build(recipe.model)
-        load_backbone(network, weights)
-        state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+        state = {f"backbone.{name}": tensor for name, tensor in opened.backbone.state_dict().items()}
     about |= {name: said[name] for name in PASSED_ON if name in said}
     about |= {"recipe": portable(recipe), "story": asdict(story)}
-    return Source(weights, recipe, about, state, network.eval(), story)
+    network = (opened.network or opened.backbone).eval()
+    return Source(weights, recipe, about, state, network, story, opened.recipe)
 
 
 def _head(weights: Path, recipe: schema.Recipe, said: dict[str, Any], story: Story) -> Source:
@@ -99,4 +135,4 @@ def _head(weights: Path, recipe: schema.Recipe, said: dict[str, Any], story: Sto
     about = {name: value for name, value in said.items() if name not in ("recipe", "story")}
     about["encoder"] = said["encoder"] | {"name": Path(said["encoder"]["name"]).name}
     about |= {"recipe": portable(recipe), "story": asdict(story)}
-    return Source(weights, recipe, about, state, None, story)
+    return Source(weights, recipe, about, state, None, story, recipe)

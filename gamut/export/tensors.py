@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from gamut.errors import ExportError
 from gamut.export.card import card
 from gamut.export.folder import CARD
 from gamut.export.source import Source
@@ -28,8 +30,10 @@ print(about["model"], sorted(tensors)[:3])
 """
 
 
-def write(source: Source, folder: Path) -> None:
-    """Fill a new folder."""
+def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
+    """Fill a new folder; what was done, a line at a time. Raises ExportError where a length is asked for."""
+    if seconds is not None:
+        raise ExportError("--to safetensors holds all lengths that the run does: leave --seconds out.")
     save_weights(folder / MODEL, source.state, source.about)
     tags = bool(source.labels) and source.network is not None
     kind = (
@@ -42,3 +46,4 @@ def write(source: Source, folder: Path) -> None:
         else "a vector a clip, or a token a patch."
     )
     write_text(folder / CARD, card(source, kind, layout, TAGS if tags else WEIGHTS))
+    yield from ()

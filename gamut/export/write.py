@@ -5,24 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gamut.export import tensors
+from gamut.export import images, programs, tensors
 from gamut.export.folder import CARD, new_folder, require_free
 from gamut.export.source import open_source
 from gamut.files import write_text
 from gamut.models.find import told
 
-WRITERS = {"safetensors": tensors.write}
+WRITERS = {
+    "hf": images.write_hf,
+    "timm": images.write_timm,
+    "safetensors": tensors.write,
+    "onnx": programs.write_onnx,
+    "torch": programs.write_torch,
+}
 
 
-def export(place: str | Path, to: str, folder: Path) -> Iterator[str]:
+def export(
+    place: str | Path,
+    to: str,
+    folder: Path,
+    *,
+    seconds: float | None = None,
+    backbone: bool = False,
+) -> Iterator[str]:
     """Make `folder` of the model at `place`; what was done, a line at a time.
 
-    Raises ExportError where there is something at `folder`, or where the format cannot hold the model.
+    seconds: the length that the model is laid out for, or, in a format of all lengths, the longest. backbone: without
+    the classifier. Raises ExportError where there is something at `folder`, or where the format cannot hold the model.
     """
     require_free(folder)
     source = open_source(place)
+    if backbone:
+        source = source.without_classifier()
     yield f"weights: {told(source.weights)}"
     with new_folder(folder) as made:
-        WRITERS[to](source, made)
+        yield from WRITERS[to](source, made, seconds)
         text = (made / CARD).read_text(encoding="utf-8")
         write_text(made / CARD, text.replace("FOLDER", folder.name))

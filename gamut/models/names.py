@@ -168,8 +168,8 @@ def _of_table(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def _hugging_face(state: State, prefix: str) -> State:
-    """A ViT's names to timm's; an AST, whose kernel has one colour, to AST's own, which are timm's behind `v.`."""
-    spectrogram = state[prefix + HUGGING_FACE_KERNEL].shape[1] == 1
+    """A ViT's names to timm's; an AST, which has a distillation token, to AST's own, which are timm's behind `v.`."""
+    spectrogram = f"{prefix}embeddings.distillation_token" in state
     above = prefix.removesuffix(HUGGING_FACE_AST) if spectrogram else prefix
     inside = prefix[len(above) :]
     to = "v." if spectrogram else ""

@@ -104,6 +104,13 @@ class Tagger(nn.Module):
 
         Raises ValueError for features of another number of layers or dimension.
         """
+        return self.mlp_layer(self.embedding(features))
+
+    def embedding(self, features: torch.Tensor) -> torch.Tensor:
+        """One vector a clip, [clips, `head.dim` or dim], of the same features: what the classifier reads.
+
+        Raises ValueError for features of another number of layers or dimension.
+        """
         fit = {self.layers, len(range(self.layers)[reads(self.head.kind)])}
         if features.ndim != 4 or features.shape[3] != self.dim or features.shape[1] not in fit:
             raise ValueError(
@@ -112,10 +119,10 @@ class Tagger(nn.Module):
         if self.head.kind == "tl_tr":
             return self._time_then_layers(features)
         if self.head.kind == "wa_tr":
-            return self.mlp_layer(self.time_tr(self._down(self._average(features))).mean(1))
+            return self.time_tr(self._down(self._average(features))).mean(1)
         pooled = features[:, reads(self.head.kind)].mean(2, keepdim=True)
         one = pooled[:, -1] if self.head.kind == "last_mlp" else self._average(pooled)
-        return self.mlp_layer(self._down(one)[:, 0])
+        return self._down(one)[:, 0]
 
     def _average(self, features: torch.Tensor) -> torch.Tensor:
         """[clips, steps, dim]: the layers by their weights; in float32, since halves would round the sum away."""
@@ -128,7 +135,7 @@ class Tagger(nn.Module):
     def _time_then_layers(self, features: torch.Tensor) -> torch.Tensor:
         x = self._down(features)
         x = self.time_tr(x.flatten(0, 1)).mean(1)
-        return self.mlp_layer(self.layer_tr(x.reshape(len(features), self.layers, x.shape[1])).mean(1))
+        return self.layer_tr(x.reshape(len(features), self.layers, x.shape[1])).mean(1)
 
 
 def reads(kind: str) -> slice:

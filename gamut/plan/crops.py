@@ -120,12 +120,24 @@ def _native(clips: Clips, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> 
 
 def _global_frames(own: np.ndarray, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray:
     """int64 [n]: frames of a view that is not local."""
+    fixed = fixed_frames(hop, pool, policy)
+    if fixed is not None:
+        return fixed
+    limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]
+    return np.minimum(own, min(limits)) if limits else own
+
+
+def fixed_frames(hop: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarray | None:
+    """Frames (int64, of hop's shape) that a view has however long its clip is; None where that decides.
+
+    >>> fixed_frames(np.array([160, 320]), np.array([1, 1]), Policy(packs=1, clips=1, pad_to=1024))
+    array([1024,  512])
+    """
     if policy.pad_to is not None:
         return np.maximum(policy.pad_to * HOP // (hop * pool) // PATCH * PATCH, PATCH)
     if policy.crop_frames is not None and policy.pad:
-        return np.full(len(own), policy.crop_frames, np.int64)
-    limits = [limit for limit in (policy.crop_frames, policy.max_frames) if limit is not None]
-    return np.minimum(own, min(limits)) if limits else own
+        return np.full(hop.shape, policy.crop_frames, np.int64)
+    return None
 
 
 def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: Policy) -> None:

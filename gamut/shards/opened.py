@@ -62,6 +62,9 @@ def open_spectrograms(
         recipe = replace(recipe, front=front or trained_front(weights, recipe, recipe.data))
         return _bare(weights, _whole_clips(recipe), f"{weights}, of a pretraining,")
     names, statistics = about.get("labels"), statistics_in(about)
+    if statistics and not names and "recipe" in about:  # exported without its classifier
+        recipe = replace(recipe, front=front or replace(recipe.front, mean=statistics[0], std=statistics[1]))
+        return _bare(weights, _whole_clips(recipe), f"{weights}, a backbone alone,")
     if not names or statistics is None:
         raise CheckpointError(
             f"{weights} does not say which classes it tells apart, or how its log-mel is normalised: it was written by "
