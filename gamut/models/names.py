@@ -7,7 +7,7 @@
 | transformers' AST | renamed, under `v.` as in AST's own | `classifier.{layernorm, dense}` |
 | AST, SSAST | `v.*`, in timm's names | `mlp_head.{0, 1}` |
 | ElasticAST | renamed, under `backbone.` | `mlp_norm`, `head` |
-| AudioMAE (timm's), M2D (turned: its patches go over time first) | as it is | |
+| AudioMAE (timm's; fine-tuned, `fc_norm` is its norm), M2D (turned: time first) | as it is | |
 | EAT, SSLAM, of fairseq and of transformers | renamed | `fc_norm`, `head` |
 | Dasheng | positions renamed | |
 | BEATs | renamed, to those of `gamut.models.beats` | |
@@ -129,6 +129,8 @@ def our_names(state: State) -> State:
     for prefix in _prefixes(state, BEATS_KERNEL):
         state = _beats(state, prefix)
     for prefix in _prefixes(state, KERNEL):
+        if f"{prefix}norm.weight" not in state and f"{prefix}fc_norm.weight" in state:
+            state = _renamed(state, prefix, functools.partial(_of_table, table=(("fc_norm.", "norm."),)))
         if f"{prefix}{DASHENG_TIME}" in state:
             state = _dasheng(state, prefix)
         elif is_m2d({name: tensor.shape for name, tensor in state.items()}, prefix):

@@ -174,11 +174,18 @@ class VisionTransformer(Backbone):
                 f"{where.special} class tokens a segment; this model has {self.bands} a column and {self.special} "
                 "class tokens a segment (class and distillation token)."
             )
-        x = self._embed(patches, where)
-        x = self.norm(x) if self.model.norm == "post" else x
+        x = self.begin(self._embed(patches, where))
         keep = self.keep(where, drop_keys)
         for number, block in enumerate(self.blocks):
             x = block(x, where, None if keep is None else keep[2 * number : 2 * number + 2])
+        return self.end(x)
+
+    def begin(self, x: torch.Tensor) -> torch.Tensor:
+        """What the first block gets of embedded tokens, [T, dim]."""
+        return self.norm(x) if self.model.norm == "post" else x
+
+    def end(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens, of what the last block gives, [T, dim]."""
         return x if self.model.norm == "post" else self.norm(x)
 
     def pool(self, tokens: torch.Tensor, where: Layout) -> torch.Tensor:

@@ -14,7 +14,7 @@ from gamut.data.assemble import assemble
 from gamut.data.front import spectrogram
 from gamut.data.reader import Reader
 from gamut.errors import GamutError
-from gamut.features.encoders import OfSpectrograms, digest
+from gamut.features.encoders import OfSpectrograms, digest, load_encoder
 from gamut.features.extract import prepare, run
 from gamut.models.layout import layout
 from gamut.models.public import load_public
@@ -26,7 +26,7 @@ from gamut.recipe import schema
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
-from tests.close import assert_close
+from tests.close import apart, assert_close
 from tests.features.conftest import changed, opened
 from tests.models.public_files import FILES
 from tests.models.test_speech import SIZES, STABLE
@@ -141,6 +141,20 @@ def test_public_encoders_by_their_files(recipe: Recipe, public: dict[str, Path],
     assert (cache.info.layers, cache.info.steps, cache.info.dim) == (len(found), steps, mine.dim)
     assert_close(cache.read([row])[0], torch.stack(found), 1e-5)
     assert cache.info.model["kind"] == kind
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_public_encoders_in_half_precision(public: dict[str, Path], recipe: Recipe, kind: str) -> None:
+    recipe = changed(replace(recipe, init=str(public[kind]), subset={"per_class": 1}), seconds=2.5, pool=1)
+    index = opened(recipe)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        encoder = load_encoder(replace(recipe, precision=precision), torch.device("cpu"))
+        batch = assemble(index, plan_evaluation(index.table(), encoder.policy(2)), [0])
+        blocks: list[torch.Tensor] = []
+        encoder(batch, lambda number, x, blocks=blocks: blocks.append(x.float()))
+        found[precision] = torch.stack(blocks)
+    assert 0 < apart(found["bf16"], found["fp32"]) < 0.05
 
 
 def test_a_recipe_that_normalises_means_its_own_log_mel(recipe: Recipe, public: dict[str, Path]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gamut.audio.logmel import patches
 from gamut.errors import CheckpointError, RecipeError
@@ -165,6 +166,34 @@ def test_no_code_of_a_config_is_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="EAT-base"):
         load_public(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_positions_that_are_no_sines_do_not_go_on(tmp_path: Path, waveform: torch.Tensor) -> None:
+    path = files.eat_of_transformers(tmp_path, files.Eat())
+    state = load_file(path / "model.safetensors")
+    state["model.fixed_positional_encoder.positions"] += 0.1
+    save_file(state, path / "model.safetensors")
+    mine = load_public(path)
+    assert len(encoded(mine, waveform[:, :160_000])) == files.DEPTH
+    with pytest.raises(CheckpointError, match=r"none for more than 1024 frames: set extract\.seconds to 10\.24"):
+        encoded(mine, waveform)
+
+
+def test_beats_of_espnet_and_audiomae_with_its_classifier(tmp_path: Path, waveform: torch.Tensor) -> None:
+    """ESPnet's fine-tuned BEATs lie under `encoder.` and say nothing of themselves; a classifier of AudioMAE has the
+    norm behind its pooling."""
+    clips = waveform[:, :40_000]
+    theirs = files.beats()
+    whole = {f"encoder.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    torch.save(whole | {"decoder.linear_out.weight": torch.zeros(50, files.DIM)}, tmp_path / "espnet.pth")
+    plain = load_public(files.beats_file(tmp_path, theirs))
+    assert_close(encoded(load_public(tmp_path / "espnet.pth"), clips)[-1], encoded(plain, clips)[-1], 1e-6)
+    vit = files.vit((1024, 128))
+    state = {name.replace("norm.", "fc_norm.", 1) if name.startswith("norm.") else name: tensor
+             for name, tensor in vit.state_dict().items()}  # fmt: skip
+    save_file(state | {"head.weight": torch.zeros(50, files.DIM)}, tmp_path / "tuned.safetensors")
+    plain = load_public(files.audiomae_file(tmp_path, vit))
+    assert_close(encoded(load_public(tmp_path / "tuned.safetensors"), clips)[-1], encoded(plain, clips)[-1], 1e-6)
 
 
 def test_another_size_of_beats_is_a_sentence(public: dict[str, Path], tmp_path: Path) -> None:
