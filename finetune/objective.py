@@ -160,13 +160,13 @@ class Classify(Objective):
         self.weights.load(tensors, self.model)
 
     def _front_end(self, batch: PackedBatch, keys: tuple[Begun], training: bool) -> torch.Tensor:
-        mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with)
+        mel = spectrogram(batch, self.recipe.front.mode, self.recipe.views.pad_with, self.compiled())
         augment = self.recipe.augment
         if training and (augment.time_mask or augment.frequency_mask):
             fill = 0.0 if augment.mask_fill == "zero" else self.mean
             widest = time_maximum(augment.time_mask, augment.time_scale, batch.frames, batch.hop, batch.pool)
             mel = spec_augment(mel, batch.frames, batch.sizes, keys, widest, augment.frequency_mask, fill=fill)
-        mel = normalise(mel, self.mean, self.std)
+        mel = normalise(mel, self.mean, self.std, self.compiled())
         if training and augment.noise:
             mel = random_noise(mel, batch.frames, batch.sizes, keys)
         return cut(mel, batch.frames, batch.sizes, self.recipe.model.stride)

@@ -72,8 +72,8 @@ class Asit(Pretraining):
 
     def front_end(self, batch: PackedBatch) -> torch.Tensor:
         """Normalised log-mel patches [N, 256] of a batch on the device, float32."""
-        mel = spectrogram(batch, self.mode, self.pad_with)
-        return patches(normalise(mel, self.mean, self.std))
+        mel = spectrogram(batch, self.mode, self.pad_with, self.compiled())
+        return patches(normalise(mel, self.mean, self.std, self.compiled()))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         segments = begun(self.seed, batch.epoch, *batch.segment_key())  # on the host, where the batch still is there

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from gamut.compiler import compiled_function
+
 # Bytes of float32 that a loss over tokens makes at a time: what stays in a CPU's cache; on a GPU enough to fill it.
 CHUNK_CPU, CHUNK_DEVICE = 1 << 20, 1 << 28
 NEAREST = 1e-3  # the least distance that KoLeo tells from 0
@@ -103,8 +105,6 @@ class _Distil(torch.autograd.Function):
         work: Callable[..., Any] = distil_rows
         sharpness: tuple[Any, ...] = (warm, cool)
         if compiled and chunk > 1:
-            from gamut.train.blocks import compiled_function
-
             work = compiled_function(distil_rows)
             # As tensors: a number would be compiled into the code, and the teacher's changes from step to step.
             sharpness = tuple(torch.full((), value, device=logits.device) for value in sharpness)

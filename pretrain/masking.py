@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
+from gamut.compiler import compiled_function
 from gamut.models.layout import BANDS, Layout
 from gamut.numbers import BINS, PATCH
 from gamut.randomness import Begun, Purpose, begun, integers_torch, key_torch, normal_torch, uniform_torch
@@ -252,8 +253,6 @@ def _lay(
     lay: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _lay_chunk
     given = [keys, frames, wanted[:, None]]
     if compiled:
-        from gamut.train.blocks import compiled_function
-
         draw, lay = compiled_function(draw_blocks), compiled_function(_lay_chunk)
         # Tensors of their own, and never one segment alone, for which torch would compile anew.
         given = [torch.cat([part] * 2) if segments == 1 else part.clone() for part in given]
@@ -285,7 +284,7 @@ def _lay_chunk(
     first = torch.where(cover > 0, first, CHUNK)
     fresh = torch.where(hidden, CHUNK, first).flatten(1).long()
     histogram = torch.zeros(segments, CHUNK + 1, dtype=torch.int64, device=device)
-    histogram.scatter_add_(1, fresh, torch.ones_like(fresh))
+    histogram.scatter_add_(1, fresh, fresh.new_ones(()).expand_as(fresh))
     after = covered + histogram[:, :CHUNK].cumsum(1)  # pixels hidden once block b is laid
     laid = (torch.cat([covered, after[:, :-1]], 1) < wanted).sum(1)  # blocks laid before the target was reached
     hidden = hidden | (fresh < laid[:, None]).view_as(hidden)

@@ -26,6 +26,7 @@ FLOOR = {
     "gamut.numbers": 0,
     "gamut.settings": 0,
     "gamut.accelerator": 1,
+    "gamut.compiler": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool, frame_table
-from gamut.audio.waveform import SCALE, Partner, mean_free, mean_free_ragged, mix, mix_ragged
+from gamut.audio.waveform import SCALE, Partner, mean_free, mix, mixed_ragged
+from gamut.compiler import Forward, compiled_function
 from gamut.numbers import BINS, PATCH, RATE, WINDOW, columns
 
 FFT = 512
@@ -36,6 +37,9 @@ CHUNK_DEVICE = 65536
 # A GPU makes a plan for each number of transforms done together, and keeps it: that number is a power of two from here
 # to a chunk, however ragged the batches are.
 FEWEST_DEVICE = 1024
+
+Groups = list[tuple[int, int, int, torch.Tensor]]  # of filters: (low, high, first mel, weights)
+Tables = tuple[torch.Tensor, Groups]  # with the window before them
 
 
 class Bank(NamedTuple):
@@ -74,6 +78,7 @@ def log_mel(
     pools: tuple[int, ...] = (),
     partner: Partner | None = None,
     bank: Bank = AST,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Log-mel frames, float32 [sum(sizes), 128], of S segments one after the other, on the waveform's device.
 
@@ -90,6 +95,7 @@ def log_mel(
         pool: int64 [S], neighbouring frames averaged into one, and `pools` the same as Python numbers; None: 1.
         partner: the waveforms that the segments are mixed with; None: none.
         bank: ours and AST's; or another's, without a partner.
+        compiled: on a device other than a CPU, `fast` by torch.compile: few passes over the samples.
 
     Raises ValueError for an unknown mode or tensors that do not belong together.
     """
@@ -109,44 +115,80 @@ def log_mel(
         raw, raw_sizes = frames * pool, tuple(size * span for size, span in zip(sizes, pools))
     with torch.autocast(waveform.device.type, enabled=False), _full_precision(waveform.device):
         each = mode == "exact" or waveform.device.type == "cpu"
-        if bank.mean_free:
-            samples = (mean_free if each else mean_free_ragged)(waveform, offset, length)
-        else:
+        if not bank.mean_free:
             samples = waveform * SCALE
+        elif each:
+            samples = mean_free(waveform, offset, length)
+            if partner is not None:
+                samples = mix(samples, offset, partner)
+        else:
+            samples = mixed_ragged(waveform, offset, length, partner, compiled)
         if bank.full_scale != 1.0:
             samples *= bank.full_scale
-        if partner is not None:
-            samples = (mix if each else mix_ragged)(samples, offset, partner)
         if mode == "exact":
             mel = _exact(samples, offset, hop, raw_sizes, bank)
         else:
-            mel = _fast(samples, offset, hop, raw, sum(raw_sizes), bank)
+            start = _starts(offset, hop, raw, sum(raw_sizes))
+            on_cpu = samples.device.type == "cpu"
+            tables = _tables(samples.device, bank.window)
+            mel = _fast_on_cpu(samples, start, tables) if on_cpu else _fast_on_device(samples, start, tables, compiled)
         return mel if pool is None else average_pool(mel, frames, sizes, pool, pools)
 
 
-def _fast(
-    samples: torch.Tensor, offset: torch.Tensor, hop: torch.Tensor, frames: torch.Tensor, total: int, bank: Bank = AST
-) -> torch.Tensor:
-    """Frames of mean-free float32 `samples`: one gather of the frames' samples, then row-wise work."""
+def _starts(offset: torch.Tensor, hop: torch.Tensor, frames: torch.Tensor, total: int) -> torch.Tensor:
+    """int64 [total]: where each frame begins among the samples."""
     before = torch.repeat_interleave(frames.cumsum(0) - frames, frames, output_size=total)
     spacing = torch.repeat_interleave(hop, frames, output_size=total)
     first = torch.repeat_interleave(offset[:-1], frames, output_size=total)
-    start = first + (torch.arange(total, device=samples.device) - before) * spacing
-    # Row i of this view is samples [i, i + 400): picking rows gathers frames without N x 400 indices.
-    windows = samples.as_strided((len(samples) - WINDOW + 1, WINDOW), (1, 1))
-    on_cpu = samples.device.type == "cpu"
-    chunk = min(total, CHUNK_CPU) if on_cpu else _together(total)
+    return first + (torch.arange(total, device=offset.device) - before) * spacing
+
+
+def _windows(samples: torch.Tensor) -> torch.Tensor:
+    """Row i of this view is samples [i, i + 400): picking rows gathers frames without N x 400 indices."""
+    return samples.as_strided((len(samples) - WINDOW + 1, WINDOW), (1, 1))
+
+
+def _fast_on_cpu(samples: torch.Tensor, start: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """The frames, float32 [N, 128], that begin at `start` (int64 [N]) in mean-free float32 `samples`."""
+    total = len(start)
+    chunk = min(total, CHUNK_CPU)
+    window, groups = tables
     # Fresh memory costs a CPU more than some of the arithmetic, so the chunks share theirs.
-    framed = torch.empty(chunk, WINDOW, device=samples.device)
-    line = torch.zeros(chunk * WINDOW, device=samples.device)
-    padded = torch.zeros(chunk, FFT, device=samples.device)
-    result = torch.empty(total, BINS, device=samples.device)
+    framed, padded = torch.empty(chunk, WINDOW), torch.zeros(chunk, FFT)
+    line = torch.zeros(chunk * WINDOW)
+    result = torch.empty(total, BINS)
     for begin in range(0, total, chunk):
         n = min(chunk, total - begin)
-        torch.index_select(windows, 0, start[begin : begin + n], out=framed[:n])
-        space = padded[: n if on_cpu else _together(n)]
-        _filter_banks(framed[:n], line[: n * WINDOW], space, result[begin : begin + n], bank)
+        frames, flat, emphasised = framed[:n], framed[:n].view(-1), line[: n * WINDOW]
+        torch.index_select(_windows(samples), 0, start[begin : begin + n], out=frames)
+        frames -= frames.mean(dim=1, keepdim=True)
+        # Pre-emphasis on all frames as one line of samples, four times as fast as row by row. It joins the first
+        # sample of a frame to its neighbour's last, where Kaldi repeats the first; the window begins with 0, so
+        # neither counts.
+        torch.mul(flat[:-1], PREEMPHASIS, out=emphasised[1:])
+        torch.sub(flat[1:], emphasised[1:], out=emphasised[1:])
+        torch.mul(emphasised.view_as(frames), window, out=padded[:n, :WINDOW])
+        energies = result[begin : begin + n]
+        _filter_banks(_power(torch.view_as_real(torch.fft.rfft(padded[:n]))), groups, energies)
+        energies.clamp_min_(FLOOR).log_()
     return result
+
+
+def _fast_on_device(samples: torch.Tensor, start: torch.Tensor, tables: Tables, compiled: bool) -> torch.Tensor:
+    """`_fast_on_cpu` in large chunks; what lies between transform and products is compiled where `compiled`."""
+    total = len(start)
+    chunk = _together(total)
+    window, groups = tables
+    # Where products and sums joined, the rounding would be another than Kaldi's.
+    parts: list[Forward] = [_framed, _power, _log]
+    framed, power, log = (compiled_function(part, True) for part in parts) if compiled else parts
+    result = torch.empty(total, BINS, device=samples.device)
+    for begin in range(0, total, chunk):
+        some, mine = start[begin : begin + chunk], result[begin : begin + chunk]
+        many = F.pad(some, (0, _together(len(some)) - len(some)))
+        spectrum = torch.view_as_real(torch.fft.rfft(framed(samples, many, window)))
+        _filter_banks(power(spectrum)[: len(some)], groups, mine)
+    return log(result)  # type: ignore[no-any-return]
 
 
 def _together(frames: int) -> int:
@@ -154,30 +196,28 @@ def _together(frames: int) -> int:
     return min(max(FEWEST_DEVICE, 1 << (frames - 1).bit_length()), CHUNK_DEVICE)
 
 
-def _filter_banks(
-    framed: torch.Tensor, line: torch.Tensor, padded: torch.Tensor, result: torch.Tensor, bank: Bank
-) -> None:
-    """Write the log filter banks of frames `framed` [n, 400], which are overwritten, into `result` [n, 128].
+def _framed(samples: torch.Tensor, start: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """float32 [N, 512]: frames without their means, pre-emphasised, windowed, and 112 zeros. The first sample of a
+    frame has no neighbour, and the window begins with 0: it is left out."""
+    frames = torch.index_select(_windows(samples), 0, start)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    return F.pad((frames[:, 1:] - frames[:, :-1] * PREEMPHASIS) * window[1:], (1, FFT - WINDOW))
 
-    Scratch space: `line` [n * 400], whose first number is zero; `padded` [n or more, 512], whose last 112 columns are
-    zero. All of it is transformed.
-    """
-    n = len(framed)
-    window, groups = _tables(framed.device, bank.window)
-    framed -= framed.mean(dim=1, keepdim=True)
-    # Pre-emphasis on all frames as one line of samples, four times as fast as row by row. It joins the first sample of
-    # a frame to its neighbour's last, where Kaldi repeats the first; the window begins with 0, so neither counts.
-    flat = framed.view(-1)
-    torch.mul(flat[:-1], PREEMPHASIS, out=line[1:])
-    torch.sub(flat[1:], line[1:], out=line[1:])
-    torch.mul(line.view_as(framed), window, out=padded[:n, :WINDOW])
-    parts = torch.view_as_real(
-        torch.fft.rfft(padded)[:n]
-    ).square_()  # re^2 and im^2: abs() takes a root only to lose it
-    power = parts[..., 0] + parts[..., 1]
+
+def _power(parts: torch.Tensor) -> torch.Tensor:
+    """float32 [N, 257] of a spectrum [N, 257, 2]: re^2 + im^2, since abs() takes a root only to lose it."""
+    parts = parts.square_() if parts.device.type == "cpu" else parts.square()
+    return parts[..., 0] + parts[..., 1]
+
+
+def _log(energies: torch.Tensor) -> torch.Tensor:
+    return energies.clamp_min(FLOOR).log()
+
+
+def _filter_banks(power: torch.Tensor, groups: list[tuple[int, int, int, torch.Tensor]], result: torch.Tensor) -> None:
+    """Write the energies in the filters of `power` [n, 257] into `result` [n, 128]."""
     for low, high, first, weights in groups:
         torch.mm(power[:, low:high], weights, out=result[:, first : first + weights.shape[1]])
-    result.clamp_min_(FLOOR).log_()
 
 
 def _exact(
@@ -219,7 +259,7 @@ def mel_weights() -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _tables(device: torch.device, window: str) -> tuple[torch.Tensor, list[tuple[int, int, int, torch.Tensor]]]:
+def _tables(device: torch.device, window: str) -> Tables:
     """(window [400] by its name, groups of filters); a group has only its own range of bins: (low, high, first mel,
     weights)."""
     weights = mel_weights()
@@ -238,8 +278,15 @@ def _bring(table: torch.Tensor, device: torch.device) -> torch.Tensor:
     return (table.pin_memory() if torch.cuda.is_available() else table).to(device, non_blocking=True)
 
 
-def normalise(log_mel: torch.Tensor, mean: float, std: float) -> torch.Tensor:
-    """(x - mean) / (2 * std): about zero mean and a standard deviation of one half (AST's convention)."""
+def normalise(log_mel: torch.Tensor, mean: float, std: float, compiled: bool = False) -> torch.Tensor:
+    """(x - mean) / (2 * std): about zero mean and a standard deviation of one half (AST's convention). compiled: as in
+    `log_mel`."""
+    if compiled and len(log_mel) and log_mel.device.type != "cpu":
+        return compiled_function(_normalised, True)(log_mel, mean, std)  # type: ignore[no-any-return]
+    return _normalised(log_mel, mean, std)
+
+
+def _normalised(log_mel: torch.Tensor, mean: float, std: float) -> torch.Tensor:
     return (log_mel - mean) / (2.0 * std)
 
 

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from gamut.compiler import Forward, compiled_function
+
 SCALE = 1.0 / 32768.0
-RUN = 256  # 256 numbers of 16 bits add up to 24 bits at most, which float32 holds
+RUN = 256  # samples added up together
 
 
 class Partner(NamedTuple):
@@ -33,35 +35,6 @@ def mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor
     return samples
 
 
-def mean_free_ragged(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """`mean_free` over all segments at once: exact integer sums, so the order of summation does not matter."""
-    samples = waveform.float()
-    if not len(samples):
-        return samples
-    end = offset[:-1] + length
-    own = _sums_before(samples, torch.cat([offset[:-1], end])).view(2, -1).diff(dim=0)[0]
-    mean = (own.double() / length.clamp_min(1) * SCALE).float()
-    # Of each segment two pieces: its own samples, less their mean, and what follows them, which the NaN marks.
-    taken = torch.stack([mean, torch.full_like(mean, torch.nan)], 1).flatten()
-    pieces = torch.stack([length, offset[1:] - end], 1).flatten().int()
-    piece = torch.repeat_interleave(pieces, output_size=len(samples))
-    return samples.mul_(SCALE).sub_(torch.index_select(taken, 0, piece)).nan_to_num_(nan=0.0)
-
-
-def _sums_before(samples: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """int64 [n]: the sum of all samples before each of n places (int64), exactly.
-
-    samples: float32, whole numbers within int16. A run of them adds up in float32 without rounding.
-    """
-    runs = len(samples) // RUN
-    of_runs = samples[: runs * RUN].view(runs, RUN).sum(1).long()
-    before = F.pad(of_runs.cumsum(0), (1, 0))
-    run = places // RUN
-    at = run[:, None] * RUN + torch.arange(RUN, device=samples.device)
-    rest = samples[at.clamp_max(len(samples) - 1)].masked_fill(at >= places[:, None], 0.0)
-    return before[run] + rest.sum(1).long()
-
-
 def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:
     """weight * own + (1 - weight) * partner, both free of their means, a segment at a time.
 
@@ -78,12 +51,74 @@ def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.
     return samples
 
 
-def mix_ragged(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:
-    """`mix` over all segments at once, without waiting for the device."""
-    span, count = offset.diff(), partner.offset.diff()
-    added = mean_free_ragged(partner.waveform, partner.offset, count)
-    samples *= torch.repeat_interleave(partner.weight, span, output_size=len(samples))
-    added *= torch.repeat_interleave(1.0 - partner.weight, count, output_size=len(added))
-    place = torch.repeat_interleave(offset[:-1] - partner.offset[:-1], count, output_size=len(added))
-    place += torch.arange(len(added), device=added.device)
-    return samples.index_add_(0, place, added)  # each place once: no order of summation to depend on
+def mixed_ragged(
+    waveform: torch.Tensor,
+    offset: torch.Tensor,
+    length: torch.Tensor,
+    partner: Partner | None = None,
+    compiled: bool = False,
+) -> torch.Tensor:
+    """`mean_free`, then `mix` where there are partners, over all segments at once, without waiting for the device.
+
+    compiled: by torch.compile, in one pass over the samples; else with an operator for each of its steps.
+    """
+    if not len(waveform):
+        return waveform.float()
+    if partner is not None and not len(partner.waveform):
+        partner = None
+    if compiled and len(length) == 1:  # for one segment alone torch would compile anew: an empty one follows
+        offset, length = torch.cat([offset, offset[-1:]]), F.pad(length, (0, 1))
+        if partner is not None:
+            twice = (torch.cat([part, part[-1:]]) for part in (partner.offset, partner.weight))
+            partner = Partner(partner.waveform, *twice)
+    means: Forward = _means
+    mixed: Forward = _mixed
+    if compiled:
+        means, mixed = compiled_function(_means, True), compiled_function(_mixed, True)
+    given = [waveform, offset, length, means(waveform, offset, length)]
+    if partner is not None:
+        # For fewer samples than two runs torch would compile anew.
+        theirs = means if len(partner.waveform) >= 2 * RUN else _means
+        mean = theirs(partner.waveform, partner.offset, partner.offset.diff())
+        given += [partner.waveform, partner.offset, mean, partner.weight]
+    return mixed(*given)  # type: ignore[no-any-return]
+
+
+def _mixed(
+    waveform: torch.Tensor,
+    offset: torch.Tensor,
+    length: torch.Tensor,
+    mean: torch.Tensor,
+    partner: torch.Tensor | None = None,
+    partner_offset: torch.Tensor | None = None,
+    partner_mean: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `mixed_ragged`; the means are float32 [S]. Places are int32: a batch has less than 37 hours of sound."""
+    place = torch.arange(len(waveform), dtype=torch.int32, device=waveform.device)
+    segment = torch.bucketize(place, offset[1:].int(), out_int32=True, right=True)
+    inside = place - offset.int()[segment]
+    own = torch.where(inside < length[segment], waveform.float() * SCALE - mean[segment], 0.0)
+    if partner is None:
+        return own
+    assert partner_offset is not None
+    assert partner_mean is not None
+    assert weight is not None
+    share = weight[segment]
+    at = (partner_offset.int()[segment] + inside).clamp_max(len(partner) - 1)
+    added = (partner[at].float() * SCALE - partner_mean[segment]) * (1.0 - share)
+    own = own * share
+    return torch.where(inside < partner_offset.diff()[segment], own + added, own)
+
+
+def _means(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """float32 [S]: of each segment's own samples / 32768. Exact sums, so their order does not matter."""
+    runs = len(waveform) // RUN
+    of_runs = waveform[: runs * RUN].view(runs, RUN).sum(1, dtype=torch.int32)
+    before = F.pad(of_runs.long().cumsum(0), (1, 0))
+    places = torch.stack([offset[:-1], offset[:-1] + length])
+    run = places // RUN
+    at = run[..., None] * RUN + torch.arange(RUN, device=waveform.device)
+    rest = waveform[at.clamp_max(len(waveform) - 1)].masked_fill(at >= places[..., None], 0)
+    sums = (before[run] + rest.sum(2)).diff(dim=0)[0]
+    return (sums.double() / length.clamp_min(1) * SCALE).float()

@@ -11,11 +11,14 @@ from gamut.data.batch import PackedBatch
 from gamut.numbers import PATCH
 
 
-def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence") -> torch.Tensor:
+def spectrogram(
+    batch: PackedBatch, mode: str = "fast", pad_with: str = "silence", compiled: bool = False
+) -> torch.Tensor:
     """Log-mel frames before normalisation, float32 [sum(sizes), 128], on the batch's device.
 
     mode: `fast` or `exact`, as in `gamut.audio.logmel`. pad_with: what follows the sound of a clip that is shorter
-    than its view: the frames of a waveform of zeros (`silence`, ASiT), or frames of 0.0 (`zero`, AST).
+    than its view: the frames of a waveform of zeros (`silence`, ASiT), or frames of 0.0 (`zero`, AST). compiled: as
+    in `log_mel`.
     """
     partner = None
     if batch.partner_waveform is not None:
@@ -34,6 +37,7 @@ def spectrogram(batch: PackedBatch, mode: str = "fast", pad_with: str = "silence
         pool=batch.pool,
         pools=batch.pools,
         partner=partner,
+        compiled=compiled,
     )
     if pad_with == "silence":
         return mel

@@ -82,12 +82,12 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def size(tensor: torch.Tensor) -> int:
-    """Bytes of the memory that a tensor shows: what is expanded counts once."""
+    """Bytes of the memory that a tensor shows: what is expanded, or lies in windows over each other, counts once."""
     count = 1
     for length, stride in zip(tensor.shape, tensor.stride()):
         if stride or length == 0:
             count *= length
-    return count * tensor.element_size()
+    return min(count * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def kind_of(name: str, flops: float) -> str:

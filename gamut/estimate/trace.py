@@ -33,13 +33,19 @@ from gamut.estimate.fakes import fake_tensors
 from gamut.estimate.memory import BLOCK, Memory
 from gamut.estimate.told import Told
 
-# What is compiled: parts of a block, some rows of a loss, and some blocks of a mask.
+# What is compiled: parts of a block and of the log-mel, some rows of a loss, and some blocks of a mask.
 PARTS = {
     "before": "models/vit.py",
     "after": "models/vit.py",
     "distil_rows": "pretrain/losses.py",
     "draw_blocks": "pretrain/masking.py",
     "_lay_chunk": "pretrain/masking.py",
+    "_mixed": "audio/waveform.py",
+    "_means": "audio/waveform.py",
+    "_framed": "audio/logmel.py",
+    "_power": "audio/logmel.py",
+    "_log": "audio/logmel.py",
+    "_normalised": "audio/logmel.py",
 }
 DEEP = 16  # frames from a call to its part, at most: those of torch's modules lie between
 

@@ -9,23 +9,19 @@ import functools
 import os
 import shutil
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._triton import has_triton
 
+from gamut import compiler
+from gamut.compiler import Forward
 from gamut.errors import RecipeError
 from gamut.models.vit import Block
 from gamut.recipe import schema
 
-Forward = Callable[..., Any]
-
-BACKEND = "inductor"
 ZEROS = 8  # tokens
-CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's name for where it keeps what it has compiled
 
 
 def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Compute, device: torch.device) -> str:
@@ -60,34 +56,11 @@ def prepare(blocks: list[nn.Module], copies: list[nn.Module], compute: schema.Co
 
 def compile_blocks(blocks: list[nn.Module]) -> None:
     """Have each block's forward compiled at its first call, once for all of them and for any number of tokens."""
-    _set_up()
+    compiler.set_up()
     for block in blocks:
         kind: Any = type(block)
-        block.__class__ = _compiled(kind, BACKEND)
+        block.__class__ = _compiled(kind, compiler.BACKEND)
         block._z3_leaf = True  # type: ignore[assignment]  # ZeRO-3 gathers a block whole, and hooks nothing inside it
-
-
-def _set_up() -> None:
-    os.environ.setdefault(CACHE, str(_cache()))
-    from torch._dynamo import config as dynamo
-    from torch._inductor import config as inductor
-
-    # DDP's own splitting of graphs is for whole models; the gradients of a block are ready together anyway.
-    dynamo.optimize_ddp = False
-    inductor.compile_threads = 1  # a few small graphs: no processes beside the rank that could outlive it
-
-
-@functools.cache
-def compiled_function(plain: Forward) -> Forward:
-    """A function of tensors, compiled once for any number of rows from 2 on; for objectives with compiled blocks."""
-    _set_up()
-    from torch.fx.experimental import _config
-
-    shapes: Any = _config
-    fast: Forward = torch.compile(plain, dynamic=True, fullgraph=True, backend=BACKEND)
-    # Left to itself torch takes what is equal at the first call (where two pieces begin in their tensors) for equal
-    # ever after, and compiles anew where it is not.
-    return shapes.patch(use_duck_shape=False)(fast)  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -138,13 +111,6 @@ def _no_compiler(device: torch.device) -> str:
     if device.type == "cuda" and not has_triton():
         return "Triton and a GPU that it knows (Volta or later): pip install triton, in the version that torch names"
     return ""
-
-
-def _cache() -> Path:
-    """Where compiled code is kept from one run to the next: for us alone, as torch executes what it finds there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gamut" / "compiled"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return cache
 
 
 def compute_twice(blocks: list[nn.Module], activations: str, device: torch.device) -> None:

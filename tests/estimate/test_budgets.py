@@ -37,7 +37,16 @@ def test_a_micro_step_before_the_engine(stage: str, name: str, calls: int, waits
 
 def test_calls_outside_of_what_is_compiled() -> None:
     mine = followed("pretrain", "asit_b", "compute.compile=null").phase("prepare", "micro")
-    assert sum(call.launches > 0 and call.line != "backward" and not call.compiled for call in mine) <= 460
+    assert sum(call.launches > 0 and call.line != "backward" and not call.compiled for call in mine) <= 410
+
+
+def test_what_the_front_end_of_a_packed_clip_moves() -> None:
+    """Mixing, means and log-mel of a clip of 10 s and its partner, where blocks are compiled: 2 % of ElasticAST's step
+    on an H200. The clip is 0.32 MB, its frames before the transform 2 MB."""
+    words = ("compute.compile=null", "step.packs=256", "step.clips=1", "loader.packs_per_forward=256")
+    account = followed("finetune", "elastic_audioset", *words)
+    moved = sum(call.bytes for call in account.phase("prepare") if call.line.startswith("gamut/audio/"))
+    assert moved / account.work.clips <= 14e6  # 59 MB before that was compiled
 
 
 def test_waits_of_a_step_besides_its_micro_batches() -> None:

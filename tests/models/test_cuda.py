@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.utils._triton import has_triton
 
 from gamut.audio.augment import random_noise, spec_augment
 from gamut.audio.logmel import log_mel, normalise, patches
@@ -50,7 +51,10 @@ def test_varlen_equals_the_loop(one_query: bool) -> None:
         assert (a - b).abs().max() <= 0.05 * b.abs().max()
 
 
-def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu(compiled: bool) -> None:
+    if compiled and not has_triton():
+        pytest.skip("no compiler for this GPU")
     model = schema.Model(dim=96, depth=2, heads=3, table_frames=160, drop_path=0.2)
     frames, hops = torch.tensor(SIZES), torch.tensor([160, 192, 160, 160, 640])
     length = (frames - 1) * hops + 400
@@ -64,8 +68,8 @@ def test_front_end_and_model_do_not_wait_and_agree_with_the_cpu() -> None:
         torch.cuda.synchronize()
         keys = (0, 0, given[5])
         with no_waiting():
-            mel = log_mel(*given[:5], SIZES)
-            noisy = random_noise(normalise(mel, -4.0, 4.0), given[4], SIZES, keys)
+            mel = log_mel(*given[:5], SIZES, compiled=compiled)
+            noisy = random_noise(normalise(mel, -4.0, 4.0, compiled and mel.is_cuda), given[4], SIZES, keys)
             masked = spec_augment(noisy, given[4], SIZES, keys, 48, 24)
             where = layout(given[4], SIZES, class_token=True)
             tokens = vit(patches(masked), where, key_torch(*keys, device=device))

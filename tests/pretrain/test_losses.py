@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gamut.train import blocks
+from gamut import compiler
+from gamut.compiler import compiled_function
 from pretrain import losses
 from pretrain.centres import Centre, sum_up
 from pretrain.teacher import make_teacher, momentum, move
@@ -122,10 +123,10 @@ def test_compiled_distil_is_distil_and_is_compiled_once(
     from torch._dynamo import reset
     from torch._dynamo.utils import counters
 
-    monkeypatch.setattr(blocks, "BACKEND", backend)
+    monkeypatch.setattr(compiler, "BACKEND", backend)
     monkeypatch.setattr(losses, "CHUNK_CPU", 4 * 24 * 100)
     reset()
-    blocks.compiled_function.cache_clear()
+    compiled_function.cache_clear()
     counters.clear()
     generator = torch.Generator().manual_seed(0)
     graphs = []
@@ -146,7 +147,7 @@ def test_compiled_distil_is_distil_and_is_compiled_once(
     assert len(set(graphs)) == 1, graphs
     assert not counters["graph_break"]
     reset()
-    blocks.compiled_function.cache_clear()
+    compiled_function.cache_clear()
 
 
 def test_distil_of_no_row_is_nothing() -> None:

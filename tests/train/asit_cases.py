@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
+from gamut import compiler
 from gamut.recipe import schema
-from gamut.train import blocks
 from gamut.train.engine import Engine
 from gamut.train.loop import make_engine
 from gamut.train.objective import Moment
@@ -142,7 +142,7 @@ def compiled(
     world: World, engine_of: int | str, backend: str, precision: str = "fp32", activations: str = "keep"
 ) -> dict[str, dict]:
     """The run as it is, and compiled by that back end of torch.compile."""
-    blocks.BACKEND = backend
+    compiler.BACKEND = backend
     plain = schema.Compute(activations=activations)
     return {
         "plain": asit_run(world, engine_of, precision, plain),

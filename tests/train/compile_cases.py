@@ -10,8 +10,8 @@ from typing import Any
 from collapse_cases import SoundLoader
 from toy import teach
 
+from gamut import compiler
 from gamut.recipe import schema
-from gamut.train import blocks
 from gamut.train.objective import Moment, Prepared
 from gamut.train.world import World
 from pretrain.asit import Asit
@@ -30,7 +30,7 @@ class Stoppable(Asit):
 
 def changing(world: World, folder: Path, recipe: schema.Recipe, kinds: list[bool], backend: str) -> list[dict]:
     """A tiny run in as many attempts as there are kinds, each compiled or not; all but the last stop after 3 steps."""
-    blocks.BACKEND = backend
+    compiler.BACKEND = backend
     ends = []
     for number, compiled in enumerate(kinds, 1):
         stop = 3 * number if number < len(kinds) else None

@@ -18,6 +18,7 @@ from ranks import run
 from test_asit_engines import assert_alike
 from toy import Toy, toy_recipe
 
+from gamut import compiler
 from gamut.errors import RecipeError
 from gamut.models.layout import layout
 from gamut.probe.pictures import attention_maps
@@ -35,7 +36,7 @@ PACKS = ([64, 96] * 2, [96] * 6, [], [32, 48, 80, 16] * 2, [96, 16], [16] * 10) 
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from torch._dynamo import reset
 
-    monkeypatch.setattr(blocks, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiler, "BACKEND", "aot_eager")
     reset()
     yield
     reset()
