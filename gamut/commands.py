@@ -9,6 +9,7 @@ import argparse
 import functools
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,22 +105,35 @@ def _in_clone(name: str) -> str:
 
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
     """Wrap a command's `main`: plugins are loaded before it; a `GamutError` becomes its message on stderr and exit
-    status 2."""
+    status 2, a closed pipe the end."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             if not {"-h", "--help"} & {*sys.argv}:
                 load_plugins()
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except GamutError as error:
             print(f"error: {as_typed(str(error))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
-            return 141
+        except BrokenPipeError:
+            if not _unread():
+                raise
+            return 141  # as the shell says of a program that such a pipe ended
 
     return wrapped
+
+
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more, as behind `| head`; the rest of it then goes nowhere."""
+    descriptor, poll = sys.stdout.fileno(), select.poll()
+    poll.register(descriptor, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True

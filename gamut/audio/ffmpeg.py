@@ -60,10 +60,10 @@ def decode_with_ffmpeg(path: Path, start: float = 0.0, end: float | None = None)
     return read_audio(_run(path, start, end, ["-f", "wav", "pipe:1"]))
 
 
-def to_file_with_ffmpeg(path: Path, out: Path) -> Path:
-    """The first audio stream of a file, of any length, as WAV (beyond 4 GB RF64) of 32-bit floats at `out`, which is
-    returned. Raises as `decode_with_ffmpeg`."""
-    _run(path, 0.0, None, ["-f", "wav", "-rf64", "auto", f"file:{os.path.abspath(out)}"])
+def to_file_with_ffmpeg(path: Path, out: Path, end: float | None = None) -> Path:
+    """The first audio stream of a file, of any length or up to `end` in seconds, as WAV (beyond 4 GB RF64) of 32-bit
+    floats at `out`, which is returned. Raises as `decode_with_ffmpeg`."""
+    _run(path, 0.0, end, ["-f", "wav", "-rf64", "auto", f"file:{os.path.abspath(out)}"])
     return out
 
 

@@ -4,86 +4,65 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gamut.commands import command, parser_of
+from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
+from gamut.files import write_bytes
+from gamut.tag.arguments import add_model, open_model
+from gamut.tag.formats import FORMATS, as_lines
+from gamut.tag.result import Choice
 
 if TYPE_CHECKING:
-    from gamut.tag import result
-    from gamut.tag.result import Tagged
+    from gamut.tag import Tagged
 
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}  # and what ffmpeg reads
+NAMED = 3  # files of those that a folder has beside its sounds
+INTERRUPTED = 130  # exit status
 EXAMPLE = """examples:
   python -m gamut.tag runs/esc50/test-1-seed-0 clip.wav
   python -m gamut.tag runs/as20k recordings/ --every 10 --top 3 --format csv --out tags.csv
+  python -m gamut.tag runs/as20k recordings/ --every 2 --top 1 --format audacity --out labels/
   python -m gamut.tag models/whisper-large --head runs/whisper_at_tltr512 talk.mp3 --every 2 --transcribe
   python -m gamut.tag models/whisper-tiny --head tiny.pt --labels class_labels_indices.csv clip.wav --classes Dog,Rain
+  arecord -f S16_LE -r 16000 -c 1 -t raw | python -m gamut.tag runs/esc50/test-1-seed-0 -
 """
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tag every file; 0, or 1 where some of several could not be read."""
+    """Tag every file; 0, or 1 where some of several could not be read. Of a stream 0, or 130 where Ctrl-C ended it."""
     arguments = _parser().parse_args(argv)
+    streamed = "-" in arguments.sounds
+    if streamed and len(arguments.sounds) > 1:
+        raise RecipeError("- is standard input, which is tagged alone: leave the other files out.")
+    if not streamed and (arguments.rate or arguments.channels):
+        raise RecipeError(
+            "--rate and --channels are of raw samples on standard input: name that as -, or leave them out."
+        )
+    descriptor = _standard_input() if streamed else -1
+    files = {} if streamed else dict(_files([Path(one) for one in arguments.sounds]))
+    places = {} if streamed else _places(arguments, files)
+    model, options = open_model(arguments)
 
-    from gamut.progress import Progress  # here: torch takes its time, and --help does without
-    from gamut.tag import result
-    from gamut.tag.choose import load
-    from gamut.tag.recording import Recording
+    from gamut.tag.choose import classes_among
 
-    files = list(_files(arguments.sounds))
-    for name in ("language", "task"):
-        if getattr(arguments, name) is not None and not arguments.transcribe:
-            raise RecipeError(f"--{name} is of text, and none is asked for: add --transcribe, or leave it out.")
-    model = load(
-        arguments.model, head=arguments.head, encoder=arguments.encoder, labels=arguments.labels,
-        text=arguments.transcribe, precision=arguments.precision, device=arguments.device,
-    )  # fmt: skip
-    if model.weights:
-        print(f"weights: {model.weights}", file=sys.stderr)
-    options: dict[str, Any] = {"every": arguments.every}
-    if arguments.transcribe:
-        options["text"] = {
-            name: value for name in ("language", "task") if (value := getattr(arguments, name)) is not None
-        }
-    chosen: result.Choice | None = None
-    failed = 0
-    total = max(round(_seconds(files)), 1)
-    with _output(arguments.out) as out, Progress("tagging", total, "s of sound") as progress:
-        if arguments.format == "csv":
-            print(",".join(result.COLUMNS), file=out)
-        for batch in _batches(files, arguments.batch):
-            with contextlib.ExitStack() as held:
-                recordings = []
-                for file in batch:
-                    try:
-                        recordings.append(held.enter_context(Recording(file)))
-                    except (AudioError, ShardError) as error:  # a ShardError: the file needs ffmpeg
-                        print(f"error: {error}", file=sys.stderr)
-                        failed += 1
-                for tagged in model.tag(recordings, heard=progress.add, **options) if recordings else ():
-                    chosen = chosen or _choice(arguments, tagged)
-                    shown = _shown(arguments.format, tagged, chosen)
-                    if shown:  # a CSV of a file without a tag has no line
-                        print(shown, file=out, flush=True)
-    if failed == len(files):
-        raise AudioError("None of the files could be read.")
-    return 1 if failed else 0
+    among = classes_among(arguments.classes, model.labels) if model.labels else None
+    choice = Choice(arguments.top, among, arguments.least)
+    if streamed:
+        return _stream(arguments, model, options, choice, descriptor)
+    return _tag(arguments, model, options, choice, list(files), places)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("tag", __doc__, EXAMPLE)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a fine-tuning run or one of its rounds; or a Whisper: a folder of transformers, an OpenAI .pt",
-    )
-    parser.add_argument("sounds", metavar="FILE", nargs="+", type=Path, help="sound files, or folders of them")
-    parser.add_argument("--every", type=float, metavar="S", help="a set of tags every S seconds (default: the model's)")
+    add_model(parser)
+    parser.add_argument("sounds", metavar="FILE", nargs="+", help="sound files, folders of them, or - (standard input)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="tags at a time (default: %(default)s)")
     parser.add_argument("--least", type=float, default=0.0, metavar="P", help="only tags of this probability or more")
     parser.add_argument(
@@ -93,58 +72,149 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,NAME",
         help="only these classes, of which the best are shown",
     )
-    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="json: a line a file")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to the terminal")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="files at a time (default: %(default)s)")
-    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one, else cpu")
-    speech = parser.add_argument_group("with a Whisper")
-    speech.add_argument("--head", type=Path, metavar="PATH", help="a head's run or file of weights")
-    speech.add_argument("--encoder", type=Path, metavar="PATH", help="the Whisper, where MODEL is a head's run")
-    speech.add_argument("--labels", type=Path, metavar="FILE", help="class names of a public head: a line each, or CSV")
-    speech.add_argument("--transcribe", action="store_true", help="text with timestamps, from the same encoder pass")
-    speech.add_argument("--language", metavar="CODE", help="of the speech, such as en (default: it is detected)")
-    speech.add_argument("--task", choices=("transcribe", "translate"), help="default: transcribe")
-    speech.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the head's features', or fp32")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="; ".join(f"{name}: {form.about}" for name, form in FORMATS.items()) + " (default: %(default)s)",
+    )
+    parser.add_argument("--out", metavar="PATH", help="a file instead of the terminal; or a folder: a file for each")
+    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="files at a time (default: %(default)s)")
+    raw = parser.add_argument_group("of standard input, where it is not a WAV (16-bit little-endian samples)")
+    raw.add_argument("--rate", type=positive, metavar="HZ", help="default: 16000")
+    raw.add_argument("--channels", type=positive, metavar="N", help="default: 1")
     return parser
 
 
-def _files(given: Sequence[Path]) -> Iterator[Path]:
+def _tag(
+    arguments: argparse.Namespace, model: Any, options: dict[str, Any], choice: Choice, files: list[Path],
+    places: dict[Path, Path],
+) -> int:  # fmt: skip
+    """Files, into one or, where they have `places`, each into its own."""
+    from gamut.progress import Progress
+
+    form = FORMATS[arguments.format]
+    failed: list[Path] = []
+    total = max(round(_seconds(files)), 1)
+    with Progress("tagging", total, "s of sound") as progress:
+        tagged = _tagged(model, files, arguments.batch, options, progress.add, failed)
+        if not places:
+            _write(arguments.out, form.write(tagged, choice))
+        for one in tagged if places else ():
+            _into(places[one.path], form.of(one, choice))
+    if len(failed) == len(files):
+        raise AudioError("None of the files could be read.")
+    return 1 if failed else 0
+
+
+def _tagged(
+    model: Any, files: list[Path], size: int, options: dict[str, Any], heard: Callable[[float], None],
+    failed: list[Path],
+) -> Iterator[Tagged]:  # fmt: skip
+    """Those that can be read; the others are named on stderr and in `failed`."""
+    from gamut.tag.recording import Recording
+
+    for first in range(0, len(files), size):
+        with contextlib.ExitStack() as held:
+            recordings = []
+            for file in files[first : first + size]:
+                try:
+                    recordings.append(held.enter_context(Recording(file)))
+                except (AudioError, ShardError) as error:  # a ShardError: the file needs ffmpeg
+                    print(f"error: {error}", file=sys.stderr)
+                    failed.append(file)
+            if recordings:
+                yield from model.tag(recordings, heard=heard, **options)
+
+
+def _stream(arguments: argparse.Namespace, model: Any, options: dict[str, Any], choice: Choice, descriptor: int) -> int:
+    from gamut.tag.stream import Stream, interrupts
+
+    write = as_lines if arguments.format == "table" else FORMATS[arguments.format].write
+    with interrupts() as stop:
+        stream = Stream(descriptor, arguments.rate, arguments.channels, stop)
+        _write(arguments.out, write(model.listen(stream, **options), choice))
+    if stream.lost:
+        print(f"The last {stream.lost} bytes are no whole sample, and were left out.", file=sys.stderr)
+    if stream.stopped:
+        print(f"interrupted after {stream.seconds:.1f} s of sound", file=sys.stderr)
+        return INTERRUPTED
+    if not stream.samples:
+        raise AudioError("There was no sound on standard input.", "empty")
+    return 0
+
+
+def _standard_input() -> int:
+    if sys.stdin is None or sys.stdin.closed:
+        raise AudioError("Standard input is closed: there is nothing to tag.", "empty")
+    if sys.stdin.isatty():
+        raise RecipeError("Standard input is the terminal: pipe sound into it, such as `arecord -t raw ... | ...`.")
+    return os.dup(sys.stdin.fileno())
+
+
+def _files(given: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Files to tag, and the name of each below the folder that was given. What folders hold besides is said."""
     from gamut.audio.ffmpeg import SUFFIXES
 
     for one in given:
         if not one.is_dir():
-            yield one
+            yield one, Path(one.name)
             continue
-        inside = sorted(path for path in one.rglob("*") if path.suffix.lower() in SOUNDS | SUFFIXES and path.is_file())
-        if not inside:
+        inside = sorted(path for path in one.rglob("*") if path.is_file())
+        sounds = [path for path in inside if path.suffix.lower() in SOUNDS | SUFFIXES]
+        others = [path for path in inside if path.suffix.lower() not in SOUNDS | SUFFIXES]
+        if others:
+            print(_passed_over(one, others), file=sys.stderr)
+        if not sounds:
             raise RecipeError(f"There is no sound file in {one}.")
-        yield from inside
+        yield from ((path, path.relative_to(one)) for path in sounds)
 
 
-def _batches(files: list[Path], size: int) -> Iterator[list[Path]]:
-    if size < 1:
-        raise RecipeError(f"--batch is {size}; it must be 1 or more.")
-    for first in range(0, len(files), size):
-        yield files[first : first + size]
+def _passed_over(folder: Path, others: list[Path]) -> str:
+    counts = Counter(path.suffix.lower() or "without an ending" for path in others)
+    kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
+    names = ", ".join(str(path.relative_to(folder)) for path in others[:NAMED])
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    return f"{folder}: passed over what has no ending of a sound file: {kinds} ({names}{more})"
 
 
-def _choice(arguments: argparse.Namespace, tagged: Tagged) -> result.Choice:
-    from gamut.tag import result
-    from gamut.tag.choose import classes_among
+def _places(arguments: argparse.Namespace, files: dict[Path, Path]) -> dict[Path, Path]:
+    """Where each file's tags go, if into files of their own; else empty. Raises RecipeError."""
+    form, out = FORMATS[arguments.format], arguments.out
+    if out is None or not (out.endswith("/") or Path(out).is_dir() or (len(files) > 1 and not form.together)):
+        if len(files) > 1 and not form.together:
+            raise RecipeError(
+                f"{form.about} is of one recording, and {len(files)} are given: add --out FOLDER for one each."
+            )
+        return {}
+    taken: dict[Path, Path] = {}
+    for file, name in files.items():
+        place = Path(out) / name.with_suffix(form.ending)
+        if place in taken:
+            raise RecipeError(
+                f"{taken[place]} and {file} would both be written to {place}: name the folder above, or only one."
+            )
+        taken[place] = file
+    return {file: place for place, file in taken.items()}
 
-    among = classes_among(arguments.classes, tagged.labels) if tagged.labels else None
-    return result.Choice(arguments.top, among, arguments.least)
+
+def _into(place: Path, text: str) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GamutError(f"The folder {place.parent} cannot be made: {error.strerror}.") from error
+    write_bytes(place, text.encode(), GamutError)
 
 
-def _shown(form: str, tagged: Tagged, choice: result.Choice) -> str:
-    from gamut.tag import result
-
-    make = {"table": result.as_table, "json": result.as_json, "csv": result.as_csv}[form]
-    return make(tagged, choice)
+def _write(path: str | None, pieces: Iterable[str]) -> None:
+    with _output(path) as out:
+        for piece in pieces:
+            out.write(piece)
+            out.flush()
 
 
 @contextlib.contextmanager
-def _output(path: Path | None) -> Iterator[IO[str]]:
+def _output(path: str | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return

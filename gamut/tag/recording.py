@@ -21,6 +21,7 @@ from gamut.errors import AudioError
 from gamut.numbers import RATE
 
 SECONDS = 10  # of a block
+HELD = 60 * RATE  # samples: a recording of no more is decoded once and held
 
 
 class Sound(Protocol):
@@ -51,7 +52,7 @@ def spans(sound: Sound, samples: int, least: int) -> Iterator[np.ndarray]:
 
 
 class Recording:
-    """A file's sound, mono at 16 kHz, in blocks.
+    """A file's sound, mono at 16 kHz, in blocks. A minute is held; what is longer is decoded each time it is asked for.
 
     Channels are averaged and soxr resamples at its HQ setting, as in conversion to shards; 16 kHz pass as they are.
     What libsndfile does not read goes through ffmpeg, once, into a temporary file.
@@ -61,20 +62,28 @@ class Recording:
     (5.0, 80000)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises AudioError where the file is no sound, is cut off, or has no sample; ShardError where ffmpeg is needed
-        and not there."""
+    def __init__(self, path: str | Path, longest: float | None = None) -> None:
+        """longest: seconds; no more is decoded. Raises AudioError where the file is no sound, is cut off, has no sample
+        or lasts longer; ShardError where ffmpeg is needed and not there."""
         self.path = Path(path)
         self._decoded: tempfile.TemporaryDirectory[str] | None = None
         file = self.path
         try:
             if needs_ffmpeg(self.path):
                 self._decoded = tempfile.TemporaryDirectory(prefix="gamut-tag-")
-                file = to_file_with_ffmpeg(self.path, Path(self._decoded.name) / "sound.wav")
+                file = to_file_with_ffmpeg(self.path, Path(self._decoded.name) / "sound.wav", longest and longest + 1)
             self._file = file
             self._stated = 0  # samples that an MP3's header states; 0 where it is not to be believed
             self._mpeg = self._look()
-            self.samples = sum(len(block) for block in self.blocks())
+            self.samples = 0
+            self._held: list[np.ndarray] = []
+            for block in self.blocks():
+                self.samples += len(block)
+                self._held.append(block)
+                if self.samples > HELD:
+                    self._held.clear()
+                if longest is not None and self.samples > longest * RATE:
+                    raise AudioError(f"{self.path} lasts longer than {longest:g} s.", "too_long")
         except OSError as error:
             raise AudioError(f"{self.path} cannot be read: {error.strerror or error}.", "unreadable") from error
         if not self.samples:
@@ -97,7 +106,7 @@ class Recording:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] in [-1, 1), of about ten seconds each, from the beginning. Raises AudioError."""
-        yield from (block for block in self._resampled() if len(block))
+        yield from self._held or resampled(self._native(), self.path)
 
     def _look(self) -> bool:
         """Check that the file is whole; whether it is an MP3, which libsndfile decodes anew after every block."""
@@ -141,19 +150,22 @@ class Recording:
         if decoded < stated:
             raise AudioError(f"{self.path} ends after {decoded} of its {stated} samples.", "truncated")
 
-    def _resampled(self) -> Iterator[np.ndarray]:
-        stream: soxr.ResampleStream | None = None
-        with contextlib.closing(self._native()) as blocks:
-            for block, rate in blocks:
-                if not np.isfinite(block).all():
-                    raise AudioError(f"{self.path} has samples that are NaN or infinite.", "not_finite")
-                mono = block.mean(axis=1, dtype=np.float32)
-                if rate == RATE:
-                    yield mono
-                    continue
+
+def resampled(native: Generator[tuple[np.ndarray, int]], path: Path) -> Iterator[np.ndarray]:
+    """float32 [n], mono at 16 kHz, n >= 1, of blocks (float32 [n, channels], rate) of what `path` names. Raises
+    AudioError."""
+    stream: soxr.ResampleStream | None = None
+    with contextlib.closing(native) as blocks:
+        for block, rate in blocks:
+            if not np.isfinite(block).all():
+                raise AudioError(f"{path} has samples that are NaN or infinite.", "not_finite")
+            mono = block.mean(axis=1, dtype=np.float32)
+            if rate != RATE:
                 if not 1_000 <= rate <= 10_000_000:
-                    raise AudioError(f"{self.path}: a sample rate of {rate} Hz is not that of sound.", "format")
+                    raise AudioError(f"{path}: a sample rate of {rate} Hz is not that of sound.", "format")
                 stream = stream or soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
-                yield stream.resample_chunk(mono)
-        if stream is not None:
-            yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+                mono = stream.resample_chunk(mono)
+            if len(mono):
+                yield mono
+    if stream is not None and len(mono := stream.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield mono

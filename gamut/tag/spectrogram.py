@@ -18,6 +18,7 @@ from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag.recording import Sound, spans
 from gamut.tag.result import Span, Tagged
+from gamut.tag.stream import Stream
 
 SHORTEST = 0.1  # seconds of a span
 
@@ -57,19 +58,13 @@ class Spectrograms:
         are through. Raises RecipeError where a span would be longer than the model reads, AudioError where a file turns
         out to be damaged.
         """
-        policy = evaluation_policy(self.recipe)
-        # Like a clip in training, a span loses what is behind its last whole patch.
-        most = self.seconds + (PATCH * policy.pools[0] * policy.hops[0] - 1) / RATE
-        seconds = self.seconds if every is None else every
-        if not SHORTEST <= seconds <= most:
-            raise RecipeError(f"This model reads spans of {SHORTEST:g} to {most:.2f} s, not of {seconds:g} s.")
-        samples = round(seconds * RATE)
+        samples = self._samples(every)
         found: list[list[Span]] = [[] for _ in recordings]
         waiting: list[tuple[int, np.ndarray]] = []
         judged: list[tuple[int, np.ndarray]] = []  # on the device, which works on them while the next are read
         probabilities = torch.zeros(0)
         ready = 0
-        for number, waveform in self._waveforms(recordings, samples):
+        for number, waveform in ((n, span) for n, one in enumerate(recordings) for span in self._cut(one, samples)):
             waiting.append((number, waveform))
             if len(waiting) < len(recordings):
                 continue
@@ -84,11 +79,27 @@ class Spectrograms:
         for number in range(ready, len(recordings)):
             yield self._tagged(recordings[number], found[number])
 
-    def _waveforms(self, recordings: Sequence[Sound], samples: int) -> Iterator[tuple[int, np.ndarray]]:
+    def listen(self, stream: Stream, every: float | None = None) -> Iterator[Tagged]:
+        """A part for every span of a stream, as it comes: with the numbers that `tag` gives for a file."""
+        samples = self._samples(every)
+        for number, waveform in enumerate(self._cut(stream, samples)):
+            if len(waveform):
+                (own,) = self._judge([waveform]).cpu().numpy()
+                yield Tagged(stream.path, stream.seconds, self.labels, (_span(number * samples, waveform, own),))
+
+    def _samples(self, every: float | None) -> int:
+        """Of a span."""
         policy = evaluation_policy(self.recipe)
-        least = (PATCH * policy.pools[0] - 1) * policy.hops[0] + WINDOW
-        for number, recording in enumerate(recordings):
-            yield from ((number, waveform) for waveform in spans(recording, samples, least))
+        # Like a clip in training, a span loses what is behind its last whole patch.
+        most = self.seconds + (PATCH * policy.pools[0] * policy.hops[0] - 1) / RATE
+        seconds = self.seconds if every is None else every
+        if not SHORTEST <= seconds <= most:
+            raise RecipeError(f"This model reads spans of {SHORTEST:g} to {most:.2f} s, not of {seconds:g} s.")
+        return round(seconds * RATE)
+
+    def _cut(self, recording: Sound, samples: int) -> Iterator[np.ndarray]:
+        policy = evaluation_policy(self.recipe)
+        return spans(recording, samples, (PATCH * policy.pools[0] - 1) * policy.hops[0] + WINDOW)
 
     def _tagged(self, recording: Sound, spans: list[Span]) -> Tagged:
         return Tagged(recording.path, recording.seconds, self.labels, tuple(spans))
@@ -102,9 +113,7 @@ class Spectrograms:
         heard: Callable[[float], None],
     ) -> None:
         for (number, waveform), own in zip(judged, probabilities.cpu().numpy()):
-            start = len(found[number]) * samples
-            span = Span(round(start / RATE, 4), round((start + len(waveform)) / RATE, 4), own)
-            found[number].append(span)
+            found[number].append(_span(len(found[number]) * samples, waveform, own))
             heard(len(waveform) / RATE)
 
     @torch.no_grad()
@@ -122,6 +131,10 @@ class Spectrograms:
 
     def _policy(self, clips: int) -> Policy:
         return replace(evaluation_policy(self.recipe), packs=1, tokens=None, clips=clips, too_long="cut")
+
+
+def _span(start: int, waveform: np.ndarray, probabilities: np.ndarray) -> Span:
+    return Span(round(start / RATE, 4), round((start + len(waveform)) / RATE, 4), probabilities)
 
 
 def longest(recipe: schema.Recipe) -> float:

@@ -16,6 +16,7 @@ from gamut.tag.listen import Listening
 from gamut.tag.mels import LongMel, short
 from gamut.tag.recording import Sound
 from gamut.tag.result import Span, Tagged, Words
+from gamut.tag.stream import Stream
 from gamut.tag.units import STEP, UNIT, Units, units_of
 
 
@@ -57,6 +58,11 @@ class Speech:
         """weights: which ones the head's are, in words."""
         self.whisper, self.head, self.tokenizer, self.weights = whisper, head, tokenizer, weights
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the head's classes; empty where there is no head."""
+        return self.head.labels if self.head else ()
+
     def tag(
         self,
         recordings: Sequence[Sound],
@@ -72,6 +78,51 @@ class Speech:
         many more seconds are encoded. Raises RecipeError for another `every` and a language that the Whisper does not
         know, AudioError where a file turns out to be damaged.
         """
+        window, units, whole = self._cut(every, text)
+        gathered = [_Gathering(one, units, self.head, heard, whole) for one in recordings]
+        for one in gathered:
+            one.ends()
+        texts = self._encode(gathered, window) if text is None else self._write(gathered, text)
+        for one, (words, said) in zip(gathered, texts):
+            yield Tagged(one.recording.path, one.recording.seconds, self.labels, tuple(one.spans()), said, words)
+
+    def listen(
+        self, stream: Stream, every: float | None = None, text: dict[str, Any] | None = None
+    ) -> Iterator[Tagged]:
+        """Parts of a stream, as it comes: the tags of each window with the numbers that `tag` gives for a file.
+
+        With text a part is up to 30 s that end where it is quietest, since `generate` wants a long recording whole; its
+        tags are of that pass.
+        """
+        window, units, whole = self._cut(every, text)
+        gathering = _Gathering(stream, units, self.head, lambda seconds: None, whole)
+        longest = self.whisper.longest
+        samples = round(window * RATE) // STEP * STEP
+        first = 0  # step
+        for waveform in _windows(stream, samples) if text is None else _pieces(stream, longest):
+            words: tuple[Words, ...] = ()
+            said = None
+            if text is None:
+                if len(waveform) < samples:  # the last
+                    gathering.ends()
+                self._pass([(gathering, first, waveform)], window)
+            else:
+                own = _Piece(gathering, first, -(-len(waveform) // STEP))
+                mel = short([waveform], self.whisper.mels, longest).to(self._like)
+                ((words, said),) = self._generate([own], mel, text)
+                words = tuple(one.later(first * STEP / RATE) for one in words)
+            first += len(waveform) // STEP
+            spans = tuple(gathering.spans())
+            if spans or words:
+                yield Tagged(stream.path, stream.seconds, self.labels, spans, said, words)
+        gathering.ends()
+        gathering.finish()
+        if spans := tuple(gathering.spans()):
+            yield Tagged(stream.path, stream.seconds, self.labels, spans)
+
+    def _cut(self, every: float | None, text: dict[str, Any] | None) -> tuple[float, int, float]:
+        """(seconds of a window without text, units of a span, seconds to whole ones of which a recording is rounded
+        up). Raises RecipeError."""
         if text is not None:
             self.whisper.require_language(text.get("language"), text.get("task"))
         window, unit = self._window, self.head.unit if self.head else UNIT
@@ -80,13 +131,7 @@ class Speech:
             window = min(window, units * unit * STEP / RATE)
         else:
             units = units_of(every, unit) if self.head else 1
-        whole = window if every is None and text is None else STEP / RATE
-        gathered = [_Gathering(one, units, self.head, heard, whole) for one in recordings]
-        texts = self._encode(gathered, window) if text is None else self._write(gathered, text)
-        for one, (words, said) in zip(gathered, texts):
-            labels = self.head.labels if self.head else ()
-            spans = tuple(one.spans)
-            yield Tagged(one.recording.path, one.recording.seconds, labels, spans, said, words)
+        return window, units, window if every is None and text is None else STEP / RATE
 
     def _encode(self, gathered: list[_Gathering], window: float) -> list[tuple[tuple[Words, ...], str | None]]:
         """Windows of so many seconds of all recordings, as many at a time as there are recordings."""
@@ -130,6 +175,7 @@ class Speech:
         for one in gathered:
             if id(one) not in done:
                 (done[id(one)],) = self._generate([one], LongMel(one.recording, self.whisper.mels, self._like), options)
+            one.finish()
         return [done[id(one)] for one in gathered]
 
     @property
@@ -138,15 +184,13 @@ class Speech:
         return next(self.whisper.encoder.parameters())
 
     def _generate(
-        self, gathered: list[_Gathering], mel: Any, options: dict[str, Any]
+        self, gathered: Sequence[_Gathering | _Piece], mel: Any, options: dict[str, Any]
     ) -> list[tuple[tuple[Words, ...], str]]:
         listening = Listening(self.whisper, len(gathered), lambda row, first, blocks: gathered[row].add(first, blocks))
         with listening.heard():
             made = self.whisper.generator.generate(
                 mel, return_timestamps=True, return_segments=True, monitor_progress=listening.progress, **options
             )
-        for one in gathered:
-            one.finish()
         texts = self.tokenizer.batch_decode(made["sequences"], skip_special_tokens=True)
         return [
             (tuple(self._words(segment) for segment in segments), text)
@@ -171,10 +215,20 @@ class _Gathering:
     ) -> None:
         """window: seconds, to whole ones of which the recording is rounded up."""
         self.recording, self._units, self._head, self._heard = recording, units, head, heard
-        whole = round(window * RATE)
-        self._sums = Units(-(-recording.samples // whole) * whole, head.unit if head else UNIT)
+        self._whole = round(window * RATE)
+        self._sums = Units(None, head.unit if head else UNIT)
         self._span = units * (head.unit if head else UNIT) * STEP / RATE  # seconds
-        self.spans: list[Span] = []
+        self._spans: list[Span] = []
+        self._judged = 0  # spans
+
+    def ends(self) -> None:
+        """The recording's length is known."""
+        self._sums.ends(-(-self.recording.samples // self._whole) * self._whole)
+
+    def spans(self) -> list[Span]:
+        """Those that became known since this was asked."""
+        known, self._spans = self._spans, []
+        return known
 
     def add(self, first: int, blocks: list[torch.Tensor]) -> None:
         """Take in a window: the output [steps, D] of every block, from step `first` of the recording on."""
@@ -199,9 +253,46 @@ class _Gathering:
         for features in ([torch.stack(whole)] if whole else []) + ([] if last is None else [last[None]]):
             assert self._head is not None
             for probabilities in self._head(features):
-                start = len(self.spans) * self._span
+                start = self._judged * self._span
                 end = min(start + self._span, self.recording.seconds)
-                self.spans.append(Span(round(start, 2), round(end, 4), probabilities))
+                self._spans.append(Span(round(start, 2), round(end, 4), probabilities))
+                self._judged += 1
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a stream that is encoded as a recording of its own."""
+
+    whole: _Gathering
+    first: int  # step of the stream
+    steps: int
+
+    def add(self, first: int, blocks: list[torch.Tensor]) -> None:
+        """Take in a window of the piece; behind its end is silence that the stream does not have."""
+        if (steps := self.steps - first) > 0:
+            self.whole.add(self.first + first, [block[:steps] for block in blocks])
+
+
+def _pieces(stream: Stream, seconds: float) -> Iterator[np.ndarray]:
+    """float32 pieces of a stream, one behind the other, up to so long."""
+    most = round(seconds * RATE)
+    held = np.zeros(0, np.float32)
+    for block in stream.blocks():
+        held = np.concatenate([held, block])
+        while len(held) >= most:
+            cut = _quietest(held[:most])
+            yield held[:cut]
+            held = held[cut:]
+    if len(held):
+        yield held
+
+
+def _quietest(waveform: np.ndarray) -> int:
+    """The sample in the last third of a waveform, on a step, around which 0.2 s are quietest; the last of several."""
+    power = np.square(waveform.reshape(-1, STEP)).sum(1)
+    around = np.convolve(power, np.ones(10), "valid")  # number k is of the steps k to k + 9
+    third = len(power) // 3
+    return (len(around) - 1 - int(np.argmin(around[: -third - 1 : -1])) + 5) * STEP
 
 
 def _windows(recording: Sound, samples: int) -> Iterator[np.ndarray]:

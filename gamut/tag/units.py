@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import torch
 
@@ -31,9 +32,10 @@ class Units:
     Only units that are not yet taken are held.
     """
 
-    def __init__(self, samples: int, unit: int = UNIT) -> None:
+    def __init__(self, samples: int | None, unit: int = UNIT) -> None:
+        """samples: of the recording; None: not known until it `ends`."""
         self._unit = unit  # steps
-        self.steps = -(-samples // STEP)
+        self.ends(sys.maxsize if samples is None else samples)
         self._known = 0  # steps that were seen
         self._taken = 0  # units that were given away
         self._sums: list[torch.Tensor] = []  # float32 [L, D] a unit, from unit `_taken` on
@@ -42,6 +44,10 @@ class Units:
     def count(self) -> int:
         """Units of the whole recording; the last may be of fewer steps."""
         return -(-self.steps // self._unit)
+
+    def ends(self, samples: int) -> None:
+        """So many samples the recording has."""
+        self.steps = -(-samples // STEP)
 
     def room(self, first: int, steps: int) -> tuple[int, int]:
         """Which steps [begin, end) of a window of so many, whose first is step `first` of the recording, are new."""

@@ -6,11 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from finetune.objective import Classify
 from gamut.models.weights import save_weights
-from gamut.recipe import schema
+from gamut.recipe import cli, schema
 from gamut.recipe.resolved import resolved_yaml
+
+CLASSES = ["Dog", "Rain", "Siren", "Speech"]
+MEAN, STD = -6.0, 4.0
+
+
+def a_run(folder: Path, *words: str) -> tuple[Path, Classify]:
+    """A fine-tuning round as `finetune/run.py` leaves one, untrained, and its objective."""
+    recipe = cli.parse("finetune", ["esc10", "model.dim=48", "model.depth=2", "precision=fp32", *words]).recipe
+    task = Classify(recipe, len(CLASSES), MEAN, STD, 0, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    leave_round(folder, recipe, task.model, {**task.described(), "labels": CLASSES, "loss": "ce"})
+    return folder, task
 
 
 def leave_round(folder: Path, recipe: schema.Recipe, model: nn.Module, about: dict[str, Any]) -> Path:

@@ -26,14 +26,12 @@ from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
 from gamut.tag.__main__ import main
 from gamut.tag.choose import classes_among, read_labels
-from gamut.tag.result import Choice, Span, Tagged, Words, as_table
+from gamut.tag.formats import as_table
+from gamut.tag.result import Choice, Span, Tagged, Words
 from tests.close import assert_close
 
-from .rounds import leave_round
+from .rounds import CLASSES, a_run, leave_round
 from .whispers import DIM, LAYERS, talking_whisper
-
-CLASSES = ["Dog", "Rain", "Siren", "Speech"]
-MEAN, STD = -6.0, 4.0
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +45,6 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / name, tone + rng.normal(0, 0.02, len(time)), rate, "PCM_16")
     (folder / "d.wav").write_bytes(b"no sound")
     return folder
-
-
-def a_run(folder: Path, *words: str) -> tuple[Path, Classify]:
-    """A fine-tuning round as `finetune/run.py` leaves one, untrained, and its objective."""
-    recipe = cli.parse("finetune", ["esc10", "model.dim=48", "model.depth=2", "precision=fp32", *words]).recipe
-    task = Classify(recipe, len(CLASSES), MEAN, STD, 0, torch.device("cpu"))
-    with torch.no_grad():
-        for parameter in task.model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    leave_round(folder, recipe, task.model, {**task.described(), "labels": CLASSES, "loss": "ce"})
-    return folder, task
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +125,39 @@ def test_a_folder_with_a_bad_file_gives_the_others_and_exit_1(sounds: Path, run,
     assert "None of the files" in capsys.readouterr().err
 
 
+def test_a_folder_says_what_it_passed_over(sounds: Path, run, tmp_path: Path, capsys) -> None:
+    for name in ("b/a.wav", "b/notes.txt", "b/c/more.TXT", "b/list.json", "b/README", "z.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((sounds / "a.wav").read_bytes() if name.endswith("wav") else b"text")
+    assert main([str(run[0]), str(tmp_path)]) == 0
+    told = "3 .txt, 1 without an ending, 1 .json (b/README, b/c/more.TXT, b/list.json and 2 more)"
+    assert f"{tmp_path}: passed over what has no ending of a sound file: {told}\n" in capsys.readouterr().err
+    assert main([str(run[0]), str(tmp_path / "b" / "c")]) == 2
+    assert "1 .txt (more.TXT)\nerror: There is no sound file in" in capsys.readouterr().err
+
+
+def test_a_file_each_of_what_holds_one_recording(sounds: Path, run, tmp_path: Path, capsys) -> None:
+    whole = [str(run[0]), str(sounds), "--every", "2", "--top", "1"]
+    assert main([*whole, "--format", "srt"]) == 2
+    assert "is of one recording, and 4 are given: add --out FOLDER" in capsys.readouterr().err
+    out = tmp_path / "labels" / "of"
+    assert main([*whole, "--format", "audacity", "--out", str(out)]) == 1  # of d.wav, which is no sound
+    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "b.txt", "c.txt"]
+    lines = [line.split("\t") for line in (out / "a.txt").read_text().splitlines()]
+    assert [(float(start), float(end)) for start, end, _ in lines] == [(0, 2), (2, 4), (4, 5)]
+    assert {label for *_, label in lines} <= set(CLASSES)
+    assert main([*whole, "--format", "csv", "--out", str(out)]) == 1  # it is a folder now: a file each as well
+    assert (out / "a.csv").read_text().startswith("file,start,end,label,probability\n")
+    assert main([str(run[0]), str(sounds / "a.wav"), "--format", "srt", "--out", str(tmp_path / "one.srt")]) == 0
+    assert (tmp_path / "one.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:05,000\n")
+    (tmp_path / "a.wav").write_bytes((sounds / "a.wav").read_bytes())
+    twice = [str(run[0]), str(sounds / "a.wav"), str(tmp_path / "a.wav"), "--format", "srt", "--out", str(tmp_path)]
+    assert main(twice) == 2
+    assert "would both be written to" in capsys.readouterr().err
+    assert main([*whole, "--format", "srt", "--out", str(tmp_path / "one.srt")]) == 2
+    assert "one.srt cannot be made: File exists." in capsys.readouterr().err
+
+
 def test_a_table_for_people(sounds: Path, run, capsys) -> None:
     assert main([str(run[0]), str(sounds / "c.wav"), "--every", "2.5", "--top", "2"]) == 0
     shown = capsys.readouterr().out
@@ -169,7 +189,7 @@ def test_the_best_of_a_span() -> None:
 def test_brackets_in_names_are_no_markup() -> None:
     span, words = Span(0.0, 1.0, np.array([0.9, 0.1], np.float32)), Words(0.0, 1.0, "so [/] it [b]goes\\")
     tagged = Tagged(Path("a[red].wav"), 1.0, ("Dog [/b]", "Rain"), (span,), words.text, (words,))
-    shown = as_table(tagged, Choice())
+    shown = "".join(as_table([tagged], Choice()))
     for text in ("a[red].wav", "Dog [/b] 90%", "so [/] it [b]goes\\"):
         assert text in shown
 
