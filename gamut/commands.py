@@ -33,6 +33,7 @@ COMMANDS = {
     "estimate": ("gamut.estimate.__main__", "what a run would take on GPUs: memory, clips/s, hours, cost"),
     "tag": ("gamut.tag.__main__", "what is heard in recordings, and when; with a Whisper, what is said"),
     "export": ("gamut.export.__main__", "a trained model as a folder that other programs open"),
+    "embed": ("gamut.embed.__main__", "vectors of recordings by any trained model, in a file for other programs"),
     "probe": ("gamut.probe.__main__", "score checkpoints by k-NN and linear probe on labelled clips"),
     "analyse": ("gamut.analyse.__main__", "what frozen encoders know, layer by layer, and what noise costs them"),
     "sweep": ("finetune.sweep", "score fine-tuned models over lengths and resolutions"),

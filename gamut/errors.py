@@ -32,7 +32,8 @@ class AudioError(GamutError):
 
 
 class FeatureError(GamutError):
-    """A cache of features is missing, unfinished or damaged, or has no features of a clip that is asked for."""
+    """A cache or file of features is missing, unfinished or damaged, cannot be written, or has no features of a clip
+    that is asked for."""
 
 
 class PlanError(GamutError):

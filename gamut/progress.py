@@ -98,8 +98,8 @@ class Progress(_Shown):
     def add(self, units: float) -> None:
         """So many more are done."""
         self._reach(self._last[1] + units)
-        done = f"{self._last[1]:,.0f} of {self._total:,.0f} {self._unit}"
-        self._show(f"{done}, {self.rate() or 0.0:,.0f}/s, left {clock_time(self.left())}")
+        done, rate = f"{self._last[1]:,.0f} of {self._total:,.0f} {self._unit}", self.rate() or 0.0
+        self._show(f"{done}, {rate:,.{0 if rate >= 10 else 1}f}/s, left {clock_time(self.left())}")
 
 
 class TrainingProgress(_Shown):

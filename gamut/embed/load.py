@@ -12,12 +12,9 @@ import torch
 from gamut.accelerator import accelerator
 from gamut.embed.model import Model, Window
 from gamut.errors import CheckpointError, RecipeError
-from gamut.features.encoders import SHORTEST, OfPublic, OfSpectrograms, OfSpeech, OfWhisper
-from gamut.models.families import find_public
+from gamut.features.encoders import ENCODERS, AnyLength, OfSpectrograms, OfWhisper, kind_of
 from gamut.models.find import find_weights, metadata_of
-from gamut.models.public import load_public
-from gamut.models.speech import is_speech, load_speech
-from gamut.models.whisper import is_whisper, load_whisper
+from gamut.models.whisper import PRECISIONS, is_whisper, load_whisper
 from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
@@ -27,8 +24,8 @@ from gamut.tag.choose import load as load_tagger
 from gamut.tag.spectrogram import longest
 from gamut.tag.speech import Speech
 
-# Seconds of a window of encoders of any length, whose cost grows with its square: HuBERT, wav2vec2, BEATs, EAT
-LONGEST = 30.0
+LONGEST = 30.0  # seconds of a window of encoders that read any length, at a cost that grows with its square
+WHISPER, SPECTROGRAMS = "whisper", "spectrogram transformer"  # names in ENCODERS
 
 
 def load(
@@ -48,9 +45,9 @@ def load(
     """A model for embeddings and, where it has classes, for tags.
 
     place: a run of pretraining or fine-tuning, one of its rounds, checkpoints or files of weights; an exported folder;
-    a public AST, SSAST, ASiT or ElasticAST (a file, or a folder of transformers); a Whisper (a folder of transformers,
-    an OpenAI .pt); HuBERT or wav2vec2 (a folder of transformers, or torchaudio's weights with `architecture`, such
-    as hubert_base); BEATs, EAT, SSLAM, AudioMAE, Dasheng or M2D (a file, or a folder of transformers).
+    a public AST, SSAST, ASiT, ElasticAST, BEATs, EAT, SSLAM, AudioMAE, Dasheng or M2D (a file, or a folder of
+    transformers); a Whisper (a folder of transformers, an OpenAI .pt); HuBERT or wav2vec2 (a folder of transformers, or
+    torchaudio's weights with their `architecture`, such as hubert_base).
 
     head, encoder, text: as in `gamut.tag.load`, of a Whisper. labels: class names where the weights do not say them: a
     sequence, or a file. model: keys of the model section of public weights that their tensors do not tell, such as
@@ -60,7 +57,7 @@ def load(
     reads its first (`extract.seconds`). None: as the model is meant to be used. Whisper: 30 s, filled up; with a head
     the head's. A fine-tuned run: as it is scored, whole where it reads any length. A pretraining, ElasticAST and ASiT:
     sounds at their own length, up to 30 s (`probe.max_seconds`); AST, SSAST: filled up to their table. HuBERT,
-    wav2vec2, BEATs, EAT, AudioMAE, Dasheng and M2D: at their own length, up to 30 s, as docs/features.md says.
+    wav2vec2, BEATs and the other public encoders: at their own length, up to 30 s, as docs/features.md has it.
 
     precision: fp32, bf16 or fp16 (None: the run's, or fp32). device: None for a GPU where there is one.
 
@@ -75,46 +72,48 @@ def load(
         raise CheckpointError(f"There is nothing at {path}: no such file or folder.")
     if window is not None and not 0.1 <= window <= 600:
         raise RecipeError(f"A window is of 0.1 to 600 s, not of {window:g} s.")
-    if architecture or is_speech(path):
-        return _speech(path, architecture, window, precision or "fp32", on)
-    if normalise is None and model is None and not (head or text) and find_public(path) is not None:
-        public = OfPublic(load_public(path, device=on), window or LONGEST, precision or "fp32", on)
-        cut = Window(public.samples, 1 if window else round(SHORTEST * RATE), window is not None)
-        return Model(public, cut, None, f"{path}", str(path), on)
-    if (is_whisper(path) or path.suffix == ".pt") and head is None and not text:
-        whisper = load_whisper(path, precision=precision or "fp32", device=on)
-        encodes = OfWhisper(whisper, window or whisper.longest, precision or "fp32", on)
-        return Model(encodes, Window(encodes.samples), None, f"The Whisper {path}", str(path), on)
-    if is_whisper(path) or path.suffix == ".pt" or "head" in metadata_of(find_weights(path)):
-        if labels is not None and not isinstance(labels, (str, Path)):
-            raise RecipeError("The labels of a head are given as a file: a name a line, or a CSV.")
-        options: dict[str, Any] = {"head": head, "encoder": encoder, "labels": labels, "text": text}
-        tagger = load_tagger(path, precision=precision, device=on, **options)
-        assert isinstance(tagger, Speech)
-        return _heard(tagger, path, window, on)
-    if text or head or encoder:
-        raise RecipeError(f"{path} is a model of spectrograms: it has no text, no head apart and no encoder apart.")
-    names = read_labels(Path(labels).expanduser()) if isinstance(labels, (str, Path)) else labels
+    extract = schema.Extract(seconds=window or LONGEST, architecture=architecture)
     front = None if normalise is None else schema.FrontEnd(*normalise)
+    recipe = schema.Recipe(stage="features", init=str(path), extract=extract, precision=precision or "fp32")
+    recipe = recipe if front is None else replace(recipe, front=front)
+    kind = kind_of(path, recipe)
+    of_whisper = kind == WHISPER or (kind == SPECTROGRAMS and "head" in metadata_of(find_weights(path)))
+    if (head or encoder or text) and not of_whisper:
+        raise RecipeError(f"{path} is no Whisper and no head of one: it has no text, no head and no encoder apart.")
+    if (model or normalise) and kind != SPECTROGRAMS:
+        raise RecipeError(f"`model` and `normalise` are of a model on this package's log-mel, and {path} is none.")
+    if of_whisper:
+        return _speech(path, window, precision, on, head=head, encoder=encoder, labels=labels, text=text)
+    if kind != SPECTROGRAMS:
+        encodes = ENCODERS[kind].load(path, recipe, on)
+        cut = Window(round(extract.seconds * RATE))
+        if window is None and isinstance(encodes, AnyLength):
+            cut = replace(cut, least=encodes.least, filled=False)
+        return Model(encodes, cut, None, str(path), str(path), on)
+    names = read_labels(Path(labels).expanduser()) if isinstance(labels, (str, Path)) else labels
     return _of_spectrograms(open_spectrograms(path, names, model, front), window, precision, on)
 
 
-def _heard(tagger: Speech, path: Path, window: float | None, device: torch.device) -> Model:
-    """A Whisper with its head, its text or both."""
-    whisper = tagger.whisper
-    own = min(tagger.head.seconds, whisper.longest) if tagger.head else whisper.longest
-    kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(whisper.parameters()).dtype, "fp32")
+def _speech(
+    path: Path, window: float | None, precision: str | None, device: torch.device, labels: Any, **options: Any
+) -> Model:
+    """A Whisper, with a head, its text or neither; or a head's run."""
+    alone = is_whisper(path) or path.suffix == ".pt"
+    tagger: Speech | None = None
+    if alone and options["head"] is None and not options["text"]:
+        whisper = load_whisper(path, precision=precision or "fp32", device=device)
+    else:
+        if labels is not None and not isinstance(labels, (str, Path)):
+            raise RecipeError("The labels of a head are given as a file: a name a line, or a CSV.")
+        loaded = load_tagger(path, precision=precision, device=device, labels=labels, **options)
+        assert isinstance(loaded, Speech)
+        tagger, whisper = loaded, loaded.whisper
+    head = None if tagger is None else tagger.head
+    own = whisper.longest if head is None else min(head.seconds, whisper.longest)
+    kind = next(name for name, dtype in PRECISIONS.items() if dtype == whisper.encoder.conv1.weight.dtype)
     encoder = OfWhisper(whisper, window or own, kind, device)
-    return Model(
-        encoder, Window(encoder.samples), tagger, f"The Whisper of {path}", tagger.weights or str(path), device
-    )
-
-
-def _speech(path: Path, architecture: str, window: float | None, precision: str, device: torch.device) -> Model:
-    speech = load_speech(path, architecture, precision=precision, device=device)
-    encoder = OfSpeech(speech, window or LONGEST, precision, device)
-    least = 1 if window else speech.field
-    return Model(encoder, Window(encoder.samples, least, window is not None), None, f"{path}", str(path), device)
+    weights = (tagger.weights if tagger else "") or str(path)
+    return Model(encoder, Window(encoder.samples), tagger, f"The Whisper of {path}", weights, device)
 
 
 def _of_spectrograms(opened: Opened, window: float | None, precision: str | None, device: torch.device) -> Model:

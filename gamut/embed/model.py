@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from gamut.data.memory import packed
 from gamut.embed.sounds import listed, opened, rates
-from gamut.errors import RecipeError
+from gamut.errors import FeatureError, RecipeError
 from gamut.features.encoders import AnyLength, Encoder, Final
 from gamut.numbers import RATE
 from gamut.tag.recording import Recording, Sound, spans
@@ -84,6 +84,13 @@ class Model:
     @property
     def dim(self) -> int:
         return self.encoder.dim
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """All that decides the numbers of an embedding: weights, front end and windows, as JSON holds it."""
+        encoder = self.encoder
+        front = {"front": dict(encoder.front), "plan": encoder.policy(1).fields(), "window": asdict(self.window)}
+        return {"model": dict(encoder.model)} | front
 
     @overload
     def embed(
@@ -164,6 +171,11 @@ class Model:
         values = torch.stack(blocks, 1) if level == "layer" else final.patches if level == "patch" else final.steps
         assert values is not None
         kept = values.float().cpu().numpy()
+        if not np.isfinite(kept).all():
+            names = ", ".join(str(one.sound.path) for one, *_ in windows)
+            raise FeatureError(
+                f"{self.what} gives numbers that are not finite for {names}: load it in fp32 (precision)."
+            )
         vectors = None if final.clip is None else final.clip.float().cpu().numpy()
         for row, (one, start, waveform) in enumerate(windows):
             one.add(start, len(waveform), final, kept[row], None if vectors is None else vectors[row])

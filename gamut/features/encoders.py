@@ -70,15 +70,15 @@ class Encoder(Protocol):
 class AnyLength(Protocol):
     """An encoder that need not fill up short clips."""
 
+    least: int  # samples at 16 kHz, the fewest that it can read
+
     def at(self, samples: int) -> Encoder:
-        """The same encoder with a window of so many samples at 16 kHz, or of the fewest that it can read."""
+        """The same encoder with a window of so many samples, or of `least`."""
         ...
 
 
 class _OfWaveforms:
     """A window of samples, from a plan whose frames are a sample apart: so it is of any length, to the sample."""
-
-    front: dict[str, Any]
 
     def __init__(self, seconds: float) -> None:
         self.samples = round(seconds * RATE)
@@ -99,8 +99,8 @@ class OfWhisper(_OfWaveforms):
     def __init__(self, whisper: Whisper, seconds: float, precision: str, device: torch.device) -> None:
         if seconds > whisper.longest:
             raise RecipeError(
-                f"extract.seconds={seconds:g} is more than the {whisper.longest:g} s that this Whisper's positions "
-                "reach."
+                f"A window of {seconds:g} s (extract.seconds) is more than the {whisper.longest:g} s that this "
+                "Whisper's positions reach."
             )
         super().__init__(max(round(seconds * RATE) // STEP, 1) * STEP / RATE)
         self._whisper, self._device = whisper, device
@@ -114,21 +114,28 @@ class OfWhisper(_OfWaveforms):
         return Final(self._whisper(self._whisper.log_mel(waveform), each).final, 0.0, STEP / RATE)
 
 
-class OfSpeech(_OfWaveforms):
+class _OfAnyWaveforms(_OfWaveforms):
+    """`AnyLength`."""
+
+    front: dict[str, Any]
+    least: int
+
+    def at(self, samples: int) -> Self:
+        other = copy.copy(self)
+        other.samples = max(samples, self.least)
+        other.front = self.front | {"seconds": other.samples / RATE}
+        return other
+
+
+class OfSpeech(_OfAnyWaveforms):
     """HuBERT, wav2vec2: the waveform of the window."""
 
     def __init__(self, speech: SpeechEncoder, seconds: float, precision: str, device: torch.device) -> None:
         super().__init__(seconds)
-        self._speech, self._device = speech, device
+        self._speech, self._device, self.least = speech, device, speech.field
         self.depth, self.dim = speech.depth, speech.dim
         self.model = {"kind": speech.kind, "weights": digest(speech.module), "precision": precision}
         self.front = {"kind": "waveform", "normalised": speech.normalised, "seconds": self.samples / RATE}
-
-    def at(self, samples: int) -> Self:
-        other = copy.copy(self)
-        other.samples = max(samples, self._speech.field)
-        other.front = self.front | {"seconds": other.samples / RATE}
-        return other
 
     def __call__(self, batch: PackedBatch, each: Each) -> Final:
         waveform, length = self.window(batch.to(self._device))
@@ -136,21 +143,16 @@ class OfSpeech(_OfWaveforms):
         return Final(steps, self._speech.field / 2 / RATE, self._speech.step / RATE)
 
 
-class OfPublic(_OfWaveforms):
+class OfPublic(_OfAnyWaveforms):
     """EAT, SSLAM, AudioMAE, BEATs, Dasheng, M2D: their own log-mel of the window; a step is a column of patches."""
 
     def __init__(self, encoder: PublicEncoder, seconds: float, precision: str, device: torch.device) -> None:
         super().__init__(max(seconds, SHORTEST))
         self._encoder, self._device, self._precision = encoder, device, precision
+        self.least = round(SHORTEST * RATE)
         self.depth, self.dim = encoder.depth, encoder.dim
         self.model = {"kind": encoder.kind, "weights": digest(encoder), "precision": precision}
         self.front = {"kind": f"log-mel of {encoder.family.name}", "seconds": self.samples / RATE}
-
-    def at(self, samples: int) -> Self:
-        other = copy.copy(self)
-        other.samples = max(samples, round(SHORTEST * RATE))
-        other.front = self.front | {"seconds": other.samples / RATE}
-        return other
 
     def __call__(self, batch: PackedBatch, each: Each) -> Final:
         mel = self._encoder.log_mel(*self.window(batch.to(self._device)))
@@ -241,8 +243,12 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
             "BEATs, Dasheng or M2D, or an ASiT run."
         )
     path = Path(recipe.init).expanduser()
-    kinds = [ENCODERS[name] for name in ENCODERS]
-    return next(kind for kind in reversed(kinds) if kind.knows(path, recipe)).load(path, recipe, device)
+    return ENCODERS[kind_of(path, recipe)].load(path, recipe, device)
+
+
+def kind_of(path: Path, recipe: Recipe) -> str:
+    """The name in `ENCODERS` of the kind that knows the weights at `path`."""
+    return next(name for name in reversed([*ENCODERS]) if ENCODERS[name].knows(path, recipe))
 
 
 @dataclass(frozen=True)

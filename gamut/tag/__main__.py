@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,14 +14,13 @@ from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 from gamut.files import write_bytes
 from gamut.tag.arguments import add_model, open_model
+from gamut.tag.files import sound_files
 from gamut.tag.formats import FORMATS, as_lines
 from gamut.tag.result import Choice
 
 if TYPE_CHECKING:
     from gamut.tag import Tagged
 
-SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}  # and what ffmpeg reads
-NAMED = 3  # files of those that a folder has beside its sounds
 INTERRUPTED = 130  # exit status
 EXAMPLE = """examples:
   python -m gamut.tag runs/esc50/test-1-seed-0 clip.wav
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--rate and --channels are of raw samples on standard input: name that as -, or leave them out."
         )
     descriptor = _standard_input() if streamed else -1
-    files = {} if streamed else dict(_files([Path(one) for one in arguments.sounds]))
+    files = {} if streamed else dict(sound_files([Path(one) for one in arguments.sounds]))
     places = {} if streamed else _places(arguments, files)
     model, options = open_model(arguments)
 
@@ -150,32 +148,6 @@ def _standard_input() -> int:
     if sys.stdin.isatty():
         raise RecipeError("Standard input is the terminal: pipe sound into it, such as `arecord -t raw ... | ...`.")
     return os.dup(sys.stdin.fileno())
-
-
-def _files(given: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Files to tag, and the name of each below the folder that was given. What folders hold besides is said."""
-    from gamut.audio.ffmpeg import SUFFIXES
-
-    for one in given:
-        if not one.is_dir():
-            yield one, Path(one.name)
-            continue
-        inside = sorted(path for path in one.rglob("*") if path.is_file())
-        sounds = [path for path in inside if path.suffix.lower() in SOUNDS | SUFFIXES]
-        others = [path for path in inside if path.suffix.lower() not in SOUNDS | SUFFIXES]
-        if others:
-            print(_passed_over(one, others), file=sys.stderr)
-        if not sounds:
-            raise RecipeError(f"There is no sound file in {one}.")
-        yield from ((path, path.relative_to(one)) for path in sounds)
-
-
-def _passed_over(folder: Path, others: list[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "without an ending" for path in others)
-    kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
-    names = ", ".join(str(path.relative_to(folder)) for path in others[:NAMED])
-    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return f"{folder}: passed over what has no ending of a sound file: {kinds} ({names}{more})"
 
 
 def _places(arguments: argparse.Namespace, files: dict[Path, Path]) -> dict[Path, Path]:

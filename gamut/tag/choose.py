@@ -95,7 +95,7 @@ def spectrograms(opened: Opened, device: torch.device) -> Spectrograms:
     if opened.network is None:
         raise CheckpointError(
             f"{opened.what} has no classes: fine-tune from it first for tags, or take its embeddings "
-            "(`gamut.load` in Python)."
+            "(`python -m gamut.embed`, `gamut.load` in Python)."
         )
     if opened.labels is None:
         raise CheckpointError(f"{opened.what} does not say the names of its classes: give --labels FILE (labels=).")
