@@ -32,11 +32,16 @@ class Fixed:
 def fixed(source: Source, seconds: float | None) -> Fixed:
     """The backbone at one length: the recipe's, or that of a sound of so many seconds.
 
-    Raises ExportError where there is none, or the backbone is no vision transformer.
+    Raises ExportError where there is none, or the backbone is no vision transformer, or its norms stand elsewhere.
     """
     vit = source.backbone
     if not isinstance(vit, VisionTransformer):
         raise ExportError(f"The backbone {vit.model.backbone} is no vision transformer: --to safetensors holds it.")
+    if vit.model.norm == "post":
+        raise ExportError(
+            "The LayerNorms of this backbone come after each sum (model.norm=post), those of these classes before: "
+            "--to onnx, torch and safetensors hold it."
+        )
     frames = _frames(source, seconds)
     where = vit.layout(torch.tensor([frames]), (frames,))
     wide = columns(frames, vit.model.stride)

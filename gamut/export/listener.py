@@ -172,12 +172,12 @@ class Listener(nn.Module):
         frames (logits, embedding, frames [columns, classes]); a backbone: (embedding [dim], tokens [columns * bands,
         dim], time-major, lowest band first, without class tokens)."""
         mel, sixteens = self.mel(waveform)
-        x = self._embed(mel, sixteens)
+        x = self.vit.begin(self._embed(mel, sixteens))
         for block in self.vit.blocks:
             assert isinstance(block, Block)
             q, k, v = block.before(x)
             x = block.after(x, attend(q, k, v, block.attn.scale), None)
-        tokens = self.vit.norm(x)
+        tokens = self.vit.end(x)
         embedding = self._pool(tokens)
         if self.head is None:
             return embedding, tokens[self.vit.special :]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import CheckpointError, RecipeError, nearest
-from gamut.models.names import ELASTIC_KERNEL, KERNEL, State, our_names
+from gamut.models.names import EAT_KERNELS, ELASTIC_KERNEL, KERNEL, State, our_names
 from gamut.models.weights import backbone_prefix
 from gamut.numbers import PATCH, bands, frames_of
 from gamut.recipe import schema
@@ -50,6 +50,7 @@ def section_of(raw: State, path: Path, given: Mapping[str, Any]) -> tuple[schema
         "table_like": "ast" if frequency_first else "asit",
         "distilled": "dist_token" in own,
         "pooling": "attention" if "attn_pool.query" in own else "cls" if "cls_token" in own else "mean",
+        "norm": "post" if any(name.endswith(EAT_KERNELS) for name in raw) else "pre",
         "drop_path": 0.0,
         "head_eps": config.get("layer_norm_eps", 1e-5 if frequency_first else 1e-6),
     }

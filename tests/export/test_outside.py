@@ -172,6 +172,7 @@ def test_every_classifier_tags_and_can_be_gone_on_with(made: tuple[Path, dict[st
         ("elastic_esc10", [], "hf --backbone --seconds 5", "has no class token: --to timm, onnx"),
         ("elastic_esc10", [], "timm --backbone", "say which with --seconds, such as --seconds 10"),
         ("esc10", ["model.distilled=true", "views.resolutions=[2.0]"], "hf", "20 ms apart"),
+        ("esc10", ["model.norm=post"], "timm --backbone", "come after each sum (model.norm=post)"),
         ("esc10", [], "safetensors --seconds 3", "leave --seconds out"),
     ],
 )
@@ -193,6 +194,7 @@ def test_an_extra_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 VARIANTS = [
     ("esc10", []),
+    ("esc10", ["model.norm=post"]),
     ("esc10", ["model.pooling=mean", "model.positions=factorised", "model.table_frames=128"]),
     ("elastic_esc10", ["model.pooling=frames", "finetune.loss=bce", "views.resolutions=[1.0]"]),
     ("ast_esc10", ["model.table_frames=1024"]),
