@@ -1,6 +1,6 @@
 """Events with times, from ESC-10's recordings to their scores, in one command.
 
-Mixtures of 10 s are made of the recordings, up to four at random times over noise, those of a fold's mixtures from
+Mixtures of 5 s are made of the recordings, up to three at random times over noise, those of a fold's mixtures from
 that fold alone; with their onsets and offsets they become shards. Then the recipe esc10_events is trained with several
 seeds, once on the events and once on their classes alone (finetune.weight_frames=0), and both are scored on the
 mixtures of fold 5. Results that exist are not computed again. Needs gamut[events].
@@ -37,11 +37,11 @@ from gamut.shards.convert import SOURCES
 from gamut.shards.convert.source import Record
 from launchers.demo import run
 
-SECONDS = 10.0  # of a mixture
-MOST = 4  # events in one
+SECONDS = 5.0  # of a mixture
+MOST = 3  # events in one
 LONGEST = (0.5, 3.0)  # seconds: an event is cut at a length drawn from here
 GAP = 0.25  # seconds of silence that end one
-LEVEL = (6.0, 20.0)  # dB above the noise
+LEVEL = (10.0, 25.0)  # dB above the noise
 NOISE = 0.01  # of full scale
 METRICS = ("mAP", "event_f1", "segment_f1", "psds1", "psds2")
 TRAINED = {"strong": (), "weak": ("finetune.weight_frames=0",)}
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("esc10", type=Path, metavar="ESC10")
     parser.add_argument("--folder", type=Path, default=Path("runs/events"))
-    parser.add_argument("--each", type=positive, default=120, help="mixtures of each fold (default: %(default)s)")
+    parser.add_argument("--each", type=positive, default=150, help="mixtures of each fold (default: %(default)s)")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each kind (default: %(default)s)")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe esc10_events")
     options = parser.parse_intermixed_args(argv)
