@@ -20,6 +20,7 @@ from gamut.models.weights import load_weights
 from gamut.models.whisper import Whisper, is_whisper, load_whisper
 from gamut.recipe import schema
 from gamut.shards.opened import Opened, open_spectrograms
+from gamut.tag.events import Events
 from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Head, Speech
 from gamut.tag.units import UNIT
@@ -102,7 +103,8 @@ def spectrograms(opened: Opened, device: torch.device) -> Spectrograms:
     recipe, front = opened.recipe, opened.recipe.front
     assert front.mean is not None
     assert front.std is not None
-    return Spectrograms(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights)
+    kind = Events if opened.network.by_frames else Spectrograms
+    return kind(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights)
 
 
 def _speech(

@@ -117,15 +117,16 @@ class Spectrograms:
             heard(len(waveform) / RATE)
 
     @torch.no_grad()
-    def _judge(self, waveforms: list[np.ndarray]) -> torch.Tensor:
-        """Probabilities float32 [n, classes] of int16 waveforms, in one pack, on the device."""
+    def _judge(self, waveforms: list[np.ndarray], frames: bool = False) -> torch.Tensor:
+        """Probabilities float32 [n, classes] of int16 waveforms, in one pack, on the device; or of all their `frames`,
+        where the model tells them apart."""
         batch = packed(waveforms, self._policy(len(waveforms))).to(self._device)
         recipe = self.recipe
         mode, pad_with, stride = recipe.front.mode, recipe.views.pad_with, recipe.model.stride
         pixels = normalised(batch, self._mean, self._std, mode, pad_with=pad_with, stride=stride)
         where = self.network.backbone.layout(batch.frames, batch.sizes)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            logits = self.network(pixels, where, None).float()
+            logits = self.network(pixels, where, None, frames).float()
         exclusive = self.recipe.finetune.loss == "ce"
         return logits.softmax(-1) if exclusive else logits.sigmoid()
 
