@@ -22,6 +22,7 @@ EXAMPLE = """examples:
   python -m gamut.export runs/ast --to hf exported/ast
   python -m gamut.export runs/asit_b/checkpoints/step-00010000 --to hf exported/asit_b
   python -m gamut.export runs/elastic --to timm --backbone --seconds 10 exported/elastic
+  python -m gamut.export runs/whisper_at --to onnx --encoder models/whisper-tiny exported/whisper_at
 """
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from gamut.export.write import export  # here: torch takes its time, and --help does without
 
-    options = {"seconds": arguments.seconds, "backbone": arguments.backbone}
+    options = {"seconds": arguments.seconds, "backbone": arguments.backbone, "encoder": arguments.encoder}
     for line in export(arguments.run, arguments.to, arguments.folder, **options):
         print(line, file=sys.stderr)
     print(arguments.folder)
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         help="hf, timm: the length to lay a model out for that hears any; onnx, torch: the longest sound, cut there",
     )
     parser.add_argument("--backbone", action="store_true", help="leave the classifier out")
+    parser.add_argument(
+        "--encoder", metavar="WHISPER", help="the Whisper that a head reads: a folder of transformers, an OpenAI .pt"
+    )
     return parser
 
 

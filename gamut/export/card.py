@@ -9,6 +9,7 @@ import yaml
 from gamut.export.source import Source
 from gamut.export.story import Story
 from gamut.recipe.resolved import portable
+from gamut.tag.units import UNIT
 
 TRAINED_BY = [
     *("epochs", "engine", "precision", "seed", "objective", "model", "head", "views", "step", "optim", "asit"),
@@ -51,7 +52,14 @@ def _front_matter(source: Source) -> str:
 
 def _front_end(source: Source) -> str:
     if "normalise" not in source.about:
-        return ""
+        encoder = source.about["encoder"]
+        seconds = encoder.get("front", {}).get("seconds", source.recipe.head.seconds)
+        blocks, steps = encoder.get("blocks", ["all"]), encoder.get("pooling", {}).get("steps", UNIT)
+        return (
+            f"Front end: sound at 16 kHz, mono; Whisper's log-mel of a window of {seconds:g} s, to which a sound is "
+            f"cut or padded with silence; the outputs of the blocks {', '.join(map(str, blocks))} of the Whisper "
+            f"{encoder['name']}, counted from 0, as means of {steps} steps of 20 ms."
+        )
     front, of = source.about["front"], source.about["normalise"]
     views = source.recipe.views
     length = (

@@ -247,4 +247,4 @@ class WhisperListener(nn.Module):
         number = torch.arange(self.samples // HOP)[:, None] * HOP + torch.arange(WHISPER_FFT)
         mel = power(wide[number] * self.window, self.matrix) @ self.filters
         log = mel.clamp(min=1e-10).log10()
-        return ((torch.maximum(log, log.amax() - WHISPER_FLOOR) + 4.0) / 4.0).T
+        return ((torch.maximum(log, log.flatten().amax(0) - WHISPER_FLOOR) + 4.0) / 4.0).T

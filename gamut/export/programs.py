@@ -19,12 +19,13 @@ from torch import nn
 from gamut.errors import ExportError
 from gamut.export.card import card
 from gamut.export.folder import CARD
-from gamut.export.listener import Listener, LogMel
+from gamut.export.listener import Listener, LogMel, WhisperListener
 from gamut.export.source import Source
+from gamut.export.tensors import write_weights
 from gamut.files import write_text
 from gamut.models.find import MODEL
 from gamut.models.vit import VisionTransformer
-from gamut.models.weights import save_weights
+from gamut.models.whisper import STEP
 from gamut.numbers import PATCH, RATE
 from gamut.recipe.policy import evaluation_policy
 
@@ -94,6 +95,13 @@ def write_torch(source: Source, folder: Path, seconds: float | None) -> Iterator
 
 def listener(source: Source, seconds: float | None) -> nn.Module:
     """The network that is traced, in float32. Raises ExportError for a backbone that is no vision transformer."""
+    if source.speech is not None and source.speech.head is not None:
+        if seconds is not None:
+            raise ExportError("A head on Whisper reads a window of its own length: leave --seconds out.")
+        whisper, head = source.speech.whisper, source.speech.head
+        samples = round(min(head.seconds, whisper.longest) * RATE) // STEP * STEP
+        blocks = head.blocks or tuple(range(whisper.depth))
+        return WhisperListener(whisper, head.tagger, samples, head.unit, blocks).eval().requires_grad_(False)
     if source.network is None:
         raise ExportError(f"{source.weights} is a head without its encoder: name that with --encoder.")
     if not isinstance(source.backbone, VisionTransformer):
@@ -136,17 +144,16 @@ def _names(source: Source) -> list[str]:
 
 
 def _beside(source: Source, folder: Path, seconds: float | None, what: str, use: str) -> None:
-    save_weights(folder / MODEL, source.state, source.about)
+    write_weights(source, folder)
     about = {name: source.about[name] for name in ("labels", "loss", "thresholds") if name in source.about}
     if source.labels:
         write_text(folder / LABELS, json.dumps(about, indent=1, ensure_ascii=False))
     longest = f"{seconds:g} s" if seconds else "as below"
-    seconds_a_frame = (
-        PATCH * (evaluation_policy(source.recipe).hops[0] * evaluation_policy(source.recipe).pools[0]) / RATE
-    )
     frames = ""
     if "frames" in _names(source):
-        frames = f", and `frames` [columns, {len(source.labels)}], logits of every {seconds_a_frame:g} s"
+        policy = evaluation_policy(source.recipe)
+        every = PATCH * policy.hops[0] * policy.pools[0] / RATE
+        frames = f", and `frames` [columns, {len(source.labels)}], logits of every {every:g} s"
     outputs = (
         f"`logits` [{len(source.labels)}] ({'softmax' if source.about['loss'] == 'ce' else 'sigmoid'} makes them "
         f"probabilities), `embedding`, the clip's vector{frames}. `{LABELS}` names the classes."

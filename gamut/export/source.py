@@ -13,7 +13,7 @@ from gamut.errors import ExportError
 from gamut.export.story import Story, story_of
 from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import HEAD, find_weights, metadata_of, recipe_of
+from gamut.models.find import ENCODER, HEAD, find_weights, metadata_of, recipe_of
 from gamut.models.tagger import head_tensors
 from gamut.models.weights import load_weights
 from gamut.numbers import PATCH, RATE, WINDOW
@@ -23,6 +23,8 @@ from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.recipe.resolved import portable
 from gamut.shards.opened import open_spectrograms
+from gamut.tag.choose import load
+from gamut.tag.speech import Speech
 from gamut.train.objective import described
 
 PASSED_ON = ("best", "chosen_on", "thresholds")  # of what weights say of themselves, besides what is said anew
@@ -39,6 +41,7 @@ class Source:
     network: ClassifierNetwork | Backbone | None  # None: a head on the features of an encoder
     story: Story
     evaluated: schema.Recipe  # with the views by which sounds are read once the model is trained
+    speech: Speech | None = None  # the head with its Whisper, in float32, where that is at hand
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -49,7 +52,10 @@ class Source:
     def backbone(self) -> Backbone:
         """Of a model that is no head. Raises ExportError where it is one."""
         if self.network is None:
-            raise ExportError(f"{self.weights} is a head on the features of an encoder, and no model by itself.")
+            raise ExportError(
+                f"{self.weights} is a head on an encoder's features, for which neither transformers nor timm has a "
+                "class: --to onnx, torch and safetensors hold it, with its encoder (--encoder)."
+            )
         return self.network.backbone if isinstance(self.network, ClassifierNetwork) else self.network
 
     def without_classifier(self) -> Source:
@@ -91,11 +97,11 @@ def frames_within(seconds: float, recipe: schema.Recipe) -> int:
     return frames
 
 
-def open_source(place: str | Path) -> Source:
+def open_source(place: str | Path, encoder: str | Path | None = None) -> Source:
     """The model that a run, round, checkpoint, file of weights or exported folder stands for.
 
-    Raises CheckpointError where there are no weights, or damaged ones; ExportError where they do not say of which model
-    they are: only what Gamut trained can be exported.
+    encoder: the Whisper that a head reads. Raises CheckpointError where there are no weights, or damaged ones;
+    ExportError where they do not say of which model they are: only what Gamut trained can be exported.
     """
     weights = find_weights(place)
     recipe = recipe_of(weights)
@@ -104,9 +110,11 @@ def open_source(place: str | Path) -> Source:
             f"{weights} does not say of which model it is: name a run, a round, a checkpoint, or an exported folder."
         )
     said = metadata_of(weights)
+    if encoder and "head" not in said:
+        raise ExportError(f"{weights} is no head on the features of an encoder: leave --encoder out.")
     story = Story.read(said["story"]) if "story" in said else story_of(weights, recipe)
     if "head" in said or any(name.endswith(HEAD) for name in load_weights(weights)[0]):
-        return _head(weights, recipe, said, story)
+        return _head(weights, recipe, said, story, encoder)
     opened = open_spectrograms(weights)
     front = opened.recipe.front
     assert front.mean is not None
@@ -125,14 +133,31 @@ def open_source(place: str | Path) -> Source:
     return Source(weights, recipe, about, state, network, story, opened.recipe)
 
 
-def _head(weights: Path, recipe: schema.Recipe, said: dict[str, Any], story: Story) -> Source:
+def _head(
+    weights: Path, recipe: schema.Recipe, said: dict[str, Any], story: Story, encoder: str | Path | None
+) -> Source:
     if "head" not in said or not said.get("labels"):
         raise ExportError(
             f"The head in {weights} does not say which classes it tells apart, or of which encoder it reads: it was "
             "written by an earlier version. Score the run again."
         )
+    end_to_end = "pool" in said["encoder"]
+    speech = None
+    if encoder or end_to_end or (weights.parent / ENCODER).is_dir():
+        loaded = load(weights, encoder=encoder, precision="fp32", device="cpu")
+        assert isinstance(loaded, Speech)
+        speech = loaded
     state, _ = head_tensors(weights)
     about = {name: value for name, value in said.items() if name not in ("recipe", "story")}
     about["encoder"] = said["encoder"] | {"name": Path(said["encoder"]["name"]).name}
+    if end_to_end:  # its encoder goes out with it, so from here on it is one that a head was put on
+        of = said["encoder"]
+        about["encoder"] = {
+            "name": about["encoder"]["name"],
+            "model": {"kind": "whisper", "precision": "fp32"},
+            "front": {"seconds": of["seconds"]},
+            "pooling": {"steps": of["pool"]},
+            "blocks": list(range(said["shape"][0])),
+        }
     about |= {"recipe": portable(recipe), "story": asdict(story)}
-    return Source(weights, recipe, about, state, None, story, recipe)
+    return Source(weights, recipe, about, state, None, story, recipe, speech)

@@ -10,7 +10,8 @@ from gamut.export.card import card
 from gamut.export.folder import CARD
 from gamut.export.source import Source
 from gamut.files import write_text
-from gamut.models.find import MODEL
+from gamut.models.find import ENCODER, MODEL
+from gamut.models.folder import CONFIG
 from gamut.models.weights import save_weights
 
 TAGS = """
@@ -34,10 +35,11 @@ def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
     """Fill a new folder; what was done, a line at a time. Raises ExportError where a length is asked for."""
     if seconds is not None:
         raise ExportError("--to safetensors holds all lengths that the run does: leave --seconds out.")
-    save_weights(folder / MODEL, source.state, source.about)
-    tags = bool(source.labels) and source.network is not None
+    write_weights(source, folder)
+    tags = bool(source.labels) and (source.network is not None or source.speech is not None)
+    what = "backbone" if not source.labels else "classifier" if source.network else "head on Whisper's features"
     kind = (
-        f"Weights of a {'classifier' if source.labels else 'backbone'} that Gamut trained, for "
+        f"Weights of a {what} that Gamut trained, for "
         f"Gamut: `gamut tag FOLDER`, `init=FOLDER`. `{MODEL}` says in its metadata all that is needed to use them."
     )
     layout = "A sound of any rate and length in; " + (
@@ -46,4 +48,17 @@ def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
         else "a vector a clip, or a token a patch."
     )
     write_text(folder / CARD, card(source, kind, layout, TAGS if tags else WEIGHTS))
-    yield from ()
+    if source.network is None and source.speech is None:
+        yield "the head alone: to use it, name its Whisper with --encoder, here or there"
+
+
+def write_weights(source: Source, folder: Path) -> None:
+    """The weights for Gamut; of a head with its encoder both."""
+    save_weights(folder / MODEL, source.state, source.about)
+    if source.speech is None:
+        return
+    encoder, inside = source.speech.whisper.encoder, folder / ENCODER
+    inside.mkdir()
+    write_text(inside / CONFIG, encoder.config.to_json_string())
+    state = {f"model.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_weights(inside / MODEL, state, {})

@@ -27,14 +27,16 @@ def export(
     *,
     seconds: float | None = None,
     backbone: bool = False,
+    encoder: str | Path | None = None,
 ) -> Iterator[str]:
     """Make `folder` of the model at `place`; what was done, a line at a time.
 
     seconds: the length that the model is laid out for, or, in a format of all lengths, the longest. backbone: without
-    the classifier. Raises ExportError where there is something at `folder`, or where the format cannot hold the model.
+    the classifier. encoder: the Whisper that a head reads. Raises ExportError where there is something at `folder`, or
+    where the format cannot hold the model.
     """
     require_free(folder)
-    source = open_source(place)
+    source = open_source(place, encoder)
     if backbone:
         source = source.without_classifier()
     yield f"weights: {told(source.weights)}"

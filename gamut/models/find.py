@@ -17,6 +17,7 @@ from gamut.track.run import BEST, RunFolder
 
 OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centres, or the mean of weights over epochs
 MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
+ENCODER = "encoder"  # in an exported folder: the Whisper that its head reads, as a folder of transformers
 PICKLED = "pytorch_model.bin"  # in a folder that transformers wrote
 OURS = (
     "teacher.backbone.",

@@ -41,7 +41,9 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def read_resolved(path: Path) -> Recipe:
     """The recipe that `resolved_yaml` wrote to `path`. Raises RecipeError where it is missing or does not fit."""
-    return _of_values(read_values(path), path)
+    recipe = _of_values(read_values(path), path)
+    check(recipe)
+    return recipe
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def portable(recipe: Recipe) -> dict[str, Any]:
 
 
 def read_portable(values: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe that `portable` gave, as the file at `path` has it. Raises RecipeError where it does not fit."""
+    """The recipe that `portable` gave, as the file at `path` has it: good for evaluation, since a training may need the
+    places that it lacks. Raises RecipeError where it does not fit."""
     try:
         return _of_values(by_current_names(values)[0], path)
     except (AttributeError, TypeError) as error:
@@ -66,7 +69,6 @@ def _of_values(values: Mapping[str, Any], path: Path) -> Recipe:
         recipe = cast(Recipe, OmegaConf.to_object(config))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None
-    check(recipe)
     return recipe
 
 

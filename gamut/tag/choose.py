@@ -12,6 +12,7 @@ import torch
 
 from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError
+from gamut.models.find import ENCODER as EXPORTED
 from gamut.models.find import MODEL, find_weights, metadata_of, told
 from gamut.models.folder import CONFIG
 from gamut.models.strict import take_strictly
@@ -44,9 +45,10 @@ def load(
     model: a fine-tuning run, one of its rounds, or what was exported of one, of sound or of a head on Whisper's
     features; or a Whisper (a folder of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file,
     ours or of the public whisper-at package. encoder: the Whisper that a run's head reads, or, where the run trained
-    that too, began with (None: where the run found it). labels: class names, for a head that does not know them (a name
-    a line, or AudioSet's class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None: the
-    one of the features that the head was trained on, else fp32). device: None for a GPU where there is one.
+    that too, began with (None: where the run found it, or the one that was exported with it). labels: class names, for
+    a head that does not know them (a name a line, or AudioSet's class_labels_indices.csv). text: load the decoder too.
+    precision: fp32, bf16, fp16 (None: the one of the features that the head was trained on, else fp32). device: None
+    for a GPU where there is one.
 
     Raises CheckpointError or RecipeError where these do not belong together.
 
@@ -59,7 +61,8 @@ def load(
     found = _of_run(place)
     about = metadata_of(found)
     if "head" in about:
-        encoder = encoder or (about["encoder"]["name"] if _end_to_end(about) else None)
+        beside = found.parent / EXPORTED
+        encoder = encoder or (beside if beside.is_dir() else about["encoder"]["name"] if _end_to_end(about) else None)
         if encoder is None:
             raise RecipeError(
                 f"The run {place} is of a head on the features of an encoder: say where that is, with --encoder "

@@ -11,11 +11,13 @@ from torch import nn
 
 from finetune.objective import Classify
 from gamut.models.backbone import build
+from gamut.models.tagger import Tagger
 from gamut.models.weights import save_weights
 from gamut.recipe import cli, schema
 from gamut.recipe.resolved import resolved_yaml
 from gamut.train.objective import described
 from tests.tag.rounds import leave_round
+from tests.tag.whispers import DIM
 
 CLASSES = ["Dog", "Rain", "Siren, of a ship", "Speech"]
 MEAN, STD = -6.0, 4.0
@@ -53,3 +55,19 @@ def a_pretraining(folder: Path, *words: str) -> tuple[Path, schema.Recipe]:
     state = {"step": 10, "epoch": recipe.epochs, "step_in_epoch": 0, "epoch_steps": 10}
     (checkpoint / "state.json").write_text(json.dumps({"state": state}))
     return folder, recipe
+
+
+def a_head(folder: Path) -> tuple[Path, Tagger]:
+    """A round of training a head on the features of two blocks, as means of 10 steps of windows of 4 s."""
+    about = schema.Head(kind="tl_tr", dim=16, time_heads=2, layer_heads=2)
+    made = Tagger(about, 2, DIM, len(CLASSES))
+    shaken(made)
+    note = {
+        "head": asdict(about), "shape": [2, 20, DIM], "labels": CLASSES, "loss": "bce",
+        "encoder": {
+            "name": "whisper_small", "model": {"kind": "whisper", "precision": "fp32"}, "front": {"seconds": 4.0},
+            "pooling": {"steps": 10}, "blocks": [0, 1], "fingerprint": "f",
+        },
+    }  # fmt: skip
+    recipe = cli.parse("finetune", ["whisper_at", "run.name=head", "features=/secret/features"]).recipe
+    return leave_round(folder, recipe, made, note), made.eval()

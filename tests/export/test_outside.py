@@ -10,17 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from gamut.export.__main__ import main
+from gamut.features.extract import pool
 from gamut.models.backbone import build
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.find import find_weights
+from gamut.models.tagger import Tagger, load_tagger
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import load_backbone, load_classifier, load_weights, save_weights
-from gamut.tag import load
+from gamut.models.whisper import load_whisper
+from gamut.recipe import schema
+from gamut.tag import Recording, load
+from gamut.tag.mels import short
+from tests.tag.whispers import DIM, talking_whisper
 
-from .models import CLASSES, a_classifier, a_pretraining
+from .models import CLASSES, a_classifier, a_head, a_pretraining
 from .reference import heard, sound
 
 LENGTHS = (0.3, 1.0, 10.0, 30.0)
@@ -99,10 +106,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
     wanted = [heard(task.model, task.recipe, wave) for wave in waves]
     expected = [one[name] for one in wanted for name in ("logits", "embedding")]
     jobs.add("torch", "cls_torch", run, "torch", waves, expected)
+
+    # A head on a Whisper, at windows of 4 s.
+    run, head = a_head(runs / "head")
+    whisper = load_whisper(talking_whisper(runs / "whisper"))
+    expected = []
+    for wave in waves:
+        mel = short([wave[: 4 * 16000]], whisper.mels, 4.0)
+        with torch.no_grad():
+            features = torch.stack([pool(block, 10) for block in whisper(mel).blocks], 1)
+            expected += [head(features)[0].numpy(), head.embedding(features)[0].numpy()]
+    jobs.add("onnx", "head", run, f"onnx --encoder {runs / 'whisper'}", waves, expected)
     return jobs.root, jobs.run()
 
 
-NAMES = ["ast", "many", "asit", "asit_timm", "elastic_onnx", "elastic_torch", "elastic_timm", "cls_torch"]
+VITS = ["ast", "many", "asit", "asit_timm", "elastic_onnx", "elastic_torch", "elastic_timm", "cls_torch"]
+NAMES = [*VITS, "head"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,7 +144,7 @@ def test_classes_come_along(made: tuple[Path, dict[str, dict[str, Any]]]) -> Non
     assert found["elastic_onnx"]["about"] == ["logits", "embedding"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VITS)
 def test_every_folder_is_an_init(made: tuple[Path, dict[str, dict[str, Any]]], name: str) -> None:
     """A backbone of the exported model's own kind gets its weights back: the same tokens of the same sound."""
     from gamut.export.source import open_source
@@ -160,6 +179,34 @@ def test_every_classifier_tags_and_can_be_gone_on_with(made: tuple[Path, dict[st
     assert isinstance(origin.network, ClassifierNetwork)
     wanted = heard(origin.network, origin.recipe, sound(5.0))["logits"]
     assert abs(found - wanted).max() < NEAR * abs(wanted).max()
+
+
+def test_a_head_goes_out_with_its_encoder(made: tuple[Path, dict[str, dict[str, Any]]], tmp_path: Path, capsys) -> None:
+    root, _ = made
+    runs = root.parent / "runs"
+    soundfile.write(tmp_path / "a.wav", sound(6.0), 16000, "FLOAT")
+    assert main([str(root / "head"), "--to", "safetensors", str(tmp_path / "again")]) == 0
+    with Recording(tmp_path / "a.wav") as recording:
+        (wanted,) = load(runs / "head", encoder=runs / "whisper").tag([recording], every=2.0)
+        for folder in (root / "head", tmp_path / "again"):
+            (found,) = load(folder).tag([recording], every=2.0)
+            for mine, theirs in zip(found.spans, wanted.spans, strict=True):
+                assert abs(mine.probabilities - theirs.probabilities).max() == 0
+    tagger = Tagger(schema.Head(kind="tl_tr", dim=16, time_heads=2, layer_heads=2), 2, DIM, len(CLASSES), seed=7)
+    load_tagger(tagger, root / "head")
+    for name, value in load_weights(find_weights(runs / "head"))[0].items():
+        assert torch.equal(tagger.state_dict()[name], value)
+    assert b"/secret" not in (root / "head" / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    for words, sentence in (
+        (["--to", "hf"], "neither transformers nor timm has a class: --to onnx, torch and safetensors"),
+        (["--to", "torch"], "a head without its encoder: name that with --encoder"),
+        (["--to", "onnx", "--seconds", "3", "--encoder", str(runs / "whisper")], "leave --seconds out"),
+    ):
+        assert main([str(runs / "head"), *words, str(tmp_path / "x")]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main([str(runs / "cls"), "--to", "onnx", "--encoder", "w", str(tmp_path / "x")]) == 2
+    assert "is no head" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 
 from finetune.end_to_end import EndToEnd
 from finetune.heads import TagFeatures, encoder_of
+from gamut.export.__main__ import main as export
 from gamut.features.__main__ import main as features
 from gamut.features.cache import FeatureCache
 from gamut.recipe import cli
@@ -94,6 +95,11 @@ def test_tags_of_an_encoder_that_learnt_with_its_head(tmp_path: Path, capsys: py
     assert {one["label"]: one["probability"] for one in span["tags"]} == pytest.approx(
         dict(zip(names, judged)), abs=1e-5
     )
+    # Exported, both go on as a head on a frozen encoder.
+    assert export([str(tmp_path / "run"), "--to", "safetensors", str(tmp_path / "exported")]) == 0
+    capsys.readouterr()
+    assert tag([str(tmp_path / "exported"), str(tmp_path / "x.wav"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spans"] == [span]
     assert tag([str(tmp_path / "run"), str(tmp_path / "x.wav"), "--transcribe"]) == 2
     assert "trained its encoder" in capsys.readouterr().err
     other = talking_whisper(tmp_path / "other", dim=16)
