@@ -43,9 +43,16 @@ class Plan:
 
 
 def plan_of(folder: Path) -> list[Plan]:
-    """For every run and cache in a folder. Reads and hashes checkpoints, newest first, until one verifies."""
+    """For every run and cache in a folder, or the run whose checkpoints a folder has.
+
+    Reads and hashes checkpoints, newest first, until one verifies.
+    """
     found = look(folder)
-    return [_run_plan(run) for run in found.runs] + [_cache_plan(cache) for cache in found.caches]
+    around = RunFolder.find(folder) if found.checkpoints and not found.runs else None
+    alone = [] if around else found.checkpoints
+    plans = [_run_plan(run) for run in found.runs or ([around.path] if around else [])]
+    plans += [_cache_plan(cache) for cache in found.caches]
+    return plans + [Plan(path, stays="is a checkpoint outside of a run: left alone") for path in alone]
 
 
 def _run_plan(run: Path) -> Plan:

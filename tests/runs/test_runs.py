@@ -210,6 +210,15 @@ def test_what_latest_names_is_there_after_a_pruning(runs: Path, told: Told) -> N
     assert there.newest() == there.place(6)
 
 
+def test_checkpoints_are_pruned_by_their_folder_and_copies_of_them_are_left_alone(runs: Path, told: Told) -> None:
+    there = checkpoints(runs / "asit", 5)
+    shutil.copytree(there.folder, runs.parent / "copies")
+    assert told("prune", "copies", "--yes").count("outside of a run: left alone") == 2
+    assert len(Checkpoints(runs.parent / "copies").saved()) == 2
+    assert "freed" in told("prune", "runs/asit/checkpoints", "--yes")
+    assert [path.name for path in there.saved()] == ["step-00000005"]
+
+
 def test_without_a_good_checkpoint_nothing_goes(runs: Path, told: Told) -> None:
     there = checkpoints(runs / "asit", 5)
     for path in there.saved():
