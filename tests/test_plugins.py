@@ -164,7 +164,7 @@ def test_a_backbone_that_is_none_is_refused(shards: Path, tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "model.backbone=mixer gives a Identity: derive it from gamut.models.backbone.Backbone" in done.stderr
     done = call(tmp_path, text, *finetune(shards, tmp_path, "model.backbone=mixr"))
-    assert "model.backbone on the command line must be vit or mixer, not 'mixr'" in done.stderr
+    assert "model.backbone on the command line must be vit, beats or mixer, not 'mixr'" in done.stderr
 
 
 ENCODER = """
