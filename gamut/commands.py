@@ -34,6 +34,7 @@ COMMANDS = {
     "tag": ("gamut.tag.__main__", "what is heard in recordings, and when; with a Whisper, what is said"),
     "export": ("gamut.export.__main__", "a trained model as a folder that other programs open"),
     "embed": ("gamut.embed.__main__", "vectors of recordings by any trained model, in a file for other programs"),
+    "report": ("gamut.report.__main__", "a run as one page to look at, and as Markdown"),
     "serve": ("gamut.serve.__main__", "a page in the browser that tags what is dropped on it or recorded"),
     "probe": ("gamut.probe.__main__", "score checkpoints by k-NN and linear probe on labelled clips"),
     "analyse": ("gamut.analyse.__main__", "what frozen encoders know, layer by layer, and what noise costs them"),

@@ -42,7 +42,7 @@ def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None 
     """
     index = Index.open(folder, tars=False, remote=remote)
     row = find(index, key)
-    waveform = _read(index, row)
+    waveform = clip_waveform(index, row)
     labels = tuple(index.labels[label] for label in index.label_ids(row))
     log_mel = clip_log_mel(waveform).numpy()
     seconds = len(waveform) / RATE
@@ -95,7 +95,8 @@ def _with_shard(index: Index, row: int) -> str:
     return f"{index.shards[int(index.shard[row])]['name'].removesuffix('.tar')}/{index.key(row)}"
 
 
-def _read(index: Index, row: int) -> np.ndarray:
+def clip_waveform(index: Index, row: int) -> np.ndarray:
+    """int16 [samples] at 16 kHz. Raises AudioError naming the clip where its bytes are damaged."""
     clips = ShardClips.of(index, int(index.shard[row]), [row])
     try:
         with index.tars.open(clips.name) as file:
