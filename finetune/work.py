@@ -20,6 +20,7 @@ from gamut.estimate.packs import forward_of
 from gamut.evaluate.events import require_scorer
 from gamut.plan import Clips
 from gamut.recipe.schema import Recipe
+from gamut.report.write import at_end
 from gamut.shards import Index
 from gamut.shards.select import for_scoring, select
 from gamut.track.run import RESULT, START, RunFolder
@@ -61,6 +62,7 @@ class Finetune(Work):
             results.append(result)
         if world.first:
             summarise(RunFolder.place(recipe), self.index, results)
+            at_end(RunFolder.place(recipe), recipe)
         return True
 
     def round(self, each: Round, start: Start, world: World, mean: float, std: float) -> dict | None:

@@ -8,6 +8,7 @@ from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
 from gamut.recipe.schema import Recipe
+from gamut.report.write import at_end
 from gamut.shards import Index
 from gamut.shards.select import select
 from gamut.train.loop import train
@@ -55,6 +56,8 @@ class Pretrain(Work):
             if result.status == "finished":
                 watch.finish()
             session.tracker.close(result.status)
+        if world.first and result.status == "finished":
+            at_end(session.folder, recipe)
         if world.first:
             print(f"{result.status}: {session.folder}, checkpoint {result.checkpoint}", flush=True)
         return result.status == "finished"

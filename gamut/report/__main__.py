@@ -11,10 +11,12 @@ from gamut.commands import command, parser_of
 
 ABOUT = """A run as one page that needs nothing but itself, and the same as Markdown: what it came to and what it
 was, curves of all its attempts, probes, pictures, confusion, classes, calibration, the worst errors to listen to, and
-what it cost. Whatever a run does not have, or not any more, is left out.
+what it cost. Whatever a run does not have, or not any more, is left out. Several runs stand side by side: the
+difference of each to the first with a paired bootstrap interval, and what differs in their recipes.
 """
 EXAMPLE = """examples:
   python -m gamut.report runs/esc10
+  python -m gamut.report runs/scratch runs/pretrained --out both
 """
 
 
@@ -31,8 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("report", ABOUT, EXAMPLE)
-    parser.add_argument("run", metavar="RUN", type=Path, nargs=1, help="a run's folder, or one of its rounds")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; without it into the run's folder")
+    parser.add_argument("run", metavar="RUN", type=Path, nargs="+", help="a run's folder, or one of its rounds")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        help="where to write; without it into the run's folder, or for several into `report`",
+    )
     return parser
 
 

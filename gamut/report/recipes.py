@@ -20,7 +20,7 @@ def changed_from_shipped(recipe: Mapping[str, Any]) -> tuple[str, dict[str, tupl
     stage = recipe.get("stage")
     if stage not in STAGES:
         return "", {}
-    mine = {key: value for key, value in json.loads(json.dumps(dict(recipe))).items() if _decides(key)}
+    mine = {key: value for key, value in json.loads(json.dumps(dict(recipe))).items() if decides(key)}
     best: tuple[str, dict[str, tuple[Any, Any]]] = ("", {})
     for name, there in _shipped(stage).items():
         # What an earlier version did not know it did as the default says, which cannot be told from here.
@@ -37,11 +37,12 @@ def _shipped(stage: str) -> dict[str, dict[str, Any]]:
     for name in list_recipes(stage):
         with contextlib.suppress(GamutError):  # of a plugin that is not here, or of variables that are not set
             said = decisive(load_recipe(stage, name))
-            found[name] = {key: value for key, value in said.items() if _decides(key)}
+            found[name] = {key: value for key, value in said.items() if decides(key)}
     return found
 
 
-def _decides(key: str) -> bool:
+def decides(key: str) -> bool:
+    """Whether a key decides numbers, other than by where things lie."""
     try:
         return key.partition(".")[0] not in PLACES and not may_change(key)
     except (KeyError, TypeError):  # a key of another version

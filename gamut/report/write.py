@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gamut.errors import RunError
 from gamut.files import write_text
-from gamut.report import scored, sections
+from gamut.recipe.schema import Recipe
+from gamut.report import comparison, scored, sections
 from gamut.report.document import Document
 from gamut.report.mistakes import mistakes
 from gamut.report.page import page
 from gamut.report.plain import plain
 from gamut.report.told import Told, tell
+from gamut.track.feed import Feed
+from gamut.track.run import RunFolder
+from gamut.track.store import store_uri
 
 PAGE, PLAIN = "report.html", "report.md"
 
@@ -26,7 +31,7 @@ def report(places: Sequence[Path], out: Path | None = None) -> tuple[Path, Path]
     """
     runs = [tell(place) for place in places]
     folder = out or (runs[0].path if len(runs) == 1 else Path("report"))
-    document = of_one(runs[0])
+    document = of_one(runs[0]) if len(runs) == 1 else of_several(_apart(runs))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / PAGE, page(document))
@@ -53,6 +58,42 @@ def of_one(run: Told) -> Document:
         *sections.what_it_was(run),
     ]
     return document
+
+
+def of_several(runs: Sequence[Told]) -> Document:
+    document = Document(" / ".join(run.name for run in runs), f"{len(runs)} runs side by side")
+    document.blocks += [
+        *comparison.side_by_side(runs),
+        *comparison.recipes(runs),
+        *sections.curves(runs),
+        *comparison.classes(runs),
+        *scored.calibrated([run for run in runs if run.scored]),
+        *sections.cost(runs),
+    ]
+    return document
+
+
+def _apart(runs: Sequence[Told]) -> list[Told]:
+    """With names that differ: by as much of their paths as it takes."""
+    most = max(len(run.path.parts) for run in runs)
+    for length in range(1, most + 1):
+        names = ["/".join(run.path.parts[-length:]) for run in runs]
+        if len({*names}) == len(names):
+            return [replace(run, name=name) for run, name in zip(runs, names)]
+    return list(runs)
+
+
+def at_end(place: Path, recipe: Recipe) -> None:
+    """The report on a run that has just ended, in its folder and as an artifact in MLflow. Nothing that goes wrong here
+    ends a run: it is a line of warning."""
+    try:
+        page_file, plain_file = report([place])
+        print(f"report: {page_file}", flush=True)
+        uri = store_uri(recipe)
+        for part in RunFolder.rounds(place) if uri else ():
+            Feed(RunFolder.last(part.path), part.recipe, str(uri)).keep([page_file, plain_file])
+    except Exception as error:  # whatever it is
+        print(f"warning: no report on {place} ({type(error).__name__}: {error}).", flush=True)
 
 
 def _lead(run: Told) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ class Feed:
         except BaseException:
             self._client = None
             raise
+
+    def keep(self, files: Sequence[Path]) -> None:
+        """Log files as artifacts of the run, in the place of those that it has by these names. Raises as `now`."""
+        if self._client is None:
+            self._connect()
+        for file in files:
+            self._client.log_artifact(self._run, str(file), "report")
 
     def _now(self, dead: bool) -> None:
         if self._client is None:

@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from gamut.evaluate.bootstrap import paired_bootstrap
+from gamut.evaluate.metrics import MAP
 from gamut.evaluate.scores import Scores, numbers_of
 from gamut.recipe.load import load_recipe
+from gamut.recipe.resolved import read_resolved
+from gamut.report import comparison
 from gamut.report.__main__ import main
-from gamut.report.write import report
+from gamut.report.told import tell
+from gamut.report.write import at_end, report
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
+from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
 from gamut.track.run import CLASSES, METRICS, RESULT, SCORES, RunFolder
 from launchers.corpus import synthesise
@@ -210,3 +216,43 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 2
     assert "Name another folder with --out" in capsys.readouterr().err
+
+
+def test_several_runs_side_by_side(tmp_path: Path, browser: Browser) -> None:
+    one, other = made(tmp_path / "a", clips=60), made(tmp_path / "b", clips=60, seed=1)
+    page_file, plain_file = report([one, other], tmp_path / "both")
+    a, b = (Scores.load(next(run.glob(f"*/{SCORES}"))) for run in (one, other))
+    hits = [(each.logits.argmax(1) == each.target.argmax(1)).astype(float) for each in (a, b)]
+    order = np.argsort(a.key)  # the draws go by the clips' names
+    mean, low, high = paired_bootstrap(hits[1][order], hits[0][order])
+    plain = plain_file.read_text()
+    assert f"| b/made - a/made | {100 * mean:+.1f} points | {100 * low:+.1f} to {100 * high:+.1f} | 60 |" in plain
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(page_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("h2", has_text="Recipes").is_visible()
+    page.close()
+    tags = [made(tmp_path / name, loss="bce", clips=60, seed=seed) for name, seed in (("c", 0), ("d", 1))]
+    difference = comparison.difference(tell(tags[1]), tell(tags[0]))
+    assert isinstance(difference, comparison.Difference)
+    c, d = (Scores.load(next(run.glob(f"*/{SCORES}"))) for run in tags)
+    assert difference.mean == pytest.approx(MAP.score(d.target, d.logits) - MAP.score(c.target, c.logits))
+    assert difference.low < difference.mean < difference.high
+    assert comparison.difference(tell(tags[0]), tell(one)) == "they are not scored by the same metric"
+
+
+def test_nothing_that_goes_wrong_at_the_end_ends_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path)
+    recipe = read_resolved(next(run.glob("*/recipe.yaml")))
+    sent: list[Path] = []
+    monkeypatch.setattr(Feed, "keep", lambda self, files: sent.extend(files))
+    at_end(run, recipe)
+    assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
+    assert sent == [run / "report.html", run / "report.md"]
+    monkeypatch.setattr(Feed, "keep", lambda self, files: 1 / 0)
+    at_end(run, recipe)
+    assert "warning: no report" in capsys.readouterr().out
+    at_end(tmp_path / "none", recipe)
+    assert "warning: no report" in capsys.readouterr().out
