@@ -54,7 +54,7 @@ h2 { font-size: 19px; margin: 12px 0 10px; }
 table { border-collapse: collapse; font-size: 14px; margin: 8px 0; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; text-align: left; white-space: nowrap; }
 th, td { padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { min-width: 3em; max-width: 34em; }
+td { min-width: 3em; max-width: 34em; overflow-wrap: break-word; }
 th.number, td.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 table.bars td:first-child { min-width: 8em; }
 .bar { width: 190px; height: 11px; margin-top: 6px; background: #e9edf4; border-radius: 3px; }
