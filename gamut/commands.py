@@ -43,6 +43,7 @@ COMMANDS = {
     "curve": ("finetune.curve", "fine-tune from every kept checkpoint of a pretraining"),
     "table1": ("finetune.table1", "train and score heads on frozen encoders, and count their cost"),
     "study": ("launchers.study", "compare pretraining recipes over tasks and seeds"),
+    "benchmarks": ("gamut.benchmarks.__main__", "shard sets as tasks of HEAR and X-ARES, and models scored in them"),
     "masks": ("pretrain.masks", "plot a clip as the student of a pretraining sees it"),
     "runs": ("gamut.runs.__main__", "list, show, compare, prune and verify runs, checkpoints and feature caches"),
     "track": ("gamut.track.__main__", "bring a run's metrics to MLflow"),

@@ -48,6 +48,7 @@ FLOOR = {
     "gamut.report": 7,
     "gamut.export": 7,
     "gamut.embed": 7,
+    "gamut.benchmarks": 7,
     "pretrain": 8,
     "finetune": 8,
     "launchers": 9,
@@ -60,6 +61,7 @@ ALLOWED_ACROSS = {
     ("gamut.registry", "gamut.errors"),
     ("gamut.files", "gamut.errors"),
     ("gamut.settings", "gamut.registry"),
+    ("gamut.benchmarks", "gamut.embed"),
 }
 
 
