@@ -32,6 +32,8 @@ setup(
         "export": pinned("onnx", "onnxscript", "onnxruntime"),
         "serve": pinned("gradio"),
         "events": pinned("sed_scores_eval"),
+        "hear": ["hearvalidator~=2021.0"],  # brings TensorFlow
+        "xares": ["xares~=0.1.3", "torchcodec~=0.11.1"],  # the latter is what torchaudio 2.11 decodes with
         "test": compatible("requirements-test.txt"),
         "bench": compatible("bench/requirements.txt"),
     },
