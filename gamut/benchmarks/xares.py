@@ -6,6 +6,7 @@ environment: `GAMUT_MODEL=runs/asit_b python -m xares.run gamut/benchmarks/xares
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,7 @@ class GamutEncoder(nn.Module):
         if len(tried.times) < 2:
             raise RecipeError(f"{self.model.what} gives a single step in {TRIED} s: X-ARES needs steps over time.")
         self.hop_size_in_ms = round(1000 * float(tried.times[1] - tried.times[0]), 3)
-        encoder = self.model.encoder
-        told = xxhash.xxh3_64_hexdigest(f"{encoder.model} {encoder.front} {self.model.window}".encode())[:8]
+        told = xxhash.xxh3_64_hexdigest(json.dumps(self.model.decides, sort_keys=True).encode())[:8]
         name = re.sub(r"\W+", "_", found.resolve().stem)
         self.__class__ = type(f"{name}_{told}_Encoder", (type(self),), {"__module__": __name__})
 

@@ -17,7 +17,8 @@ from gamut.benchmarks.model import regular
 from gamut.benchmarks.xares import GamutEncoder
 from gamut.embed.model import Embedded
 from gamut.errors import AudioError, CheckpointError, RecipeError
-from tests.embed.test_model import a_round, sound
+from tests.embed.conftest import sound
+from tests.embed.test_model import a_round
 from tests.models.whispers import saved_by_transformers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from gamut.probe.__main__ import main as probe
 from gamut.shards import Index
 from launchers.corpus import CLASSES, synthesise
 from tests.benchmarks.test_hear import kept, said
-from tests.embed.test_model import asit
+from tests.embed.conftest import asit
 from tests.shards.layouts import convert, sound
 
 __all__ = ["asit", "kept"]  # fixtures
