@@ -149,6 +149,7 @@ def test_pretraining_logs_checkpoints_and_draws(reference: Path) -> None:
     figures = {path.name for path in (reference / "figures").iterdir()}
     assert {f"{name}-0000015.png" for name in ("reconstruction-0", "attention-0", "attention-1", "embedding")} < figures
     assert any(name.startswith("teacher.backbone.") for name in tensors(reference, "objective.safetensors"))
+    assert "## Masks and reconstructions" in (reference / "report.md").read_text()
 
 
 def test_probes_are_in_the_record_with_their_reference_lines(reference: Path) -> None:
@@ -269,6 +270,7 @@ def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, refer
     printed = command(*line)
     assert "teacher.backbone" in printed
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
+    assert "## Confusion" in (tmp_path / "tuned" / "report.md").read_text()
     assert [entry["test"] for entry in summary["rounds"]] == [[1], [4, 5]]
     assert summary["clips"] == 12 + 24
     assert summary["seen_in_pretraining"] == 12 + 24  # the reference run was pretrained on all folds, and it says so

@@ -124,6 +124,7 @@ def test_a_head_starts_from_another(made: tuple[Index, np.ndarray, Path], tmp_pa
     [status] = run(1, tune, line)
     assert status == 0
     assert (tmp_path / "whisper_at_esc10" / "summary.json").exists()
+    assert "## Classes" in (tmp_path / "whisper_at_esc10" / "report.md").read_text()
 
 
 def test_a_cache_of_other_clips_is_refused_before_training(
