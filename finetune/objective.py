@@ -144,7 +144,8 @@ class Classify(Objective):
 
     def averages(self, epoch: int) -> bool:
         first = self.recipe.finetune.average_from
-        return first is not None and epoch + 1 >= first
+        # An attempt that ended behind the epoch's steps has averaged it.
+        return first is not None and self.weights.epochs < epoch + 2 - first
 
     def average(self, weights: dict[str, torch.Tensor]) -> None:
         self.weights.add(weights)

@@ -19,6 +19,7 @@ from gamut.errors import GamutError, RunError
 from gamut.estimate.packs import forward_of
 from gamut.evaluate.events import require_scorer
 from gamut.plan import Clips
+from gamut.preemption import PREEMPTION
 from gamut.recipe.schema import Recipe
 from gamut.report.write import at_end
 from gamut.shards import Index
@@ -60,6 +61,8 @@ class Finetune(Work):
             if result is None:
                 return False
             results.append(result)
+            if each is not todo[-1] and any(world.gather(PREEMPTION.asked)):
+                return False
         if world.first:
             summarise(RunFolder.place(recipe), self.index, results)
             at_end(RunFolder.place(recipe), recipe)

@@ -23,14 +23,11 @@ from submitit.helpers import Checkpointable
 from gamut.commands import COMMANDS
 from gamut.errors import RunError
 from gamut.numbers import EXIT_PREEMPTED
+from gamut.preemption import SIGNALS, Preempted
 from launchers.options import STAGES
 
 _TRIES, _TRY_SECONDS = 5, 5.0
 _WAIT_FOR_SLURM = 600.0  # seconds a task that is to be requeued waits for SLURM to end it
-
-
-class Preempted(BaseException):
-    """A signal arrived outside training, when there is nothing to save."""
 
 
 class Job(Checkpointable):
@@ -60,7 +57,7 @@ def run(path: Path) -> int:
     job = json.loads(path.read_text())
     if job["stage"] not in STAGES:
         raise RunError(f"{path} names the unknown stage {job['stage']!r}; known are {' and '.join(STAGES)}.")
-    for number in (signal.SIGUSR2, signal.SIGTERM):  # instead of submitit's, which would requeue from the handler
+    for number in SIGNALS:  # instead of submitit's, which would requeue from the handler
         signal.signal(number, _preempt)
     os.environ.update(job["environment"])
     os.environ.update(rank_environment(os.environ))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gamut.estimate.packs import forward_of
 from gamut.plan import Clips
+from gamut.preemption import Preempted
 from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
@@ -51,7 +52,11 @@ class Pretrain(Work):
                 draw(epoch, at)
                 return watch.after_epoch(epoch, at)
 
-            watch.before(as_begun)
+            try:
+                watch.before(as_begun)
+            except Preempted:
+                session.tracker.close("preempted")
+                raise
             result = train(objective, session, at_epoch_end)
             if result.status == "finished":
                 watch.finish()

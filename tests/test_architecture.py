@@ -27,6 +27,7 @@ FLOOR = {
     "gamut.settings": 0,
     "gamut.accelerator": 1,
     "gamut.compiler": 0,
+    "gamut.preemption": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

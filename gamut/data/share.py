@@ -21,6 +21,7 @@ class Share:
     def __init__(self) -> None:
         self.holes: list[Hole] = []
         self.problem = ""  # what went wrong, where something did
+        self.left = False  # before all clips were through, since the process is to end
         self._found: dict[str, list[np.ndarray]] = {}
         self._there: dict[str, list[torch.Tensor]] = {}  # not fetched yet
         self._bytes = 0  # of those

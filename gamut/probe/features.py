@@ -21,6 +21,7 @@ from gamut.models.layout import BANDS, Layout
 from gamut.models.pooling import band_means
 from gamut.numbers import PATCH, RATE
 from gamut.plan import Clips, Epoch, Policy, plan_evaluation
+from gamut.preemption import PREEMPTION
 from gamut.recipe.policy import hop
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
@@ -147,15 +148,16 @@ def extract(
 
 
 def _batches(loader: Loader, index: Index, epoch: Epoch, share: Share) -> Iterator[PackedBatch]:
-    """The loader's batches; after an error as many empty ones as are due."""
-    done = 0
+    """The loader's batches; after an error, or where the process is to end, as many empty ones as are due."""
+    done, empty = 0, assemble(open_reader(index), epoch, [])
     try:
         for _, batches in loader:
             done += 1
-            yield from batches
+            for batch in batches:
+                share.left = share.left or PREEMPTION.asked
+                yield empty if share.left else batch
     except (GamutError, OSError) as error:
         share.problem = str(error)
-    empty = assemble(open_reader(index), epoch, [])
     for step in range(done, epoch.steps):
         for _ in range(loader.forwards(step)):
             yield empty

@@ -13,6 +13,7 @@ import numpy as np
 
 from gamut.data.share import Share
 from gamut.files import write_text
+from gamut.preemption import Preempted
 from gamut.probe.background import Background, Tracker, place
 from gamut.probe.features import PACKS, Encoder, extract, kinds, whole_clips
 from gamut.probe.fit import leave, share_of
@@ -35,7 +36,8 @@ class Watch:
     rank leaves its vectors in the run folder; the scores are the business of a process beside the first rank. Nothing
     is drawn from a generator, no tensor of the training is written to: a run has the same bits with and without.
 
-    A probe that fails on any rank is counted and said, and the training goes on. `labelled` None: does nothing.
+    A probe that fails on any rank is counted and said, and the training goes on. One that is under way when the process
+    is told to end is left (Preempted), and taken up again by the next attempt. `labelled` None: does nothing.
     """
 
     def __init__(
@@ -132,16 +134,19 @@ class Watch:
                 per_forward=self.recipe.loader.per_forward,
                 with_logmel=with_logmel,
             )
-            if not share.problem:
+            if not (share.problem or share.left):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 np.savez(share_of(folder, world.rank), **share.arrays())  # type: ignore[arg-type]
         except Exception as error:  # whatever it is: a probe is no reason to stop a training
             share.problem = f"{type(error).__name__}: {error}"
-        parts = world.gather((share.problem, [hole.key for hole in share.holes]))
+        parts = world.gather((share.problem, [hole.key for hole in share.holes], share.left))
+        if any(left for *_, left in parts):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise Preempted
         if self.background is None:
             return
-        holes = sorted(key for _, keys in parts for key in keys)
-        problem = next((f"rank {rank}: {said}" for rank, (said, _) in enumerate(parts) if said), "")
+        holes = sorted(key for _, keys, _ in parts for key in keys)
+        problem = next((f"rank {rank}: {said}" for rank, (said, *_) in enumerate(parts) if said), "")
         try:
             if holes:
                 print(f"warning: {len(holes)} clips of the probe cannot be read: {', '.join(holes[:5])}.", flush=True)

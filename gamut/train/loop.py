@@ -12,8 +12,9 @@ import torch
 
 from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
-from gamut.errors import GamutError, PlanError, RunError
+from gamut.errors import GamutError, RunError
 from gamut.plan import Epoch
+from gamut.preemption import Preempted
 from gamut.recipe import schema
 from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
@@ -27,7 +28,7 @@ from gamut.train.restore import resume
 from gamut.train.schedule import Schedule, is_due
 from gamut.train.session import Session
 from gamut.train.spans import Spent
-from gamut.train.state import State
+from gamut.train.state import State, beginning, crosses, moment
 from gamut.train.step import Asks, Outcome, Ready, Stepper
 from gamut.train.trace import Trace
 from gamut.train.world import World
@@ -56,7 +57,8 @@ def train(
     Every rank calls it, after `world.start`, with the session that `open_session` gave. It resumes from the newest
     checkpoint in the run folder that verifies. The session's `index` names clips and is handed to `make_loader`.
 
-    A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`.
+    A SIGUSR2 or SIGTERM on any rank ends it at the next step boundary with a checkpoint and status `preempted`; so does
+    a Preempted from `at_epoch_end`.
     `at_epoch_end(epoch, moment)` is called on every rank once an epoch's steps are taken, before the checkpoint of that
     moment, so it may be called again for the same epoch after a restart; it may use collectives and put the model in
     evaluation mode. Its values are logged.
@@ -125,9 +127,8 @@ class _Training:
             self.ending.callback(self.keeper.leave)
             while self.state.epoch < self.recipe.epochs:
                 epoch = take(self.session, self.state.epoch)
-                if not self._steps(epoch):
+                if not (self._steps(epoch) and self._end(epoch)):
                     return "preempted"
-                self._end(epoch)
             self.keeper.finish()
         self.engine.close()
         return "finished"
@@ -159,8 +160,7 @@ class _Training:
                 self.staged = self.state.step
                 self.keeper.go_on()
             if outcome.asks.stop:
-                self._save()
-                self.keeper.finish()
+                self._leave(epoch)
                 return False
             self.asked = outcome.asks.save
             if self.asked and self.state.step_in_epoch < epoch.steps:
@@ -268,15 +268,19 @@ class _Training:
         self.watchdog.beat()
         self.garbage.after_step(step)
 
-    def _end(self, epoch: Epoch) -> None:
-        """An epoch's steps are taken: average and evaluate, then save where a checkpoint is due."""
+    def _end(self, epoch: Epoch) -> bool:
+        """An epoch's steps are taken: average and evaluate, then save where a checkpoint is due. False where the
+        attempt ends in the evaluation: the next one begins with it."""
         state, recipe = self.state, self.recipe
-        if self.objective.averages(state.epoch):
-            self.objective.average(self.engine.weights())
+        self._average()
         if self.at_epoch_end is not None:
             self.watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
-            with self.engine.whole():
-                values = self.at_epoch_end(state.epoch, moment(state, epoch, recipe.epochs)) or {}
+            try:
+                with self.engine.whole():
+                    values = self.at_epoch_end(state.epoch, moment(state, epoch, recipe.epochs)) or {}
+            except Preempted:
+                self._leave(epoch)
+                return False
             if values:
                 self.session.tracker.log(state.step, values)
             self.watchdog.beat()
@@ -286,6 +290,18 @@ class _Training:
         keep = is_due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
         if last or self.asked or keep:
             self._save(keep)
+        return True
+
+    def _average(self) -> None:
+        if self.objective.averages(self.state.epoch):
+            self.objective.average(self.engine.weights())
+
+    def _leave(self, epoch: Epoch) -> None:
+        """Save, as the attempt ends here; the next one begins with what is left of the epoch, be it its evaluation."""
+        if self.state.step_in_epoch == epoch.steps:
+            self._average()  # here, since there will be no other checkpoint of this step
+        self._save()
+        self.keeper.finish()
 
     def _save(self, keep: bool = False) -> None:
         self.watchdog.beat()
@@ -349,29 +365,6 @@ def take(session: Session, number: int) -> Epoch:
     session.world.agree(problem, f"get the plan of epoch {number}")
     assert epoch is not None
     return epoch
-
-
-def beginning(first: Epoch) -> State:
-    """The state of a run that has not begun. Every epoch has the draws of the first."""
-    if not first.draws:
-        raise PlanError("The plan has no clips: look at the recipe's `subset` and at the shard set.")
-    return State(epoch_draws=first.draws, epoch_steps=first.steps)
-
-
-def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
-    """Where the run stands before its next step."""
-    before = state.epoch_draws * state.epoch + epoch.draws_before(state.step_in_epoch)
-    return Moment(state.epoch, state.step, state.step_in_epoch, before / (state.epoch_draws * epochs))
-
-
-def crosses(at: Moment, epoch: Epoch, every: float) -> bool:
-    """Whether the step that begins `at` crosses a multiple of `every` epochs (0: never)."""
-    if every <= 0:
-        return False
-    tiny = 1e-9  # a multiple that rounding put just below its step
-    before = (at.epoch + at.step_in_epoch / epoch.steps) / every
-    after = (at.epoch + (at.step_in_epoch + 1) / epoch.steps) / every
-    return int(after + tiny) > int(before + tiny)
 
 
 def announce(world: World, schedule: Schedule, state: State, epochs: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gamut.commands import command
+from gamut.preemption import PREEMPTION, Preempted
 from gamut.recipe import cli
 from gamut.recipe.find import STAGES
 from gamut.recipe.schema import Recipe
@@ -38,7 +39,8 @@ class Work(ABC):
 
     @abstractmethod
     def run(self, world: World, mean: float, std: float) -> bool:
-        """Train, on all ranks together; False where the work was preempted, saved and to be started again."""
+        """Train, on all ranks together; False where the work was preempted, saved and to be started again. It may raise
+        Preempted as well, on all ranks, where nothing was to be saved."""
 
 
 def main_of(stage: str) -> Callable[..., int]:
@@ -47,7 +49,11 @@ def main_of(stage: str) -> Callable[..., int]:
     @command
     def main(argv: list[str] | None = None) -> int:
         """Do what the recipe says that the command line names. 0: done; 75: preempted, to be started again."""
-        typed = cli.parse(stage, sys.argv[1:] if argv is None else argv)
+        with PREEMPTION:
+            return run(sys.argv[1:] if argv is None else argv)
+
+    def run(argv: list[str]) -> int:
+        typed = cli.parse(stage, argv)
 
         from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
         from gamut.shards.joined import open_sets
@@ -64,7 +70,11 @@ def main_of(stage: str) -> Callable[..., int]:
             print(more, end="\n" * bool(more), flush=True)
             return 0
         mean, std = work.normalisation()
-        done = work.run(ranks.start(recipe.run), mean, std)
+        world = ranks.start(recipe.run)
+        try:
+            done = work.run(world, mean, std)
+        except Preempted:
+            done = False
         ranks.stop()
         return 0 if done else EXIT_PREEMPTED
 

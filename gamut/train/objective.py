@@ -140,7 +140,8 @@ class Objective(ABC):
         """The step was not applied: drop what was accumulated for it."""
 
     def averages(self, epoch: int) -> bool:
-        """Whether `average` is to be called once this epoch's steps are taken."""
+        """Whether `average` is to be called now that this epoch's steps are taken. An attempt that begins with the
+        epoch's evaluation asks again."""
         return False
 
     def average(self, weights: dict[str, torch.Tensor]) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -21,6 +18,7 @@ from gamut.data.remote import cache_needed, require_cache
 from gamut.errors import RecipeError, RunError
 from gamut.plan import Clips, Epoch
 from gamut.plan.balance import rests
+from gamut.preemption import PREEMPTION, Preemption
 from gamut.progress import NullProgress, TrainingProgress
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
@@ -29,8 +27,6 @@ from gamut.track.run import LOCK, RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.objective import Objective
 from gamut.train.world import World
-
-SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Plans(Protocol):
@@ -41,39 +37,6 @@ class Plans(Protocol):
     def take(self, number: int) -> Epoch: ...
 
     def planned(self, number: int) -> Epoch | None: ...
-
-
-class Preemption:
-    """While entered, SIGUSR2 (SLURM's warning) and SIGTERM only set `asked`; the handlers before come back on leaving.
-
-    The ranks agree on it in the next step's reduction. Saving inside a handler would deadlock: only some ranks may have
-    the signal yet, and a checkpoint is collective.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-        self._depth = 0
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-    def __enter__(self) -> Preemption:
-        self._depth += 1  # the loop may be handed one that its caller has entered
-        if self._depth == 1 and threading.current_thread() is threading.main_thread():  # Python's rule for handlers
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before.clear()
 
 
 @dataclass(frozen=True)
@@ -95,7 +58,7 @@ class Session:
     plans: Plans
     tracker: NullTracker = field(default_factory=NullTracker)
     progress: NullProgress = field(default_factory=NullProgress)
-    preemption: Preemption = field(default_factory=Preemption)  # entered: a signal counts once the folder is ours
+    preemption: Preemption = PREEMPTION
     peak_seconds: float = 0.0  # as of `Forward`
 
 
@@ -125,7 +88,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
         require_cache(index, cache_needed(index, clips, policy, nodes))
     folder = RunFolder.place(recipe)
     torch.manual_seed(recipe.seed + world.rank)  # nothing here draws from it, but what a user adds may
-    with Preemption() as preemption, lease(folder, world):
+    with PREEMPTION, lease(folder, world):
         problem: Exception | None = None
         tracker: NullTracker = NullTracker()
         progress: NullProgress = NullProgress()
@@ -144,7 +107,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
         with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
             plans.begin()
             settled = replace(recipe, loader=replace(recipe.loader, packs_per_forward=forward.packs))
-            told = (plans, tracker, progress, preemption)
+            told = (plans, tracker, progress, PREEMPTION)
             yield Session(settled, world, index, folder, *told, forward.peak_seconds)
 
 

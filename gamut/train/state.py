@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from gamut.errors import PlanError
+from gamut.plan import Epoch
+from gamut.train.objective import Moment
+
 
 @dataclass(frozen=True)
 class State:
@@ -57,3 +61,26 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or os.uname().machine
+
+
+def beginning(first: Epoch) -> State:
+    """The state of a run that has not begun. Every epoch has the draws of the first."""
+    if not first.draws:
+        raise PlanError("The plan has no clips: look at the recipe's `subset` and at the shard set.")
+    return State(epoch_draws=first.draws, epoch_steps=first.steps)
+
+
+def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
+    """Where the run stands before its next step."""
+    before = state.epoch_draws * state.epoch + epoch.draws_before(state.step_in_epoch)
+    return Moment(state.epoch, state.step, state.step_in_epoch, before / (state.epoch_draws * epochs))
+
+
+def crosses(at: Moment, epoch: Epoch, every: float) -> bool:
+    """Whether the step that begins `at` crosses a multiple of `every` epochs (0: never)."""
+    if every <= 0:
+        return False
+    tiny = 1e-9  # a multiple that rounding put just below its step
+    before = (at.epoch + at.step_in_epoch / epoch.steps) / every
+    after = (at.epoch + (at.step_in_epoch + 1) / epoch.steps) / every
+    return int(after + tiny) > int(before + tiny)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gamut.preemption import PREEMPTION, Preempted
 from gamut.probe import watch as watching
 from gamut.probe.features import Encoder
 from gamut.probe.labelled import labelled
@@ -115,6 +116,27 @@ def test_a_probe_that_fails_is_counted_and_the_training_goes_on(
     assert capsys.readouterr().out.count("came to nothing (rank 0: RuntimeError: out of memory)") == 2
     history = History.read(tmp_path / "run" / "metrics.jsonl")
     assert history.series("probe/failures") == ([0, 20], [1.0, 2.0])
+    assert not list((tmp_path / "run").glob("probe-queue/*"))
+
+
+def test_a_probe_is_left_where_the_process_is_to_end_and_is_no_failure(
+    recipe: Recipe, labelled_set: Index, tmp_path: Path, monkeypatch
+) -> None:
+    recipe = replace(recipe, loader=replace(recipe.loader, packs_per_forward=1))
+    encode = encoder()
+    whole, seen = encode.backbone.forward, []
+
+    def told(*given: object, **more: object) -> object:
+        seen.append(given)
+        monkeypatch.setattr(PREEMPTION, "asked", True)
+        return whole(*given, **more)
+
+    monkeypatch.setattr(encode.backbone, "forward", told)
+    with attempt(recipe, labelled_set, encode) as (watch, _), pytest.raises(Preempted):
+        watch.after_epoch(1, moment(1))
+    clips = sum(len(where.lengths) for _, where, *_ in seen)
+    assert clips < len(labelled_set.samples)  # the rest was passed over
+    assert "probe/failures" not in History.read(tmp_path / "run" / "metrics.jsonl").points
     assert not list((tmp_path / "run").glob("probe-queue/*"))
 
 

@@ -22,13 +22,14 @@ from toy import Toy, ToyLoader, ToyPlans, teach, toy_recipe
 
 from gamut import files
 from gamut.errors import GamutError, RunError
+from gamut.preemption import SIGNALS
 from gamut.recipe import schema
 from gamut.train import checkpoint, loop, summing, zero
 from gamut.train.checkpoint import Keeper, remove_leftovers
 from gamut.train.objective import Moment
 from gamut.train.partitions import whole_state
 from gamut.train.restore import newest_verified
-from gamut.train.session import SIGNALS, lease
+from gamut.train.session import lease
 from gamut.train.step import Outcome, Stepper
 from gamut.train.summing import Summing
 from gamut.train.world import World

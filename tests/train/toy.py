@@ -15,11 +15,12 @@ from torch import nn
 from gamut.data.batch import Hole, PackedBatch
 from gamut.errors import CheckpointError
 from gamut.plan import deal, forwards
+from gamut.preemption import PREEMPTION, Preemption
 from gamut.recipe import schema
 from gamut.train.loop import train
 from gamut.train.objective import Moment, Objective, Prepared
 from gamut.train.partitions import fill, partition, whole_state
-from gamut.train.session import Preemption, Session, lease
+from gamut.train.session import Session, lease
 from gamut.train.world import World
 
 WIDTH = 6
@@ -307,7 +308,7 @@ def teach(
     objective = objective or Toy()
     notes = Notes()
     ToyLoader.seen = []
-    preemption = Preemption() if stop_after is None else StopAt(objective, stop_after)
+    preemption = PREEMPTION if stop_after is None else StopAt(objective, stop_after)
     plans = more.pop("plans", None) or ToyPlans()
     index = more.pop("index", None) or Index()
     session = Session(recipe, world, index, folder, plans, notes, notes, preemption)
