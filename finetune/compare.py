@@ -28,8 +28,8 @@ from finetune.jobs import Job, choose_rates, run_all
 from finetune.rounds import Fold, folds_of
 from gamut.commands import command, parser_of
 from gamut.errors import RecipeError
-from gamut.evaluate import METRICS, Metric
-from gamut.evaluate.bootstrap import ends, paired_bootstrap, resampled
+from gamut.evaluate import METRICS, Metric, paired
+from gamut.evaluate.paired import Difference
 from gamut.evaluate.scores import Scores
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
@@ -60,38 +60,14 @@ def require_apart(index: Index, column: str, choosing: list[Fold], test: list[Fo
         )
 
 
-def by_clip(result: dict, metric: Metric) -> np.ndarray:
-    """float64 [clips]: what each clip adds to the metric, the mean over seeds, clips in index order."""
-    assert metric.by_clip is not None
-    rows = []
-    for entry in result["rounds"]:
-        with np.load(entry["scores"], allow_pickle=False) as scores:
-            rows.append(metric.by_clip(scores["target"], scores["logits"])[np.argsort(scores["row"])])
-    return np.stack(rows).mean(0)
-
-
-def resampled_mean(result: dict, metric: Metric) -> np.ndarray:
-    """float64 [draws]: the metric of resampled clips, the mean over seeds."""
-    draws = []
-    for entry in result["rounds"]:
-        scores = Scores.load(Path(entry["scores"]))
-        order = np.argsort(scores.row)
-        some = resampled(metric, scores.target[order], scores.logits[order])
-        assert some is not None
-        draws.append(some)
-    return np.mean(draws, axis=0)
-
-
-def difference(one: dict, other: dict, metric: Metric) -> dict[str, float]:
-    """`mean` of the difference of two arms over their seeds, and its interval, `low` and `high`, where there is one."""
-    if metric.by_clip:
-        mean, low, high = paired_bootstrap(by_clip(one, metric), by_clip(other, metric), resamples=10_000, seed=0)
-        return {"mean": mean, "low": low, "high": high}
-    mean, both = float(one["mean"] - other["mean"]), [*one["rounds"], *other["rounds"]]
-    if not metric.has_interval or not all(Path(entry.get("scores", "")).is_file() for entry in both):
-        return {"mean": mean}
-    low, high = ends(resampled_mean(one, metric) - resampled_mean(other, metric))
-    return {"mean": mean, "low": low, "high": high}
+def difference(one: dict, other: dict, metric: Metric) -> Difference:
+    """Of two arms over their seeds; without an interval where a round has kept no scores."""
+    mine, its = ([Path(entry.get("scores", "")) for entry in result["rounds"]] for result in (one, other))
+    if metric.has_interval and all(place.is_file() for place in (*mine, *its)):
+        found = paired.difference([*map(Scores.load, mine)], [*map(Scores.load, its)], metric)
+        assert found is not None, "arms are scored on the same clips"
+        return found
+    return Difference(float(one["mean"] - other["mean"]), np.nan, np.nan, 0)
 
 
 def by_class(result: dict) -> np.ndarray:
@@ -189,13 +165,10 @@ def compare(results: dict[str, dict], chosen: dict[str, str], console: Console) 
         first, second = list(results)[:2]
         report["difference"] = {"of": [first, second]}
         between = difference(results[first], results[second], metric)
-        report["difference"] |= between
-        interval = ""
-        if "low" in between:
-            low, high = (metric.show_difference(between[end]).removesuffix(" points") for end in ("low", "high"))
-            interval = f", paired bootstrap 95 % interval [{low}, {high}]"
-        shown = metric.show_difference(between["mean"])
-        console.print(f"{first} - {second}: {shown}{interval}", highlight=False)
+        report["difference"]["mean"] = between.mean
+        if not np.isnan(between.low):
+            report["difference"] |= {"low": between.low, "high": between.high}
+        console.print(f"{first} - {second}: {between.told(metric)}", highlight=False)
     return report
 
 

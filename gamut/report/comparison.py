@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from gamut.evaluate import METRICS, Metric
-from gamut.evaluate.bootstrap import ends, paired_bootstrap, resampled
+from gamut.evaluate import METRICS, paired
+from gamut.evaluate.paired import Difference
 from gamut.report.document import Block, Heading, Table, Text
 from gamut.report.recipes import decides, show
 from gamut.report.sections import duration, lasted
@@ -19,22 +18,8 @@ from gamut.runs.words import number
 CLASSES = 30  # in which runs differ most
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Of two runs on the clips that both were scored on; low and high: its 95 % interval, nan where there is none."""
-
-    mean: float
-    low: float
-    high: float
-    clips: int
-
-
 def difference(one: Told, other: Told) -> Difference | str:
-    """What the first is better by, clips drawn for both together; or why that cannot be said.
-
-    Over rounds and seeds it is the mean: of a clip, where the metric is a mean over clips, else of every two rounds
-    that share clips.
-    """
+    """What the first is better by; or why that cannot be said."""
     names = {str(part.result["metric"]) for run in (one, other) for part in run.scored}
     if len(names) != 1 or not one.scored or not other.scored:
         return "they are not scored by the same metric" if len(names) > 1 else "one of them is not scored"
@@ -43,43 +28,8 @@ def difference(one: Told, other: Told) -> Difference | str:
         return f"the metric {name} is not known here"
     if list(one.labels) != list(other.labels):
         return "they tell other classes apart"
-    metric: Metric = METRICS[name]
-    if metric.by_clip:
-        return _by_clip(one, other, metric)
-    means, draws, clips = [], [], set()
-    for a in (part.scores for part in one.scored):
-        for b in (part.scores for part in other.scored):
-            if a is None or b is None:
-                continue
-            shared, mine, its = np.intersect1d(a.key, b.key, return_indices=True)
-            if not len(shared):
-                continue
-            clips |= {*shared.tolist()}
-            pair = [(each.target[rows], each.logits[rows]) for each, rows in ((a, mine), (b, its))]
-            means.append(metric.score(*pair[0]) - metric.score(*pair[1]))
-            some = [resampled(metric, *each) for each in pair]
-            if some[0] is not None and some[1] is not None:
-                draws.append(some[0] - some[1])
-    if not means:
-        return "they were not scored on the same clips"
-    low, high = ends(np.mean(draws, axis=0)) if draws else (math.nan, math.nan)
-    return Difference(float(np.mean(means)), low, high, len(clips))
-
-
-def _by_clip(one: Told, other: Told, metric: Metric) -> Difference | str:
-    values = []
-    for run in (one, other):
-        found: dict[str, list[float]] = {}
-        for scores in (part.scores for part in run.scored):
-            if scores is not None and metric.by_clip:
-                for key, value in zip(scores.key.tolist(), metric.by_clip(scores.target, scores.logits).tolist()):
-                    found.setdefault(key, []).append(value)
-        values.append({key: sum(some) / len(some) for key, some in found.items()})
-    shared = sorted(values[0].keys() & values[1].keys())
-    if not shared:
-        return "they were not scored on the same clips"
-    a, b = (np.array([each[key] for key in shared]) for each in values)
-    return Difference(*paired_bootstrap(a, b), len(shared))
+    mine, its = ([part.scores for part in run.scored if part.scores is not None] for run in (one, other))
+    return paired.difference(mine, its, METRICS[name]) or "they were not scored on the same clips"
 
 
 def side_by_side(runs: Sequence[Told]) -> list[Block]:
@@ -104,8 +54,7 @@ def side_by_side(runs: Sequence[Told]) -> list[Block]:
             blocks.append(Text(f"{run.name} and {first.name}: no difference, since {found}."))
             continue
         metric = METRICS[first.scored[0].result["metric"]]
-        low, high = (metric.show_difference(end).removesuffix(" points") for end in (found.low, found.high))
-        interval = "" if math.isnan(found.low) else f"{low} to {high}"
+        interval = found.interval(metric).replace(", ", " to ")
         rows.append([f"{run.name} - {first.name}", metric.show_difference(found.mean), interval, str(found.clips)])
     if rows:
         blocks += [

@@ -10,7 +10,7 @@ import numpy as np
 
 from gamut.errors import RunError
 from gamut.evaluate import METRICS
-from gamut.evaluate.bootstrap import ends, resampled
+from gamut.evaluate.paired import difference
 from gamut.evaluate.scores import Scores
 from gamut.recipe.resolved import differences, may_change
 from gamut.runs.find import look, run_at
@@ -81,12 +81,9 @@ def _intervals(first: Standing, second: Standing) -> list[str]:
         if not np.array_equal(a.key, b.key) or not np.array_equal(a.target, b.target):
             lines.append(f"{one.path.name}: scored on other clips, so without an interval")
             continue
-        draws = [resampled(METRICS[one.metric], each.target, each.logits) for each in (a, b)]
-        if draws[0] is not None and draws[1] is not None:
-            metric, (low, high) = METRICS[one.metric], ends(draws[1] - draws[0])
-            mean = metric.show_difference(one.score - mate.score)
-            shown = ", ".join(metric.show_difference(end).removesuffix(" points") for end in (low, high))
-            lines.append(f"{one.path.name}: {metric.name} {mean}, paired bootstrap 95 % interval [{shown}]")
+        found = difference([b], [a], METRICS[one.metric]) if METRICS[one.metric].has_interval else None
+        if found is not None:
+            lines.append(f"{one.path.name}: {one.metric} {found.told(METRICS[one.metric])}")
     return lines
 
 

@@ -180,7 +180,8 @@ def scores(folder: Path, seed: int, right: np.ndarray) -> dict:
     logits = np.where(right[:, None], target, np.roll(target, 1, axis=1))
     order = np.random.default_rng(seed).permutation(len(right))
     path = folder / f"{seed}.npz"
-    np.savez(path, row=order, target=target[order], logits=logits[order])
+    keys = np.array([f"clip-{number:02d}" for number in order])
+    np.savez(path, key=keys, row=order, target=target[order], logits=logits[order])
     by_class = [float(right[target[:, label] == 1].mean()) for label in range(len(CLASSES))]
     return {"scores": str(path), "by_class": by_class, "score": float(right.mean()), "clips": len(right)}
 
