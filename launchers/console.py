@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage() -> str:
-    commands = "\n".join(f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items())
+    wide = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:<{wide}}{about}" for name, (_, about) in COMMANDS.items())
     more = "`gamut COMMAND --help` describes a command, `gamut --version` prints the version."
     return f"usage: gamut COMMAND ...\n\n{commands}\n\n{more}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,17 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "fsdd/, or to `made`"
         )
     return stand_in(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, as a person would look at pages; one for all, as playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as programs:
+        chromium = programs.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -38,16 +38,17 @@ class Difference:
 
 def difference(one: Sequence[Scores], other: Sequence[Scores], metric: Metric) -> Difference | None:
     """The difference of two models, each scored once or in several rounds or with several seeds; None where they share
-    no clip, by its key.
+    no clip. A clip is known by its key or, where keys repeat, by its id.
 
     Over rounds and seeds it is the mean: of a clip, where the metric is a mean over clips, else of every two rounds
     that share clips.
     """
+    name = "clip" if any(len(np.unique(some.key)) < len(some.key) for some in (*one, *other)) else "key"
     if metric.by_clip:
-        return _by_clip(one, other, metric)
+        return _by_clip(one, other, metric, name)
     means, draws, clips = [], [], set()
     for a, b in ((a, b) for a in one for b in other):
-        shared, mine, its = np.intersect1d(a.key, b.key, return_indices=True)
+        shared, mine, its = np.intersect1d(getattr(a, name), getattr(b, name), return_indices=True)
         if not len(shared):
             continue
         clips |= {*shared.tolist()}
@@ -62,13 +63,15 @@ def difference(one: Sequence[Scores], other: Sequence[Scores], metric: Metric) -
     return Difference(float(np.mean(means)), low, high, len(clips))
 
 
-def _by_clip(one: Sequence[Scores], other: Sequence[Scores], metric: Metric) -> Difference | None:
+def _by_clip(one: Sequence[Scores], other: Sequence[Scores], metric: Metric, name: str) -> Difference | None:
     assert metric.by_clip is not None
     values = []
     for rounds in (one, other):
-        found: dict[str, list[float]] = {}
+        found: dict[str | int, list[float]] = {}
         for scores in rounds:
-            for key, value in zip(scores.key.tolist(), metric.by_clip(scores.target, scores.logits).tolist()):
+            for key, value in zip(
+                getattr(scores, name).tolist(), metric.by_clip(scores.target, scores.logits).tolist()
+            ):
                 found.setdefault(key, []).append(value)
         values.append({key: sum(some) / len(some) for key, some in found.items()})
     shared = sorted(values[0].keys() & values[1].keys())

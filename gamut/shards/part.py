@@ -132,7 +132,7 @@ def merge(events: Iterable[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], int
             continue
         last[label] = len(whole)
         whole.append((onset, offset, label, *more))
-    return whole, fewer
+    return sorted(whole), fewer
 
 
 def _events(about: dict, ids: Mapping[str, int], samples: int) -> list[list[int]]:

@@ -20,6 +20,7 @@ from gamut.numbers import columns
 from gamut.recipe import schema
 from gamut.recipe.check import check
 from gamut.train.objective import Moment
+from tests.close import assert_close
 from tests.packs import packed, part
 
 MODEL = schema.Model(dim=32, depth=2, heads=2, positions="factorised", pooling="frames", table_frames=96, drop_path=0.0)
@@ -93,9 +94,9 @@ def test_strong_frames_and_weak_clips_are_means_over_their_own_counts() -> None:
     assert counted == {"strong_frames": 6.0, "weak_clips": 2.0}
     loss, metrics = task.loss(task.model, task.prepare(batch, NOW), counted, NOW)
     strong, weak = split_losses(task, batch)
-    torch.testing.assert_close(loss, 2.0 * strong + 0.5 * weak)
-    torch.testing.assert_close(metrics["loss/frames"], strong)
-    torch.testing.assert_close(metrics["loss/clips"], weak)
+    assert_close(loss, 2.0 * strong + 0.5 * weak)
+    assert_close(metrics["loss/frames"], strong)
+    assert_close(metrics["loss/clips"], weak)
 
 
 def test_a_clip_is_the_linear_softmax_of_its_frames() -> None:
@@ -104,8 +105,8 @@ def test_a_clip_is_the_linear_softmax_of_its_frames() -> None:
     assert found["row"].tolist() == [0] * 4 + [1] * 3 + [2] * 2 + [3]
     p = found["probability"].double().split([4, 3, 2, 1])
     wanted = torch.stack([(one**2).sum(0) / one.sum(0) for one in p])
-    torch.testing.assert_close(clips.double().sigmoid(), wanted, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(task.logits(batch), clips)
+    assert_close(clips.double().sigmoid(), wanted, 1e-5)
+    assert_close(task.logits(batch), clips)
 
 
 def test_parts_of_a_step_sum_to_its_loss() -> None:
@@ -124,7 +125,7 @@ def test_parts_of_a_step_sum_to_its_loss() -> None:
         share, _ = task.loss(task.model, task.prepare(one, NOW), counted, NOW)
         share.backward()
         loss = loss + share.detach()
-    torch.testing.assert_close(loss, whole.detach(), rtol=1e-6, atol=0)
+    assert_close(loss, whole.detach(), 1e-6)
     for parameter, gradient in zip(task.model.parameters(), wanted):
         assert (parameter.grad - gradient).abs().max() <= 1e-6 * max(float(gradient.abs().max()), 1.0)
 
@@ -136,12 +137,12 @@ def test_without_a_weight_of_frames_every_clip_is_weak() -> None:
     loss, _ = task.loss(task.model, task.prepare(batch, NOW), counted, NOW)
     with torch.no_grad():
         wanted = F.binary_cross_entropy_with_logits(task.logits(batch), multi_hot(batch, CLASSES))
-    torch.testing.assert_close(loss.detach(), wanted)
+    assert_close(loss.detach(), wanted)
     of_weak_set = replace(
         batch, label_timed=None, event_offset=None, event_onset=None, event_end=None, event=None
     )  # a set without any event
     again, _ = task.loss(task.model, task.prepare(of_weak_set, NOW), counted, NOW)
-    torch.testing.assert_close(again, loss)
+    assert_close(again, loss)
 
 
 @given(

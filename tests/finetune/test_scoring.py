@@ -27,6 +27,7 @@ from gamut.recipe.load import load_recipe
 from gamut.track.run import BEST, CLASSES, RESULT, SCORES
 from gamut.train.objective import Moment
 from gamut.train.world import World
+from tests.close import assert_close
 
 CLASSES_OF = ("bell", "dog", "rain", "rare")
 ALONE = World(0, 1, 0, 1, torch.device("cpu"), 1)
@@ -81,7 +82,7 @@ def test_thresholds_are_chosen_by_validation_clips_alone_and_judge_the_test(
     with (tmp_path / CLASSES).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == list(CLASSES_OF)
-    np.testing.assert_allclose([float(row["F1"]) for row in rows], expected, rtol=1e-12)
+    assert_close([float(row["F1"]) for row in rows], expected, 1e-12)
     assert [float(row["threshold"]) for row in rows] == about["thresholds"]
     assert result["more_metrics"]["F1"] == pytest.approx(expected.mean())
     low, high = result["interval"]
@@ -114,7 +115,8 @@ def test_two_arms_differ_by_an_interval_whatever_the_metric(tmp_path: Path) -> N
         means = [metric.score(one.target, one.logits) for one in (Scores.load(Path(r["scores"])) for r in rounds)]
         arms.append({"mean": np.mean(means), "rounds": rounds})
     between = compare.difference(*arms, metric)
-    assert between["mean"] == pytest.approx(arms[0]["mean"] - arms[1]["mean"])
-    assert 0 < between["low"] < between["mean"] < between["high"] < 1
+    assert between.mean == pytest.approx(arms[0]["mean"] - arms[1]["mean"])
+    assert 0 < between.low < between.mean < between.high < 1
+    assert between.clips == 40  # by their ids: keys repeat
     same = compare.difference(arms[0], arms[0], metric)
-    assert same == {"mean": 0.0, "low": 0.0, "high": 0.0}  # the same clips of both are drawn
+    assert (same.mean, same.low, same.high) == (0.0, 0.0, 0.0)  # the same clips of both are drawn

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from gamut.evaluate.bootstrap import paired_bootstrap
 from gamut.evaluate.metrics import MAP
@@ -34,14 +33,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "runs"
 EVIL = "<script>alert('x')</script>"
 SECTIONS = ("Scores", "Curves", "Confusion", "Classes", "Calibration", "Worst errors", "Cost", "What it was")
 NAMES = [EVIL, "鳥の声", "犬", "🎸 guitar", "a|b `c` $d$", "rain & wind"]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as programs:
-        chromium = programs.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -98,16 +98,6 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     assert not list(temporary.glob("gamut-*"))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 def dropped(browser: Any, server: Server, file: Path, width: int) -> Any:
     """A page on which a file was dropped."""
     page = browser.new_page(viewport={"width": width, "height": 800}, accept_downloads=True)

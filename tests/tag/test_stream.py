@@ -244,7 +244,19 @@ def test_the_quietest_place_is_in_the_last_third_and_the_last_of_several() -> No
 def started(*words: object, **options: object) -> subprocess.Popen[bytes]:
     line = [sys.executable, "-m", "gamut.tag", *map(str, words)]
     given: dict = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
-    return subprocess.Popen(line, **given | options)
+    # As at a keyboard: what a shell starts in the background is deaf to Ctrl-C, and so would its children be.
+    with keyboard():
+        return subprocess.Popen(line, **given | options)
+
+
+@contextlib.contextmanager
+def keyboard() -> Iterator[None]:
+    """Within it Ctrl-C is heard, also where whoever runs the tests is deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_tags_come_while_the_stream_goes_on_and_ctrl_c_ends_it_with_what_was_heard(run: Path) -> None:
@@ -343,11 +355,12 @@ def test_a_closed_input_and_options_of_a_stream_without_one(run: Path, monkeypat
 
 
 def test_the_second_ctrl_c_is_as_ever() -> None:
-    with interrupts() as stop, pipe(b"") as read:
-        os.kill(os.getpid(), signal.SIGINT)
-        stream = Stream(read, stop=stop)
-        assert list(stream.blocks()) == []
-        assert stream.stopped
-        with pytest.raises(KeyboardInterrupt):
+    with keyboard():
+        with interrupts() as stop, pipe(b"") as read:
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            stream = Stream(read, stop=stop)
+            assert list(stream.blocks()) == []
+            assert stream.stopped
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
