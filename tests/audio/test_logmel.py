@@ -16,7 +16,6 @@ from torchaudio.compliance import kaldi
 from gamut.audio import logmel
 from gamut.audio import waveform as waveforms
 from gamut.audio.logmel import RunningStatistics, log_mel, normalise, patches, unpatch
-from gamut.compiler import compiled_function
 from tests.close import assert_close
 
 TOLERANCE = 1e-4
@@ -145,16 +144,14 @@ def test_rest_of_a_segment_is_silence() -> None:
         assert torch.equal(clean, log_mel(dirty, offset, length, *rest, mode=mode))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_sums_over_all_segments_equal_a_segment_at_a_time(compiled: bool) -> None:
+def test_sums_over_all_segments_equal_a_segment_at_a_time() -> None:
     waveform, offset, length, *_ = batch([noise(2000, 0), noise(9000, 1) + 500], [160, 160], [32, 48])
     once = waveforms.mean_free(waveform, offset, length)
-    ragged = waveforms.mixed_ragged(waveform, offset, length, compiled=compiled)
+    ragged = waveforms.mixed_ragged(waveform, offset, length)
     assert (once - ragged).abs().max() <= 1e-7
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_mixing_all_segments_at_once_equals_a_segment_at_a_time(compiled: bool) -> None:
+def test_mixing_all_segments_at_once_equals_a_segment_at_a_time() -> None:
     """And both equal the mixture by hand, whatever lies after a segment's own samples."""
     clips = [noise(2000, 0), noise(7000, 1) + 500, noise(2800, 2)]
     waveform, offset, length, *_ = batch(clips, [160] * 3, [32, 48, 16])
@@ -165,7 +162,7 @@ def test_mixing_all_segments_at_once_equals_a_segment_at_a_time(compiled: bool) 
         torch.tensor(shares),
     )
     once = waveforms.mix(waveforms.mean_free(waveform, offset, length), offset, partner)
-    ragged = waveforms.mixed_ragged(waveform, offset, length, partner, compiled)
+    ragged = waveforms.mixed_ragged(waveform, offset, length, partner)
     assert (once - ragged).abs().max() <= 1e-6
     expected = torch.zeros(len(waveform))
     for begin, share, own, other in zip(offset.tolist(), shares, clips, others):
@@ -232,55 +229,3 @@ def test_a_gpu_makes_few_plans_of_transforms() -> None:
     assert together == {1 << power for power in range(10, 17)}
     for frames in (1, 1023, 1025, 30_000, 65_536):
         assert frames <= logmel._together(frames) <= max(2 * frames, 1024)
-
-
-def ragged(generator: torch.Generator, segments: int) -> tuple:
-    """(waveform, offset, length, hop, frames, sizes, partner) of random segments, some of them without a partner."""
-    frames = 16 * torch.randint(1, 60, (segments,), generator=generator)
-    hop = 40 * torch.randint(2, 9, (segments,), generator=generator)
-    room = (frames - 1) * hop + 400
-    length = room - torch.randint(0, 900, (segments,), generator=generator).clamp_max(room - 1)
-    offset = torch.nn.functional.pad(room.cumsum(0), (1, 0))
-    waveform = torch.randint(-9000, 9000, (int(offset[-1]),), dtype=torch.int16, generator=generator)
-    theirs = (torch.rand(segments, generator=generator) * length).long() * torch.randint(
-        0, 2, (segments,), generator=generator
-    )
-    weight = torch.where(theirs > 0, torch.rand(segments, generator=generator), 1.0)
-    sound = torch.randint(-9000, 9000, (int(theirs.sum()),), dtype=torch.int16, generator=generator)
-    partner = waveforms.Partner(sound, torch.nn.functional.pad(theirs.cumsum(0), (1, 0)), weight)
-    return waveform, offset, length, hop, frames, tuple(frames.tolist()), partner
-
-
-def test_what_runs_on_a_gpu_equals_the_cpus_and_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run here, in chunks of which the last is not full; over ragged batches, some of one segment or without partners.
-
-    Compiled sums up a frame in an order of its own, which shows where a bin has next to nothing of its frame's energy.
-    """
-    from torch._dynamo import reset
-    from torch._dynamo.utils import counters
-
-    monkeypatch.setattr(logmel, "CHUNK_DEVICE", 2048)
-    reset()
-    compiled_function.cache_clear()
-    counters.clear()
-    generator, graphs = torch.Generator().manual_seed(0), []
-    for step in range(9):
-        *given, partner = ragged(generator, 1 + (7 * step) % 13)
-        mixed = None if step % 3 == 2 else partner
-        offset, hop, frames, sizes = given[1], *given[3:]
-        expected = log_mel(*given, partner=mixed)
-        samples = [waveforms.mixed_ragged(*given[:3], mixed, compiled) for compiled in (False, True)]
-        assert (samples[1] - samples[0]).abs().max() <= 1e-7
-        tables = logmel._tables(torch.device("cpu"), "hanning")
-        start = logmel._starts(offset, hop, frames, sum(sizes))
-        plain, fast = (logmel._fast_on_device(samples[0], start, tables, compiled) for compiled in (False, True))
-        loudest = expected.amax(1, keepdim=True)
-        for one in (plain, fast):
-            assert ((one - loudest).exp() - (expected - loudest).exp()).abs().max() <= 1e-6
-            assert (one - expected)[expected > loudest - 9].abs().max() <= TOLERANCE
-        assert torch.equal(compiled_function(logmel._normalised, True)(fast, -4.0, 4.0), normalise(fast, -4.0, 4.0))
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert len(set(graphs[3:])) == 1, graphs  # the third is the first without a partner
-    assert not counters["graph_break"]
-    reset()
-    compiled_function.cache_clear()
