@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gamut import files
-from gamut.errors import CheckpointError
+from gamut.errors import CheckpointError, RunError
 from gamut.features.folder import LOCKS
 from gamut.runs.find import checkpoints_of, look
 from gamut.runs.standing import size_of
@@ -45,9 +45,12 @@ class Plan:
 def plan_of(folder: Path) -> list[Plan]:
     """For every run and cache in a folder, or the run whose checkpoints a folder has.
 
-    Reads and hashes checkpoints, newest first, until one verifies.
+    Reads and hashes checkpoints, newest first, until one verifies. Raises RunError for a checkpoint of a run: what goes
+    is decided among all of them.
     """
     found = look(folder)
+    if (run := RunFolder.find(folder)) and folder.resolve().parent == run.checkpoints.folder.resolve():
+        raise RunError(f"{folder} is one checkpoint of the run {run.path}: name the run, or the folder of checkpoints.")
     around = RunFolder.find(folder) if found.checkpoints and not found.runs else None
     alone = [] if around else found.checkpoints
     plans = [_run_plan(run) for run in found.runs or ([around.path] if around else [])]

@@ -156,7 +156,8 @@ def _places(arguments: argparse.Namespace, files: dict[Path, Path]) -> dict[Path
     if out is None or not (out.endswith("/") or Path(out).is_dir() or (len(files) > 1 and not form.together)):
         if len(files) > 1 and not form.together:
             raise RecipeError(
-                f"{form.about} is of one recording, and {len(files)} are given: add --out FOLDER for one each."
+                f"A file of --format {arguments.format} is of one recording, and {len(files)} are given: add --out "
+                "FOLDER for one each."
             )
         return {}
     taken: dict[Path, Path] = {}

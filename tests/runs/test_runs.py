@@ -215,6 +215,9 @@ def test_checkpoints_are_pruned_by_their_folder_and_copies_of_them_are_left_alon
     shutil.copytree(there.folder, runs.parent / "copies")
     assert told("prune", "copies", "--yes").count("outside of a run: left alone") == 2
     assert len(Checkpoints(runs.parent / "copies").saved()) == 2
+    one = told("prune", "runs/asit/checkpoints/step-00000005", "--yes", status=2)
+    assert "is one checkpoint of the run" in one
+    assert len(there.saved()) == 2
     assert "freed" in told("prune", "runs/asit/checkpoints", "--yes")
     assert [path.name for path in there.saved()] == ["step-00000005"]
 
