@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.heads import TagFeatures, hidden_steps, mask_time
 from finetune.objective import soft_targets
-from gamut.audio.waveform import Partner, mean_free, mix, mixed_ragged
+from gamut.audio.waveform import Partner, mixed
 from gamut.data.batch import PackedBatch
 from gamut.features.extract import pool
 from gamut.models.tagger import Tagger, load_tagger
@@ -72,14 +72,9 @@ def waveforms(batch: PackedBatch, samples: int) -> torch.Tensor:
         assert batch.partner_weight is not None
         assert batch.partner_row is not None
         partner = Partner(batch.partner_waveform, batch.partner_offset, batch.partner_weight)
-        given = batch.waveform, batch.offset, batch.length
-        if own.device.type == "cuda":
-            mixed = mixed_ragged(*given, partner)
-        else:
-            mixed = mix(mean_free(*given), batch.offset, partner)
-        mixed = mixed.view(batch.clips, -1)
+        mixtures = mixed(batch.waveform, batch.offset, batch.length, partner).view(batch.clips, -1)
         alone = batch.partner_row < 0
-        return torch.where(alone[:, None], own.view(batch.clips, -1), mixed)[:, :samples]
+        return torch.where(alone[:, None], own.view(batch.clips, -1), mixtures)[:, :samples]
     return own.view(batch.clips, -1)[:, :samples] if batch.clips else own.view(0, 0).new_zeros(0, samples)
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from gamut.audio.frames import average_pool, frame_table
-from gamut.audio.waveform import SCALE, Partner, mean_free, mix, mixed_ragged
+from gamut.audio.waveform import SCALE, Partner, mixed
 from gamut.compiler import Forward, compiled_function
 from gamut.numbers import BINS, PATCH, RATE, WINDOW, columns
 
@@ -114,15 +114,10 @@ def log_mel(
     if pool is not None:
         raw, raw_sizes = frames * pool, tuple(size * span for size, span in zip(sizes, pools))
     with torch.autocast(waveform.device.type, enabled=False), _full_precision(waveform.device):
-        each = mode == "exact" or waveform.device.type == "cpu"
-        if not bank.mean_free:
-            samples = waveform * SCALE
-        elif each:
-            samples = mean_free(waveform, offset, length)
-            if partner is not None:
-                samples = mix(samples, offset, partner)
+        if bank.mean_free:
+            samples = mixed(waveform, offset, length, partner, compiled, each=mode == "exact")
         else:
-            samples = mixed_ragged(waveform, offset, length, partner, compiled)
+            samples = waveform * SCALE
         if bank.full_scale != 1.0:
             samples *= bank.full_scale
         if mode == "exact":

@@ -51,6 +51,22 @@ def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.
     return samples
 
 
+def mixed(
+    waveform: torch.Tensor,
+    offset: torch.Tensor,
+    length: torch.Tensor,
+    partner: Partner | None = None,
+    compiled: bool = False,
+    each: bool = False,
+) -> torch.Tensor:
+    """`mean_free`, then `mix` where there are partners: on a CPU, or where `each`, a segment at a time, else all at
+    once. compiled: as in `mixed_ragged`."""
+    if not each and waveform.device.type != "cpu":
+        return mixed_ragged(waveform, offset, length, partner, compiled)
+    samples = mean_free(waveform, offset, length)
+    return samples if partner is None else mix(samples, offset, partner)
+
+
 def mixed_ragged(
     waveform: torch.Tensor,
     offset: torch.Tensor,
@@ -71,17 +87,15 @@ def mixed_ragged(
         if partner is not None:
             twice = (torch.cat([part, part[-1:]]) for part in (partner.offset, partner.weight))
             partner = Partner(partner.waveform, *twice)
-    means: Forward = _means
-    mixed: Forward = _mixed
-    if compiled:
-        means, mixed = compiled_function(_means, True), compiled_function(_mixed, True)
+    parts: list[Forward] = [_means, _mixed]
+    means, joined = (compiled_function(part, True) for part in parts) if compiled else parts
     given = [waveform, offset, length, means(waveform, offset, length)]
     if partner is not None:
         # For fewer samples than two runs torch would compile anew.
         theirs = means if len(partner.waveform) >= 2 * RUN else _means
         mean = theirs(partner.waveform, partner.offset, partner.offset.diff())
         given += [partner.waveform, partner.offset, mean, partner.weight]
-    return mixed(*given)  # type: ignore[no-any-return]
+    return joined(*given)  # type: ignore[no-any-return]
 
 
 def _mixed(

@@ -18,9 +18,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.shards.select import select
-from launchers.corpus import synthesise
 from tests.close import assert_close
-from tests.shards.layouts import convert
 from tests.train.ranks import run
 
 from .tuning import tune
@@ -65,14 +63,6 @@ def test_an_average_of_no_epoch_is_refused() -> None:
         load_recipe("finetune", "elastic_tiny", ["epochs=4", "finetune.average_from=5"])
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("average")
-    synthesise(folder / "corpus", 30, seconds=0.4)
-    assert convert("esc50", folder / "corpus", folder / "shards") == 0
-    return folder / "shards"
-
-
 SMALL = ["model.dim=16", "model.depth=1", "model.heads=2", "model.pooling_heads=2", "step.packs=2", "step.tokens=256"]
 SMALL += ["epochs=3", "loader.workers=0", "track.mlflow=off", "run.threads=1", "checkpoint.keep_every=1"]
 SMALL += ["front.mean=-5", "front.std=4", "optim.lr=3e-2"]
@@ -82,8 +72,8 @@ STAGE = "deepspeed.zero_optimization.stage"
 
 
 @pytest.mark.parametrize("engine", [f"{STAGE}=1", f"{STAGE}=3", pytest.param("engine=oss", marks=pytest.mark.long)])
-def test_a_run_is_scored_with_the_mean_over_its_epochs(shards: Path, tmp_path: Path, engine: str) -> None:
-    line = ["elastic_esc10", f"data={shards}", f"run.folder={tmp_path}", "run.name=tuned", engine, *SMALL]
+def test_a_run_is_scored_with_the_mean_over_its_epochs(small_set: Path, tmp_path: Path, engine: str) -> None:
+    line = ["elastic_esc10", f"data={small_set}", f"run.folder={tmp_path}", "run.name=tuned", engine, *SMALL]
     line += ["finetune.average_from=2"]
     assert run(1, tune, line) == [0]
     (folder,) = (tmp_path / "tuned").glob("test-*")
@@ -96,7 +86,7 @@ def test_a_run_is_scored_with_the_mean_over_its_epochs(shards: Path, tmp_path: P
         assert_close(mean[PREFIX + name], expected, 1e-7, name)
         assert not torch.equal(kept[1][name], kept[2][name]) or "norm1.bias" in name, name
     recipe = load_recipe("finetune", line[0], line[1:])
-    index = Index.open(shards)
+    index = Index.open(small_set)
     task = Classify(recipe, len(index.labels), *index.normalisation(recipe.front), seed=0, device=torch.device("cpu"))
     task.model.load_state_dict({name: mean[PREFIX + name] for name in kept[0]})
     clips = select(index, {"fold": [5]})

@@ -20,8 +20,6 @@ from gamut.preemption import PREEMPTION
 from gamut.train import loop
 from gamut.train import world as worlds
 from gamut.train.world import World
-from launchers.corpus import synthesise
-from tests.shards.layouts import convert
 from tests.train.ranks import run
 
 from .tuning import tune
@@ -36,14 +34,6 @@ SMALL += [
     "folds.test=[[4],[5]]",
 ]
 SMALL += ["front.mean=-5", "front.std=4", "optim.lr=3e-2", "finetune.average_from=1", "finetune.evaluate_epochs=2"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("preempted")
-    synthesise(folder / "corpus", 30, seconds=0.4)
-    assert convert("esc50", folder / "corpus", folder / "shards") == 0
-    return folder / "shards"
 
 
 def tuned(world: World, line: list[str]) -> int:
@@ -88,9 +78,9 @@ def told(world: World, line: list[str], when: str) -> int:
 
 
 @pytest.mark.parametrize("when", ["step", "within", "behind"])
-def test_a_signal_at_the_end_of_a_round_ends_the_run(shards: Path, tmp_path: Path, when: str) -> None:
+def test_a_signal_at_the_end_of_a_round_ends_the_run(small_set: Path, tmp_path: Path, when: str) -> None:
     def line(name: str) -> list[str]:
-        return ["elastic_esc10", f"data={shards}", f"run.folder={tmp_path}", f"run.name={name}", *SMALL]
+        return ["elastic_esc10", f"data={small_set}", f"run.folder={tmp_path}", f"run.name={name}", *SMALL]
 
     assert run(2, told, line("stopped"), when) == [EXIT_PREEMPTED] * 2
     first, second = (tmp_path / "stopped" / f"test-{fold}-seed-0" for fold in (4, 5))

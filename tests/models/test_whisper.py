@@ -10,13 +10,13 @@ import pytest
 import torch
 import whisper.audio
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from gamut.audio.whisper_mel import whisper_log_mel
 from gamut.errors import CheckpointError
 from gamut.models.whisper import Whisper, load_whisper
 from tests.close import assert_close
+from tests.models.public_files import blocks_of
 from tests.models.whispers import (
     BLOCKS,
     DIM,
@@ -36,20 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mine(folder: Path) -> Whisper:
     return load_whisper(folder)
-
-
-def outputs_of(blocks: nn.ModuleList, run) -> list[torch.Tensor]:
-    """What each block gives while `run` runs, seen by hooks."""
-    seen: list[torch.Tensor] = []
-    handles = [
-        block.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
-        for block in blocks
-    ]
-    with torch.no_grad():
-        run()
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 @pytest.mark.parametrize("mels", [80, 128])
@@ -79,7 +65,7 @@ def test_blocks_and_final_are_those_of_transformers(mine: Whisper, folder: Path)
     theirs = WhisperForConditionalGeneration.from_pretrained(folder).eval().model.encoder
     mel = mine.log_mel(sounds(480_000, 2))
     final: list[torch.Tensor] = []
-    blocks = outputs_of(theirs.layers, lambda: final.append(theirs(mel).last_hidden_state))
+    blocks = blocks_of(list(theirs.layers), lambda: final.append(theirs(mel).last_hidden_state))
     encoded = mine(mel)
     assert len(encoded.blocks) == BLOCKS
     for ours, expected in zip(encoded.blocks, blocks):
@@ -98,7 +84,7 @@ def test_blocks_are_those_of_openai_with_positions_cut(tmp_path: Path, seconds: 
     encoder = theirs.encoder
     encoder.positional_embedding = encoder.positional_embedding[: 50 * seconds]
     final: list[torch.Tensor] = []
-    blocks = outputs_of(encoder.blocks, lambda: final.append(encoder(mel)))
+    blocks = blocks_of(list(encoder.blocks), lambda: final.append(encoder(mel)))
     encoded = mine(mel)
     for ours, expected in zip(encoded.blocks, blocks):
         assert ours.shape == (3, 50 * seconds, DIM)
