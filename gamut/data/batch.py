@@ -64,9 +64,7 @@ class PackedBatch:
     partner_row: torch.Tensor | None = None  # int64 [C], row in the index; -1 without a partner
     partner_label_offset: torch.Tensor | None = None  # int64 [C + 1]
     partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
-    label_timed: torch.Tensor | None = (
-        None  # bool [labels], whether the clip has events of it; None: no clip of the set
-    )
+    label_timed: torch.Tensor | None = None  # bool [labels], whether the clip has events of it; None: no clip has any
     event_offset: torch.Tensor | None = None  # int64 [S + 1]
     event_onset: torch.Tensor | None = None  # int64 [events], first sample of each, from its segment's first on
     event_end: torch.Tensor | None = None  # int64 [events], the sample after its last, at most length[s]

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from gamut.evaluate import Metric
-from gamut.evaluate.ranking import in_top, label_precision, lwlrap, mean_of_classes, precision_and_area, weighted_lwlrap
+from gamut.evaluate.ranking import in_top, label_precision, lwlrap, mean_of_known, precision_and_area, weighted_lwlrap
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def tagging(target: np.ndarray, scores: np.ndarray, stacklevel: int = 2) -> Tagg
             f"{without} of {len(positives)} classes have no positive clip and are left out of the mean.",
             stacklevel=stacklevel,
         )
-    area = float(mean_of_classes(areas))
+    area = float(mean_of_known(areas))
     return Tagging(
-        mean_average_precision=float(mean_of_classes(precision)),
+        mean_average_precision=float(mean_of_known(precision)),
         auc=area,
         d_prime=float(d_prime(area)),
         average_precision=precision,
@@ -151,14 +151,14 @@ MAP = Metric(
     "mAP",
     mean_average_precision,
     by_class=lambda target, logits: precision_and_area(target, logits)[0],
-    weighted=lambda *clips: mean_of_classes(precision_and_area(*clips)[0]),
+    weighted=lambda *clips: mean_of_known(precision_and_area(*clips)[0]),
     everything=_all_of_tagging,
 )
 AUC = Metric(
     "AUC",
     lambda target, logits: tagging(target, logits).auc,
     by_class=lambda target, logits: precision_and_area(target, logits)[1],
-    weighted=lambda *clips: mean_of_classes(precision_and_area(*clips)[1]),
+    weighted=lambda *clips: mean_of_known(precision_and_area(*clips)[1]),
     everything=_all_of_tagging,
     percent=False,
 )

@@ -84,8 +84,8 @@ def _summed(place: np.ndarray, counts: np.ndarray, places: int) -> np.ndarray:
     return (at @ counts).astype(np.float64)
 
 
-def mean_of_classes(values: np.ndarray) -> np.ndarray:
-    """float64 [...]: mean over classes [classes, ...], those with nan left out; nan where there is no other."""
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """float64 [...]: mean over the first axis of values, those with nan left out; nan where there is no other."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)

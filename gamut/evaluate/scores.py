@@ -15,7 +15,7 @@ from gamut.evaluate import Metric
 from gamut.evaluate.decisions import BINS, calibration, decided, precision_recall, probabilities, reliability
 from gamut.evaluate.events import Timed
 from gamut.evaluate.metrics import confusion, d_prime, top_k_accuracy
-from gamut.evaluate.ranking import lwlrap, mean_of_classes, precision_and_area
+from gamut.evaluate.ranking import lwlrap, mean_of_known, precision_and_area
 
 TIMED = "timed_"  # prefix of the arrays of `Timed` in a file
 NO_KEYS, NO_CLIPS = np.zeros(0, "U1"), np.zeros(0, np.uint64)
@@ -117,7 +117,7 @@ def numbers_of(scores: Scores, exclusive: bool, thresholds: Sequence[float] | No
     )
     there = clips > 0
     means = {"mAP": precision, "AUC": area, "precision": exact, "recall": recall, "F1": f1}
-    found = {name: float(mean_of_classes(values[there])) for name, values in means.items()}
+    found = {name: float(mean_of_known(values[there])) for name, values in means.items()}
     found |= {"d_prime": float(d_prime(found["AUC"])), "lwlrap": lwlrap(target, logits)}
     found["ECE"] = calibration(target, logits, exclusive).error
     bare = ~target.any(axis=1)

@@ -124,7 +124,7 @@ def _thinned(line: Line) -> Line:
 def _axis(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     spare = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    return (low - spare, high + spare) if len(values) else (0.0, 1.0)
+    return low - spare, high + spare
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -179,9 +179,9 @@ def _up(value: float, y: tuple[float, float]) -> float:
 
 def _short(value: float) -> str:
     """A number of an axis: `1.5`, `20k`, `3e-05`"""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}" if unit else f"{value / 1e3:g}k"
+    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / size:g}{unit}"
     return f"{value:.4g}"
 
 

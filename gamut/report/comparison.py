@@ -9,6 +9,7 @@ import numpy as np
 
 from gamut.evaluate import METRICS, paired
 from gamut.evaluate.paired import Difference
+from gamut.evaluate.ranking import mean_of_known
 from gamut.report.document import Block, Heading, Table, Text
 from gamut.report.recipes import decides, show
 from gamut.report.sections import duration, lasted
@@ -90,8 +91,7 @@ def classes(runs: Sequence[Told]) -> list[Block]:
     for run in some:
         found = [table[lead] for part in run.scored if len((table := part.by_class()).get(lead, ())) == len(run.labels)]
         if found:
-            known = (~np.isnan(found)).sum(axis=0)
-            columns.append((run, np.nansum(found, axis=0) / np.where(known > 0, known, np.nan)))
+            columns.append((run, mean_of_known(np.stack(found))))
     if len(columns) < 2:
         return []
     values = np.stack([column for _, column in columns], axis=1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gamut.evaluate.decisions import calibration
+from gamut.evaluate.ranking import mean_of_known
 from gamut.report.document import Bar, Bars, Block, Calibration, Facts, Heading, Matrix, Table, Text
 from gamut.report.told import NUMBERS, Part, Told
 from gamut.runs.words import number
@@ -83,12 +84,7 @@ def classes(run: Told) -> list[Block]:
     if not tables:
         return []
     clips = np.sum([table["clips"] for table in tables], axis=0)
-    with np.errstate(invalid="ignore"):
-        stacked = {name: np.stack([table[name] for table in tables]) for name in NUMBERS}
-        means = {
-            name: np.nansum(values, axis=0) / np.where((n := (~np.isnan(values)).sum(axis=0)) > 0, n, np.nan)
-            for name, values in stacked.items()
-        }
+    means = {name: mean_of_known(np.stack([table[name] for table in tables])) for name in NUMBERS}
     lead = "recall" if run.parts[0].exclusive else "AP"
     others = [name for name in NUMBERS if name != lead]
     order = [int(one) for one in np.argsort(np.nan_to_num(means[lead], nan=-1.0), kind="stable")[::-1] if clips[one]]

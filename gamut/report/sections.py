@@ -53,8 +53,8 @@ def facts(run: Told) -> list[Block]:
     each = " in each round" if len(run.parts) > 1 else ""
     epochs = f"of {stands.epochs}{each}; " if stands.epochs else ""
     found.append(("epochs", str(stands.epoch), f"{epochs}{stands.step:,} steps"))
-    seconds, restarts = lasted(run), sum(max(0, len(part.history.attempts) - 1) for part in run.parts)
-    found.append(("time", duration(seconds), f"{restarts} restart{'s' * (restarts != 1)}"))
+    again = restarts(run)
+    found.append(("time", duration(lasted(run)), f"{again} restart{'s' * (again != 1)}"))
     if speed := median(run, "clips_per_second"):
         found.append(("speed", f"{speed:,.4g} clips/s", f"waited {median(run, 'wait_share'):.1%} of the time for data"))
     blocks: list[Block] = [Facts(found)]
@@ -142,7 +142,6 @@ def cost(runs: Sequence[Told]) -> list[Block]:
         hours = lasted(run) / 3600
         ranks = max((int(a.facts.get("ranks", 1)) for p in run.parts for a in p.history.attempts.values()), default=1)
         memory = max((v for p in run.parts for v in p.history.series("memory_gb")[1]), default=0.0)
-        restarts = sum(max(0, len(part.history.attempts) - 1) for part in run.parts)
         rows.append(
             [
                 run.name,
@@ -151,7 +150,7 @@ def cost(runs: Sequence[Told]) -> list[Block]:
                 f"{heard:,.0f}",
                 f"{median(run, 'clips_per_second'):,.4g}",
                 f"{median(run, 'wait_share'):.1%}",
-                str(restarts),
+                str(restarts(run)),
                 f"{memory:.3g} GB" if memory else "",
                 of_bytes(run.standing.size),
             ]
@@ -229,6 +228,10 @@ def _ranks(facts: dict[str, Any]) -> str:
 def lasted(run: Told) -> float:
     """Seconds of all attempts of all rounds."""
     return sum(seconds for part in run.parts for _, _, seconds in part.attempts())
+
+
+def restarts(run: Told) -> int:
+    return sum(max(0, len(part.history.attempts) - 1) for part in run.parts)
 
 
 def median(run: Told, name: str) -> float:

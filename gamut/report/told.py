@@ -20,7 +20,7 @@ from gamut.models.find import metadata_of
 from gamut.runs.find import run_at
 from gamut.runs.standing import Standing, recent, standing
 from gamut.track.metrics import Attempt, History
-from gamut.track.run import BEST, CLASSES, RESULT, SCORES
+from gamut.track.run import BEST, CLASSES, METRICS, RESULT, SCORES
 
 NUMBERS = ("AP", "AUC", "precision", "recall", "F1", "ECE")  # of a class, as in CLASSES
 
@@ -123,7 +123,7 @@ def tell(place: Path) -> Told:
 
 
 def _part(stands: Standing) -> Part:
-    history, _ = recent(stands.path / "metrics.jsonl", None)
+    history, _ = recent(stands.path / METRICS, None)
     result: dict[str, Any] = {}
     try:
         found = json.loads((stands.path / RESULT).read_bytes())

@@ -15,7 +15,7 @@ from gamut.runs.find import Found, checkpoints_of, look, run_at
 from gamut.runs.standing import Standing, recent, size_of, standing
 from gamut.runs.words import of_bytes, of_score, since, table
 from gamut.track.checkpoints import KEPT, LATEST, epochs_at
-from gamut.track.run import RunFolder
+from gamut.track.run import METRICS, RunFolder
 
 HEAD = ("run", "stage", "state", "epoch", "step", "score", "size", "age")
 
@@ -121,7 +121,7 @@ def _print_part(one: Standing, indent: str, name: bool) -> None:
     """Attempts, checkpoints and the weights that a run or round stands for."""
     if name:
         print(f"  {one.path.name}:")
-    history, _ = recent(one.path / "metrics.jsonl", most=None)
+    history, _ = recent(one.path / METRICS, most=None)
     for attempt in history.attempts.values():
         facts = attempt.facts
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(attempt.started))

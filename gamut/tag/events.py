@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from gamut.data.events import edges
-from gamut.numbers import PATCH, RATE, WINDOW
+from gamut.numbers import RATE
 from gamut.recipe.policy import evaluation_policy
-from gamut.tag.recording import Sound, spans
+from gamut.tag.recording import Sound
 from gamut.tag.result import Span, Tagged
 from gamut.tag.spectrogram import Spectrograms
 
@@ -35,7 +35,7 @@ class Events(Spectrograms):
         hop, pool = policy.hops[0], policy.pools[0]
         for recording in recordings:
             begin, times, rows = 0, [], []
-            for waveform in spans(recording, round(self.seconds * RATE), (PATCH * pool - 1) * hop + WINDOW):
+            for waveform in self._cut(recording, self._samples(None)):
                 found = self._judge([waveform], True).cpu().numpy()
                 ends = edges(len(found), hop, pool, self.recipe.model.stride, len(waveform))
                 times.append(begin / RATE + ends[:-1])
