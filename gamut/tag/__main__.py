@@ -160,6 +160,11 @@ def _places(arguments: argparse.Namespace, files: dict[Path, Path]) -> dict[Path
                 "FOLDER for one each."
             )
         return {}
+    if Path(out).suffix and not out.endswith("/") and not Path(out).is_dir():
+        raise RecipeError(
+            f"{out} ends like a file, and {len(files)} recordings need one of --format {arguments.format} each: name a "
+            f"folder, or {out}/ if it is to be called that."
+        )
     taken: dict[Path, Path] = {}
     for file, name in files.items():
         place = Path(out) / name.with_suffix(form.ending)

@@ -155,7 +155,12 @@ def test_a_file_each_of_what_holds_one_recording(sounds: Path, run, tmp_path: Pa
     assert main(twice) == 2
     assert "would both be written to" in capsys.readouterr().err
     assert main([*whole, "--format", "srt", "--out", str(tmp_path / "one.srt")]) == 2
-    assert "one.srt cannot be made: File exists." in capsys.readouterr().err
+    (tmp_path / "one.srt").unlink()
+    assert main([*whole, "--format", "srt", "--out", str(tmp_path / "one.srt")]) == 2
+    assert (
+        capsys.readouterr().err.count("one.srt ends like a file, and 4 recordings need one of --format srt each") == 2
+    )
+    assert not (tmp_path / "one.srt").exists()
 
 
 def test_a_table_for_people(sounds: Path, run, capsys) -> None:
