@@ -37,6 +37,8 @@ class Task:
 
 def read_task(folder: Path) -> Task:
     """Raises ShardError where it is no task of HEAR, or one of events, naming the file that is wrong."""
+    if not (folder / METADATA).exists() and (inside := sorted(folder.glob(f"*/{METADATA}"))):
+        raise ShardError(f"{folder} is a folder of tasks: name one of them, such as {inside[0].parent}.")
     metadata = _json(folder / METADATA)
     try:
         name, kind, mode = (metadata[key] for key in ("task_name", "embedding_type", "split_mode"))

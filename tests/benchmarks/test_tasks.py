@@ -155,7 +155,9 @@ def test_what_cannot_be_a_task_is_said(words: Path, folds: Path, tmp_path: Path,
     ):
         assert main(line) == 2
         assert told in capsys.readouterr().err
-    written("hear", folds, tmp_path)
+    task = written("hear", folds, tmp_path) / "ten"
+    assert main(["score", str(tmp_path), str(tmp_path)]) == 2
+    assert f"is a folder of tasks: name one of them, such as {task}." in capsys.readouterr().err
     assert main(["hear", str(folds), str(tmp_path)]) == 2
     assert "is there already, and not empty" in capsys.readouterr().err
 
