@@ -116,10 +116,16 @@ def calibrated(runs: Sequence[Told]) -> list[Block]:
     if not lines:
         return []
     said = "; ".join(f"{name + ': ' if len(lines) > 1 else ''}{found.error:.3f}" for name, found in lines)
+    pooled = (
+        " of the clips of all rounds together, not the mean of rounds:"
+        if any(len(run.scored) > 1 for run in runs)
+        else ""
+    )
     what = "the class that was said" if runs[0].parts[0].exclusive else "every class of every clip"
     return [
         Heading("Calibration"),
-        Text(f"Expected calibration error {said}. How often {what} is right, by the probability it was said with."),
+        Text(f"Expected calibration error{pooled} {said}."),
+        Text(f"How often {what} is right, by the probability it was said with."),
         Calibration(lines),
     ]
 

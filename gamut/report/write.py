@@ -27,10 +27,12 @@ def report(places: Sequence[Path], out: Path | None = None) -> tuple[Path, Path]
     """Write the report on a run, or on several side by side, and return (page, Markdown).
 
     out: the folder, made if need be; without one a single run's own, and `report` in the current one for several.
-    Raises RunError where a place is no run, or the folder cannot be written.
+    Raises RunError where a place is no run, or the folder is a file or cannot be written.
     """
     runs = [tell(place) for place in places]
     folder = out or (runs[0].path if len(runs) == 1 else Path("report"))
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: a report is two files in a folder. Name that with --out.")
     document = of_one(runs[0]) if len(runs) == 1 else of_several(_apart(runs))
     try:
         folder.mkdir(parents=True, exist_ok=True)

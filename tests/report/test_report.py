@@ -206,7 +206,17 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run = made(tmp_path)
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 2
+    assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err
+    assert main([str(run), "--out", str(tmp_path / "file" / "in")]) == 2
     assert "Name another folder with --out" in capsys.readouterr().err
+
+
+def test_the_calibration_of_several_rounds_says_that_it_is_of_all_their_clips(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    pooled = "Expected calibration error of the clips of all rounds together, not the mean of rounds: 0."
+    assert "Expected calibration error 0." in report([run])[1].read_text()
+    assert made(tmp_path, seed=1) == run
+    assert pooled in report([run])[1].read_text()
 
 
 def test_several_runs_side_by_side(tmp_path: Path, browser: Browser) -> None:
