@@ -16,7 +16,7 @@ from gamut.recipe.resolved import differences, may_change
 from gamut.runs.find import look, run_at
 from gamut.runs.show import weights_of
 from gamut.runs.standing import Standing, standing
-from gamut.runs.words import lower_is_better, number, table
+from gamut.runs.words import change, lower_is_better, number, table
 from gamut.track.run import SCORES
 
 UNTOLD = "(not said)"
@@ -43,7 +43,7 @@ def print_comparison(one: Path, other: Path) -> None:
     for name in names:
         values = [run.scores.get(name, math.nan) for run in two]
         shown = ["" if math.isnan(value) else number(name, value) for value in values]
-        rows.append((name, *shown, "" if math.isnan(values[1] - values[0]) else f"{values[1] - values[0]:+.4g}"))
+        rows.append((name, *shown, "" if math.isnan(values[1] - values[0]) else change(name, values[1] - values[0])))
     print(table(("score", first.path.name, second.path.name, "difference"), rows))
     for line in _intervals(first, second):
         print(line)
@@ -101,8 +101,9 @@ def print_best(folder: Path, by: str | None, lowest: bool) -> None:
             groups.setdefault((name, *where[1:]), []).append(one)
     if not groups:
         known = sorted({name for one in runs for name in one.scores})
-        said = f"by {by}" if by else "with a score"
-        raise RunError(f"No run in {folder} is {said}. Scores there: {', '.join(known) or 'none'}.")
+        raise RunError(
+            f"No run in {folder} has a score{f' {by}' if by else ''}. Scores there: {', '.join(known) or 'none'}."
+        )
     for (name, *_), group in sorted(groups.items()):
         down = lowest or lower_is_better(name)
         group.sort(key=lambda one: one.scores[name], reverse=not down)

@@ -27,6 +27,10 @@ class Found:
     closed: list[Path] = field(default_factory=list)  # could not be looked into
 
     @property
+    def empty(self) -> bool:
+        return not any((self.runs, self.checkpoints, self.caches, self.exported))
+
+    @property
     def groups(self) -> list[tuple[Path, list[Path]]]:
         """(run, its rounds) of each run: a fine-tuning has rounds, the others none."""
         groups: dict[Path, list[Path]] = {}

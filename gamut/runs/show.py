@@ -13,7 +13,7 @@ from gamut.errors import CheckpointError, GamutError
 from gamut.features.folder import ABOUT, CACHE
 from gamut.runs.find import Found, checkpoints_of, look, run_at
 from gamut.runs.standing import Standing, recent, size_of, standing
-from gamut.runs.words import of_bytes, of_score, since, table
+from gamut.runs.words import number, of_bytes, of_score, since, table
 from gamut.track.checkpoints import KEPT, LATEST, epochs_at
 from gamut.track.run import METRICS, RunFolder
 
@@ -37,7 +37,7 @@ def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
         if paths:
             print(f"\n{kind}:" if runs or kind != "checkpoints" else f"{kind}:")
             print(table(("folder", "what", "size", "age"), [_other(folder, path) for path in paths]))
-    if not any((runs, found.checkpoints, found.caches, found.exported)):
+    if found.empty:
         print(f"There are no runs, checkpoints or caches of features in {folder}.")
     for one in runs:
         for problem in one.problems:
@@ -63,7 +63,7 @@ def _row(folder: Path, one: Standing) -> list[str]:
 def _scored(one: Standing) -> str:
     score = of_score(one.metric, one.score)
     if score and not math.isnan(one.deviation):
-        score += f" ± {of_score(one.metric, one.deviation).removeprefix(one.metric).strip()}"
+        score += f" ± {number(one.metric, one.deviation)}"
     return score
 
 
@@ -104,9 +104,9 @@ def print_run(place: Path) -> None:
             print(f"  {key}: {recipe[key]}")
     epochs = f"epoch {one.epoch} of {one.epochs}, " if one.epoch else ""
     print(f"  {epochs}step {one.step}; {of_bytes(one.size)}, last written {since(one.touched)} ago")
-    if one.score == one.score:
-        low_high = ", 95 % interval {:.4g} to {:.4g}".format(*one.interval) if len(one.interval) == 2 else ""
-        print(f"  {_scored(one)}{low_high}")
+    if score := _scored(one):
+        ends = " to ".join(number(one.metric, end) for end in one.interval)
+        print(f"  {score}{f', 95 % interval {ends}' if ends else ''}")
     for each in one.rounds:
         print(f"  round {each.path.name}: {each.state}, {_scored(each) or f'step {each.step}'}")
     for part in one.rounds or (one,):

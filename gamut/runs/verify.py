@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from gamut.errors import CheckpointError, FeatureError
+from gamut.errors import CheckpointError, FeatureError, RunError
 from gamut.features.folder import CACHE
 from gamut.runs.find import Found, checkpoints_of, look
 from gamut.runs.standing import recent, standing
@@ -16,11 +16,15 @@ from gamut.track.run import BEST, METRICS
 
 
 def print_verified(folders: list[Path]) -> int:
-    """Say what is damaged; returns the number of things that are. Raises RunError for a place that is no folder."""
+    """Say what is damaged; returns the number of things that are. Raises RunError for a place that is no folder, or has
+    nothing in it to look at."""
     counted: Counter[str] = Counter()
     bad = 0
-    for folder in folders:
-        found = look(folder)
+    places = [look(folder) for folder in folders]
+    for folder, found in zip(folders, places):
+        if found.empty and not found.closed:
+            raise RunError(f"There is no run, checkpoint, cache of features or exported folder in {folder}.")
+    for found in places:
         for path in found.closed:
             print(f"not looked into, since it cannot be read: {path}")
             bad += 1

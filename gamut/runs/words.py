@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from gamut.evaluate import METRICS
 
+SHARES = ("probe/knn/", "probe/linear/")  # scores that are shares of 1, and no metrics
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns side by side.
@@ -49,7 +51,15 @@ def number(name: str, value: float) -> str:
     bare = name.rpartition("/")[2]
     if bare in METRICS:
         return METRICS[bare].show(value)
-    return f"{value:.1%}" if name.startswith(("probe/knn/", "probe/linear/")) else f"{value:.4g}"
+    return f"{value:.1%}" if name.startswith(SHARES) else f"{value:.4g}"
+
+
+def change(name: str, value: float) -> str:
+    """A difference of two scores, in the unit of `number`: `+1.2 points`, `-0.034`"""
+    bare = name.rpartition("/")[2]
+    if bare in METRICS:
+        return METRICS[bare].show_difference(value)
+    return f"{100 * value:+.1f} points" if name.startswith(SHARES) else f"{value:+.4g}"
 
 
 def lower_is_better(name: str) -> bool:

@@ -18,7 +18,7 @@ from gamut.evaluate.scores import Scores
 from gamut.runs import prune
 from gamut.runs.__main__ import main
 from gamut.runs.standing import standing
-from gamut.runs.words import of_bytes
+from gamut.runs.words import change, number, of_bytes
 from gamut.track.checkpoints import KEPT, LATEST, Checkpoints, step_name
 from gamut.track.run import METRICS, RECIPE, RECORD, RESULT, SCORES
 
@@ -115,7 +115,9 @@ def test_what_is_no_run_is_no_error(tmp_path: Path, told: Told) -> None:
     assert told("list", str(tmp_path)) == f"There are no runs, checkpoints or caches of features in {tmp_path}.\n"
     assert "is not a folder" in told("list", str(tmp_path / "absent"), status=2)
     assert "is not a run" in told("show", str(tmp_path / "empty"), status=2)
-    assert "nothing looked at" in told("verify", str(tmp_path))
+    assert "There is no run, checkpoint, cache of features or" in told("verify", str(tmp_path), status=2)
+    empty = told("best", str(tmp_path), status=2)
+    assert f"No run in {tmp_path} has a score. Scores there: none." in empty
     assert "nothing to remove" in told("prune", str(tmp_path))
 
 
@@ -292,6 +294,11 @@ def test_recipes_are_compared_as_a_diff_and_scores_with_an_interval(runs: Path, 
     assert interval.startswith("test-4-seed-0: accuracy +")
     assert "paired bootstrap 95 % interval [+" in interval
     assert "The same" not in text
+    rows = [one.split() for one in text.splitlines()]
+    (shown,) = [one for one in rows if one[:1] == ["accuracy"]]
+    before, after, difference = (float(one.removesuffix("%")) for one in shown[1:4])
+    assert shown[2:] == ["100.0%", f"{difference:+.1f}", "points"]
+    assert difference == pytest.approx(after - before, abs=0.11)
     best = told("best", "--by", "accuracy").split("\n\n")[0].splitlines()
     assert best[2].split() == ["100.0%", "runs/last", "finished"]
     assert best[-1].startswith("weights: runs/last/test-4-seed-0/checkpoints/step-00000009")
@@ -306,7 +313,7 @@ def test_the_best_is_the_lowest_loss_of_the_runs_on_the_same_data(runs: Path, to
     first = next(part for part in best.split("\n\n") if part.startswith("loss, pretrain on shards"))
     assert first.splitlines()[2].split()[1] == "runs/oss"
     text = told("best", "--by", "mAP", status=2)
-    assert "No run in runs is by mAP. Scores there: accuracy, loss" in text
+    assert "No run in runs has a score mAP. Scores there: accuracy, loss" in text
 
 
 def test_a_fine_tuning_with_rounds_to_come_is_not_finished(runs: Path) -> None:
@@ -320,6 +327,13 @@ def test_a_long_history_is_read_from_its_end(runs: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("gamut.runs.standing.recent.__defaults__", (1500,))
     tail = standing(runs / "asit")
     assert (tail.state, tail.step, tail.scores["loss"]) == (whole.state, whole.step, whole.scores["loss"])
+
+
+def test_a_difference_has_the_unit_of_its_scores() -> None:
+    assert (number("test/mAP", 0.5), change("test/mAP", 0.012)) == ("50.0%", "+1.2 points")
+    assert (number("probe/linear/cls", 0.5), change("probe/linear/cls", -0.25)) == ("50.0%", "-25.0 points")
+    assert (number("AUC", 0.5), change("AUC", -0.034)) == ("0.5", "-0.034")
+    assert (number("loss", 5.25), change("loss", 0.25)) == ("5.25", "+0.25")
 
 
 def test_sizes_in_words() -> None:
