@@ -18,6 +18,7 @@ from gamut.export.source import Source
 from gamut.files import write_bytes, write_text
 from gamut.models.classifier import ClassifierNetwork
 from gamut.models.find import MODEL, described
+from gamut.models.folder import CONFIG
 from gamut.models.names import HUGGING_FACE_AST, HUGGING_FACE_KERNEL
 from gamut.models.vit import EPS
 from gamut.models.weights import plain
@@ -277,7 +278,7 @@ def _config(laid: Fixed, source: Source, kind: str, architecture: str) -> dict[s
 def _write(folder: Path, state: State, about: dict[str, Any], config: dict[str, Any]) -> None:
     # transformers wants to be told the format. Of two keys the order is random, so the bytes may differ.
     write_bytes(folder / MODEL, save(plain(state), {"format": "pt"} | described(about)))
-    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False))
+    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False))
 
 
 def _layout(laid: Fixed) -> str:

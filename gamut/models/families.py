@@ -14,12 +14,11 @@ from gamut.audio.logmel import AST, BEATS, Bank
 from gamut.errors import CheckpointError
 from gamut.models.find import find_weights
 from gamut.models.names import BEATS_KERNEL, DASHENG_TIME, EAT_KERNELS, KERNEL, M2D_BANDS, is_m2d
+from gamut.models.section import HEAD_WIDTH
 from gamut.models.weights import shapes_of
 from gamut.numbers import BINS, HOP, PATCH, RATE, WINDOW
 from gamut.recipe import schema
 from gamut.track.run import RunFolder
-
-HEAD = 64  # width of an attention head, in all but the largest of Dasheng
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Found:
             model = schema.Model(backbone="beats", positions="factorised", pooling="mean")
         else:
             dim = next(shape for name, shape in self.shapes.items() if name.endswith(self._kernel))[0]
-            heads = 16 if self.kind == "dasheng" and dim == 1280 else dim // HEAD
+            heads = 16 if self.kind == "dasheng" and dim == 1280 else dim // HEAD_WIDTH
             wide = self.shape("blocks.0.mlp.fc1.weight")[0]
             learned = self.kind != "dasheng"
             model = schema.Model(
@@ -93,7 +92,7 @@ class Found:
         if dim % max(heads, 1) or not heads:
             raise CheckpointError(
                 f"{self.path} has the names of {FAMILIES[self.kind].name}, but its width of {dim} is no multiple of "
-                f"{HEAD}: no published size has that."
+                f"{HEAD_WIDTH}: no published size has that."
             )
         return replace(model, dim=dim, depth=self._depth(), heads=heads, mlp_ratio=wide / dim, drop_path=0.0)
 

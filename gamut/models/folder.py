@@ -30,6 +30,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def config_beside(weights: Path) -> dict[str, Any]:
+    """What transformers says of a model beside its weights; {} where it says nothing."""
+    try:
+        return read_json(weights.parent / CONFIG)
+    except CheckpointError:
+        return {}
+
+
 def read_state(folder: Path, wanted: Callable[[str], str | None] = lambda name: name) -> dict[str, torch.Tensor]:
     """The tensors of the folder's weights by the names that `wanted` gives them, those that it gives None left out.
 

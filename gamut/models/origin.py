@@ -12,13 +12,13 @@ axis, after the middle rows of an image were taken, and all else is made to fit 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import torch
 
 from gamut.errors import CheckpointError
+from gamut.models.folder import CONFIG, config_beside
 from gamut.models.names import KERNEL, M2D_BANDS, State
 from gamut.models.positions import middle, resize_grid, resize_image, stretch
 from gamut.models.vit import VisionTransformer
@@ -72,15 +72,12 @@ def _check(kernel: torch.Tensor, vit: VisionTransformer, path: Path) -> None:
             f"{path} has patches of {kernel.shape[2]}x{kernel.shape[3]}, this model's are {vit.patch[0]}x"
             f"{vit.patch[1]}: take weights of a ViT with patches of 16."
         )
-    try:
-        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
+    config = config_beside(path)
     for key, mine in (("num_attention_heads", vit.model.heads), ("hidden_act", "gelu")):
-        theirs = config.get(key, mine) if isinstance(config, dict) else mine
+        theirs = config.get(key, mine)
         if theirs != mine:
             raise CheckpointError(
-                f"{path.parent / 'config.json'} says {key} = {theirs!r}, and this model has {mine!r}: use the model "
+                f"{path.parent / CONFIG} says {key} = {theirs!r}, and this model has {mine!r}: use the model "
                 "section that fits these weights."
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import CheckpointError, RecipeError, nearest
+from gamut.models.folder import config_beside
 from gamut.models.names import EAT_KERNELS, ELASTIC_KERNEL, KERNEL, State, our_names
 from gamut.models.weights import backbone_prefix
 from gamut.numbers import PATCH, bands, frames_of
 from gamut.recipe import schema
 from gamut.recipe.check import check_model
 
-HEAD_WIDTH = 64  # dimensions of an attention head in every ViT-Ti, -S, -B and -L
-CONFIG = "config.json"  # beside the weights that transformers wrote
+HEAD_WIDTH = 64  # dimensions of an attention head in every ViT-Ti, -S, -B and -L, and in all but the largest Dasheng
 CLASSIFIER = "head.linear.weight"
 
 
@@ -39,7 +38,7 @@ def section_of(raw: State, path: Path, given: Mapping[str, Any]) -> tuple[schema
         raise CheckpointError(
             f"{path} is a ViT of {kind}, not of 16x16 patches of a spectrogram: train from it (init)."
         )
-    config, dim = _config(path), len(kernel)
+    config, dim = config_beside(path), len(kernel)
     frequency_first = prefix.split(".")[-2:] == ["v", ""]
     elastic = any(name.endswith(ELASTIC_KERNEL) for name in raw)
     told: dict[str, Any] = {
@@ -79,15 +78,6 @@ def section_of(raw: State, path: Path, given: Mapping[str, Any]) -> tuple[schema
     above = "".join(prefix.removesuffix(".").rpartition(".")[:2])
     head = state.get(above + CLASSIFIER)
     return model, frequency_first, 0 if head is None else len(head)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """What transformers says of the weights beside it; {} where it says nothing."""
-    try:
-        config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _stride(cells: int) -> int | None:
