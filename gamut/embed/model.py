@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from gamut.tag.result import Tagged
 from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Speech
 
-LEVELS = ("clip", "frame", "layer", "patch")
 BATCH = 8  # sounds, and windows, at a time
 Level = Literal["clip", "frame", "layer", "patch"]
+LEVELS = get_args(Level)
 
 
 @dataclass(frozen=True)
