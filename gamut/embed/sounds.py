@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Waveform:
 def listed(sounds: Any) -> list[Any]:
     """One sound or several, as a list: a path or an array [samples] is one; an array [n, samples] or [n, channels,
     samples] is n of them."""
-    if isinstance(sounds, (str, Path, Recording)):
+    if isinstance(sounds, (str, Path, Recording)) or not hasattr(sounds, "__iter__"):
         return [sounds]
     if not hasattr(sounds, "ndim"):
         found = list(sounds)
@@ -57,7 +57,7 @@ def listed(sounds: Any) -> list[Any]:
             f"An array {list(sounds.shape)} is so many sounds of so many samples. If it is one sound of "
             f"{sounds.shape[1]} channels, put it into a list: [array]."
         )
-    return [sounds] if sounds.ndim == 1 else list(sounds)
+    return [sounds] if sounds.ndim < 2 else list(sounds)
 
 
 def opened(sound: Any, rate: float | None, number: int) -> Sound:
@@ -77,12 +77,14 @@ def opened(sound: Any, rate: float | None, number: int) -> Sound:
 
 
 def rates(rate: float | Sequence[float] | None, count: int) -> list[float | None]:
-    """One for each sound."""
-    if rate is None or isinstance(rate, (int, float, np.number)):
-        return [rate] * count  # type: ignore[list-item]
-    if len(rate) != count:
-        raise RecipeError(f"There are {count} sounds and {len(rate)} rates: give one for all, or one for each.")
-    return list(rate)
+    """One for each sound. Raises RecipeError where one is no number, or there are more or fewer."""
+    each: list[Any] = list(rate) if isinstance(rate, Iterable) and not isinstance(rate, str) else [rate] * count
+    for one in each:
+        if one is not None and not hasattr(one, "__float__"):
+            raise RecipeError(f"A sample rate is a number, in Hz, such as 16000, not {one!r}.")
+    if len(each) != count:
+        raise RecipeError(f"There are {count} sounds and {len(each)} rates: give one for all, or one for each.")
+    return each
 
 
 def _numbers(array: Any) -> np.ndarray:

@@ -218,10 +218,14 @@ def test_an_array_is_what_its_file_is(files: list[Path], asit: Path) -> None:
         ([0.1, 0.2], 16000, "A list is one of sounds, not of samples"),
         ([None], 16000, "Sound 0 is a NoneType"),
         ([np.zeros(9)] * 2, [16000], "There are 2 sounds and 1 rates"),
+        (np.float32(3), 16000, "sound 0 has the shape"),
+        (3, 16000, "Sound 0 is a int: give an array"),
+        (np.zeros(100), "16k", "A sample rate is a number, in Hz, such as 16000, not '16k'"),
+        ([np.zeros(9)], ["16k"], "not '16k'"),
         ("nowhere.wav", None, "nowhere.wav cannot be read"),
     ],
 )
-def test_what_is_no_sound_is_said(sounds: object, rate: float | None, said: str, asit: Path) -> None:
+def test_what_is_no_sound_is_said(sounds: object, rate: object, said: str, asit: Path) -> None:
     with pytest.raises((AudioError, RecipeError), match=said):
         gamut.load(asit).embed(sounds, rate)
 
