@@ -14,20 +14,24 @@ from gamut.models.find import ENCODER, MODEL
 from gamut.models.folder import CONFIG
 from gamut.models.weights import save_weights
 
-TAGS = """
-from gamut.tag import Recording, load
+USE = """
+import gamut
+import numpy as np
 
-model = load("FOLDER")
-with Recording("clip.wav") as recording:
-    for tagged in model.tag([recording]):
-        print(tagged.spans[0].top(3))
+model = gamut.load("FOLDER")
+waveform = np.random.default_rng(0).normal(0, 0.1, 5 * 16000)  # yours: in [-1, 1), or a file's path
+print(model.embed(waveform, 16000).shape)
+"""
+TAGS = """
+for tagged in model.tag(waveform, 16000):
+    print(tagged.spans[0].top(3))
 """
 WEIGHTS = """
 from gamut.models.weights import load_weights
 from pathlib import Path
 
 tensors, about = load_weights(Path("FOLDER/model.safetensors"))
-print(about["model"], sorted(tensors)[:3])
+print(about["labels"], sorted(tensors)[:3])
 """
 
 
@@ -36,19 +40,21 @@ def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
     if seconds is not None:
         raise ExportError("--to safetensors holds all lengths that the run does: leave --seconds out.")
     write_weights(source, folder)
-    tags = bool(source.labels) and (source.network is not None or source.speech is not None)
+    alone = source.network is None and source.speech is None  # a head without what it reads
     what = "backbone" if not source.labels else "classifier" if source.network else "head on Whisper's features"
+    command = "tag" if source.labels else "embed"
     kind = (
-        f"Weights of a {what} that Gamut trained, for "
-        f"Gamut: `gamut tag FOLDER`, `init=FOLDER`. `{MODEL}` says in its metadata all that is needed to use them."
+        f"Weights of a {what} that Gamut trained, for Gamut: `gamut {command} FOLDER`, `init=FOLDER`. `{MODEL}` says "
+        "in its metadata all that is needed to use them."
     )
     layout = "A sound of any rate and length in; " + (
         f"probabilities of {len(source.labels)} classes out."
         if source.labels
         else "a vector a clip, or a token a patch."
     )
-    write_text(folder / CARD, card(source, kind, layout, TAGS if tags else WEIGHTS))
-    if source.network is None and source.speech is None:
+    use = WEIGHTS if alone else USE.strip() + (TAGS if source.labels else "")
+    write_text(folder / CARD, card(source, kind, layout, use))
+    if alone:
         yield "the head alone: to use it, name its Whisper with --encoder, here or there"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from gamut.models.weights import load_backbone, load_classifier, load_weights, s
 from gamut.recipe import cli
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag import Recording, load
+from tests.tag.whispers import talking_whisper
 
-from .models import CLASSES, MEAN, STD, a_classifier, a_pretraining
+from .models import CLASSES, MEAN, STD, a_classifier, a_head, a_pretraining
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,23 @@ def test_the_card_tells_the_story(folder: Path) -> None:
         'load("tiny")',
     ):
         assert words in card, card
+
+
+@pytest.mark.parametrize("kind", ["classifier", "backbone", "head", "head alone"])
+def test_the_cards_code_runs_beside_the_folder(
+    kind: str, folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    made = folder if kind == "classifier" else tmp_path / "made"
+    if kind != "classifier":
+        words = ["--backbone"] if kind == "backbone" else []
+        words += ["--encoder", str(talking_whisper(tmp_path / "whisper"))] if kind == "head" else []
+        of = run if kind == "backbone" else a_head(tmp_path / "run")[0]
+        assert main([str(of), "--to", "safetensors", str(made), *words]) == 0
+    (block,) = re.findall(r"```python\n(.*?)```", (made / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(made.parent)
+    capsys.readouterr()
+    exec(block, {})
+    assert capsys.readouterr().out
 
 
 def test_an_exported_folder_can_be_exported_again(folder: Path, tmp_path: Path) -> None:
