@@ -37,6 +37,7 @@ def find_weights(init: str | Path) -> Path:
     """
     path = Path(init).expanduser()
     if path.is_file():
+        _require_weights(path)
         return path
     if not path.is_dir():
         raise CheckpointError(f"{init}: there is no such file or folder.")
@@ -58,10 +59,33 @@ def _in_folder(folder: Path) -> Path:
             return path
     if (folder / PICKLED).is_file():
         return folder / PICKLED
+    if runs := RunFolder.inside(folder):
+        names = ", ".join(map(str, runs[:3])) + (", ..." if len(runs) > 3 else "")
+        raise CheckpointError(f"{folder} is a folder of runs: name one of the runs in it: {names}.")
     raise CheckpointError(
         f"{folder} is neither a run nor a checkpoint with a model in it: no {OBJECTIVE} or {MODEL} there has a tensor "
         f"{KERNELS[0]} or {HEAD}."
     )
+
+
+def _require_weights(file: Path) -> None:
+    """Raises CheckpointError where a file is plainly of another kind, not a damaged one."""
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(9)
+    except OSError as error:
+        raise CheckpointError(f"The weights {file} cannot be read: {error.strerror}.") from error
+    if file.suffix == ".safetensors" or begin[8:] == b"{" or (is_pickled(begin) and file.suffix != ".pt2"):
+        return
+    run = RunFolder.find(file)
+    beside = (file.parent / MODEL).is_file()
+    name = f"its folder, {file.parent}" if beside else f"its run, {run.path}" if run else "a run or an exported folder"
+    raise CheckpointError(f"{file} is no file of weights, neither safetensors nor what torch.save wrote: name {name}.")
+
+
+def is_pickled(begin: bytes) -> bool:
+    """Whether a file with these first 9 bytes is what torch.save writes, now or formerly."""
+    return begin[8:9] != b"{" and begin.startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _is_a_models(tensor: str) -> bool:

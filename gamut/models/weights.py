@@ -22,7 +22,7 @@ from gamut.errors import CheckpointError
 from gamut.files import write_bytes
 from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import OURS, described, find_weights, metadata_of, statistics_in, told, undescribed
+from gamut.models.find import OURS, described, find_weights, is_pickled, metadata_of, statistics_in, told, undescribed
 from gamut.models.names import BEATS_KERNEL, EAT_KERNELS, KERNEL, our_names
 from gamut.models.origin import as_ours
 from gamut.models.strict import copy_into, require_fit
@@ -68,7 +68,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is damaged: its sha256 is not the one in manifest.json. Take another checkpoint."
         )
-    if data[8:9] != b"{" and data.startswith((b"PK\x03\x04", b"\x80")):  # as torch.save begins, now and formerly
+    if is_pickled(data[:9]):
         return dict(sorted(_tensors(unpickle(data, str(path), [argparse.Namespace], configs=True)).items())), {}
     try:
         state = load(data)
@@ -86,7 +86,7 @@ def shapes_of(path: Path) -> tuple[dict[str, torch.Size], dict[str, Any]]:
     try:
         with open(path, "rb") as file:
             begin = file.read(9)
-        if begin[8:] != b"{" and begin.startswith((b"PK\x03\x04", b"\x80")):
+        if is_pickled(begin):
             tree = unpickle(path, str(path), [argparse.Namespace], configs=True)
             told = tree.get("cfg") if isinstance(tree, dict) else None
             shapes = {name: tensor.shape for name, tensor in _tensors(tree).items()}

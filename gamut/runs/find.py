@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gamut.errors import RunError
 from gamut.features.folder import ABOUT
 from gamut.track.checkpoints import MANIFEST, STATE
-from gamut.track.run import METRICS, RECIPE, RECORD, RunFolder
+from gamut.track.run import METRICS, RECIPE, RECORD, ROUND, RunFolder
 
-ROUND = re.compile(r"test-.+-seed-\d+")  # the name of a round's folder, inside the run's
 INSIDE = {"checkpoints", "figures", "logs", "plan", "trace"}  # of a run: no runs are in these
 
 

@@ -86,7 +86,8 @@ def device_named(name: str | torch.device) -> torch.device:
 
 def _of_run(place: Path) -> Path:
     """The weights of a run's only round, of the round or exported folder that is named; or the file that is."""
-    if not place.is_file() and not RunFolder.rounds(place) and not (place / MODEL).is_file():
+    there = RunFolder.rounds(place) or RunFolder.inside(place)
+    if not place.is_file() and not there and not (place / MODEL).is_file():
         raise CheckpointError(
             f"There is nothing that tags at {place}: name a fine-tuning run, an exported folder (with {MODEL}), or a "
             f"Whisper (a folder with {CONFIG}, or a .pt)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import uuid
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 LOCK = "lock"  # held by the process that runs it, whose name is in it
 # Of a round of fine-tuning, which is a run inside the run's folder:
+ROUND = re.compile(r"test-.+-seed-\d+")  # the name of its folder
 BEST = "best.safetensors"  # the weights of the epoch that did best on what `chosen_on` in it says
 RESULT = "result.json"  # its scores, once it is finished
 CLASSES = "classes.csv"  # and every number of each class
@@ -93,7 +95,13 @@ class RunFolder:
         """The rounds of a fine-tuning run, by name; or the one run whose folder this is."""
         if (path / RECIPE).is_file():
             return [cls(path)]
-        return [cls(file.parent) for file in sorted(path.glob(f"*/{RECIPE}"))]
+        return [cls(file.parent) for file in sorted(path.glob(f"*/{RECIPE}")) if ROUND.fullmatch(file.parent.name)]
+
+    @staticmethod
+    def inside(path: Path) -> list[Path]:
+        """The runs in a folder of runs, by name."""
+        found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{RECIPE}")]
+        return sorted({one.parent if ROUND.fullmatch(one.name) else one for one in found})
 
     @staticmethod
     def keep_recipe(path: Path, recipe: Recipe) -> None:

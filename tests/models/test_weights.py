@@ -15,6 +15,7 @@ from gamut.models.positions import resize_grid, stretch
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import find_weights, load_backbone, load_weights, save_weights
 from gamut.recipe import schema
+from gamut.track.run import RunFolder
 from tests.close import assert_close
 
 MODEL = schema.Model(dim=24, depth=2, heads=2, table_frames=96, pooling_heads=4)
@@ -211,3 +212,28 @@ def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:
     save_weights(path, {f"{who}.patch_embed.proj.weight": torch.ones(1) for who in ("a", "b")}, {})
     with pytest.raises(CheckpointError, match=r"those of a\., b\."):
         load_backbone(VisionTransformer(MODEL), path)
+
+
+def test_a_folder_of_runs_is_none_of_them(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "runs" / "one" / "checkpoints" / "step-00000001", VisionTransformer(MODEL))
+    for place in ("one", "two/test-1-seed-0"):
+        (tmp_path / "runs" / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / place / "recipe.yaml").write_text("stage: pretrain\n")
+        with pytest.raises(
+            CheckpointError, match=r"folder of runs: name one of the runs in it: .*runs/one(\.|, .*two)"
+        ):
+            find_weights(tmp_path / "runs")
+    assert [run.path.name for run in RunFolder.rounds(tmp_path / "runs" / "two")] == ["test-1-seed-0"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "README.md", "latest"])
+def test_a_file_of_another_kind_is_not_called_damaged(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 a zip" if name == "model.pt2" else b"\x08\n of another kind")
+    with pytest.raises(CheckpointError, match=r"is no file of weights.*name a run or an exported folder"):
+        find_weights(tmp_path / name)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(CheckpointError, match=f"name its run, {tmp_path}"):
+        find_weights(tmp_path / name)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=f"name its folder, {tmp_path}"):
+        find_weights(tmp_path / name)

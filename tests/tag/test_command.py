@@ -233,7 +233,7 @@ def a_head(folder: Path, kind: str = "whisper", layers: int = LAYERS) -> Path:
 
 
 def test_tags_and_text_of_a_whisper(sounds: Path, whisper: Path, tmp_path: Path, capsys) -> None:
-    head = a_head(tmp_path / "runs" / "at" / "round").parent
+    head = a_head(tmp_path / "runs" / "at" / "test-5-seed-0").parent
     words = [sounds / "a.wav", sounds / "c.wav", "--every", "0.8", "--transcribe", "--language", "en"]
     first = tags(capsys, whisper, "--head", head, *words)
     assert tags(capsys, head, "--encoder", whisper, *words) == first
@@ -272,6 +272,7 @@ def test_a_public_head_takes_its_names_from_a_file(sounds: Path, whisper: Path, 
         ("other whisper", "reads 3 layers of 32 dimensions, and this Whisper has 2 of 32"),
         ("hubert", "reads another encoder than Whisper"),
         ("text of a vit", "has no text"),
+        ("folder of runs", "is a folder of runs: name one of the runs in it: "),
         ("two rounds", "has 2 rounds. Name one of them"),
         ("old", "does not say which classes"),
         ("no device", "--device gpu is not available here"),
@@ -297,7 +298,9 @@ def test_what_does_not_go_together_is_said(
     elif what == "klingon":
         words = [whisper, "--transcribe", "--language", "klingon"]
     elif what == "two rounds":
-        words = [a_run(tmp_path / "x" / name)[0].parent for name in ("one", "two")][:1]
+        words = [a_run(tmp_path / "x" / name)[0].parent for name in ("test-1-seed-0", "test-2-seed-0")][:1]
+    elif what == "folder of runs":
+        words = [a_run(tmp_path / "runs" / "pretrained")[0].parent]
     elif what == "old":
         folder, task = a_run(tmp_path / "x")
         words = [leave_round(folder, task.recipe, task.model, {"model": {}})]
