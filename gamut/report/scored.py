@@ -116,7 +116,7 @@ def calibrated(runs: Sequence[Told]) -> list[Block]:
     if not lines:
         return []
     said = "; ".join(f"{name + ': ' if len(lines) > 1 else ''}{found.error:.3f}" for name, found in lines)
-    pooled = (
+    of = (
         " of the clips of all rounds together, not the mean of rounds:"
         if any(len(run.scored) > 1 for run in runs)
         else ""
@@ -124,7 +124,7 @@ def calibrated(runs: Sequence[Told]) -> list[Block]:
     what = "the class that was said" if runs[0].parts[0].exclusive else "every class of every clip"
     return [
         Heading("Calibration"),
-        Text(f"Expected calibration error{pooled} {said}."),
+        Text(f"Expected calibration error{of} {said}."),
         Text(f"How often {what} is right, by the probability it was said with."),
         Calibration(lines),
     ]
