@@ -52,6 +52,11 @@ class RunError(GamutError):
     """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
 
 
+def missing(package: str, extra: str) -> str:
+    """What is said of a package that an extra of Gamut brings. By the clone, since Gamut is in no package registry."""
+    return f"the package {package}, which is not installed. In the clone: pip install '.[{extra}]'"
+
+
 def nearest(word: str, names: Sequence[str], prefix: str = "") -> str:
     """The end of a sentence about an unknown name: `; the nearest valid name is NAME`, or nothing if none is near."""
     found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)

@@ -3,7 +3,8 @@
 Mixtures of 5 s are made of the recordings, up to three at random times over noise, those of a fold's mixtures from
 that fold alone; with their onsets and offsets they become shards. Then the recipe esc10_events is trained with several
 seeds, once on the events and once on their classes alone (finetune.weight_frames=0), and both are scored on the
-mixtures of fold 5. Results that exist are not computed again. Needs gamut[events].
+mixtures of fold 5. Results that exist are not computed again. Needs the extra `events`: pip install '.[events]' in the
+clone.
 
 ESC10 has the layout of ESC-50: audio/ and meta/esc50.csv.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gamut.errors import RecipeError
+from gamut.errors import RecipeError, missing
 
 COLLAR = 0.2  # seconds by which an onset may be off; an offset by that, or a fifth of the event if that is more
 SEGMENT = 1.0  # seconds
@@ -75,9 +75,7 @@ def _offsets(sizes: Sequence[int]) -> np.ndarray:
 def require_scorer() -> None:
     """Raises RecipeError where sed_scores_eval is not installed."""
     if importlib.util.find_spec("sed_scores_eval") is None:
-        raise RecipeError(
-            "Events are scored by the package sed_scores_eval, which is not installed: pip install gamut[events]."
-        )
+        raise RecipeError(f"Events are scored by {missing('sed_scores_eval', 'events')}")
 
 
 def event_scores(clips: Sequence[Heard], labels: Sequence[str], threshold: float = 0.5) -> dict[str, float]:

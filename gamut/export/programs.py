@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gamut.errors import ExportError
+from gamut.errors import ExportError, missing
 from gamut.export.card import card
 from gamut.export.folder import CARD
 from gamut.export.listener import Listener, LogMel, WhisperListener
@@ -67,9 +67,7 @@ def write_onnx(source: Source, folder: Path, seconds: float | None) -> Iterator[
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExportError(
-            f"ONNX needs the package {error.name}, which is not here: pip install gamut[export]"
-        ) from None
+        raise ExportError(f"ONNX needs {missing(str(error.name), 'export')}") from None
     network = listener(source, seconds)
     with _quietly():
         program = torch.onnx.export(

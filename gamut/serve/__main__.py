@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gamut.commands import command, parser_of, positive
-from gamut.errors import GamutError, RecipeError
+from gamut.errors import GamutError, RecipeError, missing
 from gamut.tag.arguments import add_model, open_model
 
 EXAMPLE = """examples:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C."""
     arguments = _parser().parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
-        raise RecipeError("The page is made with gradio, which is not installed: pip install gamut[serve].")
+        raise RecipeError(f"The page is made with {missing('gradio', 'serve')}")
     with (
         _listening(arguments.host, arguments.port) as listening,
         tempfile.TemporaryDirectory(prefix="gamut-serve-") as uploads,

@@ -236,7 +236,7 @@ def test_an_extra_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run, _ = a_classifier(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main([str(run), "--to", "onnx", str(tmp_path / "out")]) == 2
-    assert "pip install gamut[export]" in capsys.readouterr().err
+    assert "In the clone: pip install '.[export]'" in capsys.readouterr().err
 
 
 VARIANTS = [

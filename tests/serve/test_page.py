@@ -240,7 +240,7 @@ def test_a_port_in_use_a_host_that_is_none_and_a_missing_extra(run: Path, monkey
     assert "Port 99999 of 127.0.0.1 cannot be had" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([str(run)]) == 2
-    assert "pip install gamut[serve]" in capsys.readouterr().err
+    assert "In the clone: pip install '.[serve]'" in capsys.readouterr().err
 
 
 def test_only_an_address_of_this_machine_is_closed_to_others() -> None:
