@@ -79,6 +79,11 @@ def gone() -> Callable[[Process, float], bool]:
     return gone
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no name of a test: they may hold the time at which they were written, and then each worker has another."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do those of
     the one SLURM that a machine can have."""
