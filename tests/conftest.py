@@ -80,7 +80,7 @@ def gone() -> Callable[[Process, float], bool]:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes are no name of a test: they may hold the time at which they were written, and then each worker has another."""
+    """Bytes are no name of a test: they may hold the time at which they were made, of which each worker has its own."""
     return argname if isinstance(val, bytes) else None
 
 
