@@ -22,6 +22,7 @@ from gamut.models.layout import Layout, drop_tokens
 from gamut.models.weights import Loaded, load_backbone, load_classifier
 from gamut.randomness import Begun, begun
 from gamut.recipe import schema
+from gamut.train.engine import is_decayed
 from gamut.train.objective import Moment, Objective, Prepared, described, evaluating, mixed
 
 
@@ -127,7 +128,7 @@ class Classify(Objective):
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Layer decay (BEiT, DeiT III): block i of n learns at decay ** (n - i), what lies before block 0 at
-        decay ** (n + 1), the last norm and the head at 1. No weight decay on biases and 1-D parameters."""
+        decay ** (n + 1), the last norm and the head at 1. Weight decay as `optim.undecayed` says."""
         decay, depth = self.recipe.optim.layer_decay, self.recipe.model.depth
         after = ["backbone.attn_pool."] + (["backbone.norm."] if self.recipe.model.norm == "pre" else [])
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -135,8 +136,8 @@ class Classify(Objective):
             block = re.match(r"backbone\.blocks\.(\d+)\.", name)
             late = not name.startswith("backbone.") or name.startswith(tuple(after))
             power = 0 if late else depth - int(block[1]) if block else depth + 1
-            plain = parameter.ndim <= 1 or name.endswith("bias")
-            groups.setdefault((decay**power, 0.0 if plain else 1.0), []).append(parameter)
+            weight = float(is_decayed(name, parameter, self.recipe.optim.undecayed))
+            groups.setdefault((decay**power, weight), []).append(parameter)
         return [
             {"params": parameters, "lr_scale": scale, "weight_decay_scale": weight}
             for (scale, weight), parameters in groups.items()

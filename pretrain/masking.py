@@ -2,8 +2,9 @@
 
 Group-masked model learning: blocks hide a share of a spectrogram's pixels. They overlap, have a uniform start and a
 uniform size of up to `time_share` T by `frequency_share` F, are cut at the border, and are laid down until the target
-share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section III-A and the published sampler). In the
-variants a block reaches over all frequencies (`time`) or over all of the segment's time (`frequency`). All blocks of
+share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section III-A and the published sampler). Aligned
+ones are a patch high and wide at least, and start before the last row and column of patches. In other variants a block
+reaches over all frequencies (`time`) or over all of the segment's time (`frequency`). All blocks of
 all segments are drawn and laid at once, on the training device.
 
 What is hidden is filled with zeros, noise, or what another clip of the same pack has there. Zeros come after
@@ -42,6 +43,11 @@ class Blocks:
     time_share: float = 0.3  # blocks are up to so much of the segment's frames high
     frequency_share: float = 0.3  # and up to so much of the bins wide
     aligned: bool = False  # start and size rounded to the patch grid
+
+    @property
+    def least(self) -> int:
+        """Frames or bins that a block has at least, before it is cut at the border."""
+        return PATCH if self.aligned else 1
 
 
 @dataclass(frozen=True)
@@ -99,14 +105,13 @@ def hide(
     blocks = Blocks(options.mask_shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
     target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
     clip = torch.arange(len(sizes) // views, device=clean.device)
-    other, copied = clip, torch.zeros_like(clip, dtype=torch.bool)
+    other, copied = clip, torch.zeros_like(keys, dtype=torch.bool)
     copies = options.mask_fill == "clip" or options.mask_copied > 0
     if copies:
-        of_clip = keys[::views]  # one decision a clip: both views are copied from the same one
-        other = other_clips(of_clip, pack_clips)
+        other = other_clips(keys[::views], pack_clips)  # all views of a clip are copied from the same one
         if options.mask_copied:
-            copied = copied_clips(of_clip, options.mask_copied)
-            target = torch.where(copied.repeat_interleave(views), options.mask_copied_share, target)
+            copied = copied_views(keys, options.mask_copied)
+            target = torch.where(copied, options.mask_copied_share, target)
             most = max(most, options.mask_copied_share)
         if options.mask_fill == "clip":
             copied = torch.ones_like(copied)
@@ -117,9 +122,9 @@ def hide(
     else:
         hidden = clean.masked_fill(masks.patches, 0.0)
     if copies:
-        copy = masks.patches & copied.repeat_interleave(views)[where.owner][:, None]
+        copy = masks.patches & copied[where.owner][:, None]
         hidden = torch.where(copy, of_others(clean, where, other, views), hidden)
-    return Hidden(hidden, masks, (copied & (other == clip)).sum())
+    return Hidden(hidden, masks, (copied.view(-1, views).any(1) & (other == clip)).sum())
 
 
 def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.Tensor:
@@ -133,19 +138,19 @@ def draw_blocks(keys: torch.Tensor, frames: torch.Tensor, number: torch.Tensor, 
     """(first frame, end frame, first bin, end bin), int64 [4, S, n], half-open and cut at the border.
 
     keys: int64 [S]; frames: int64 [S]; number: int64 [n], of the blocks. Sizes are uniform in
-    1 .. floor(share * extent) - 1, as in the published code.
+    1 .. floor(share * extent) - 1, as in the published code; aligned, from 16, then rounded to patches.
     """
     which = torch.arange(4, device=keys.device)[:, None, None]
-    extent = frames[:, None]
-    tallest = (extent.double() * blocks.time_share).long().clamp_min(2)
-    widest = max(2, int(BINS * blocks.frequency_share))
-    beyond = torch.stack([extent, torch.full_like(extent, BINS), tallest, torch.full_like(extent, widest)])
-    drawn = integers_torch(key_torch(keys[:, None], number, which), which // 2, beyond)  # sizes are 1 at least
+    extent, least = frames[:, None], blocks.least
+    tallest = (extent.double() * blocks.time_share).long().clamp_min(least + 1)
+    widest = max(least + 1, int(BINS * blocks.frequency_share))
+    rows, columns = (extent - PATCH).clamp_min(1) if blocks.aligned else extent, BINS - PATCH * blocks.aligned
+    beyond = torch.stack([rows, torch.full_like(extent, columns), tallest, torch.full_like(extent, widest)])
+    drawn = integers_torch(key_torch(keys[:, None], number, which), which // 2 * least, beyond)
     top, left, height, width = drawn.unbind()
     if blocks.aligned:
         top, left = top // PATCH * PATCH, left // PATCH * PATCH
-        height = ((height + PATCH // 2) // PATCH * PATCH).clamp_min(PATCH)
-        width = ((width + PATCH // 2) // PATCH * PATCH).clamp_min(PATCH)
+        height, width = (height + PATCH // 2) // PATCH * PATCH, (width + PATCH // 2) // PATCH * PATCH
     bottom, right = torch.minimum(top + height, extent), (left + width).clamp_max(BINS)
     if blocks.shape == "time":
         left, right = torch.zeros_like(left), torch.full_like(right, BINS)
@@ -206,23 +211,27 @@ def enough_blocks(frames: int, target: float, blocks: Blocks) -> int:
     """
     time = frequency = np.ones(1)
     if blocks.shape != "frequency":
-        time = _chances(frames, blocks.time_share, blocks.aligned)
+        time = _chances(frames, blocks.time_share, blocks)
     if blocks.shape != "time":
-        frequency = _chances(BINS, blocks.frequency_share, blocks.aligned)
+        frequency = _chances(BINS, blocks.frequency_share, blocks)
     apart = max(1, len(time) // 64)
     missed = 1.0 - np.outer(time[apart // 2 :: apart], frequency)  # a chance a pixel, of some of the frames
     count = bisect_left(range(1 << 24), True, key=lambda number: bool((missed**number).mean() <= 1.0 - target))
     return CHUNK * math.ceil((count + max(7.0 * math.sqrt(count), 24.0 / (1.0 - target))) / CHUNK)
 
 
-def _chances(extent: int, share: float, aligned: bool) -> np.ndarray:
+def _chances(extent: int, share: float, blocks: Blocks) -> np.ndarray:
     """float64 [extent]: the chance of each place along an axis to lie in a block of `draw_blocks`."""
-    size, place = np.arange(1, max(2, int(extent * share))), np.arange(extent)
-    if aligned:
-        size, place = ((size + PATCH // 2) // PATCH * PATCH).clip(PATCH), place // PATCH * PATCH + PATCH - 1
-    shorter = np.searchsorted(size, place + 1)  # from `size` starts a block reaches a place, from fewer the first ones
+    size, place = np.arange(blocks.least, max(blocks.least + 1, int(extent * share))), np.arange(extent)
+    beyond = extent
+    if blocks.aligned:
+        size, place = (size + PATCH // 2) // PATCH * PATCH, place // PATCH * PATCH + PATCH - 1
+        beyond = max(1, extent - PATCH)
+    # Those of the starts up to `place` reach it that lie less than a block's size before it.
+    shorter = np.searchsorted(size, place + 1)
     starts = np.concatenate([[0], size.cumsum()])[shorter] + (len(size) - shorter) * (place + 1)
-    return starts / len(size) / extent
+    late = (place + 1 - beyond).clip(0)  # where no block starts
+    return (starts / len(size) - late) / beyond
 
 
 def _of_a_length(sizes: tuple[int, ...]) -> list[list[int]]:
@@ -320,8 +329,8 @@ def other_clips(keys: torch.Tensor, pack_clips: tuple[int, ...]) -> torch.Tensor
     return first + (own + further) % count
 
 
-def copied_clips(keys: torch.Tensor, chance: float) -> torch.Tensor:
-    """bool [C]: the clips whose mask is replaced by a copy from another clip. keys: int64 [C]."""
+def copied_views(keys: torch.Tensor, chance: float) -> torch.Tensor:
+    """bool [S]: the views whose mask is replaced by a copy from another clip. keys: int64 [S]."""
     return uniform_torch(key_torch(keys, Purpose.FILL)) < chance
 
 

@@ -251,8 +251,14 @@ class Optim:
     warmup_start: float = key(0.0, "initial rate of the warm-up, as a share of the peak", between(0, 1))
     betas: tuple[float, float] = key((0.9, 0.999), "Adam's betas, each below 1", between(0, 1))
     eps: float = key(1e-8, "Adam's epsilon", at_least(0))
-    weight_decay: float = key(0.04, "initial weight decay; none on biases and 1-D parameters", at_least(0))
+    weight_decay: float = key(0.04, "initial weight decay", at_least(0))
     weight_decay_end: float = key(0.4, "final weight decay, reached by a cosine from `weight_decay`", at_least(0))
+    undecayed: str = key(
+        "vectors",
+        "what has no weight decay: vectors (biases and 1-D parameters), embeddings (class tokens and positions too), "
+        "or nothing",
+        one_of("vectors", "embeddings", "nothing"),
+    )
     layer_decay: float = key(1.0, "fine-tuning: learning rate of a block, relative to the one above it", between(0, 1))
     head_scale: float = key(
         1.0, "fine-tuning an `encoder` with a head: learning rate of the head, relative to the encoder", at_least(0)

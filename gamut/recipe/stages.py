@@ -37,9 +37,9 @@ class Asit:
         one_of("zeros", "noise", "clip"),
     )
     mask_copied: float = key(
-        0.0, "share of clips that, instead of masks, get `mask_copied_share` copied from another clip", between(0, 1)
+        0.0, "share of views that, instead of masks, get `mask_copied_share` copied from another clip", between(0, 1)
     )
-    mask_copied_share: float = key(0.3, "share of pixels copied into such a clip", between(0, 0.99))
+    mask_copied_share: float = key(0.3, "share of pixels copied into such a view", between(0, 0.99))
     hidden: int = key(2048, "width of the projection and reconstruction MLPs", at_least(1))
     bottleneck: int = key(256, "width before the output layer", at_least(1))
     prototypes: int = key(8192, "K: outputs for class tokens (or pooled tokens)", at_least(2))

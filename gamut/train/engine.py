@@ -35,7 +35,7 @@ class Engine(ABC):
         self.world = world
         self.precision = recipe.precision
         self.model = objective.model
-        self.groups = parameter_groups(self.model, objective.parameter_groups())
+        self.groups = parameter_groups(self.model, objective.parameter_groups(), recipe.optim.undecayed)
         self.scales = [(group.pop("lr_scale"), group.pop("weight_decay_scale")) for group in self.groups]
 
     def set_schedule(self, lr: float, weight_decay: float) -> None:
@@ -119,10 +119,24 @@ class Unsaved(Engine):
         raise NotImplementedError(NEVER_SAVED)
 
 
-def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """Groups {params, lr_scale, weight_decay_scale}: the objective's own, or decay and no decay.
+def is_decayed(name: str, parameter: nn.Parameter, undecayed: str) -> bool:
+    """Whether a parameter has weight decay, by `optim.undecayed`.
 
-    Not decayed are biases and 1-D parameters (DINO, ASiT). Frozen parameters and empty groups are left out.
+    vectors: not biases and 1-D parameters (DINO, ASiT); embeddings: not class tokens and positions either (timm,
+    AudioMAE); nothing: all have (AST, ElasticAST).
+    """
+    if undecayed == "nothing":
+        return True
+    embeds = name.rpartition(".")[2].startswith(("cls_token", "dist_token", "pos_embed"))
+    return not (parameter.ndim <= 1 or name.endswith("bias") or (undecayed == "embeddings" and embeds))
+
+
+def parameter_groups(
+    model: nn.Module, own: list[dict[str, Any]] | None, undecayed: str = "vectors"
+) -> list[dict[str, Any]]:
+    """Groups {params, lr_scale, weight_decay_scale}: the objective's own, or decay and no decay by `is_decayed`.
+
+    Frozen parameters and empty groups are left out.
 
     Raises ValueError where a trainable parameter is in no group, or in two.
     """
@@ -130,7 +144,7 @@ def parameter_groups(model: nn.Module, own: list[dict[str, Any]] | None) -> list
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
-            (others if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+            (decayed if is_decayed(name, parameter, undecayed) else others).append(parameter)
         own = [{"params": decayed}, {"params": others, "weight_decay_scale": 0.0}]
     groups = []
     for group in own:

@@ -161,7 +161,7 @@ class Objective(ABC):
         """Restore what `extra_state` gave. Raises CheckpointError naming a missing or misshapen tensor."""
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
-        """Optional groups with `lr_scale` and `weight_decay_scale`; None: decay all but biases and 1-D parameters."""
+        """Optional groups with `lr_scale` and `weight_decay_scale`; None: two, by `optim.undecayed`."""
         return None
 
 

@@ -131,6 +131,27 @@ def test_an_empty_pack_gives_zero_loss_and_reaches_every_parameter() -> None:
 
 
 @pytest.mark.parametrize(("positions", "pooling"), [("learned", "cls"), ("factorised", "attention")])
+@pytest.mark.parametrize("undecayed", ["vectors", "embeddings", "nothing"])
+def test_what_has_no_weight_decay(positions: str, pooling: str, undecayed: str) -> None:
+    """As timm, which leaves out of it what `no_weight_decay` names, the position table and class tokens."""
+    tokens = {"distilled": True} if pooling == "cls" else {}
+    model = replace(MODEL, positions=positions, pooling=pooling, pooling_heads=2, **tokens)
+    recipe = schema.Recipe(stage="finetune", model=model, optim=schema.Optim(undecayed=undecayed))
+    task = Classify(recipe, 5, -4.0, 4.0, seed=0, device=torch.device("cpu"))
+    names = {parameter: name for name, parameter in task.model.named_parameters()}
+    groups = parameter_groups(task.model, task.parameter_groups(), undecayed)
+    plain = {names[p] for group in groups for p in group["params"] if not group["weight_decay_scale"]}
+    vectors = {name for name, parameter in task.model.named_parameters() if parameter.ndim == 1}
+    embeddings = {
+        "learned": {"backbone.cls_token", "backbone.dist_token", "backbone.pos_embed"},
+        "factorised": {"backbone.pos_embed_time", "backbone.pos_embed_freq"},
+    }[positions]
+    assert plain == {"vectors": vectors, "embeddings": vectors | embeddings, "nothing": set()}[undecayed]
+    alone = parameter_groups(task.model, None, undecayed)  # where an objective has no groups of its own
+    assert {names[p] for group in alone for p in group["params"] if not group["weight_decay_scale"]} == plain
+
+
+@pytest.mark.parametrize(("positions", "pooling"), [("learned", "cls"), ("factorised", "attention")])
 def test_lower_layers_learn_more_slowly(positions: str, pooling: str) -> None:
     """Block i of n at decay ** (n - i), what lies before them at decay ** (n + 1), what comes after at 1."""
     model = replace(MODEL, depth=3, positions=positions, pooling=pooling, pooling_heads=2)

@@ -138,22 +138,25 @@ def test_of_a_shorter_clip_the_time_goes_round() -> None:
         assert torch.equal(seen[2][column][hidden], clean[0][column][hidden])
 
 
-def test_half_the_clips_have_a_smaller_share_copied_and_the_others_zeros() -> None:
-    """The first published code's mix: in half of the clips 30 % is copied, in the others U(.5, .7) is zero."""
+def test_half_the_views_have_a_smaller_share_copied_and_the_others_zeros() -> None:
+    """The first published code's mix: in half of the views 30 % is copied, in the others U(.5, .7) is zero."""
     pack = Pack([96] * 300, (300,))
     found = pack.hide(mask_target_least=0.5, mask_target=0.7, mask_copied=0.5)
     hidden = found.masks.patches
-    share = hidden.view(300, -1).float().mean(1)
-    copied = torch.stack([part.all() for part in found.patches.view(300, -1).bool()])  # no clean pixel is 0
+    share = hidden.view(600, -1).float().mean(1)
+    copied = torch.stack([part.all() for part in found.patches.view(600, -1).bool()])  # no clean pixel is 0
     assert copied.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    first, second = copied.view(300, 2).unbind(1)  # each view by itself: both of a clip in a quarter of the clips
+    assert (first & second).float().mean().item() == pytest.approx(0.25, abs=0.1)
+    assert (first ^ second).float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert share[copied].min() >= 0.3
     assert share[copied].max() < 0.4
     assert share[~copied].min() >= 0.5
     assert torch.equal(found.patches[~hidden], pack.clean[~hidden])
-    zeros = ~copied.repeat_interleave(2 * 48)
+    zeros = ~copied.repeat_interleave(48)
     assert not found.patches[zeros][hidden[zeros]].any()
-    changed = found.patches.view(300, -1)[copied] != pack.clean.view(300, -1)[copied]
-    assert torch.equal(changed, hidden.view(300, -1)[copied])
+    changed = found.patches.view(600, -1)[copied] != pack.clean.view(600, -1)[copied]
+    assert torch.equal(changed, hidden.view(600, -1)[copied])
 
 
 def test_no_clip_at_all() -> None:

@@ -8,7 +8,8 @@ import torch
 
 from gamut.numbers import BINS
 from gamut.randomness import key_torch
-from pretrain.masking import Blocks, block_masks, draw_blocks, mask_keys, mask_targets
+from pretrain.masking import Blocks, _chances, block_masks, draw_blocks, mask_keys, mask_targets
+from tests.close import assert_close
 
 
 def keys(n: int, salt: int = 0) -> torch.Tensor:
@@ -129,6 +130,34 @@ def test_statistics_of_the_published_target_range(aligned: bool, pixels: float, 
     assert masks.pixels.float().mean().item() == pytest.approx(pixels, abs=0.012)
     assert masks.touched.float().mean().item() == pytest.approx(touched, abs=0.015)
     assert masks.patches.all(1).float().mean().item() == pytest.approx(whole, abs=0.02)
+
+
+def test_sizes_of_the_published_aligned_blocks() -> None:
+    """Of the published code: drawn from 16 on, rounded to patches, begun before the last row and column."""
+    n = 200
+    blocks = draw_blocks(keys(n), torch.full((n,), 592), torch.arange(500), Blocks(aligned=True))
+    top, bottom, left, right = blocks.double()
+    height, width = bottom - top, right - left
+    assert not any(bool((edge % 16).any()) for edge in blocks)
+    assert (int(top.max()), int(left.max())) == (592 - 32, 128 - 32)
+    assert (int(top.min()), int(left.min())) == (0, 0)
+    assert height.mean().item() == pytest.approx(89.8, abs=0.7)
+    assert (width == 16).double().mean().item() == pytest.approx(0.363, abs=0.005)
+    assert (height == 16).double().mean().item() == pytest.approx(0.051, abs=0.003)
+    assert (height * width).mean().item() / 256 == pytest.approx(9.20, abs=0.05)
+
+
+@pytest.mark.parametrize("frames", [16, 32, 96, 592])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_the_chance_of_a_place_is_what_blocks_show(frames: int, aligned: bool, share: float) -> None:
+    shape = Blocks(time_share=share, frequency_share=share, aligned=aligned)
+    top, bottom, left, right = draw_blocks(keys(200), torch.full((200,), frames), torch.arange(200), shape)
+    for extent, begin, end in ((frames, top, bottom), (BINS, left, right)):
+        place = torch.arange(extent)[:, None]
+        begin, end = begin.flatten(), end.flatten()
+        shown = torch.cat([((begin <= at) & (at < end)).double().mean(1) for at in place.split(64)])
+        assert_close(torch.from_numpy(_chances(extent, share, shape)), shown, within=0.05)
 
 
 def test_aligned_masks_hide_whole_patches_only() -> None:
