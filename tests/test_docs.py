@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from gamut.commands import COMMANDS
+from gamut.recipe.find import list_recipes
+from gamut.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
+RECIPES = {name: stage for stage in ("pretrain", "finetune") for name in list_recipes(stage)}
 TOPS = ("gamut", "pretrain", "finetune", "launchers", "configs", "tests", "bench", "docs")
 
 
@@ -37,3 +41,21 @@ def test_a_page_with_commands_of_the_clone_gives_their_installed_form(page: Path
         typed = f"-m {module} " if module.startswith("gamut.") else f"{module.replace('.', '/')}.py "
         if typed in blocks:
             assert f"`gamut {name}`" in text, f"{page.name} shows `{typed}` without `gamut {name}`"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_table_of_keys_says_what_the_recipes_have(page: Path) -> None:
+    """A table that begins with `key` has recipes' names in code as the heads of its columns."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.M):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        columns = {at: name.strip("`") for at, name in enumerate(head) if at and name.startswith("`")}
+        if head[0] != "key" or not set(columns.values()) <= RECIPES.keys():
+            continue
+        for key, *_ in rows:
+            assert key.startswith("`"), f"{page.name}: {key} is no key"
+        for at, name in columns.items():
+            recipe = load_recipe(RECIPES[name], name)
+            for row in rows:
+                value = attrgetter(row[0].strip("`"))(recipe)
+                written = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+                assert row[at] == written, f"{page.name}: {row[0]} of {name}"

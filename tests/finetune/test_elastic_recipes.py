@@ -59,7 +59,7 @@ def test_elastic_ast(name: str) -> None:
     if row.mixed:
         assert recipe.views.resolutions == RESOLUTIONS
         assert (recipe.augment.time_mask, recipe.augment.time_scale) == (192, "resolution")
-        assert policy.mixup == 0.5
+        assert policy.mixup == (0.5 if name == "audioset" else 0.0)
         assert evaluation_policy(recipe).hops == (160,)
     else:
         assert policy.max_frames == recipe.model.table_frames == 3072
@@ -78,11 +78,13 @@ def test_elastic_ast(name: str) -> None:
             5e-7,
         )
         assert (optim.schedule, optim.gamma, optim.gamma_from, optim.gamma_every) == ("gamma", *row.gamma, 1)
-        assert optim.warmup_steps == 1000
+        assert (optim.warmup_steps, optim.undecayed) == (1000, "nothing")
     else:
+        assert (optim.schedule, optim.gamma) == ("gamma", 1.0)  # constant once warm
         assert (optim.name, optim.betas, optim.weight_decay) == ("adamw", (0.9, 0.999), 1e-4)
         assert (optim.warmup_steps, optim.warmup_epochs, optim.warmup_start) == (None, 2, 0.01)
     assert (recipe.plan.weights == "balanced") == (name == "audioset")
+    assert recipe.finetune.average_from is None
 
 
 @pytest.mark.parametrize("name", TABLE)
