@@ -32,6 +32,18 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert not wrong, f"{page.name} names what is not there: {sorted(wrong)}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_a_page_names_are_there(page: Path) -> None:
+    named = set(re.findall(r"\b(tests/[\w/]+\.py)::(\w+)", page.read_text()))
+    wrong = [f"{file}::{test}" for file, test in named if f"\ndef {test}(" not in (ROOT / file).read_text()]
+    assert not wrong, f"{page.name} names tests that are not there: {sorted(wrong)}"
+
+
+def test_every_promise_has_its_row() -> None:
+    rows = re.findall(r"^\| (F\d+) \|", (ROOT / "docs" / "reliability.md").read_text(), re.M)
+    assert rows == [f"F{number}" for number in range(1, 23)]
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_a_page_with_commands_of_the_clone_gives_their_installed_form(page: Path) -> None:
     text = page.read_text()
