@@ -17,6 +17,7 @@ from rich.console import Console
 from gamut.errors import GamutError, RecipeError
 from gamut.evaluate import METRICS
 from gamut.recipe.load import load_recipe
+from gamut.track.run import SUMMARY
 
 Arm = TypeVar("Arm", bound=Hashable)
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,7 @@ def run_job(job: Job, threads: int) -> dict:
     Raises GamutError where the process fails, or the folder holds another job, or one from other weights than `init`
     means now.
     """
-    result, asked = job.folder / "summary.json", job.folder / "arguments.json"
+    result, asked = job.folder / SUMMARY, job.folder / "arguments.json"
     if asked.exists() and json.loads(asked.read_text()) != list(job.arguments):
         raise GamutError(f"{job.folder} holds a run with other arguments ({asked}): give another --out, or remove it.")
     if result.exists():

@@ -28,7 +28,7 @@ from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
 from gamut.shards import Index
 from gamut.track import figures
-from gamut.track.run import BEST, CLASSES, RESULT, SCORES
+from gamut.track.run import BEST, CLASSES, RESULT, SCORES, SUMMARY
 from gamut.train.objective import Moment
 from gamut.train.schedule import is_due
 from gamut.train.session import Session
@@ -208,7 +208,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "seen_in_pretraining": sum(result["seen_in_pretraining"] for result in results),
         "rounds": results,
     }
-    write_text(folder / "summary.json", json.dumps(summary, indent=2))
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
     table = Table(title=f"{folder.name}: {metric.name}")
     for name in ("test folds", "seed", "clips", metric.name, "of the", "best epoch"):
         table.add_column(name)

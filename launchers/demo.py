@@ -27,6 +27,7 @@ from rich.table import Table
 from gamut.commands import command, parser_of
 from gamut.errors import RunError
 from gamut.shards import Index
+from gamut.track.run import SUMMARY
 from launchers.corpus import CLASSES, synthesise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     run(console, "python", "finetune/run.py", "demo", *where, "run.name=pretrained", init)
     run(console, "python", "finetune/run.py", "demo", *where, "run.name=scratch")
     index = Index.open(shards)
-    results = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("scratch", "pretrained")}
+    results = {name: json.loads((folder / name / SUMMARY).read_text()) for name in ("scratch", "pretrained")}
     table = Table(title="Results", show_header=False)
     table.add_row("classes", ", ".join(index.labels))
     for name, title in (("scratch", "accuracy from scratch"), ("pretrained", "accuracy pretrained")):

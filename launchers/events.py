@@ -36,6 +36,7 @@ from gamut.files import write_text
 from gamut.numbers import RATE
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.source import Record
+from gamut.track.run import SUMMARY
 from launchers.demo import run
 
 SECONDS = 5.0  # of a mixture
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         table.add_column(column)
     for name, own in TRAINED.items():
         run(console, "python", "finetune/run.py", "esc10_events", *where, f"run.name={name}", *own, *options.words)
-        rounds = json.loads((folder / name / "summary.json").read_text())["rounds"]
+        rounds = json.loads((folder / name / SUMMARY).read_text())["rounds"]
         values = [np.array([one["metrics"][metric] for one in rounds]) for metric in METRICS]
         table.add_row(name, *(f"{one.mean():.3f} ± {one.std():.3f}" for one in values))
     console.print(table)

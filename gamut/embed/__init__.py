@@ -6,3 +6,8 @@ model = gamut.load("runs/asit_b")                       # or an exported folder,
 vectors = model.embed(["a.wav", "b.mp3"])               # float32 [2, dim]
 frames = model.embed(waveform, 44100, level="frame")    # of each sound its values [steps, dim] and times [steps]
 """
+
+from typing import Literal, get_args
+
+Level = Literal["clip", "frame", "layer", "patch"]  # of what a vector is
+LEVELS = get_args(Level)

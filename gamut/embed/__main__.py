@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gamut.commands import command, parser_of
+from gamut.embed import LEVELS
+from gamut.embed.write import ENDINGS, Table, write
 from gamut.errors import AudioError, RecipeError, nearest
 from gamut.tag.files import sound_files
 
-ENDINGS = (".npz", ".parquet", ".safetensors")
-LEVELS = ("clip", "frame", "layer", "patch")
 NAMED = 3  # files that were named twice
 EXAMPLE = """examples:
   python -m gamut.embed runs/asit_b recordings/ --out vectors.npz
@@ -38,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gamut.embed.load import load  # here: torch takes its time, and --help does without
     from gamut.embed.parts import Parts
     from gamut.embed.run import embed_files
-    from gamut.embed.write import Table, write
 
     model = load(
         arguments.model, head=arguments.head, encoder=arguments.encoder, window=arguments.window, model=options,

@@ -7,12 +7,13 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
 from gamut.data.memory import packed
+from gamut.embed import LEVELS, Level
 from gamut.embed.sounds import listed, opened, rates
 from gamut.errors import FeatureError, RecipeError
 from gamut.features.encoders import AnyLength, Encoder, Final
@@ -23,8 +24,6 @@ from gamut.tag.spectrogram import Spectrograms
 from gamut.tag.speech import Speech
 
 BATCH = 8  # sounds, and windows, at a time
-Level = Literal["clip", "frame", "layer", "patch"]
-LEVELS = get_args(Level)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gamut.embed.model import BATCH, Embedded, Level, Model
+from gamut.embed import Level
+from gamut.embed.model import BATCH, Embedded, Model
 from gamut.embed.parts import Parts
 from gamut.errors import AudioError, ShardError
 from gamut.progress import Progress

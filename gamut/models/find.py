@@ -26,6 +26,7 @@ OURS = (
 )  # where our own files have a backbone of any kind, in this order
 HEAD = "mlp_layer.1.weight"  # every head on features has it, so it shows where one begins
 ABOUT = "gamut"  # the one key of our files' metadata: the order of several is random, and with it a file's hash
+HASH = "sha256"  # in what files of ours say: of their tensors and all else that they say
 
 
 def find_weights(init: str | Path) -> Path:
@@ -132,10 +133,15 @@ def described(about: dict[str, Any]) -> dict[str, str]:
 
 
 def undescribed(metadata: dict[str, str]) -> dict[str, Any]:
-    """What `described` or an earlier version wrote, or a foreign file's own strings."""
+    """What `described` or an earlier version wrote, without the hash, or a foreign file's own strings."""
     if ABOUT in metadata:
-        return json.loads(metadata[ABOUT])
+        return {name: value for name, value in json.loads(metadata[ABOUT]).items() if name != HASH}
     return {name: _read_json(value) for name, value in metadata.items()}
+
+
+def hash_in(metadata: dict[str, str]) -> str:
+    """The sha256 that `described` was given; empty where there is none."""
+    return json.loads(metadata[ABOUT]).get(HASH, "") if ABOUT in metadata else ""
 
 
 def _read_json(value: str) -> Any:

@@ -22,11 +22,23 @@ from gamut.errors import CheckpointError
 from gamut.files import write_bytes
 from gamut.models.backbone import Backbone
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import OURS, described, find_weights, is_pickled, metadata_of, statistics_in, told, undescribed
+from gamut.models.find import (
+    HASH,
+    OURS,
+    described,
+    find_weights,
+    hash_in,
+    is_pickled,
+    metadata_of,
+    statistics_in,
+    told,
+    undescribed,
+)
 from gamut.models.names import BEATS_KERNEL, EAT_KERNELS, KERNEL, our_names
 from gamut.models.origin import as_ours
 from gamut.models.strict import copy_into, require_fit
 from gamut.models.vit import VisionTransformer
+from gamut.track.checkpoints import step_of, whole_before
 from gamut.unpickle import unpickle
 
 ANCHOR = KERNEL  # every vision transformer has it, so it shows where one begins
@@ -41,10 +53,22 @@ AVERAGED = {"teacher", "momentum_encoder", "state_dict_ema", "model_ema"}  # of 
 
 
 def save_weights(path: Path, weights: nn.Module | dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and what is to be known of them (JSON) to `path`: whole and durable, or not at all."""
-    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    """Write tensors and what is to be known of them (JSON) to `path`: whole and durable, or not at all. Where there is
+    something to be known, a hash of both is kept beside it, by which `load_weights` sees damage."""
+    state = plain(weights.state_dict() if isinstance(weights, nn.Module) else weights)
+    said = json.loads(json.dumps(metadata))  # as it is read again
+    about = said and said | {HASH: _hash(state, said)}
     # safetensors 0.8 writes a broken header for an empty dictionary, hence the None.
-    write_bytes(path, save(plain(state), described(metadata) or None))
+    write_bytes(path, save(state, described(about) or None))
+
+
+def _hash(state: dict[str, torch.Tensor], metadata: dict[str, Any]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors, and over metadata."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -55,9 +79,9 @@ def plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors on the CPU, metadata) of a safetensors file, or of what torch.save wrote (then without metadata).
 
-    A file of a checkpoint is checked against the hash in its folder's manifest.json. Dictionaries inside each other
-    become one, their keys joined by dots. Raises CheckpointError where the file is missing, damaged, neither of the
-    two, or pickled with more than tensors in it.
+    A file of a checkpoint is checked against the hash in its folder's manifest.json, another of ours against its own.
+    Dictionaries inside each other become one, their keys joined by dots. Raises CheckpointError where the file is
+    missing, damaged, neither of the two, or pickled with more than tensors in it.
     """
     try:
         data = path.read_bytes()
@@ -65,9 +89,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"The weights {path} cannot be read: {error.strerror}.") from error
     expected = _manifest(path.parent).get(path.name)
     if expected and hashlib.sha256(data).hexdigest() != expected:
-        raise CheckpointError(
-            f"{path} is damaged: its sha256 is not the one in manifest.json. Take another checkpoint."
-        )
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in manifest.json.{_instead(path.parent)}")
     if is_pickled(data[:9]):
         return dict(sorted(_tensors(unpickle(data, str(path), [argparse.Namespace], configs=True)).items())), {}
     try:
@@ -76,8 +98,11 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
-    # The library's order of names changes from call to call.
-    return dict(sorted(state.items())), undescribed(metadata)
+    state = dict(sorted(state.items()))  # the library's order of names changes from call to call
+    about, written = undescribed(metadata), hash_in(metadata)
+    if written and written != _hash(state, about):
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one that was written with it.")
+    return state, about
 
 
 def shapes_of(path: Path) -> tuple[dict[str, torch.Size], dict[str, Any]]:
@@ -119,6 +144,14 @@ def file_sha256(path: Path) -> str:
         raise CheckpointError(f"The weights {path} cannot be read: {error.strerror}.") from error
 
 
+def _instead(checkpoint: Path) -> str:
+    """What may be taken in place of a damaged checkpoint, as a sentence; empty for a folder that is none."""
+    if step_of(checkpoint) < 0:
+        return ""
+    older = whole_before(checkpoint)
+    return f" Take {older}, the newest whole one before it." if older else " There is no whole one before it."
+
+
 def _manifest(folder: Path) -> dict[str, str]:
     """sha256 of each file that a checkpoint folder's manifest lists; empty where there is no manifest."""
     try:
@@ -127,7 +160,7 @@ def _manifest(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'} cannot be read; take another checkpoint.") from error
+        raise CheckpointError(f"{folder / 'manifest.json'} cannot be read.{_instead(folder)}") from error
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def read_resolved(path: Path) -> Recipe:
 def portable(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says of the model and of its training, nested, as JSON holds it: what may leave the machine with
     the weights, so without places and what may change."""
-    kept = {name: value for name, value in asdict(recipe).items() if name not in PLACES and not may_change(name)}
+    kept = {name: value for name, value in asdict(recipe).items() if decides(name)}
     kept["plan"]["weights"] = Path(recipe.plan.weights).name
     return json.loads(json.dumps(kept | {"run": {"name": recipe.run.name}}))
 
@@ -102,6 +102,11 @@ def may_change(key: str) -> bool:
             return free
         cls = hints(cls)[part]
     return False
+
+
+def decides(key: str) -> bool:
+    """Whether a key decides numbers, other than by where things lie; one of another version is taken to."""
+    return key.partition(".")[0] not in PLACES and not may_change(key)
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 from gamut.evaluate import METRICS, paired
 from gamut.evaluate.paired import Difference
 from gamut.evaluate.ranking import mean_of_known
+from gamut.recipe.resolved import decides
 from gamut.report.document import Block, Heading, Table, Text
-from gamut.report.recipes import decides, show
+from gamut.report.recipes import show
 from gamut.report.sections import duration, lasted
 from gamut.report.told import Told
 from gamut.runs.words import number
@@ -72,7 +73,7 @@ def recipes(runs: Sequence[Told]) -> list[Block]:
     rows = []
     for key in keys:
         values = [show(run.standing.recipe[key]) if key in run.standing.recipe else "" for run in runs]
-        if len({*values}) > 1 and not key.startswith("run."):
+        if len({*values}) > 1:
             rows.append([key, *values])
     places = [[key, *(str(run.standing.recipe.get(key, "")) for run in runs)] for key in ("data", "init", "features")]
     places = [row for row in places if len({*row[1:]}) > 1]

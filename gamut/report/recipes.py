@@ -11,7 +11,7 @@ from typing import Any
 from gamut.errors import GamutError
 from gamut.recipe.find import STAGES, list_recipes
 from gamut.recipe.load import load_recipe
-from gamut.recipe.resolved import PLACES, decisive, differences, may_change
+from gamut.recipe.resolved import decides, decisive, differences
 
 
 def changed_from_shipped(recipe: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]]:
@@ -39,14 +39,6 @@ def _shipped(stage: str) -> dict[str, dict[str, Any]]:
             said = decisive(load_recipe(stage, name))
             found[name] = {key: value for key, value in said.items() if decides(key)}
     return found
-
-
-def decides(key: str) -> bool:
-    """Whether a key decides numbers, other than by where things lie."""
-    try:
-        return key.partition(".")[0] not in PLACES and not may_change(key)
-    except (KeyError, TypeError):  # a key of another version
-        return True
 
 
 def show(value: Any) -> str:

@@ -20,7 +20,7 @@ from gamut.models.find import metadata_of
 from gamut.runs.find import run_at
 from gamut.runs.standing import Standing, recent, standing
 from gamut.track.metrics import Attempt, History
-from gamut.track.run import BEST, CLASSES, METRICS, RESULT, SCORES
+from gamut.track.run import BEST, CLASSES, METRICS, RESULT, SCORES, SUMMARY
 
 NUMBERS = ("AP", "AUC", "precision", "recall", "F1", "ECE")  # of a class, as in CLASSES
 
@@ -142,7 +142,7 @@ def _labels(path: Path, parts: Sequence[Part]) -> tuple[str, ...]:
             if labels and len(labels) == (classes or len(labels)):
                 return labels
     try:
-        labels = tuple(map(str, json.loads((path / "summary.json").read_bytes())["labels"]))
+        labels = tuple(map(str, json.loads((path / SUMMARY).read_bytes())["labels"]))
     except (OSError, ValueError, KeyError, TypeError):
         labels = ()
     return labels if labels and len(labels) == classes else tuple(f"class {number}" for number in range(classes))

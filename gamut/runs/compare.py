@@ -29,13 +29,13 @@ def print_comparison(one: Path, other: Path) -> None:
     first, second = two
     print(f"--- {first.path}: {first.stage}, {first.state}\n+++ {second.path}: {second.stage}, {second.state}")
     changed = differences(first.recipe, second.recipe)
-    decides = {key: values for key, values in changed.items() if not key.startswith("run.") and not _free(key)}
-    for key, (then, now) in sorted(decides.items()):
+    decisive = {key: values for key, values in changed.items() if not may_change(key)}
+    for key, (then, now) in sorted(decisive.items()):
         for sign, value, recipe in (("-", then, first.recipe), ("+", now, second.recipe)):
             print(f"{sign} {key}: {_value(value) if key in recipe else UNTOLD}")
-    if not decides:
+    if not decisive:
         print("Their recipes are the same in all that decides numbers.")
-    if rest := sorted(set(changed) - set(decides)):
+    if rest := sorted(set(changed) - set(decisive)):
         print(f"Also different, without an effect on numbers: {', '.join(rest)}")
     print()
     names = [*first.scores, *(name for name in second.scores if name not in first.scores)]
@@ -51,14 +51,6 @@ def print_comparison(one: Path, other: Path) -> None:
         print(f"They are of different shard sets: {first.index} and {second.index}.")
     for problem in (*first.problems, *second.problems):
         print(f"damaged: {problem}")
-
-
-def _free(key: str) -> bool:
-    """Whether a key decides no number; one of another version is taken to decide some."""
-    try:
-        return may_change(key)
-    except (KeyError, TypeError):
-        return False
 
 
 def _value(value: Any) -> str:

@@ -17,7 +17,7 @@ from gamut.errors import GamutError, RunError
 from gamut.recipe.resolved import read_values
 from gamut.settings import flatten
 from gamut.track.metrics import History
-from gamut.track.run import RECIPE, RESULT, RunFolder, read_record
+from gamut.track.run import RECIPE, RESULT, SUMMARY, RunFolder, read_record
 
 TAIL = 1 << 21  # bytes of metrics.jsonl, from its end, that are read to see where a run stands
 SCORED = ("test/", "validation/", "probe/linear/", "probe/knn/")
@@ -118,7 +118,7 @@ def _of_rounds(path: Path, rounds: Sequence[Standing]) -> Standing:
     names = [name for name in done[0].scores if all(name in one.scores for one in done)]
     scores = {name: statistics.fmean(one.scores[name] for one in done) for name in names}
     state = min((one.state for one in rounds), key=ORDER.index)
-    if state == "finished" and not (path / "summary.json").is_file():
+    if state == "finished" and not (path / SUMMARY).is_file():
         state = "stopped"  # between two rounds
     return Standing(
         path=path,

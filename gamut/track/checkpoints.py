@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -119,6 +120,16 @@ def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
     for name, entry in sorted(entries.items()):
         read_verified(path / name, entry)
     return manifest
+
+
+def whole_before(checkpoint: Path) -> Path | None:
+    """The newest checkpoint of the same run before one, and whole; None where there is none."""
+    for path in Checkpoints(checkpoint.parent).saved():
+        if step_of(path) < step_of(checkpoint):
+            with contextlib.suppress(CheckpointError):
+                verify(path)
+                return path
+    return None
 
 
 def read_verified(path: Path, entry: dict[str, Any]) -> bytes:

@@ -23,6 +23,7 @@ RECIPE = "recipe.yaml"
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
 LOCK = "lock"  # held by the process that runs it, whose name is in it
+SUMMARY = "summary.json"  # of fine-tuning: what all its rounds come to, once they are finished
 # Of a round of fine-tuning, which is a run inside the run's folder:
 ROUND = re.compile(r"test-.+-seed-\d+")  # the name of its folder
 BEST = "best.safetensors"  # the weights of the epoch that did best on what `chosen_on` in it says

@@ -197,6 +197,42 @@ def test_damage_is_caught(tmp_path: Path) -> None:
         load_weights(tmp_path / "none.safetensors")
 
 
+def test_a_file_that_says_what_it_is_knows_its_own_hash(tmp_path: Path) -> None:
+    """No manifest lists the best weights of a round: damage in tensors, or in what they say, is seen."""
+    path = tmp_path / "best.safetensors"
+    state = {"a": torch.arange(6).view(2, 3).bfloat16(), "b": torch.tensor(2.0), "c": torch.ones(2, 0)}
+    about = {"labels": ["dog", "rain"], "by": {2: 0.1, 10: 1 / 3}, "at": (1, 2)}
+    save_weights(path, state, about)
+    assert load_weights(path)[1] == json.loads(json.dumps(about))
+    whole = path.read_bytes()
+    for begin in (whole.index(b"rain"), len(whole) - 8):
+        flipped = bytearray(whole)
+        flipped[begin] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="damaged: its sha256 is not the one that was written with it"):
+            load_weights(path)
+
+
+def test_the_checkpoint_to_take_instead_is_named(tmp_path: Path) -> None:
+    places = [tmp_path / "checkpoints" / f"step-{step:08d}" for step in (1, 2, 3, 4)]
+    for place in places:
+        checkpoint(place, VisionTransformer(MODEL), manifest=False)
+        (place / "state.json").write_text("{}")
+        files = {name: (place / name).read_bytes() for name in ("objective.safetensors", "state.json")}
+        entries = {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+        }
+        (place / "manifest.json").write_text(json.dumps({"files": entries}))
+    for place in places[1:3]:
+        (place / "objective.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match=r"damaged: .* Take .*/step-00000001, the newest whole one before it\."):
+        load_weights(places[2] / "objective.safetensors")
+    (places[3] / "manifest.json").write_text("{")
+    (places[0] / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read\. There is no whole one before it\."):
+        load_weights(places[3] / "objective.safetensors")
+
+
 def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         find_weights(tmp_path / "absent")

@@ -15,6 +15,7 @@ import pytest
 
 from gamut.commands import ROOT
 from gamut.evaluate.scores import Scores
+from gamut.models.weights import load_weights, save_weights
 from gamut.runs import prune
 from gamut.runs.__main__ import main
 from gamut.runs.standing import standing
@@ -270,10 +271,14 @@ def test_what_is_damaged_is_named(runs: Path, told: Told) -> None:
     flip(shard)
     best = runs / "head" / "test-4-seed-0" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-9])
+    other = runs / "validated" / "test-4-seed-0" / "best.safetensors"
+    save_weights(other, *load_weights(other))  # that of the fixture is of before it had a hash
+    flip(other)
     text = told("verify", ".", status=1)
     assert f"{weights.relative_to(runs.parent)} is damaged: its sha256 is not that of the manifest" in text
     assert "best.safetensors is not a whole safetensors file" in text
-    assert "3 damaged" in text
+    assert f"{other.relative_to(runs.parent)} is damaged" in text
+    assert "4 damaged" in text
     assert str(shard.relative_to(runs.parent)) in text
     assert "1 damaged" in told("verify", "runs/oss/checkpoints/step-00000004", status=1)
 
