@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,20 @@ def whisper_log_mel(waveform: torch.Tensor, mels: int = 80) -> torch.Tensor:
     log = torch.clamp(mel, min=1e-10).log10()
     loudest = log.amax((1, 2), keepdim=True)
     return (torch.maximum(log, loudest - FLOOR) + 4.0) / 4.0
+
+
+def filled_log_mel(waveform: torch.Tensor, length: Sequence[int], mels: int = 80) -> torch.Tensor:
+    """float32 [B, mels, samples // 160]: of each waveform's first `length` samples, and then 0.0, as the published
+    features of Whisper-AT are filled up; silence in the waveform is at the clip's floor there, some -0.7.
+    """
+    whole = waveform.shape[1]
+    if all(samples >= whole for samples in length):
+        return whisper_log_mel(waveform, mels)
+    mel = waveform.new_zeros(len(waveform), mels, whole // HOP, dtype=torch.float32)
+    for row, one, samples in zip(mel, waveform, length, strict=True):
+        own = whisper_log_mel(one[None, : min(max(samples, FFT), whole)], mels)[0]  # of less there is no frame
+        row[:, : own.shape[1]] = own
+    return mel
 
 
 @functools.cache

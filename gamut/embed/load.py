@@ -111,7 +111,8 @@ def _speech(
     head = None if tagger is None else tagger.head
     own = whisper.longest if head is None else min(head.seconds, whisper.longest)
     kind = next(name for name, dtype in PRECISIONS.items() if dtype == whisper.encoder.conv1.weight.dtype)
-    encoder = OfWhisper(whisper, window or own, kind, device)
+    pad_with = "silence" if head is None else head.pad_with
+    encoder = OfWhisper(whisper, window or own, kind, device, pad_with)
     weights = (tagger.weights if tagger else "") or str(path)
     return Model(encoder, Window(encoder.samples), tagger, f"The Whisper of {path}", weights, device)
 

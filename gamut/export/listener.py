@@ -223,11 +223,20 @@ class WhisperListener(nn.Module):
     matrix: torch.Tensor
     filters: torch.Tensor
 
-    def __init__(self, whisper: Whisper, tagger: Tagger, samples: int, steps: int, blocks: tuple[int, ...]) -> None:
-        """samples: of the window, to which a sound is cut or padded with silence; steps: of which the features are
-        means; blocks: those whose outputs are read."""
+    def __init__(
+        self,
+        whisper: Whisper,
+        tagger: Tagger,
+        samples: int,
+        steps: int,
+        blocks: tuple[int, ...],
+        pad_with: str = "silence",
+    ) -> None:
+        """samples: of the window, to which a sound is cut or filled up, with silence or a log-mel of 0.0 (`zero`);
+        steps: of which the features are means; blocks: those whose outputs are read."""
         super().__init__()
         self.whisper, self.tagger, self.samples, self.steps, self.blocks = whisper, tagger, samples, steps, blocks
+        self.zero = pad_with == "zero"
         self.register_buffer("window", torch.hann_window(WHISPER_FFT), persistent=False)
         self.register_buffer("matrix", transform(WHISPER_FFT, WHISPER_FFT), persistent=False)
         self.register_buffer("filters", mel_filters(whisper.mels).T.contiguous(), persistent=False)
@@ -235,16 +244,26 @@ class WhisperListener(nn.Module):
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [samples] in [-1, 1) at 16 kHz -> (logits [classes], embedding [dim]: what the classifier reads)."""
         padded = torch.cat([waveform, waveform.new_zeros(self.samples)])[torch.arange(self.samples)]
-        own = self.whisper(self._log_mel(padded)[None]).blocks
+        own = self.whisper(self._log_mel(padded, torch.ones_like(waveform).sum())[None]).blocks
         features = torch.stack([pool(own[number], self.steps) for number in self.blocks], 1)
         embedding = self.tagger.embedding(features)
         return self.tagger.mlp_layer(embedding)[0], embedding[0]
 
-    def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
-        """float32 [mels, frames]: `gamut.audio.whisper_mel`."""
+    def _log_mel(self, waveform: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """float32 [mels, frames]: `gamut.audio.whisper_mel`, of a window whose first `length` samples are a sound."""
         half = WHISPER_FFT // 2
-        wide = F.pad(waveform[None], (half, half), mode="reflect")[0]
-        number = torch.arange(self.samples // HOP)[:, None] * HOP + torch.arange(WHISPER_FFT)
-        mel = power(wide[number] * self.window, self.matrix) @ self.filters
-        log = mel.clamp(min=1e-10).log10()
-        return ((torch.maximum(log, log.flatten().amax(0) - WHISPER_FLOOR) + 4.0) / 4.0).T
+        frame = torch.arange(self.samples // HOP)
+        number = frame[:, None] * HOP + torch.arange(WHISPER_FFT)
+        if self.zero:  # mirrored where the sound ends
+            samples = length.long().clamp(WHISPER_FFT, self.samples)
+            number = (number - half).abs()
+            number = torch.minimum(number, (2 * (samples - 1) - number).clamp(min=0))
+            framed = waveform[number]
+        else:
+            framed = F.pad(waveform[None], (half, half), mode="reflect")[0][number]
+        log = (power(framed * self.window, self.matrix) @ self.filters).clamp(min=1e-10).log10()
+        if not self.zero:
+            return ((torch.maximum(log, log.flatten().amax(0) - WHISPER_FLOOR) + 4.0) / 4.0).T
+        own = (frame < samples // HOP)[:, None]
+        loudest = torch.where(own, log, -10.0).flatten().amax(0)
+        return torch.where(own, (torch.maximum(log, loudest - WHISPER_FLOOR) + 4.0) / 4.0, 0.0).T

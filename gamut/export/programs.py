@@ -99,7 +99,8 @@ def listener(source: Source, seconds: float | None) -> nn.Module:
         whisper, head = source.speech.whisper, source.speech.head
         samples = round(min(head.seconds, whisper.longest) * RATE) // STEP * STEP
         blocks = head.blocks or tuple(range(whisper.depth))
-        return WhisperListener(whisper, head.tagger, samples, head.unit, blocks).eval().requires_grad_(False)
+        own = WhisperListener(whisper, head.tagger, samples, head.unit, blocks, head.pad_with)
+        return own.eval().requires_grad_(False)
     if source.network is None:
         raise ExportError(f"{source.weights} is a head without its encoder: name that with --encoder.")
     if not isinstance(source.backbone, VisionTransformer):

@@ -96,7 +96,10 @@ class _OfWaveforms:
 class OfWhisper(_OfWaveforms):
     """Whisper: log-mel of the window, positions cut to it."""
 
-    def __init__(self, whisper: Whisper, seconds: float, precision: str, device: torch.device) -> None:
+    def __init__(
+        self, whisper: Whisper, seconds: float, precision: str, device: torch.device, pad_with: str = "silence"
+    ) -> None:
+        """pad_with: what a window is filled up with, silence or `zero`, a log-mel of 0.0."""
         if seconds > whisper.longest:
             raise RecipeError(
                 f"A window of {seconds:g} s (extract.seconds) is more than the {whisper.longest:g} s that this "
@@ -107,11 +110,14 @@ class OfWhisper(_OfWaveforms):
         self.depth, self.dim = whisper.depth, whisper.dim
         self.model = {"kind": "whisper", "weights": digest(whisper.encoder), "precision": precision}
         self.front = {"kind": "whisper log-mel", "mels": whisper.mels, "seconds": self.samples / RATE}
+        self._zero = pad_with == "zero"
+        self.front |= {"pad_with": pad_with} if self._zero else {}
 
     def __call__(self, batch: PackedBatch, each: Each) -> Final:
+        length = batch.length.tolist() if self._zero else None  # in the host's memory still
         waveform, _ = self.window(batch.to(self._device))
         # Step n is centred on frame 2 n, and that on sample 160 * 2 n.
-        return Final(self._whisper(self._whisper.log_mel(waveform), each).final, 0.0, STEP / RATE)
+        return Final(self._whisper(self._whisper.log_mel(waveform, length), each).final, 0.0, STEP / RATE)
 
 
 class _OfAnyWaveforms(_OfWaveforms):
@@ -268,7 +274,7 @@ ENCODERS: Registry[Kind] = Registry("frozen encoder")
 
 def _load_whisper(path: Path, recipe: Recipe, device: torch.device) -> Encoder:
     whisper = load_whisper(path, precision=recipe.precision, device=device)
-    return OfWhisper(whisper, recipe.extract.seconds, recipe.precision, device)
+    return OfWhisper(whisper, recipe.extract.seconds, recipe.precision, device, recipe.extract.pad_with)
 
 
 def _load_speech(path: Path, recipe: Recipe, device: torch.device) -> Encoder:

@@ -14,7 +14,7 @@ al. 2023, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gamut.audio.whisper_mel import whisper_log_mel
+from gamut.audio.whisper_mel import filled_log_mel, whisper_log_mel
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.folder import CONFIG, read_json, read_state
 from gamut.models.strict import take_strictly
@@ -86,13 +86,14 @@ class Whisper(nn.Module):
         return self.config.max_source_positions * STEP / RATE
 
     @torch.no_grad()
-    def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+    def log_mel(self, waveform: torch.Tensor, length: Sequence[int] | None = None) -> torch.Tensor:
         """float32 [B, mels, samples // 160] of waveforms [B, samples], float in [-1, 1) or int16, at 16 kHz.
 
-        The window is as long as the waveforms are: whoever calls cuts them or pads them with zeros.
+        The window is as long as the waveforms are: whoever calls cuts them or pads them with zeros. length: samples of
+        each, behind which the log-mel is 0.0 (`filled_log_mel`); None: all are its own.
         """
-        scale = 32768.0 if waveform.dtype == torch.int16 else 1.0
-        return whisper_log_mel(waveform / scale, self.mels)
+        wave = waveform / (32768.0 if waveform.dtype == torch.int16 else 1.0)
+        return whisper_log_mel(wave, self.mels) if length is None else filled_log_mel(wave, length, self.mels)
 
     def forward(
         self, mel: torch.Tensor, each: Callable[[int, torch.Tensor], torch.Tensor | None] | None = None

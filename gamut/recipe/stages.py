@@ -220,9 +220,15 @@ class Extract:
     architecture: str = key("", "torchaudio's name of the model, such as hubert_xlarge; only for files of its weights")
     seconds: float = key(
         10.0,
-        "length of the window, from the beginning of a clip; shorter clips are padded with silence",
+        "length of the window, from the beginning of a clip; shorter clips are filled up",
         at_least(0.1),
         unit="s",
+    )
+    pad_with: str = key(
+        "silence",
+        "what fills a window up: silence in the waveform, or, of a Whisper, zero: its log-mel is 0.0 there, as in the "
+        "published features of Whisper-AT",
+        one_of("silence", "zero"),
     )
     pool: int = key(20, "number of the encoder's steps averaged into one; 1: keep all", at_least(1))
     blocks: list[int] = key([], "blocks whose outputs are kept, from 0, ascending; empty: all blocks", at_least(0))

@@ -167,8 +167,12 @@ def _head(
         told = f"{len(names)} names were given" if names else "it does not say which: give --labels FILE"
         raise CheckpointError(f"The head in {file} has {tagger.classes} classes, and {told}.")
     front, pooling = trained.get("front", trained), trained.get("pooling", {"steps": trained.get("pool", UNIT)})
-    seconds, unit = float(front.get("seconds", 10.0)), int(pooling["steps"])  # the public heads': 10 s, of 20 steps
-    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds, unit, blocks)
+    seconds, unit = (
+        float(front.get("seconds", 10.0)),
+        int(pooling["steps"]),
+    )  # the public heads': 10 s, of 20 steps, filled up with 0.0
+    pad_with = front.get("pad_with", "silence" if trained else "zero")
+    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds, unit, blocks, pad_with)
 
 
 def _end_to_end(about: dict[str, Any]) -> bool:

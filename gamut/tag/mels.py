@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gamut.audio.whisper_mel import FFT, FLOOR, mel_filters, whisper_log_mel
+from gamut.audio.whisper_mel import FFT, FLOOR, filled_log_mel, mel_filters, whisper_log_mel
 from gamut.numbers import HOP, RATE
 from gamut.tag.recording import Sound
 
@@ -16,11 +16,14 @@ HALF = FFT // 2  # samples of a frame before its centre
 A_BLOCK = 3000  # frames
 
 
-def short(waveforms: list[np.ndarray], mels: int, seconds: float) -> torch.Tensor:
-    """float32 [B, mels, frames] of waveforms of up to `seconds`, each followed by silence up to there."""
+def short(waveforms: list[np.ndarray], mels: int, seconds: float, pad_with: str = "silence") -> torch.Tensor:
+    """float32 [B, mels, frames] of waveforms of up to `seconds`, each followed by silence up to there, or by a log-mel
+    of 0.0 (`zero`)."""
     padded = torch.zeros(len(waveforms), round(seconds * RATE))
     for row, waveform in zip(padded, waveforms):
         row[: len(waveform)] = torch.from_numpy(waveform)
+    if pad_with == "zero":
+        return filled_log_mel(padded, [len(waveform) for waveform in waveforms], mels)
     return whisper_log_mel(padded, mels)
 
 

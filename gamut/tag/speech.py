@@ -30,6 +30,7 @@ class Head:
     seconds: float = 30.0  # of the windows that it was trained on
     unit: int = UNIT  # steps that its features are means of
     blocks: tuple[int, ...] = ()  # whose outputs it reads; empty: all
+    pad_with: str = "silence"  # what filled its windows up, as `extract.pad_with`
 
     def of(self, blocks: list[torch.Tensor]) -> list[torch.Tensor]:
         """Those of the encoder's outputs that it reads."""
@@ -156,7 +157,8 @@ class Speech:
         return min(self.head.seconds if self.head else 30.0, self.whisper.longest)
 
     def _pass(self, batch: list[tuple[_Gathering, int, np.ndarray]], window: float) -> None:
-        mel = short([waveform for *_, waveform in batch], self.whisper.mels, window)
+        pad_with = self.head.pad_with if self.head else "silence"
+        mel = short([waveform for *_, waveform in batch], self.whisper.mels, window, pad_with)
         blocks = self.whisper(mel).blocks
         for row, (one, first, _) in enumerate(batch):
             one.add(first, [block[row] for block in blocks])

@@ -57,7 +57,7 @@ def a_pretraining(folder: Path, *words: str) -> tuple[Path, schema.Recipe]:
     return folder, recipe
 
 
-def a_head(folder: Path) -> tuple[Path, Tagger]:
+def a_head(folder: Path, pad_with: str = "zero") -> tuple[Path, Tagger]:
     """A round of training a head on the features of two blocks, as means of 10 steps of windows of 4 s."""
     about = schema.Head(kind="tl_tr", dim=16, time_heads=2, layer_heads=2)
     made = Tagger(about, 2, DIM, len(CLASSES))
@@ -65,8 +65,9 @@ def a_head(folder: Path) -> tuple[Path, Tagger]:
     note = {
         "head": asdict(about), "shape": [2, 20, DIM], "labels": CLASSES, "loss": "bce",
         "encoder": {
-            "name": "whisper_small", "model": {"kind": "whisper", "precision": "fp32"}, "front": {"seconds": 4.0},
-            "pooling": {"steps": 10}, "blocks": [0, 1], "fingerprint": "f",
+            "name": "whisper_small", "model": {"kind": "whisper", "precision": "fp32"},
+            "front": {"seconds": 4.0, "pad_with": pad_with}, "pooling": {"steps": 10}, "blocks": [0, 1],
+            "fingerprint": "f",
         },
     }  # fmt: skip
     recipe = cli.parse("finetune", ["whisper_at", "run.name=head", "features=/secret/features"]).recipe

@@ -21,10 +21,11 @@ from gamut.models.find import find_weights
 from gamut.models.tagger import Tagger, load_tagger
 from gamut.models.vit import VisionTransformer
 from gamut.models.weights import load_backbone, load_classifier, load_weights, save_weights
-from gamut.models.whisper import load_whisper
+from gamut.models.whisper import Whisper, load_whisper
 from gamut.recipe import schema
 from gamut.tag import Recording, load
 from gamut.tag.mels import short
+from tests.close import assert_close
 from tests.tag.whispers import DIM, talking_whisper
 
 from .models import CLASSES, a_classifier, a_head, a_pretraining
@@ -112,12 +113,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
     whisper = load_whisper(talking_whisper(runs / "whisper"))
     expected = []
     for wave in waves:
-        mel = short([wave[: 4 * 16000]], whisper.mels, 4.0)
-        with torch.no_grad():
-            features = torch.stack([pool(block, 10) for block in whisper(mel).blocks], 1)
-            expected += [head(features)[0].numpy(), head.embedding(features)[0].numpy()]
+        expected += of_a_head(whisper, head, wave, "zero")
     jobs.add("onnx", "head", run, f"onnx --encoder {runs / 'whisper'}", waves, expected)
     return jobs.root, jobs.run()
+
+
+def of_a_head(whisper: Whisper, head: Tagger, wave: np.ndarray, pad_with: str) -> list[np.ndarray]:
+    """Logits and embedding of a sound at a window of 4 s."""
+    mel = short([wave[: 4 * 16000]], whisper.mels, 4.0, pad_with)
+    with torch.no_grad():
+        features = torch.stack([pool(block, 10) for block in whisper(mel).blocks], 1)
+        return [head(features)[0].numpy(), head.embedding(features)[0].numpy()]
+
+
+@pytest.mark.parametrize("pad_with", ["silence", "zero"])
+def test_a_head_s_window_is_filled_up_as_in_its_training(pad_with: str, tmp_path: Path) -> None:
+    from gamut.export.programs import listener
+    from gamut.export.source import open_source
+
+    run, head = a_head(tmp_path / "head", pad_with)
+    place = talking_whisper(tmp_path / "whisper")
+    network = listener(open_source(run, encoder=str(place)), None)
+    for seconds in (0.01, 0.3, 3.999, 4.0, 5.0):
+        wave = sound(seconds)
+        for mine, wanted in zip(network(torch.from_numpy(wave)), of_a_head(load_whisper(place), head, wave, pad_with)):
+            assert_close(mine.numpy(), wanted, 1e-4)
 
 
 VITS = ["ast", "many", "asit", "asit_timm", "elastic_onnx", "elastic_torch", "elastic_timm", "cls_torch"]

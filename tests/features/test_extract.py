@@ -38,14 +38,18 @@ def extracted(recipe: Recipe) -> FeatureCache:
 
 
 @functools.cache
-def reference(data: str, model: str, rows: tuple[int, ...], seconds: float, width: int) -> np.ndarray:
+def reference(data: str, model: str, rows: tuple[int, ...], seconds: float, width: int, fill: str) -> np.ndarray:
     """Clip after clip, from the samples: every block's output, pooled in NumPy."""
     whisper, reader, found = load_whisper(model), Reader(Index.open(data)), []
     for row in rows:
         clip = np.zeros(round(16_000 * seconds), np.float32)
         own = reader.decode(row)[: len(clip)] / 32768
         clip[: len(own)] = own
-        blocks = whisper(whisper.log_mel(torch.from_numpy(clip)[None])).blocks
+        mel = whisper.log_mel(torch.from_numpy(clip)[None])
+        if fill == "zero":  # whisper-at's own: the log-mel of the clip, and then 0.0
+            alone = whisper.log_mel(torch.from_numpy(own.astype(np.float32))[None])
+            mel = torch.nn.functional.pad(alone, (0, mel.shape[2] - alone.shape[2]))
+        blocks = whisper(mel).blocks
         found.append([block[0].numpy().reshape(-1, width, whisper.dim).mean(1) for block in blocks])
     return np.array(found, np.float32)
 
@@ -53,7 +57,7 @@ def reference(data: str, model: str, rows: tuple[int, ...], seconds: float, widt
 def expected(recipe: Recipe, cache: FeatureCache, rows: np.ndarray | None = None) -> np.ndarray:
     extract = recipe.extract
     rows = cache.rows if rows is None else rows
-    return reference(recipe.data, recipe.init, tuple(rows.tolist()), extract.seconds, extract.pool)
+    return reference(recipe.data, recipe.init, tuple(rows.tolist()), extract.seconds, extract.pool, extract.pad_with)
 
 
 def test_a_cache_holds_what_the_encoder_gives_clip_by_clip(recipe: Recipe) -> None:
@@ -74,6 +78,7 @@ def test_a_cache_holds_what_the_encoder_gives_clip_by_clip(recipe: Recipe) -> No
         {"blocks": [0, 2]},
         {"pool": 1, "seconds": 1.0},
         {"seconds": 5.6, "batch": 4},  # longer than some clips
+        {"seconds": 5.6, "batch": 4, "pad_with": "zero"},
     ],
 )
 def test_any_way_to_keep_them(recipe: Recipe, keys: dict) -> None:
