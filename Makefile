@@ -1,6 +1,7 @@
 # make demo       from nothing to a fine-tuned classifier on this machine, in under ten minutes
 # make test       everything that must hold, in its short form
 # make test-all   the long forms too
+# make soak       a run that is killed 300 times must end with the weights of one that never was; KILLS=20 SEED=7
 # make check      format, lint and types alone
 # make bench-gpu  on a machine with a GPU: what must hold there, and how fast it is (bench/README.md); PARTS="steps ..."
 
@@ -13,7 +14,7 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo test test-all check programs bench-gpu clean
+.PHONY: env demo test test-all soak check programs bench-gpu clean
 
 env: $(VENV)/ready
 
@@ -57,6 +58,12 @@ test-all: check programs
 	$(BIN)/python -m gamut.train.build
 	$(BIN)/python -m pytest -q $(WORKERS) --durations=30
 	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) $(NUMERIC)
+
+KILLS ?= 300
+SEED ?=
+soak: $(VENV)/ready-for-tests
+	$(BIN)/python -m gamut.train.build
+	$(BIN)/python -m tests.soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # No environment is made: whatever Python has torch and the wheels (GPU_PYTHON=python3 where there is no .venv).
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
