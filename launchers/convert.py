@@ -44,9 +44,12 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         return dry_run(options, cluster)
     require_sbatch()
+    listing = listing_of(options)
+    for sentence in listing.said:
+        print(sentence)
     conversion = prepare(
         options.source,
-        listing_of(options),
+        listing,
         options.dst.absolute(),
         clips_per_shard=options.clips_per_shard,
         on_error=options.on_error,
@@ -94,6 +97,8 @@ def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
             print(_forecast(manifest.clips, LIKE[options.source], jobs, cluster.cpus_per_task))
         if manifest.missing:
             print(f"missing: {manifest.missing:,} clips that the data set lists")
+        for sentence in listing.said:
+            print(sentence)
         for why, count in sorted(listing.passed_over().items()):
             print(f"passed over: {count:,} {why}")
     return 0

@@ -18,6 +18,7 @@ FLOOR = {
     "gamut.errors": 0,
     "gamut.files": 0,
     "gamut.processes": 0,
+    "gamut.text": 0,
     "gamut.threads": 0,
     "gamut.progress": 0,
     "gamut.commands": 1,
@@ -61,6 +62,7 @@ ALLOWED_ACROSS = {
     ("gamut.report", "gamut.runs"),
     ("gamut.registry", "gamut.errors"),
     ("gamut.files", "gamut.errors"),
+    ("gamut.text", "gamut.errors"),
     ("gamut.settings", "gamut.registry"),
     ("gamut.benchmarks", "gamut.embed"),
 }

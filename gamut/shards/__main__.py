@@ -26,9 +26,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     from gamut.shards.convert.run import convert
     from gamut.shards.report import print_converted
 
+    listing = listing_of(arguments)
+    for sentence in listing.said:
+        print(sentence)
     report = convert(
         arguments.source,
-        listing_of(arguments),
+        listing,
         arguments.dst,
         workers=arguments.workers,
         clips_per_shard=arguments.clips_per_shard,

@@ -16,12 +16,13 @@ from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
 from gamut.shards.foreign import Found, Taking, scan_foreign
-from gamut.shards.labels import class_table
+from gamut.shards.labels import Classes, are_vectors, class_of, class_table, named, refuse_captions
 from gamut.shards.pool import spread
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Outcome
 
+FORMAT = 2  # of what is kept of a tar
 SCANS = "scans"  # folder beside the index
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
@@ -37,21 +38,32 @@ class Report(Outcome):
 
 
 def adopt(
-    tars: Tars, folder: Path, taking: Taking, *, classes: list[str] | None = None, workers: int = 1, stop: bool = False
+    tars: Tars, folder: Path, taking: Taking, *, classes: Classes | None = None, workers: int = 1, stop: bool = False
 ) -> Report:
     """Write the index of `tars` into `folder`, which may be the folder of the tars. Run again after a kill, it
     continues after the tars that were finished.
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
     `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
-    labels have no place among `classes`, where no clip at all can be used, or where `folder` holds other tars.
+    labels have no place among `classes`, are captions or can be read in two ways, where no clip at all can be used, or
+    where `folder` holds other tars.
     """
     place = tars.seen_from(folder)
     with only_writer(folder):
         with Progress(f"indexing {taking.name}", len(tars.names), "shards") as progress:
             scans = Scans.begin(folder / "index", taking)
             found = spread(functools.partial(_scan, tars, scans, stop), tars.names, workers, progress.add)
-        report = _report(found, tars)
+        labels = [each for one in found for each in one.labels]
+        clips = (f"{tars.full(one.part.shard)}/{key}" for one in found for key in one.part.key)
+        if not taking.labels.chosen and classes is None:
+            refuse_captions(labels)
+        vectors = are_vectors(labels, clips, None if classes is None else len(classes[0]))
+        texts = [[named(each, vectors, classes) for each in one.labels] for one in found]
+        for one, some in zip(found, texts):
+            one.events = [[(*times, class_of(name, classes)) for *times, name in events] for events in one.events]
+            for clip, events in zip(some, one.events):
+                clip += [name for name in dict.fromkeys(name for *_, name in events) if name not in clip]
+        report = _report(found, texts, tars)
         report.save(folder, damaged=report.damaged)
         if not report.clips:
             first = [*report.damaged.values(), *(one.message for one in report.quarantined)]
@@ -59,11 +71,12 @@ def adopt(
                 f"No clip in the tars in {tars.place} can be used."
                 + (f" The first problem: {first[0]}" if first else " They hold no FLAC, WAV, Ogg or MP3.")
             )
-        table, ids = class_table((label for one in found for labels in one.labels for label in labels), classes)
-        for one in found:
-            timed = one.events or [[]] * len(one.labels)  # none in what an earlier version found
-            one.part.events = [[[first, end, ids[name]] for first, end, name in events] for events in timed]
-            one.part.labels = [[ids[label] for label in labels] for labels in one.labels]
+        seen = {label for some in texts for clip in some for label in clip}
+        unnamed = [str(number) for number in range(vectors)] or None
+        table, ids = class_table(seen, unnamed if classes is None else classes[0])
+        for one, some in zip(found, texts):
+            one.part.events = [[[first, end, ids[name]] for first, end, name in events] for events in one.events]
+            one.part.labels = [[ids[label] for label in clip] for clip in some]
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)
         scans.end()
@@ -104,7 +117,7 @@ def _scan(tars: Tars, scans: Scans, stop: bool, name: str, advance: Callable[[in
     return found
 
 
-def _report(found: list[Found], tars: Tars) -> Report:
+def _report(found: list[Found], texts: list[list[list[str]]], tars: Tars) -> Report:
     ignored: Counter[str] = Counter()
     for one in found:
         ignored.update(one.ignored)
@@ -112,8 +125,8 @@ def _report(found: list[Found], tars: Tars) -> Report:
         clips=sum(len(one.part.key) for one in found),
         seconds=sum(sum(one.part.samples) for one in found) / RATE,
         shards=len(found),
-        classes=len({label for one in found for labels in one.labels for label in labels}),
-        unlabelled=sum(not labels for one in found for labels in one.labels),
+        classes=len({label for some in texts for labels in some for label in labels}),
+        unlabelled=sum(not labels for some in texts for labels in some),
         codecs=dict(Counter(codec for one in found for codec in one.part.codec).most_common()),
         quarantined=tuple(quarantined for one in found for quarantined in one.quarantined),
         saturated={f"{one.part.shard}/{key}": samples for one in found for key, samples in one.saturated.items()},
@@ -167,4 +180,4 @@ class Scans:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _of(self, stamp: str) -> dict:
-        return json.loads(json.dumps({"stamp": stamp, "taking": asdict(self.taking)}))
+        return json.loads(json.dumps({"stamp": stamp, "taking": asdict(self.taking), "format": FORMAT}))

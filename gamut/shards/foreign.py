@@ -11,7 +11,7 @@ import xxhash
 
 from gamut.audio.members import CODECS, read_member, stated_samples
 from gamut.errors import AudioError, ShardError
-from gamut.shards.labels import ENDINGS, LARGEST, LabelSource
+from gamut.shards.labels import ENDINGS, LARGEST, Labels, LabelSource
 from gamut.shards.part import MEMBER, MERGED, Part, checksum_of, merge, within
 from gamut.shards.tar import Member, members, refuse_compressed
 from gamut.shards.write import Quarantined
@@ -30,10 +30,10 @@ class Taking:
 @dataclass
 class Found:
     """What was found in one tar. `part.labels` and `part.events` are filled in from `labels` and `events` once the
-    labels of all tars are known."""
+    labels of all tars are known: they alone tell what the labels of one are."""
 
     part: Part
-    labels: list[list[str]] = field(default_factory=list)  # of each clip
+    labels: list[Labels] = field(default_factory=list)  # of each clip
     events: list[list[tuple[Any, ...]]] = field(default_factory=list)  # of each clip: first sample, end, label
     quarantined: list[Quarantined] = field(default_factory=list)
     saturated: dict[str, int] = field(default_factory=dict)  # key -> samples held to the int16 range
@@ -48,7 +48,8 @@ class Found:
     def parse(cls, content: dict) -> Found:
         """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError."""
         quarantined = [Quarantined(**one) for one in content["quarantined"]]
-        return cls(**{**content, "part": Part.parse(content["part"]), "quarantined": quarantined})
+        labels = [Labels(tuple(one["names"]), one["length"]) for one in content["labels"]]
+        return cls(**{**content, "part": Part.parse(content["part"]), "quarantined": quarantined, "labels": labels})
 
 
 def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[int], None] = lambda _: None) -> Found:
@@ -146,7 +147,7 @@ def _add(
     part.samples.append(samples)
     part.clip_checksum.append(xxhash.xxh3_64_intdigest(payload))
     part.codec.append(codec)
-    found.labels.append(list(dict.fromkeys([*labels, *(name for _, _, name in timed)])))
+    found.labels.append(labels)
     found.events.append(timed)
     ignored[MERGED] += fewer
     if saturated:
@@ -155,7 +156,7 @@ def _add(
 
 def _labels(
     file: BinaryIO, key: str, described: dict[str, Member], source: LabelSource
-) -> tuple[list[str], list[tuple[float, float, str]]]:
+) -> tuple[Labels, list[tuple[float, float, str]]]:
     """(labels, events as (onset, offset, class)) of a clip."""
     contents = {}
     for ending, member in described.items():

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gamut.errors import ShardError
+from gamut.errors import ShardError, nearest
+from gamut.shards.convert.table import records
+from gamut.text import lines_of, read_lines
 
 FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json; the first one present counts
 ENDINGS = ("json", "cls", "txt")
 LARGEST = 16 << 20  # bytes of a member that describes a clip
+MID = re.compile(r"/[a-z]/\w+")  # a class of AudioSet's ontology
 MOST_CLASSES = 1_000_000
+WORDY = 5  # words: labels of as many on average are captions
+Classes = tuple[list[str], dict[str, int]]  # class names by id, and the ids of these and other names
+_WHOLE = re.compile(r"^(\d+)\.0+$")  # of a .cls, as programs write a number that is not an integer to them
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -40,21 +46,28 @@ class LabelSource:
             raise ShardError(f"--labels must be auto, json, json:FIELD, cls, txt or none, not {text!r}.")
         return cls((ending,), field)
 
-    def read(self, members: Mapping[str, bytes]) -> list[str]:
-        """The labels of a clip as text, from its members by ending; there may be none. Raises ValueError."""
+    @property
+    def chosen(self) -> bool:
+        """Whether somebody said where the labels are."""
+        return self.endings != ENDINGS
+
+    def read(self, members: Mapping[str, bytes]) -> Labels:
+        """The labels of a clip, from its members by ending; there may be none. Raises ValueError."""
         for ending in self.endings:
             if ending not in members:
                 continue
             if ending != "json":
-                lines = members[ending].decode().splitlines()
-                found = [line.strip() for line in lines if line.strip()]
-            else:
-                value = self._of_json(json.loads(members[ending]))
-                if value is None:
-                    continue
-                found = [_text(one) for one in (value if isinstance(value, list) else [value])]
-            return list(dict.fromkeys(found))
-        return []
+                lines = [line for line in lines_of(members[ending]) if line]
+                return Labels.of([_WHOLE.sub(r"\1", line) for line in lines])
+            value = self._of_json(json.loads(members[ending]))
+            if value is None:
+                continue
+            if not isinstance(value, list):
+                return Labels.of([_text(value)])
+            if len(value) > 1 and all(one in (0, 1) for one in value):
+                return Labels.of([str(int(one)) for one in value])  # also of true and false
+            return Labels.of([_text(one) for one in value])
+        return Labels()
 
     def events(self, members: Mapping[str, bytes]) -> list[tuple[float, float, str]]:
         """The strong labels of a clip, (onset, offset, class) each, in seconds: the `events` of its JSON, which are
@@ -78,8 +91,88 @@ class LabelSource:
                 content = content.get(name) if isinstance(content, dict) else None
             return content
         if not isinstance(content, dict):
-            return content if isinstance(content, (str, int, list)) else None
+            return content if isinstance(content, (str, int, float, list)) else None
         return next((content[field] for field in FIELDS if content.get(field) is not None), None)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a clip is labelled with, as text: names, or numbers of classes.
+
+    A list of zeros and ones alone is a vector, with an entry a class, or the class ids 0 and 1; only the set as a whole
+    can tell (`are_vectors`). Of one, `names` are the positions of its ones, and `length` its length; else that is 0.
+    """
+
+    names: tuple[str, ...] = ()
+    length: int = 0
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Labels:
+        """Of the entries of a list, or the lines of a file. AST's data have machine ids with commas between them.
+
+        >>> Labels.of(["/m/09x0r,/m/05zppz"]), Labels.of(["0", "1", "0", "1"])
+        (Labels(names=('/m/09x0r', '/m/05zppz'), length=0), Labels(names=('1', '3'), length=4))
+        """
+        if len(texts) > 1 and all(text in ("0", "1") for text in texts):
+            return cls(tuple(str(at) for at, text in enumerate(texts) if text == "1"), len(texts))
+        split = (parts if all(map(MID.fullmatch, parts := _parts(text))) else [text] for text in texts)
+        return cls(tuple(dict.fromkeys(name for names in split for name in names)))
+
+    @property
+    def certain(self) -> bool:
+        """Whether it can only be a vector: as class ids some would be there twice."""
+        return self.length > 2 or (self.length == 2 and len(self.names) != 1)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of two entries that are read as class ids, not as a vector."""
+        return ("0", "1") if self.names == ("1",) else ("1", "0")
+
+
+def are_vectors(labels: Sequence[Labels], clips: Iterable[str], classes: int | None) -> int:
+    """The length of the vectors that the labels of all clips are; 0 where they are names or class ids.
+
+    Vectors they are only together: all of the same length, and that of the class table, where its number of `classes`
+    is known. `clips` are their names, for messages. Raises ShardError where they can be read in two ways.
+    """
+    lengths = {one.length for one in labels} - {0}
+    if not lengths:
+        return 0
+    certain = any(one.certain for one in labels)
+    alike = len(lengths) == 1 and all(one.length or not one.names for one in labels)
+    if alike and (certain if classes is None else classes in lengths):
+        return lengths.pop()
+    if not certain and not (alike and classes is None):
+        return 0  # class ids: [0, 1] beside [1] or [3, 4], or of a longer table
+    clip, one = next((clip, one) for clip, one in zip(clips, labels) if one.certain or (one.length and not certain))
+    if len(lengths) > 1:
+        why = f"other clips have lists of {', '.join(map(str, sorted(lengths - {one.length})))}"
+    elif not alike:
+        why = "other clips have other labels"
+    else:
+        why = "no class table says which" if classes is None else f"the class table has {classes}"
+    raise ShardError(
+        f"The labels of {clip} are a list of {one.length} zeros and ones: a vector with an entry for each of "
+        f"{one.length} classes, or the class ids 0 and 1, and {why}. If they are vectors, give all clips one of the "
+        "same length, and that many names in the file of --classes; if they are class ids, list each once."
+    )
+
+
+def refuse_captions(labels: Sequence[Labels]) -> None:
+    """Raise ShardError where the labels are sentences rather than classes: nearly each clip has one of its own."""
+    names = {name for one in labels for name in one.names}
+    labelled = sum(bool(one.names) for one in labels)
+    words = sum(len(name.split()) for name in names)
+    if labelled > 1 and 2 * len(names) > labelled and words >= WORDY * len(names):
+        raise ShardError(
+            f"The labels seem to be captions, not classes: {labelled:,} clips have {len(names):,} different ones, of "
+            f"{words / len(names):.0f} words each, such as {min(names)!r:.80}. Leave them out: --labels none. If they "
+            "are classes all the same, say where they are: --labels txt (or json, cls)."
+        )
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _text(value: Any) -> str:
@@ -90,6 +183,24 @@ def _text(value: Any) -> str:
     if not str(value):
         raise ValueError("a label is empty")
     return str(value)
+
+
+def named(labels: Labels, vectors: int, given: Classes | None) -> list[str]:
+    """The labels of a clip for `class_table`, each once. `vectors` is what `are_vectors` says; with `given` classes
+    another name of a class is that class, and a text is several where only its parts, with commas between, are any."""
+    if vectors:
+        return [given[0][int(at)] for at in labels.names] if given else list(labels.names)
+    found = labels.ids if labels.length else labels.names
+    if given is None:
+        return list(found)
+    ids = given[1]
+    split = (_parts(name) if name not in ids and all(one in ids for one in _parts(name)) else [name] for name in found)
+    return list(dict.fromkeys(class_of(one, given) for some in split for one in some))
+
+
+def class_of(name: str, given: Classes | None) -> str:
+    """The name that the given class table has for a class; itself where it has none."""
+    return given[0][given[1][name]] if given is not None and name in given[1] else name
 
 
 def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tuple[list[str], dict[str, int]]:
@@ -108,11 +219,12 @@ def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tupl
         if strange := sorted(labels - known.keys()):
             raise ShardError(
                 f"{len(strange)} labels of the clips, such as {strange[0]!r}, are not among the {len(given)} given "
-                "classes. Add them to the file of --classes, or choose other labels with --labels."
+                f"classes{nearest(strange[0], given)}. Add them to the file of --classes, or choose other labels "
+                "with --labels."
             )
         return list(given), {label: known[label] for label in labels}
     if not numbers:
-        names = sorted(labels)
+        names = in_order(labels)
         return names, {name: position for position, name in enumerate(names)}
     most = max((int(label) for label in labels), default=-1)
     if most >= MOST_CLASSES:
@@ -124,17 +236,48 @@ def class_table(seen: Iterable[str], given: Sequence[str] | None = None) -> tupl
     return filled({number: label for label, number in ids.items()}), ids
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each once, in alphabetical order; if all are whole numbers, by their value.
+
+    >>> in_order(["10", "2"]), in_order(["10", "2", "b"])
+    (['2', '10'], ['10', '2', 'b'])
+    """
+    each = set(names)
+    whole = all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in each)
+    return sorted(each, key=lambda name: (int(name) if whole else 0, name))
+
+
 def filled(names: Mapping[int, str]) -> list[str]:
     """The class table from the names that are known, by class id; the ids between get a name that says so."""
     return [names.get(label, f"(class {label}, without clips)") for label in range(max(names, default=-1) + 1)]
 
 
-def read_classes(path: Path) -> list[str]:
-    """The names of a file with one class a line, in order of their ids. Raises ShardError."""
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ShardError(f"The classes cannot be read from {path}: {error}.") from error
-    if not names or len(set(names)) < len(names) or not all(names):
-        raise ShardError(f"{path} must hold one class name a line, each once, and no empty line.")
-    return names
+def read_classes(path: Path) -> Classes:
+    """(class names in order of their ids, id of each name) of a file with a name a line, or of a CSV with a column
+    display_name, whose column `mid`, if it has one, names the classes, too. Raises ShardError naming the line.
+    """
+    lines = read_lines(path, ShardError)
+    while lines and not lines[-1]:
+        lines.pop()
+    if lines and "display_name" in lines[0]:
+        named = [(line, row["display_name"].strip(), row) for line, row in records(path, ("display_name",))]
+    else:
+        named = [(line, name, {}) for line, name in enumerate(lines, 1)]
+    names: list[str] = []
+    ids: dict[str, int] = {}
+    for line, name, row in named:
+        if not name or name in ids:
+            raise ShardError(
+                f"{path}, line {line} {f'names {name!r} again' if name else 'is empty'}: there must be a class name a "
+                "line, each once."
+            )
+        if row.get("index", str(len(names))) != str(len(names)):
+            raise ShardError(f"{path}, line {line}: index {row['index']} of {name!r} is out of order.")
+        ids[name] = len(names)
+        names.append(name)
+    for number, (line, _, row) in enumerate(named):
+        if (mid := row.get("mid", "")) and ids.setdefault(mid, number) != number:
+            raise ShardError(f"{path}, line {line}: {mid} is on another line, too.")
+    if not names:
+        raise ShardError(f"{path} names no classes: there must be one a line.")
+    return names, ids

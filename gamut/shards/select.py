@@ -23,6 +23,7 @@ from gamut.errors import ShardError, nearest
 from gamut.plan import Clips
 from gamut.randomness import Purpose, key
 from gamut.shards.index import Index
+from gamut.text import read_lines
 
 SAMPLING = ("per_class", "share")  # a test set is never thinned out by these
 RESERVED = ("label", "keys", "seed", *SAMPLING)  # not columns
@@ -112,7 +113,7 @@ def _with_label(index: Index, wanted: Iterable[int | str]) -> np.ndarray:
 
 def _with_key(index: Index, file: Path) -> np.ndarray:
     """bool [n]: clips whose key is a line of the file."""
-    wanted = set(read_lines(file))
+    wanted = set(read_lines(file, ShardError)) - {""}
     if not wanted:
         raise ShardError(f"{file} holds no keys. Write one a line.")
     keys = index.keys()
@@ -131,14 +132,6 @@ def unknown_key(index: Index, file: Path, missing: set[str], keys: list[str]) ->
         f"{file} names {len(missing)} keys that are not in {index.folder}, the first of them "
         f"{one!r}{nearest(one, like[:5000])}."
     )
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, blank ones left out. Raises ShardError where it cannot be read."""
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ShardError(f"The file {file} cannot be read: {error}.") from error
 
 
 def _per_class(index: Index, chosen: np.ndarray, number: int, seed: int) -> np.ndarray:
@@ -213,7 +206,9 @@ def balanced_weights(index: Index, rows: np.ndarray) -> np.ndarray:
 
 def _from_file(index: Index, rows: np.ndarray, file: Path) -> np.ndarray:
     weights: dict[str, float] = {}
-    for number, line in enumerate(read_lines(file), 1):
+    for number, line in enumerate(read_lines(file, ShardError), 1):
+        if not line:
+            continue
         try:
             key, weight = LINE.fullmatch(line).groups()  # type: ignore[union-attr]
             weights[key] = float(weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from gamut.accelerator import accelerator
-from gamut.errors import CheckpointError, RecipeError
+from gamut.errors import CheckpointError, RecipeError, ShardError
 from gamut.models.find import ENCODER as EXPORTED
 from gamut.models.find import MODEL, find_weights, metadata_of, told
 from gamut.models.folder import CONFIG
@@ -20,6 +19,7 @@ from gamut.models.tagger import Tagger, load_tagger, open_tagger
 from gamut.models.weights import load_weights
 from gamut.models.whisper import Whisper, is_whisper, load_whisper
 from gamut.recipe import schema
+from gamut.shards.labels import read_classes
 from gamut.shards.opened import Opened, open_spectrograms
 from gamut.tag.events import Events
 from gamut.tag.spectrogram import Spectrograms
@@ -206,13 +206,9 @@ def _tokenizer(place: Path) -> Any:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class names: a name a line, or a CSV with a column display_name. Raises RecipeError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The class names in {path} cannot be read: {error}.") from error
-    lines = text.splitlines()
-    if lines and "display_name" in lines[0]:
-        return tuple(row["display_name"] for row in csv.DictReader(lines))
-    return tuple(line.strip() for line in lines if line.strip())
+        return tuple(read_classes(path)[0])
+    except ShardError as error:
+        raise RecipeError(f"The class names cannot be taken: {error}") from error
 
 
 def classes_among(wanted: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:

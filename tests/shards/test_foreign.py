@@ -258,7 +258,7 @@ def test_a_class_table_is_of_names_or_numbers() -> None:
     for content in (b'{"label": true}', b'{"label": 1.5}', b'{"label": [null]}', b'{"label": ""}', b"{", b"\xff"):
         with pytest.raises(ValueError):
             LabelSource.parse("json").read({"json": content})
-    assert LabelSource.parse("auto").read({"json": b'{"label": 3.0}'}) == ["3"]
+    assert LabelSource.parse("auto").read({"json": b'{"label": 3.0}'}).names == ("3",)
 
 
 def test_indexing_goes_on_behind_the_tars_that_were_finished(theirs: Path, tmp_path: Path, monkeypatch) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, Stems, hash_of, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, Stems, hash_of, key_of, slashed
 from gamut.shards.convert.table import class_labels
 from gamut.shards.convert.tree import Folders
+from gamut.text import open_text
 
 CLASSES = "class_labels_indices.csv"
 BLOCK = 1 << 20  # characters
@@ -70,7 +71,7 @@ def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     decoder = json.JSONDecoder()
     text, at, number = "", 0, 0
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             text = file.read(BLOCK)
             opening = text.find("[")
             if opening < 0 or '"data"' not in text[:opening]:
@@ -91,7 +92,7 @@ def entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
                     raise ShardError(f"{path}, entry {number} has no `wav`.")
-                yield number, entry
+                yield number, entry | {"wav": slashed(entry["wav"])}
                 number, at = number + 1, end
     except (OSError, UnicodeDecodeError) as error:
         raise ShardError(f"{path} cannot be read: {error}.") from error

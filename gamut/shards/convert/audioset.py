@@ -10,6 +10,7 @@ from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.table import class_labels, number, rows
 from gamut.shards.convert.youtube import Downloads, key_of_video
+from gamut.shards.labels import MID
 
 # In this order: a clip in both training tables counts for the first.
 TABLES = ("balanced_train_segments.csv", "unbalanced_train_segments.csv", "eval_segments.csv")
@@ -55,9 +56,9 @@ def _records(
 ) -> Iterator[Record | Missing]:
     evaluation: set[str] = set()  # the videos that training must not hear
     if 2 in tables:
-        evaluation = {fields[0] for _, fields in rows(tables[2], COLUMNS)}
+        evaluation = {fields[0] for _, fields in rows(tables[2], COLUMNS, more=True)}
     for split, table in tables.items():
-        for line, (video, begin, end, mids, *_) in rows(table, COLUMNS):
+        for line, (video, begin, end, *labels) in rows(table, COLUMNS, more=True):  # more: labels without quotes
             start, stop = number(table, line, COLUMNS[1], begin), number(table, line, COLUMNS[2], end)
             if split != 2 and video in evaluation:
                 raise ShardError(f"{table}, line {line}: {video} is also in {TABLES[2]}; a video must not be in both.")
@@ -68,8 +69,11 @@ def _records(
             if file[1]:
                 ignored["repeated clips"] += 1
                 continue
-            known = {numbers[mid]: None for mid in mids.split(",") if mid in numbers}
-            ignored["labels missing in the class table"] += sum(mid not in numbers for mid in mids.split(","))
+            mids = [mid.strip() for mid in ",".join(labels).split(",") if mid.strip()]
+            if strange := [mid for mid in mids if mid not in numbers and not MID.fullmatch(mid)]:
+                raise ShardError(f"{table}, line {line}: the label {strange[0]!r} is no machine id, such as /m/09x0r.")
+            known = {numbers[mid]: None for mid in mids if mid in numbers}
+            ignored["labels missing in the class table"] += sum(mid not in numbers for mid in mids)
             yield Record(
                 key=key_of_video(video),
                 path=str(folder / file[0]),

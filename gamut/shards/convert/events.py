@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from gamut.errors import ShardError, nearest
-from gamut.shards.convert.source import Event, Listing, Missing, Record, stem_of
+from gamut.shards.convert.source import Event, Listing, Missing, Record, slashed, stem_of
 from gamut.shards.convert.table import header, number, records
+from gamut.shards.labels import in_order
 from gamut.shards.part import MERGED, merge
 
 COLUMNS = {  # and the other names that tables of DCASE and AudioSet have for them
@@ -43,7 +44,7 @@ def with_events(listing: Listing, table: Path) -> Listing:
     records are iterated over, of a file that is no clip's, or several clips'.
     """
     events, classes, bare = _read(table)
-    labels = listing.labels or tuple(sorted(classes))
+    labels = listing.labels or tuple(in_order(classes))
     ids = {name: number for number, name in enumerate(labels)}
     for name, line in classes.items():
         if name not in ids:
@@ -94,15 +95,13 @@ def with_events(listing: Listing, table: Path) -> Listing:
 
 def _read(table: Path) -> tuple[dict[str, list[_Row]], dict[str, int], int]:
     """(file -> its rows, class -> the first line that has it, rows without an event)."""
-    there = header(table)
-    tabs = any("\t" in name for name in there)
-    there = [name.strip() for field in there for name in field.split("\t")] if tabs else there
+    there, delimiter = header(table)
     found = {name: next((one for one in others if one in there), name) for name, others in COLUMNS.items()}
     events: dict[str, list[_Row]] = {}
     classes: dict[str, int] = {}
     bare = 0
-    for line, row in records(table, tuple(found.values()), delimiter="\t" if tabs else ","):
-        name, label = row[found["filename"]].strip(), row[found["event_label"]].strip()
+    for line, row in records(table, tuple(found.values()), delimiter=delimiter):
+        name, label = slashed(row[found["filename"]].strip()), row[found["event_label"]].strip()
         if not name:
             raise ShardError(f"{table}, line {line} has no {found['filename']}.")
         if not any(row[found[column]].strip() for column in ("onset", "offset", "event_label")):

@@ -9,10 +9,12 @@ from pathlib import Path
 from gamut.errors import ShardError
 from gamut.shards.convert.source import Listing, Record, Source, unique_keys
 from gamut.shards.convert.tree import SOUND, walk
+from gamut.shards.labels import in_order
 
 
 class Folder(Source):
-    """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name; any format that soundfile or ffmpeg reads.
+    """`SRC/CLASS/.../FILE`: the class is the first folder, in order of name or, if all are whole
+    numbers, of number; any format that soundfile or ffmpeg reads.
 
     Video and other files that need ffmpeg are included. Files with other endings, hidden files and files outside a
     class folder are passed over, and counted by reason. Links to folders are followed, each folder once.
@@ -28,7 +30,7 @@ class Folder(Source):
             raise ShardError(
                 f"{folder} has no sound files in class folders (found: {found}). The layout must be SRC/CLASS/FILE.wav."
             )
-        names = sorted({path.split("/", 1)[0] for path in paths})
+        names = in_order(path.split("/", 1)[0] for path in paths)
         classes = {name: number for number, name in enumerate(names)}
         records = (
             Record(key=key, path=folder / path, labels=(classes[path.split("/", 1)[0]],), provenance={"file": path})

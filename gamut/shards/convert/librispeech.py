@@ -11,6 +11,7 @@ from pathlib import Path
 from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source
 from gamut.shards.convert.tree import walk
+from gamut.text import read_lines
 
 # A split's number is its place here, so sets made of other archives agree.
 SPLITS = (
@@ -47,7 +48,9 @@ def _records(folder: Path, ignored: Counter[str]) -> Iterator[Record | Missing]:
             table = folder / place / match[0]
             if split is None:
                 raise ShardError(f"{table} must be below one of LibriSpeech's folders {', '.join(SPLITS)}.")
-            for line, text in _lines(table):
+            for line, text in enumerate(read_lines(table, ShardError), 1):
+                if not text:
+                    continue
                 name, _, words = text.partition(" ")
                 if not re.fullmatch(rf"{match[1]}-{match[2]}-\d+", name):
                     raise ShardError(f"{table}, line {line} must begin with an utterance of {match[1]}-{match[2]}.")
@@ -68,13 +71,3 @@ def _records(folder: Path, ignored: Counter[str]) -> Iterator[Record | Missing]:
         ignored["sound files without a line in a transcript"] += len(flacs)
     if not transcripts:
         raise ShardError(f"{folder} is not LibriSpeech: no SPEAKER-CHAPTER.trans.txt is below it.")
-
-
-def _lines(table: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with open(table, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ShardError(f"{table} cannot be read: {error}.") from error

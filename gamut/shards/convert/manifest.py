@@ -155,6 +155,8 @@ def _refuse_duplicates(spool: _Spool, descriptor: int) -> None:
     equal = np.flatnonzero(spool.hash[order[1:]] == spool.hash[order[:-1]])
     if len(equal):
         first, second = (_parse(_line(spool, descriptor, int(order[at]))) for at in (equal[0], equal[0] + 1))
+        if first.path == second.path:
+            raise ShardError(f"Two entries for {first.path} would both be the clip {first.key}. Leave one of them out.")
         raise ShardError(f"{first.path} and {second.path} would both be the clip {first.key}. Rename one of them.")
 
 

@@ -69,6 +69,8 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)  # why -> files or rows passed over; see `passed_over`
     names: Names = field(default_factory=dict)  # of values in the columns, for `subset: {split: [train]}`
 
+    said: Sequence[str] = ()  # what whoever converts should know, in sentences
+
     def passed_over(self) -> dict[str, int]:
         """Why -> how many files or rows were passed over, once the records have been iterated over."""
         return {why: count for why, count in self.ignored.items() if count}
@@ -134,6 +136,15 @@ def unique_keys(paths: Sequence[str]) -> list[str]:
 def hash_of(text: str) -> int:
     """64 bits (xxh3) of a text."""
     return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))
+
+
+def slashed(path: str) -> str:
+    """A path of a list as it is written here: lists made on Windows have backslashes.
+
+    >>> slashed("yes\\\\0_nohash_0.wav")
+    'yes/0_nohash_0.wav'
+    """
+    return path.replace("\\", "/")
 
 
 def stem_of(path: str) -> str:

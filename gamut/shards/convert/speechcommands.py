@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ from pathlib import Path
 import soundfile
 
 from gamut.audio.segment import Segment
-from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, hash_of, key_of
+from gamut.errors import ShardError, nearest
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, hash_of, key_of, slashed
 from gamut.shards.convert.tree import is_sound
+from gamut.text import read_lines
 
 NOISE = "_background_noise_"
 SILENCE, UNKNOWN = "_silence_", "_unknown_"
@@ -29,6 +31,8 @@ ONLY_V2 = {"backward", "follow", "forward", "learn", "visual"}
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 SPLITS = {"train": (0,), "validation": (1,), "test": (2,)}
 SHARE = 0.10  # of the wanted recordings of a split: silence, and unknown words
+WORD = re.compile(r"[a-z]+/[0-9a-f]+_nohash_\d+")  # how the authors name a recording
+COMPARED = 5_000  # names that a mistyped one is compared with
 SECONDS = 1.0  # of a piece of silence
 
 
@@ -53,6 +57,7 @@ class SpeechCommands(Source):
         splits = _lists(folder)
         ignored = Counter[str]()
         recordings = _recordings(folder, words, ignored)
+        _refuse_unknown(folder, splits, recordings, {word.lower() for word in words})
         made = _twelve(folder, recordings, splits, ignored) if first else _words(folder, recordings, splits, words)
         whole: Iterator[Record | Missing] = itertools.chain(made, _missing(recordings, splits))
         return Listing("speechcommands", names, (SPLIT, "take"), whole, ignored, {SPLIT: SPLITS})
@@ -69,17 +74,33 @@ def _lists(folder: Path) -> dict[str, int]:
     """`WORD/FILE` without its ending -> split, for those outside the training split."""
     splits: dict[str, int] = {}
     for split, name in LISTS.items():
-        try:
-            lines = (folder / name).read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ShardError(
-                f"{folder / name}, which lists what is not for training, cannot be read: {error}."
-            ) from error
-        for line in lines:
-            stem = os.path.splitext(line)[0]
+        if not (folder / name).exists():
+            raise ShardError(f"{folder / name}, which lists what is not for training, is not there.")
+        for line in read_lines(folder / name, ShardError):
+            stem = os.path.splitext(slashed(line).removeprefix("./"))[0]
+            if not stem:
+                continue
             if splits.setdefault(stem, SPLITS[split][0]) != SPLITS[split][0]:
                 raise ShardError(f"{line} is in both {' and '.join(LISTS.values())} of {folder}.")
     return splits
+
+
+def _refuse_unknown(folder: Path, splits: dict[str, int], recordings: dict[str, str], words: set[str]) -> None:
+    """Raise ShardError for a listed name that is no file: the file that it means would be trained on.
+
+    Names of a word without a folder are those of a copy with some of the words only.
+    """
+    unknown = [stem for stem in splits if stem not in recordings]
+    unknown = [stem for stem in unknown if not WORD.fullmatch(stem) or stem.split("/")[0].lower() in words]
+    if unknown:
+        first = unknown[0]
+        word, _, name = first.rpartition("/")
+        like = [stem for stem in recordings if stem.endswith(f"/{name}") or stem.startswith(f"{word}/")]
+        raise ShardError(
+            f"{len(unknown)} names in {' and '.join(LISTS.values())} are no files of {folder}, the first of them "
+            f"{first!r}{nearest(first, like[:COMPARED] or [*recordings][:COMPARED])}. Write it as the file is called; "
+            "if the file is gone, take the line out, so that it is clear what is trained on."
+        )
 
 
 def _recordings(folder: Path, words: Iterable[str], ignored: Counter[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import soundfile
 
 from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
 from gamut.errors import ShardError
+from gamut.shards.convert.source import slashed
 
 # The formats that libsndfile reads, by their usual endings, except RAW, which has no header.
 SOUNDFILE = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
@@ -81,7 +82,7 @@ class Folders:
         self._known: dict[str, frozenset[str]] = {}
 
     def find(self, path: str | Path) -> str | None:
-        """The path as it is on disk: `x.wav` also finds `x.WAV`. None where there is no such file.
+        """The path as it is on disk: `a\\x.wav` also finds `a/x.WAV`. None where there is no such file.
 
         >>> Folders().find("/no/such/file.wav") is None
         True
@@ -89,6 +90,8 @@ class Folders:
         folder, name = os.path.split(path)
         if name in self._names(folder):
             return str(path)
+        if "\\" in str(path):
+            return self.find(slashed(str(path)))
         stem, suffix = os.path.splitext(name)
         for other in (suffix.upper(), suffix.lower()):
             if stem + other in self._names(folder):

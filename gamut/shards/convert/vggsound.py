@@ -45,7 +45,7 @@ def _records(
     folder: Path, table: Path, downloads: Downloads, classes: dict[str, int], ignored: Counter[str]
 ) -> Iterator[Record | Missing]:
     seen: dict[str, tuple[str, str]] = {}
-    for line, (video, begin, label, split, *_) in rows(table, COLUMNS):
+    for line, (video, begin, label, split) in rows(table, COLUMNS):
         start = number(table, line, COLUMNS[1], begin)
         if split not in SPLITS:
             raise ShardError(f"{table}, line {line}: the split is {split!r}, not train or test.")

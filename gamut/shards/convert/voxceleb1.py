@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
+from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of, slashed
 from gamut.shards.convert.table import integer, rows
 from gamut.shards.convert.tree import Folders, find_one
 
@@ -69,7 +69,7 @@ def _folders(place: Path) -> list[str]:
 
 def _split(table: Path, line: int, fields: list[str]) -> tuple[int, str]:
     split = integer(table, line, "the split", fields[0])
-    path = fields[-1]
+    path = slashed(fields[-1])
     if split not in (1, 2, 3) or len(fields) != 2 or not re.fullmatch(r"id\d{5}/[\w-]+/[\w-]+\.wav", path):
         raise ShardError(
             f"{table}, line {line} is {' '.join(fields)!r}; a line must look like `1 id10001/1zcIwhmdeo4/00001.wav`."
