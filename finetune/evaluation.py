@@ -20,6 +20,7 @@ from gamut.preemption import PREEMPTION, Preempted
 from gamut.recipe import schema
 from gamut.shards import Index
 from gamut.train.spans import Spans
+from gamut.watchdog import WATCHDOG
 
 
 def metric_of(finetune: schema.Finetune) -> Metric:
@@ -51,6 +52,7 @@ def evaluate(
     how = {"per_forward": per_forward, "neighbours": True, "workers": workers, "pin": gpu}
     share, frames, spans = Share(), Share(), Spans(objective.device)
     timed: Timed | None = None
+    WATCHDOG.beat("an evaluation")
     loader = make_loader(index, plan, rank=rank, world=world, **how)
     for batch in (batch for _, batches in loader for batch in batches):
         if PREEMPTION.asked:
@@ -65,6 +67,7 @@ def evaluate(
             else:
                 logits = objective.logits(batch)
             spans.end()
+        WATCHDOG.beat()
         share.add(batch, {"target": multi_hot(batch, objective.classes), "logits": logits})
     parts: list = [(share.arrays(), share.holes, frames.arrays(), share.left)]
     if world > 1:

@@ -29,6 +29,7 @@ FLOOR = {
     "gamut.accelerator": 1,
     "gamut.compiler": 0,
     "gamut.preemption": 0,
+    "gamut.watchdog": 0,
     "gamut.unpickle": 1,
     "gamut.remote": 1,
     "gamut.recipe": 2,

@@ -30,6 +30,7 @@ from gamut.recipe.cli import require_data
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.shards.select import select
+from gamut.watchdog import WATCHDOG
 
 LARGEST = 1 << 30  # bytes of a shard: of larger records it holds fewer
 STRETCH = 16  # shards taken on at a time, at most
@@ -185,7 +186,10 @@ def run(job: Job, made: Store, first: int = 0, jobs: int = 1) -> FeatureCache:
     waiting = deque(sorted(missing, key=lambda number: (number - first) % max(about.shards, 1)))
     stretch = max(1, min(STRETCH, len(missing) // (4 * jobs)))
     holes: list[Hole] = []
-    with Progress("encoding", sum(len(about.clips_of(number)) for number in missing)) as progress:
+    with (
+        Progress("encoding", sum(len(about.clips_of(number)) for number in missing)) as progress,
+        WATCHDOG.within(job.recipe.run.timeout_seconds, "encoding"),
+    ):
         while waiting:
             mine: list[int] = []
             busy: list[int] = []
@@ -203,7 +207,7 @@ def run(job: Job, made: Store, first: int = 0, jobs: int = 1) -> FeatureCache:
                     refuse_holes(holes, job.recipe.loader.max_holes, about.clips)
             waiting.extend(busy)
             if busy and not mine:  # others are at all that is left: wait for one of them to be done, or to be gone
-                with made.claim(busy[0], wait=True):
+                with WATCHDOG.resting(), made.claim(busy[0], wait=True):
                     pass
     return made.seal(job.recipe.loader.max_holes)
 
@@ -245,6 +249,7 @@ def _make(job: Job, made: Store, numbers: list[int], holes: list[Hole]) -> Itera
             for batch in sorted((batch for batch in batches if batch.clips), key=lambda batch: int(batch.row[0])):
                 x = encode(job.encoder, batch, about.blocks, extract.pool)
                 # Waits for the device, to check and keep them: little beside a whole encoder on `extract.batch` clips.
+                WATCHDOG.beat()
                 records.add(batch.clip_id.cpu().numpy().view(np.uint64), x)
             found = [hole for batch in batches for hole in batch.holes]
             holes += found

@@ -26,6 +26,7 @@ from gamut.recipe.policy import hop
 from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.train.objective import evaluating
+from gamut.watchdog import WATCHDOG
 
 TOKENS = 2048  # of a pack: small enough to be shared out, and to stay in a CPU's cache
 PACKS = 16  # of a step; how they are dealt changes nothing, since each is a forward of its own
@@ -142,8 +143,10 @@ def extract(
     pin = encode.device.type == "cuda"
     ranks: dict[str, Any] = {"rank": rank, "world": world, "per_forward": per_forward, "neighbours": True}
     loader = Loader(index, epoch, **ranks, workers=workers, prefetch=2, pin=pin)
+    WATCHDOG.beat("a probe")
     for batch in _batches(loader, index, epoch, share):
         share.add(batch, encode(batch, with_logmel))
+        WATCHDOG.beat()
     return share
 
 

@@ -25,6 +25,7 @@ from gamut.track.run import RunFolder
 from gamut.train.objective import Moment
 from gamut.train.schedule import is_due
 from gamut.train.world import World
+from gamut.watchdog import WATCHDOG
 
 PATIENCE = 1800.0  # seconds that the end of a run waits for the scores of its last probe
 
@@ -116,7 +117,8 @@ class Watch:
     def finish(self) -> None:
         """The run is done: wait for the last scores."""
         if self.background is not None:
-            self.background.drain(PATIENCE)
+            with WATCHDOG.resting():
+                self.background.drain(PATIENCE)
 
     def _probe(self, step: int, when: str, scores: bool, picture: bool, with_logmel: bool = False) -> None:
         assert self.labelled is not None

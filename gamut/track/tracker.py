@@ -17,6 +17,7 @@ from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
 from gamut.track.run import RunFolder, git_revision
 from gamut.track.store import public, store_uri
+from gamut.watchdog import WATCHDOG
 
 if TYPE_CHECKING:  # most runs draw nothing
     from matplotlib.figure import Figure
@@ -108,7 +109,8 @@ class Tracker(NullTracker):
         self._file.append({"status": status}, event="end")
         self._file.close()
         if self._feeder:
-            self._feeder.finish(patience=10.0 if status == "preempted" else 60.0)
+            with WATCHDOG.resting():
+                self._feeder.finish(patience=10.0 if status == "preempted" else 60.0)
 
 
 def png_name(name: str, step: int) -> str:

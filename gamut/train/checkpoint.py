@@ -35,8 +35,10 @@ from gamut.train.objective import Objective
 from gamut.train.state import State, machine
 from gamut.train.storage import FOLDER, Writer, explain
 from gamut.train.world import World
+from gamut.watchdog import WATCHDOG
 
 VERSION = 1
+PATIENCE = 1.0  # seconds that one waits for another's writing without a word
 
 
 class _Saving:
@@ -46,6 +48,7 @@ class _Saving:
         self.final = final
         self.step = step
         self.writer = writer
+        self.seen = 0  # of what the writer has moved, by who waits for it
         self.publishing = False
         self.problem: Exception | None = None
 
@@ -136,6 +139,7 @@ class Keeper:
             problem = self._attempt(lambda: self._clean_start(temporary))
         self.world.agree(problem, "start a checkpoint")
 
+        WATCHDOG.beat(f"copying {final.name}")
         writer = Writer(temporary)
         self.engine.save(writer)
         self._take_own(writer, state)
@@ -172,12 +176,23 @@ class Keeper:
     def finish(self) -> None:
         """Wait until nothing is being written. Called by all ranks together."""
         while self._saving is not None:
+            WATCHDOG.beat(f"waiting for {self._saving.final.name} to be written")
+            while any(self.world.gather(self._writing(self._saving))):
+                pass
             self.go_on()
 
     def leave(self) -> None:
         """Wait for this rank's own thread alone, whatever the others do: nobody writes once the run is left."""
-        if self._saving is not None:
-            self._saving.thread.join()
+        while self._saving is not None and self._writing(self._saving):
+            pass
+
+    def _writing(self, saving: _Saving) -> bool:
+        """Whether this rank is still writing after a moment of waiting for it."""
+        saving.thread.join(PATIENCE)
+        if saving.writer.moved > saving.seen or not self.busy:
+            saving.seen = saving.writer.moved
+            WATCHDOG.beat()
+        return self.busy
 
     def _attempt(self, action: Callable[[], object]) -> Exception | None:
         try:

@@ -1,11 +1,8 @@
-"""Guards of a run: bad steps, replicas that diverge, a rank that hangs, garbage collection at random times."""
+"""Guards of a run: bad steps, replicas that diverge, garbage collection at random times."""
 
 from __future__ import annotations
 
-import faulthandler
 import gc
-import math
-import time
 from types import TracebackType
 
 import torch
@@ -100,39 +97,6 @@ def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) 
         "network or a program has failed, and what was computed since the last comparison cannot be trusted. Start "
         f"the run again: it resumes from its newest checkpoint; {machines} if it happens again."
     )
-
-
-class Watchdog:
-    """Ends this process, with the stacks of all its threads on stderr, when no `beat` comes for `seconds`, or up to a
-    second more.
-
-    The timer lives in C: it fires although Python hangs in a collective or in a kernel.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._pause = min(1.0, seconds / 10.0)  # a beat so soon after another changes nothing: it starts a thread
-        self._heard = -math.inf
-
-    def beat(self) -> None:
-        now = time.monotonic()
-        if now - self._heard >= self._pause:
-            faulthandler.dump_traceback_later(self.seconds + self._pause, exit=True, file=2)
-            self._heard = now
-
-    def rest(self) -> None:
-        """Stop watching until the next beat."""
-        faulthandler.cancel_dump_traceback_later()
-        self._heard = -math.inf
-
-    def __enter__(self) -> Watchdog:
-        self.beat()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.rest()
 
 
 class Garbage:

@@ -20,7 +20,7 @@ from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
 from gamut.train.early import Coming, Steps, Stream
 from gamut.train.engine import Engine
-from gamut.train.guard import BadSteps, Garbage, Watchdog, compare_replicas
+from gamut.train.guard import BadSteps, Garbage, compare_replicas
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
 from gamut.train.objective import Moment, Objective
@@ -32,6 +32,7 @@ from gamut.train.state import State, beginning, crosses, moment
 from gamut.train.step import Asks, Outcome, Ready, Stepper
 from gamut.train.trace import Trace
 from gamut.train.world import World
+from gamut.watchdog import WATCHDOG
 
 AtEpochEnd = Callable[[int, Moment], dict[str, float] | None]
 
@@ -68,9 +69,10 @@ def train(
     `guard.policy` is to stop. Where it is to go back, the status is `preempted` as well: the next attempt goes on from
     the last checkpoint without the steps in question.
     """
-    with session.preemption, Watchdog(session.recipe.run.timeout_seconds) as watchdog, Garbage() as garbage:
+    limit = session.recipe.run.timeout_seconds
+    with session.preemption, WATCHDOG.within(limit, "making the engine"), Garbage() as garbage:
         try:
-            training = _Training(objective, session, at_epoch_end, make_loader, watchdog, garbage)
+            training = _Training(objective, session, at_epoch_end, make_loader, garbage)
             status = training.run()
         except torch.OutOfMemoryError as error:
             raise RunError(too_large(session.recipe, error)) from error
@@ -88,13 +90,12 @@ class _Training:
         session: Session,
         at_epoch_end: AtEpochEnd | None,
         make_loader: Callable[..., Loader],
-        watchdog: Watchdog,
         garbage: Garbage,
     ) -> None:
         recipe, world, folder = session.recipe, session.world, session.folder
         self.objective, self.session, self.recipe, self.world = objective, session, recipe, world
         self.at_epoch_end, self.make_loader = at_epoch_end, make_loader
-        self.watchdog, self.garbage = watchdog, garbage
+        self.garbage = garbage
         accumulation = -(-recipe.step.packs // (world.size * recipe.loader.per_forward))
         self.engine = make_engine(objective, recipe, world, accumulation)
         self.keeper = Keeper(
@@ -106,6 +107,7 @@ class _Training:
             objective,
             session.tracker.checkpoint,
         )
+        WATCHDOG.beat("taking up the newest checkpoint")
         self.state = state = resume(self.keeper) or beginning(take(session, 0))
         self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, self.schedule, state, recipe.epochs)
@@ -136,6 +138,7 @@ class _Training:
     def _steps(self, epoch: Epoch) -> bool:
         """Take the steps of an epoch that are left; False where the attempt ends among them."""
         self.objective.model.train()
+        WATCHDOG.beat(f"step {self.state.step + 1}")
         meter = Meter(epoch, self.world.device, self.world.size, self.session.peak_seconds)
         facts = meter.facts() if self.world.first else {}  # logged once an epoch
         self.asked = False
@@ -265,7 +268,7 @@ class _Training:
         every, step = self.recipe.guard.divergence_steps, self.state.step
         if every and step % every == 0:
             compare_replicas(self.world, self.objective.replicas(), step)
-        self.watchdog.beat()
+        WATCHDOG.beat(f"step {step + 1}")
         self.garbage.after_step(step)
 
     def _end(self, epoch: Epoch) -> bool:
@@ -274,7 +277,7 @@ class _Training:
         state, recipe = self.state, self.recipe
         self._average()
         if self.at_epoch_end is not None:
-            self.watchdog.rest()  # an evaluation may take its time; its collectives have the same timeout
+            WATCHDOG.beat(f"the end of epoch {state.epoch + 1}")
             try:
                 with self.engine.whole():
                     values = self.at_epoch_end(state.epoch, moment(state, epoch, recipe.epochs)) or {}
@@ -283,7 +286,6 @@ class _Training:
                 return False
             if values:
                 self.session.tracker.log(state.step, values)
-            self.watchdog.beat()
         last = state.epoch + 1 == recipe.epochs
         self.state = state.next_epoch()
         self.holes.new_epoch()
@@ -304,11 +306,11 @@ class _Training:
         self.keeper.finish()
 
     def _save(self, keep: bool = False) -> None:
-        self.watchdog.beat()
+        WATCHDOG.beat(f"saving after step {self.state.step}")
         self.holes.sync()
         self.staged = self.state.step
         self.keeper.save(self.state, keep)
-        self.watchdog.beat()
+        WATCHDOG.beat(f"step {self.state.step + 1}")
 
 
 def make_engine(objective: Objective, recipe: schema.Recipe, world: World, accumulation: int) -> Engine:
@@ -358,6 +360,7 @@ def too_large(recipe: schema.Recipe, error: Exception) -> str:
 def take(session: Session, number: int) -> Epoch:
     """The plan of an epoch, or on every rank the error of the one that could not get it."""
     epoch, problem = None, None
+    WATCHDOG.beat(f"planning epoch {number}")
     try:
         epoch = session.plans.take(number)
     except (GamutError, OSError) as error:

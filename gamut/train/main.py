@@ -13,6 +13,7 @@ from gamut.preemption import PREEMPTION, Preempted
 from gamut.recipe import cli
 from gamut.recipe.find import STAGES
 from gamut.recipe.schema import Recipe
+from gamut.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from gamut.plan import Clips
@@ -54,7 +55,10 @@ def main_of(stage: str) -> Callable[..., int]:
 
     def run(argv: list[str]) -> int:
         typed = cli.parse(stage, argv)
+        with WATCHDOG.within(typed.recipe.run.timeout_seconds, "opening the shards"):
+            return do(typed)
 
+    def do(typed: cli.Command) -> int:
         from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
         from gamut.shards.joined import open_sets
         from gamut.train import world as ranks
@@ -70,7 +74,9 @@ def main_of(stage: str) -> Callable[..., int]:
             print(more, end="\n" * bool(more), flush=True)
             return 0
         mean, std = work.normalisation()
-        world = ranks.start(recipe.run)
+        with WATCHDOG.resting():  # a compiler builds in it, and the ranks wait so long for each other and no longer
+            world = ranks.start(recipe.run)
+        WATCHDOG.beat("making the model")
         try:
             done = work.run(world, mean, std)
         except Preempted:

@@ -27,6 +27,7 @@ from gamut.track.run import LOCK, RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.objective import Objective
 from gamut.train.world import World
+from gamut.watchdog import WATCHDOG
 
 
 class Plans(Protocol):
@@ -86,6 +87,7 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
     if index.tars.is_remote:
         nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
         require_cache(index, cache_needed(index, clips, policy, nodes))
+    WATCHDOG.beat("opening the run folder")
     folder = RunFolder.place(recipe)
     torch.manual_seed(recipe.seed + world.rank)  # nothing here draws from it, but what a user adds may
     with PREEMPTION, lease(folder, world):

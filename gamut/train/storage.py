@@ -51,6 +51,7 @@ class Writer(CheckpointEngine):
         self.name = "gamut"
         self.root = root
         self.entries: dict[str, dict[str, Any]] = {}
+        self.moved = 0  # files begun and ended: it grows while something is written
         self._files: list[tuple[Path, Callable[[files.Hashed], object]]] = []
 
     def create(self, info: CheckpointCommitInfo) -> None:
@@ -85,9 +86,11 @@ class Writer(CheckpointEngine):
             written.append(file)
             fill(file)
 
+        self.moved += 1
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self.entries[str(path.relative_to(self.root))] = files.write_hashed(path, counted)
+            self.moved += 1
         except OSError as error:
             error.filename = error.filename or str(path)
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

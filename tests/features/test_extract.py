@@ -18,7 +18,7 @@ import torch
 
 from gamut.data.reader import Reader
 from gamut.errors import FeatureError, GamutError, RecipeError
-from gamut.features import FeatureCache
+from gamut.features import FeatureCache, extract
 from gamut.features.extract import Job, pool, prepare, run
 from gamut.features.store import Store
 from gamut.models.whisper import load_whisper
@@ -136,6 +136,31 @@ def test_goes_on_after_a_kill(recipe: Recipe, tmp_path: Path) -> None:
     cache = extracted(recipe)
     assert (job.folder / "000000.safetensors").stat().st_mtime_ns == first.st_mtime_ns
     np.testing.assert_array_equal(cache.read(cache.rows), whole.read(whole.rows))
+
+
+def test_an_extraction_that_hangs_says_so_and_ends(recipe: Recipe, tmp_path: Path) -> None:
+    """Slow it may be: sixteen clips of a shard take longer together than may pass without one."""
+    job = prepare(replace(recipe, run=replace(recipe.run, timeout_seconds=3.0)))
+
+    def hung() -> None:
+        torch.set_num_threads(1)
+        os.dup2(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), 2)
+        encode, calls = extract.encode, iter((2.0, 2.0, 99.0))
+
+        def slowly(*given: object) -> torch.Tensor:
+            time.sleep(next(calls))
+            return encode(*given)  # type: ignore[arg-type]
+
+        extract.encode = slowly
+        run(job, job.begin())
+
+    child = multiprocessing.get_context("fork").Process(target=hung)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 1
+    assert "Timeout: nothing has moved for 3 s in process" in (said := (tmp_path / "log").read_text())
+    assert "which is at: encoding." in said
+    assert (job.folder / "000000.safetensors").exists()
 
 
 def test_jobs_at_once_share_the_work(recipe: Recipe) -> None:

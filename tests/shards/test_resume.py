@@ -196,19 +196,30 @@ def test_a_full_or_read_only_disk_is_one_sentence(sounds: Path, tmp_path: Path, 
     assert "/proc/nowhere cannot be written" in capsys.readouterr().err
 
 
-def test_a_killed_worker_ends_the_command_with_a_sentence(sounds: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ends", "workers", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", 2, "error: A worker process was killed"),
+        ("time.sleep(99)", 2, "error: A worker process was killed"),
+        ("time.sleep(99)", 1, "which is at: one of the shards."),
+    ],
+)
+def test_a_worker_that_is_killed_or_hangs_ends_the_command_with_a_sentence(
+    sounds: Path, tmp_path: Path, ends: str, workers: int, said: str
+) -> None:
     script = (
-        "import os, sys, gamut.shards.write as write\n"
+        "import os, sys, time, gamut.shards.pool as pool, gamut.shards.write as write\n"
         "from gamut.shards.__main__ import main\n"
-        "def killed(record, job): os.kill(os.getpid(), 9)\n"
-        "write.convert_clip = killed\n"
+        f"def lost(record, job): {ends}\n"
+        f"write.convert_clip, pool.LIMIT = lost, {2.0 if 'sleep' in ends else 99.0}\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
-    (tmp_path / "killed.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "killed.py"), "convert", "folder", str(sounds), str(tmp_path / "set")]
-    command += ["--clips-per-shard", "7", "--workers", "2"]
+    (tmp_path / "lost.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "lost.py"), "convert", "folder", str(sounds), str(tmp_path / "set")]
+    command += ["--clips-per-shard", "7", "--workers", str(workers)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert result.returncode == 2
-    assert "A worker process was killed" in result.stderr
+    assert result.returncode == (2 if workers > 1 else 1)
+    assert said in result.stderr
+    assert ("Timeout: nothing has moved for 2 s" in result.stderr) == ("sleep" in ends)
     assert "Traceback" not in result.stderr

@@ -385,11 +385,31 @@ def signalled(world: World, folder: Path, recipe: schema.Recipe, step: int, rank
     return answer
 
 
-def hanging(world: World, folder: Path, recipe: schema.Recipe, rank: int) -> dict:
-    """The toy run in which a rank stops moving in its third step."""
-    objective = Toy()
-    objective.before_step = lambda step: time.sleep(1000) if step == 2 and world.rank == rank else None
-    return teach(world, folder, recipe, objective)
+def hanging(world: World, folder: Path, recipe: schema.Recipe, rank: int, where: str) -> dict:
+    """The toy run in which a rank stops moving: in its third step, where the first epoch ends, in the plan of the
+    second, or where its first checkpoint is copied, written or published."""
+    objective, plans = Toy(), ToyPlans()
+
+    def hang(here: str, when: bool = True) -> None:
+        if here == where and when and world.rank == rank:
+            time.sleep(1000)
+
+    def hook(action: str, path: Path) -> None:
+        hang("writing", action == "fsync" and path.name.startswith("objective"))
+        hang("publishing", action == "rename" and path.name.startswith("step-"))
+
+    take, copy = plans.take, Keeper._take_own
+    plans.take = lambda number: (hang("planning", number == 1), take(number))[1]
+    Keeper._take_own = lambda self, *given: (hang("copying"), copy(self, *given))[1]
+    objective.before_step = lambda step: hang("step", step == 2)
+    files.hook = hook
+    return teach(world, folder, recipe, objective, plans=plans, at_epoch_end=lambda epoch, at: hang("end"))
+
+
+def slow(world: World, folder: Path, recipe: schema.Recipe, seconds: float) -> dict:
+    """The toy run in which each file of a checkpoint takes so many seconds."""
+    files.hook = lambda action, path: time.sleep(seconds) if action == "fsync" and path.is_file() else None
+    return teach(world, folder, recipe)
 
 
 def holding(world: World, folder: Path, until: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cases import ended_while_writing, hanging, holding, holed, poisoned, signalled, staged, wanting, without
+from cases import ended_while_writing, hanging, holding, holed, poisoned, signalled, slow, staged, wanting, without
 from ranks import Ranks, run
 from toy import teach, toy_recipe
 
@@ -142,11 +142,30 @@ def test_a_killed_holder_leaves_the_folder_free(tmp_path: Path) -> None:
     assert run(1, wanting, tmp_path / "run") == ["held"]
 
 
-def test_a_rank_that_hangs_shows_its_stacks_and_all_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "where", "said"),
+    [
+        (2, "step", "step 3"),
+        (2, "end", "the end of epoch 1"),
+        (1, "copying", "copying step-00000002"),
+        (2, "writing", "waiting for step-00000002 to be written"),
+        pytest.param(1, "planning", "planning epoch 1", marks=pytest.mark.long),
+        pytest.param(1, "publishing", "waiting for step-00000002 to be written", marks=pytest.mark.long),
+    ],
+)
+def test_a_rank_that_hangs_shows_its_stacks_and_all_end(tmp_path: Path, size: int, where: str, said: str) -> None:
     recipe = replace(toy_recipe(), run=schema.Run(threads=1, timeout_seconds=3.0))
-    ranks = Ranks(2, hanging, tmp_path, recipe, 1, timeout_seconds=8.0)
-    answers = ranks.wait(30.0)
+    last = 0 if where == "writing" else size - 1  # it writes that file
+    ranks = Ranks(size, hanging, tmp_path, recipe, last, where, timeout_seconds=8.0)
+    answers = ranks.wait(40.0)
     assert not any(isinstance(answer, dict) for answer in answers)
     log = ranks.log()
-    assert "Timeout" in log
+    assert f"Timeout: nothing has moved for 3 s in rank {last}, process " in log
+    assert f"which is at: {said}." in log
     assert "tests/train/cases.py" in log  # the line it hangs in
+
+
+def test_a_disk_that_is_slow_is_not_one_that_hangs(tmp_path: Path) -> None:
+    recipe = replace(toy_recipe(epochs=1), run=schema.Run(threads=1, timeout_seconds=3.0))
+    ranks = Ranks(2, slow, tmp_path, recipe, 1.0, timeout_seconds=60.0)
+    assert [answer["saved"] for answer in ranks.wait()] == [[2, 4, 5]] * 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from probe_cases import pretrained
+from probe_cases import hung, pretrained
 from ranks import Ranks
 from safetensors.torch import load_file
 
@@ -94,3 +94,12 @@ def test_clips_of_several_labels_are_probed_while_weights_are_cut(
             for number in range(3)
         ]
         assert expected["probe/knn/mean"] == pytest.approx(np.mean(scores))
+
+
+@pytest.mark.long
+def test_a_rank_that_hangs_in_a_probe_says_so_and_all_end(several: Path, tmp_path: Path) -> None:
+    words = [f"data={several}", f"run.folder={tmp_path}", "run.name=run", *SMALL, "track.picture_epochs=0"]
+    ranks = Ranks(2, hung, ["asit_tiny", *words], timeout_seconds=60.0)
+    assert not any(isinstance(answer, int) for answer in ranks.wait(120.0))
+    assert "Timeout: nothing has moved for 5 s in rank 1" in ranks.log()
+    assert "which is at: a probe." in ranks.log()
