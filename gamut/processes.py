@@ -15,6 +15,9 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+LAUNCHER = "GAMUT_LAUNCHER"  # in a rank's environment: its launcher's pid and start
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,14 @@ def ancestors(top: int | None = None) -> list[Process]:
     return line
 
 
+def name_launcher() -> None:
+    """Say in the environment that this process will start ranks. Between their start and their first line it may end,
+    and then nothing else would tell them that there was one."""
+    self = Process.of(os.getpid())
+    assert self is not None
+    os.environ[LAUNCHER] = f"{self.pid} {self.started}"
+
+
 def watch_launcher() -> None:
     """Watch the ancestors of this process, once, where a launcher of ranks started it (RANK is set). To be called first
     of all: what a rank imports takes seconds, in which its launcher may end."""
@@ -93,6 +104,9 @@ def watch_launcher() -> None:
 @functools.cache
 def _watch_once(pid: int) -> None:
     watch_ancestors()
+    launcher = Process(*map(int, os.environ[LAUNCHER].split())) if LAUNCHER in os.environ else None
+    if launcher is not None and not launcher.alive():  # else it is alive, and in the line that is watched
+        _end_without(launcher.pid, 113)
 
 
 def watch_ancestors(
@@ -113,10 +127,14 @@ def watch_ancestors(
             if gone is None and os.getppid() != parent:
                 gone = parent
             if gone is not None:
-                print(f"process {os.getpid()} ends: its ancestor {gone} is gone", file=sys.stderr, flush=True)
-                os._exit(status)
+                _end_without(gone, status)
             time.sleep(every)
 
     thread = threading.Thread(target=watch, name="ancestors", daemon=True)
     thread.start()
     return thread
+
+
+def _end_without(gone: int, status: int) -> NoReturn:
+    print(f"process {os.getpid()} ends: its ancestor {gone} is gone", file=sys.stderr, flush=True)
+    os._exit(status)

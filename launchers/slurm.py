@@ -28,6 +28,7 @@ from gamut.accelerator import CHOICE
 from gamut.commands import COMMANDS, ROOT, command, parser_of
 from gamut.errors import RunError
 from gamut.estimate.rates import SHEETS
+from gamut.processes import name_launcher
 from gamut.recipe import cli
 from launchers.options import STAGES, add_resources, become, resources
 
@@ -175,6 +176,7 @@ def run_here(stage: str, words: list[str], cluster: Cluster) -> int:
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for deepspeed
     )
+    name_launcher()
     become(*local_words(stage, words, cluster.tasks, port))
 
 

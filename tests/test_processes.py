@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gamut.processes import Process, ancestors
+from gamut.processes import LAUNCHER, Process, ancestors
 
 LEAF = """
 import sys, time
@@ -103,3 +103,21 @@ def test_a_process_is_more_than_its_pid(gone) -> None:
     assert gone(process, 5)  # before it is waited for
     child.wait()
     assert not process.alive()
+
+
+def test_a_rank_whose_launcher_ended_before_its_first_line_ends_at_once() -> None:
+    """Its parent is the machine's first process by then, as that of a rank in a container may be from the beginning."""
+    launcher = subprocess.Popen(["sleep", "60"])
+    named = Process.of(launcher.pid)
+    assert named is not None
+    rank = "import time; from gamut.processes import watch_launcher; watch_launcher(); time.sleep(0.3); print('lives')"
+    environment = os.environ | {"RANK": "0", LAUNCHER: f"{named.pid} {named.started}"}
+    for ended in (False, True):
+        if ended:
+            launcher.kill()
+            launcher.wait()
+        done = subprocess.run(
+            [sys.executable, "-c", rank], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == ((113, "") if ended else (0, "lives\n"))
+        assert (f"its ancestor {named.pid} is gone" in done.stderr) == ended

@@ -16,6 +16,8 @@ import socket
 import sys
 from typing import Any
 
+from gamut.processes import name_launcher
+
 IMPORTS = (
     "deepspeed",
     "deepspeed.runtime.zero.muon.muon_optimizer",  # which DeepSpeed imports when it makes an optimiser
@@ -44,6 +46,7 @@ def serve() -> None:
 
 def launch(wanted: dict[str, Any]) -> int:
     os.setsid()
+    name_launcher()
     log = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (0, 1, 2):
         os.dup2(log if stream else os.open(os.devnull, os.O_RDONLY), stream)
