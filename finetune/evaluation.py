@@ -82,5 +82,6 @@ def evaluate(
             f"(`python -m gamut.shards verify {index.folder}` lists them) and run again."
         )
     if isinstance(objective, Events):
-        timed = timed_of(index, policy, **in_order(found for _, _, found, _ in parts))
+        median = objective.recipe.finetune.median_frames
+        timed = timed_of(index, policy, median, **in_order(found for _, _, found, _ in parts))
     return Scores(**in_order(found for found, *_ in parts), timed=timed, seconds=spans.seconds()["forward"])

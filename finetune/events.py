@@ -13,7 +13,7 @@ from torch import nn
 from finetune.objective import Classify, Inputs, LabelledBatch
 from gamut.data.batch import PackedBatch
 from gamut.data.events import cells, edges
-from gamut.evaluate.events import Heard, Timed
+from gamut.evaluate.events import Heard, Timed, smoothed
 from gamut.models.pooling import linear_softmax
 from gamut.numbers import RATE, columns
 from gamut.plan import Policy
@@ -129,8 +129,9 @@ class Events(Classify):
         return linear_softmax(logits, where.columns), {"row": rows, "probability": logits.sigmoid()}
 
 
-def timed_of(index: Index, policy: Policy, row: np.ndarray, probability: np.ndarray) -> Timed:
-    """The clips with events among those scored under an evaluation's policy, and their frames.
+def timed_of(index: Index, policy: Policy, median: int, row: np.ndarray, probability: np.ndarray) -> Timed:
+    """The clips with events among those scored under an evaluation's policy, and their frames, `smoothed` over `median`
+    of them.
 
     row: int64 [frames], of each frame's clip in the index, ascending; probability: float32 [frames, classes].
     """
@@ -140,5 +141,6 @@ def timed_of(index: Index, policy: Policy, row: np.ndarray, probability: np.ndar
     for one, begin, count in zip(rows.tolist(), first.tolist(), counts.tolist()):
         if len(events := index.events(one)):
             times = edges(count, *timing, int(index.samples[one]))
-            clips.append(Heard(probability[begin : begin + count], times, events / [RATE, RATE, 1]))
+            own = smoothed(probability[begin : begin + count], median)
+            clips.append(Heard(own, times, events / [RATE, RATE, 1]))
     return Timed.of(clips, index.labels)

@@ -120,7 +120,7 @@ def _require_place(out: Path) -> None:
     if out.suffix.lower() not in ENDINGS:
         raise RecipeError(
             f"--out {out} does not say which kind of file it is to be: its ending must be one of {', '.join(ENDINGS)}"
-            f"{nearest(out.suffix, ENDINGS)}."
+            f"{nearest(out.suffix, list(ENDINGS))}."
         )
     if out.exists():
         raise RecipeError(f"{out} is there already: remove it, or name another file.")

@@ -68,6 +68,15 @@ class Timed:
         return event_scores(self.clips(), self.label.tolist())
 
 
+def smoothed(probabilities: np.ndarray, frames: int) -> np.ndarray:
+    """float32 [n, classes]: of each frame the median of the odd number `frames` around it, where the first and the last
+    are repeated beyond the ends."""
+    if frames == 1:
+        return probabilities
+    around = np.pad(probabilities, ((frames // 2, frames // 2), (0, 0)), "edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(around, frames, axis=0), axis=-1).astype(np.float32)
+
+
 def _offsets(sizes: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 

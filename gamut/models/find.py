@@ -173,6 +173,11 @@ def statistics_in(about: dict[str, Any]) -> tuple[float, float] | None:
         return None
 
 
+def thresholds_in(about: dict[str, Any]) -> tuple[float, ...] | None:
+    """Of the probability of each class, chosen on validation clips; None where none were."""
+    return tuple(map(float, about["thresholds"])) if about.get("thresholds") else None
+
+
 def _header(path: Path) -> tuple[list[str], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:

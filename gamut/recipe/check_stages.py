@@ -163,7 +163,17 @@ def _by_frames(recipe: Recipe) -> Iterator[Problem]:
                     (f"finetune.{name}", "model.pooling"),
                     f"finetune.{name} is of a loss on frames or clips: it needs model.pooling frames",
                 )
+        if finetune.median_frames != 1:
+            yield (
+                ("finetune.median_frames", "model.pooling"),
+                "finetune.median_frames is of a classifier of frames: it needs model.pooling frames",
+            )
         return
+    if finetune.median_frames % 2 == 0:
+        yield (
+            ("finetune.median_frames",),
+            f"the middle one of finetune.median_frames = {finetune.median_frames} frames: there must be an odd number",
+        )
     if not any(weights.values()):
         yield (
             ("finetune.weight_frames", "finetune.weight_clips"),

@@ -24,7 +24,8 @@ PLACES = ("data", "init", "features", "encoder", "mixture", "subset")
 # What checkpoints of earlier versions did not record, though it decides numbers.
 UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
-ADDED = ("model.backbone", "model.norm", "objective", "options", "finetune.weight_frames", "finetune.weight_clips")
+ADDED = ("model.backbone", "model.norm", "objective", "options")
+ADDED += ("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames")
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -171,6 +171,12 @@ class Finetune:
     weight_clips: float = key(
         1.0, "model.pooling frames: weight of the loss on clips that have labels without times", at_least(0)
     )
+    median_frames: int = key(
+        1,
+        "model.pooling frames: an odd number of frames; before events are read off, each frame's probability becomes "
+        "the median of so many around it",
+        at_least(1),
+    )
     average_from: int | None = key(
         None,
         "score and keep the mean of the weights after every epoch from this one on (1: the first); null: those of the "

@@ -16,7 +16,7 @@ from typing import Any
 
 from gamut.commands import command, parser_of, positive
 from gamut.errors import GamutError, RecipeError, missing
-from gamut.tag.arguments import add_model, open_model
+from gamut.tag.arguments import add_choice, add_model, choice_of, open_model
 
 EXAMPLE = """examples:
   python -m gamut.serve runs/esc50/test-1-seed-0
@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("serve", __doc__, EXAMPLE)
     add_model(parser)
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="tags at a time (default: %(default)s)")
-    parser.add_argument("--least", type=float, default=0.0, metavar="P", help="only tags of this probability or more")
+    add_choice(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="NAME", help="0.0.0.0: open to others (default: only here)"
     )
@@ -99,10 +98,9 @@ def _application(arguments: argparse.Namespace, model: Any, options: dict[str, A
     import gradio
 
     from gamut.serve.page import STYLE, Limits, Listener, page
-    from gamut.tag.result import Choice
 
     limits = Limits(arguments.largest, float(arguments.longest))
-    listener = Listener(model, options, Choice(arguments.top, None, arguments.least), limits)
+    listener = Listener(model, options, choice_of(arguments, model), limits)
     blocks = page(listener, f"With `{arguments.model}`", limits)
     fonts = ["system-ui", "sans-serif"]  # those of gradio's own themes would be fetched
     theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])

@@ -10,7 +10,7 @@ from typing import Any
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.backbone import Backbone, build
 from gamut.models.classifier import ClassifierNetwork
-from gamut.models.find import find_weights, metadata_of, recipe_of, statistics_in, told
+from gamut.models.find import find_weights, metadata_of, recipe_of, statistics_in, thresholds_in, told
 from gamut.models.folder import CONFIG, read_json
 from gamut.models.section import section_of
 from gamut.models.weights import load_backbone, load_classifier, load_weights
@@ -34,6 +34,7 @@ class Opened:
     labels: tuple[str, ...] | None  # names of the classes; None where there are none, or they are not known
     weights: str  # which ones they are, in words
     what: str  # such as `FILE, of a pretraining,`, at the beginning of a sentence
+    thresholds: tuple[float, ...] | None = None  # of the classes' probabilities, chosen on validation clips
 
 
 def open_spectrograms(
@@ -71,7 +72,10 @@ def open_spectrograms(
             "an earlier version. Score the run again."
         )
     front = front or replace(recipe.front, mean=statistics[0], std=statistics[1])
-    return _classifier(weights, replace(recipe, front=front), tuple(names), len(names), f"{weights}, of a fine-tuning,")
+    opened = _classifier(
+        weights, replace(recipe, front=front), tuple(names), len(names), f"{weights}, of a fine-tuning,"
+    )
+    return replace(opened, thresholds=thresholds_in(about))
 
 
 def _without_recipe(weights: Path, about: dict[str, Any], front: schema.FrontEnd | None) -> Opened:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 from gamut.files import write_bytes
-from gamut.tag.arguments import add_model, open_model
+from gamut.tag.arguments import add_choice, add_model, choice_of, open_model
 from gamut.tag.files import sound_files
 from gamut.tag.formats import FORMATS, as_lines
 from gamut.tag.result import Choice
@@ -47,11 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = {} if streamed else dict(sound_files([Path(one) for one in arguments.sounds]))
     places = {} if streamed else _places(arguments, files)
     model, options = open_model(arguments)
-
-    from gamut.tag.choose import classes_among
-
-    among = classes_among(arguments.classes, model.labels) if model.labels else None
-    choice = Choice(arguments.top, among, arguments.least)
+    choice = choice_of(arguments, model, arguments.classes)
     if streamed:
         return _stream(arguments, model, options, choice, descriptor)
     return _tag(arguments, model, options, choice, list(files), places)
@@ -61,8 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("tag", __doc__, EXAMPLE)
     add_model(parser)
     parser.add_argument("sounds", metavar="FILE", nargs="+", help="sound files, folders of them, or - (standard input)")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="tags at a time (default: %(default)s)")
-    parser.add_argument("--least", type=float, default=0.0, metavar="P", help="only tags of this probability or more")
+    add_choice(parser)
     parser.add_argument(
         "--classes",
         nargs="+",

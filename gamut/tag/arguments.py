@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from gamut.commands import positive
 from gamut.errors import RecipeError
+from gamut.tag.result import Choice
 
 if TYPE_CHECKING:
     from gamut.tag.spectrogram import Spectrograms
     from gamut.tag.speech import Speech
+
+
+CHOSEN = "chosen"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +39,47 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     speech.add_argument("--language", metavar="CODE", help="of the speech, such as en (default: it is detected)")
     speech.add_argument("--task", choices=("transcribe", "translate"), help="default: transcribe")
     speech.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the head's features', or fp32")
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The options that say which tags are shown."""
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="tags at a time (default: %(default)s)")
+    parser.add_argument(
+        "--least",
+        type=_least,
+        default=0.0,
+        metavar="P",
+        help="only tags of this probability or more; chosen: of the threshold that the run has chosen for each class",
+    )
+
+
+def _least(text: str) -> float | None:
+    """None: those that were chosen."""
+    return None if text == CHOSEN else float(text)
+
+
+def choice_of(arguments: argparse.Namespace, model: Speech | Spectrograms, classes: Sequence[str] = ()) -> Choice:
+    """The tags that are shown, of `classes` alone where some are named; which thresholds are used is said on stderr.
+    Raises RecipeError for a class that the model does not have, and for thresholds where none were chosen."""
+    from gamut.tag.choose import classes_among
+    from gamut.tag.events import Events
+
+    among = classes_among(classes, model.labels) if model.labels else None
+    if arguments.least is not None:
+        return Choice(arguments.top, among, arguments.least)
+    if model.thresholds is None:
+        raise RecipeError(
+            f"No thresholds were chosen for {arguments.model}: a fine-tuning with folds.validation and "
+            "finetune.loss=bce does that. Give --least a number."
+        )
+    if isinstance(model, Events) and arguments.every is None:
+        raise RecipeError(
+            "The thresholds that were chosen are of whole clips, not of the frames that events are made of: add "
+            "--every S, or give --least a number."
+        )
+    low, high = min(model.thresholds), max(model.thresholds)
+    print(f"thresholds: of each class, as chosen on validation clips, {low:.3g} to {high:.3g}", file=sys.stderr)
+    return Choice(arguments.top, among, np.array(model.thresholds))
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[Speech | Spectrograms, dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from gamut.accelerator import accelerator
 from gamut.errors import CheckpointError, RecipeError, ShardError
 from gamut.models.find import ENCODER as EXPORTED
-from gamut.models.find import MODEL, find_weights, metadata_of, told
+from gamut.models.find import MODEL, find_weights, metadata_of, thresholds_in, told
 from gamut.models.folder import CONFIG
 from gamut.models.strict import take_strictly
 from gamut.models.tagger import Tagger, load_tagger, open_tagger
@@ -108,7 +108,7 @@ def spectrograms(opened: Opened, device: torch.device) -> Spectrograms:
     assert front.mean is not None
     assert front.std is not None
     kind = Events if opened.network.by_frames else Spectrograms
-    return kind(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights)
+    return kind(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights, opened.thresholds)
 
 
 def _speech(
@@ -167,12 +167,11 @@ def _head(
         told = f"{len(names)} names were given" if names else "it does not say which: give --labels FILE"
         raise CheckpointError(f"The head in {file} has {tagger.classes} classes, and {told}.")
     front, pooling = trained.get("front", trained), trained.get("pooling", {"steps": trained.get("pool", UNIT)})
-    seconds, unit = (
-        float(front.get("seconds", 10.0)),
-        int(pooling["steps"]),
-    )  # the public heads': 10 s, of 20 steps, filled up with 0.0
+    seconds, unit = float(front.get("seconds", 10.0)), int(pooling["steps"])
+    # The public heads': 10 s, of 20 steps, filled up with 0.0.
     pad_with = front.get("pad_with", "silence" if trained else "zero")
-    return Head(tagger.to(device).eval(), names, about.get("loss") == "ce", seconds, unit, blocks, pad_with)
+    exclusive, thresholds = about.get("loss") == "ce", thresholds_in(about)
+    return Head(tagger.to(device).eval(), names, exclusive, seconds, unit, blocks, pad_with, thresholds)
 
 
 def _end_to_end(about: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from gamut.data.events import edges
+from gamut.evaluate.events import smoothed
 from gamut.numbers import RATE
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag.recording import Sound
@@ -42,7 +43,8 @@ class Events(Spectrograms):
                 rows.append(found)
                 begin += len(waveform)
                 heard(len(waveform) / RATE)
-            events = found_events(np.concatenate(rows), np.concatenate([*times, [begin / RATE]]))
+            frames = smoothed(np.concatenate(rows), self.recipe.finetune.median_frames)
+            events = found_events(frames, np.concatenate([*times, [begin / RATE]]))
             yield Tagged(recording.path, recording.seconds, self.labels, tuple(events))
 
 

@@ -16,12 +16,13 @@ class Span:
     end: float
     probabilities: np.ndarray
 
-    def top(self, count: int, among: np.ndarray | None = None, least: float = 0.0) -> list[int]:
-        """Class ids, the most probable first: of the classes `among` (None: all) that have probability `least`, up to
-        `count`. Classes are chosen before the best are, so a filter never empties the list by itself."""
+    def top(self, count: int, among: np.ndarray | None = None, least: float | np.ndarray = 0.0) -> list[int]:
+        """Class ids, the most probable first: of the classes `among` (None: all) that have probability `least`, one for
+        all or float [classes], up to `count`. Classes are chosen before the best are, so a filter never empties the
+        list by itself."""
         ids = np.arange(len(self.probabilities)) if among is None else among
-        order = ids[np.argsort(-self.probabilities[ids], kind="stable")]
-        return [int(one) for one in order[:count] if self.probabilities[one] >= least]
+        ids = ids[self.probabilities[ids] >= np.broadcast_to(least, self.probabilities.shape)[ids]]
+        return ids[np.argsort(-self.probabilities[ids], kind="stable")][:count].tolist()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Choice:
 
     count: int = 5
     among: np.ndarray | None = None  # int64, class ids; None: all
-    least: float = 0.0  # probability
+    least: float | np.ndarray = 0.0  # probability, of all classes or of each
 
     def of(self, tagged: Tagged, span: Span) -> list[tuple[str, float]]:
         """(name, probability), the most probable first."""

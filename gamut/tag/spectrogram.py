@@ -35,8 +35,11 @@ class Spectrograms:
         labels: Sequence[str],
         device: torch.device | str = "cpu",
         weights: str = "",
+        thresholds: Sequence[float] | None = None,
     ) -> None:
-        """weights: which ones the network's are, in words."""
+        """weights: which ones the network's are, in words. thresholds: of each class's probability, where some were
+        chosen."""
+        self.thresholds = thresholds
         self.weights = weights
         self.network, self.recipe, self.labels = network.to(device).eval(), recipe, tuple(labels)
         self._mean, self._std, self._device = mean, std, torch.device(device)

@@ -31,6 +31,7 @@ class Head:
     unit: int = UNIT  # steps that its features are means of
     blocks: tuple[int, ...] = ()  # whose outputs it reads; empty: all
     pad_with: str = "silence"  # what filled its windows up, as `extract.pad_with`
+    thresholds: tuple[float, ...] | None = None  # of each class's probability, where some were chosen
 
     def of(self, blocks: list[torch.Tensor]) -> list[torch.Tensor]:
         """Those of the encoder's outputs that it reads."""
@@ -63,6 +64,11 @@ class Speech:
     def labels(self) -> tuple[str, ...]:
         """Of the head's classes; empty where there is no head."""
         return self.head.labels if self.head else ()
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Of the head's classes, where some were chosen."""
+        return self.head.thresholds if self.head else None
 
     def tag(
         self,

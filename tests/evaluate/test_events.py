@@ -12,7 +12,7 @@ import pytest
 
 from gamut.errors import RecipeError
 from gamut.evaluate import events as module
-from gamut.evaluate.events import Heard, Timed, event_scores, require_scorer
+from gamut.evaluate.events import Heard, Timed, event_scores, require_scorer, smoothed
 from gamut.evaluate.metrics import MAP
 from gamut.evaluate.scores import Scores
 
@@ -153,3 +153,13 @@ def test_a_missing_scorer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install gamut\[events\]"):
         require_scorer()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 40])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_frames_become_the_median_around_them(length: int, size: int) -> None:
+    scipy = pytest.importorskip("scipy.ndimage")
+    frames = np.random.default_rng(0).random((length, 4), np.float32)
+    found = smoothed(frames, size)
+    np.testing.assert_array_equal(found, scipy.median_filter(frames, (size, 1), mode="nearest"))
+    assert found.dtype == np.float32

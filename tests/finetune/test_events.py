@@ -189,6 +189,11 @@ def test_the_end_of_a_clip_that_was_cut_is_that_of_its_last_column() -> None:
         ({"augment": schema.Augment(noise=True)}, "augment.noise does not go with"),
         ({"finetune": schema.Finetune(loss="ce")}, "set finetune.loss to bce"),
         ({"finetune": schema.Finetune(loss="bce", weight_frames=0, weight_clips=0)}, "must be above 0"),
+        ({"finetune": schema.Finetune(loss="bce", median_frames=2)}, "must be an odd number"),
+        (
+            {"model": replace(MODEL, pooling="mean"), "finetune": schema.Finetune(median_frames=3)},
+            "of a classifier of frames",
+        ),
         ({"views": schema.Views(frames=96)}, "would classify padding"),
         ({"features": "cache"}, "does not go with features"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from finetune.objective import Classify
 from gamut.data.assemble import assemble
 from gamut.errors import CheckpointError, RecipeError
+from gamut.export.__main__ import main as export
 from gamut.models.tagger import Tagger
 from gamut.models.weights import save_weights
 from gamut.plan import plan_evaluation
@@ -185,10 +186,36 @@ def test_the_best_of_a_span() -> None:
     assert span.top(2) == [1, 2]  # ties in order of the classes
     assert span.top(9, least=0.2) == [1, 2, 3]
     assert span.top(1, np.array([0, 3])) == [3]
+    each = np.array([0.05, 0.75, 0.7, 0.3], np.float32)
+    assert span.top(9, least=each) == [2, 3, 0]
+    assert span.top(1, np.array([0, 1, 3]), each) == [3]
     assert classes_among([], CLASSES) is None
     assert classes_among(["speech", "dog"], CLASSES).tolist() == [0, 3]
     assert classes_among(["Dog, rain", ","], CLASSES).tolist() == [0, 1]
     assert classes_among(["male speech, man speaking", "Dog"], ["Dog", "Male speech, man speaking"]).tolist() == [0, 1]
+
+
+def test_thresholds_that_were_chosen_decide_where_they_are_asked_for(
+    sounds: Path, run: tuple[Path, Classify], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a run and in an exported folder; where there are none it is said."""
+    file = sounds / "a.wav"
+    (one,) = tags(capsys, run[0], file)
+    whole = {tag["label"]: tag["probability"] for tag in one["spans"][0]["tags"]}
+    assert main([str(run[0]), str(file), "--least", "chosen"]) == 2
+    assert "No thresholds were chosen" in capsys.readouterr().err
+    recipe, task = run[1].recipe, run[1]
+    thresholds = [whole[name] + (0.01 if number % 2 else -0.01) for number, name in enumerate(CLASSES)]
+    about = {**task.described(), "labels": CLASSES, "loss": "ce", "thresholds": thresholds}
+    recipe = replace(recipe, folds=replace(recipe.folds, test=[[5]], validation=[4]))
+    folder = leave_round(tmp_path / "run", recipe, task.model, about)
+    assert export([str(folder), "--to", "safetensors", str(tmp_path / "exported")]) == 0
+    for place in (folder, tmp_path / "exported"):
+        capsys.readouterr()
+        assert main([str(place), str(file), "--format", "json", "--least", "chosen"]) == 0
+        said = capsys.readouterr()
+        assert {tag["label"] for tag in json.loads(said.out)["spans"][0]["tags"]} == set(CLASSES[::2])
+        assert "thresholds: of each class, as chosen on validation clips" in said.err
 
 
 def test_brackets_in_names_are_no_markup() -> None:

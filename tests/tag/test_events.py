@@ -14,6 +14,7 @@ import torch
 from finetune.events import Events as Objective
 from gamut.data.events import edges
 from gamut.data.memory import packed
+from gamut.evaluate.events import smoothed
 from gamut.models.classifier import ClassifierNetwork
 from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy
@@ -59,6 +60,17 @@ def test_events_are_runs_of_frames() -> None:
     assert found_events(np.full((4, 2), 0.4, np.float32), times) == []
 
 
+def test_thresholds_of_clips_are_none_of_frames(round_of_frames: Path, tmp_path: Path, capsys) -> None:
+    opened = load(round_of_frames, device="cpu")
+    about = {"labels": LABELS, "normalise": {"mean": -4.0, "std": 4.0}, "thresholds": [0.4, 0.5, 0.6]}
+    folder = leave_round(tmp_path / "run", opened.recipe, opened.network, about)
+    words = [str(folder), str(noise(tmp_path / "noise.wav", 2.0)), "--least", "chosen", "--format", "csv"]
+    assert main(words) == 2
+    assert "are of whole clips, not of the frames" in capsys.readouterr().err
+    assert main([*words, "--every", "1"]) == 0
+    assert "thresholds: of each class" in capsys.readouterr().err
+
+
 def test_a_run_tags_what_its_frames_say(round_of_frames: Path, tmp_path: Path) -> None:
     model = load(round_of_frames, device="cpu")
     assert isinstance(model, Events)
@@ -71,7 +83,8 @@ def test_a_run_tags_what_its_frames_say(round_of_frames: Path, tmp_path: Path) -
     task.model.load_state_dict(model.network.state_dict())
     policy = replace(evaluation_policy(recipe), packs=1, clips=1)
     _, found = task.frames(packed([waveform], policy))
-    wanted = found_events(found["probability"].numpy(), edges(len(found["row"]), 160, 1, 16, len(waveform)))
+    frames = smoothed(found["probability"].numpy(), recipe.finetune.median_frames)
+    wanted = found_events(frames, edges(len(found["row"]), 160, 1, 16, len(waveform)))
     assert len(tagged.spans) > 1
     assert [(a.start, a.end) for a in tagged.spans] == [(b.start, b.end) for b in wanted]
     for span in tagged.spans:
