@@ -66,7 +66,8 @@ def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[
     described: dict[str, dict[str, Member]] = {}
     ignored: Counter[str] = Counter()
     _sort_out(file, shard, found, audio, described, ignored)
-    for key, (member, codec) in audio.items():
+    # By their place, as the tar has them: links come last, and lead back.
+    for key, (member, codec) in sorted(audio.items(), key=lambda item: item[1][0].offset):
         try:
             _add(file, found, key, member, codec, described.get(key, {}), taking, ignored)
         except AudioError as error:
@@ -87,7 +88,7 @@ def _sort_out(
 ) -> None:
     """Which members are a clip's audio, which its labels, and which neither."""
     try:
-        for member in members(file, shard):
+        for member in members(file, shard, ignored):
             match = MEMBER.match(member.name)
             if match is None or member.name.rpartition("/")[2].startswith(("__", "._")):
                 ignored["members without a key"] += 1  # WebDataset skips them too

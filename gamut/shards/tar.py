@@ -7,7 +7,9 @@ error, and reads extended headers of any stated size into memory. Here a tar mus
 from __future__ import annotations
 
 import os
+import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -25,7 +27,8 @@ COMPRESSED = {
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+_LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
+_EMPTY = (*_LINKS, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 
 
 class Member(NamedTuple):
@@ -36,8 +39,11 @@ class Member(NamedTuple):
     size: int  # bytes
 
 
-def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
-    """The regular members of a tar, in order. `path` is its name, for messages; `file` may be read in between.
+def members(file: BinaryIO, path: str | Path, ignored: Counter[str] | None = None) -> Iterator[Member]:
+    """The regular members of a tar, in order, and those that are links to one: those, hard
+    or symbolic, come last. `path` is its name, for messages; `file` may be read in between.
+
+    Links that lead elsewhere, devices and pipes are counted in `ignored`.
 
     Raises ShardError where the tar is compressed, is cut off, has a damaged header, or where anything but zeros
     follows its end; the members before that have been yielded by then.
@@ -47,6 +53,9 @@ def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
     at, last = 0, "its beginning"
     everywhere: dict[str, str] = {}
     extended: dict[str, str] = {}
+    ignored = Counter() if ignored is None else ignored
+    files: dict[str, Member] = {}  # what links may lead to
+    links: list[tuple[str, str]] = []  # (name, what it leads to)
     while True:
         file.seek(at)
         block = file.read(BLOCK)
@@ -61,8 +70,10 @@ def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
             ) from error
         if header.type in (_LONG_NAME, _LONG_LINK, *_PAX):
             content = _extended(file, path, header.size, last)
-            if header.type == _LONG_NAME:
-                extended["path"] = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            if header.type in (_LONG_NAME, _LONG_LINK):
+                extended["path" if header.type == _LONG_NAME else "linkpath"] = content.split(b"\0", 1)[0].decode(
+                    "utf-8", "surrogateescape"
+                )
             elif header.type in _PAX:
                 (everywhere if header.type == tarfile.XGLTYPE else extended).update(_records(content, path, last))
             at += BLOCK + _padded(header.size)
@@ -82,9 +93,28 @@ def members(file: BinaryIO, path: str | Path) -> Iterator[Member]:
                 f"{path} is cut off in the middle of {name!r}: its {length} bytes begin at byte {at + BLOCK} of {size}."
             )
         if header.type in _FILES:
-            yield Member(name, at + BLOCK, length)
+            files[posixpath.normpath(name)] = found = Member(name, at + BLOCK, length)
+            yield found
+        elif header.type in _LINKS:
+            place = "" if header.type == tarfile.LNKTYPE else posixpath.dirname(name)
+            target = posixpath.normpath(posixpath.join(place, facts.get("linkpath", header.linkname)))
+            yield from _linked(link := [(name, target)], files)
+            links += link
+        elif header.type != tarfile.DIRTYPE:
+            ignored["members that are no files"] += 1
         at, last = at + BLOCK + _padded(length), repr(name)
     _check_end(file, path, at, size, last)
+    yield from _linked(links, files)
+    ignored["links that lead to no file in the tar"] += len(links)
+
+
+def _linked(links: list[tuple[str, str]], files: dict[str, Member]) -> Iterator[Member]:
+    """The links that lead to one of these files, also over another link, as they are found; the others stay."""
+    while led := [link for link in links if link[1] in files]:
+        links[:] = [link for link in links if link[1] not in files]
+        for name, target in led:
+            found = files[posixpath.normpath(name)] = files[target]._replace(name=name)
+            yield found
 
 
 def refuse_compressed(file: BinaryIO, path: str | Path) -> None:
