@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gamut.audio.longest import CLIP
 from gamut.commands import parser_of
 from gamut.numbers import RATE
 from gamut.shards.arguments import ConversionHelp, add_conversion, listing_of
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
         options.dst.absolute(),
         clips_per_shard=options.clips_per_shard,
         on_error=options.on_error,
+        longest=options.longest,
     )
     clips, shards = conversion.manifest.clips, len(conversion.manifest.shards)
     jobs, folder = min(options.jobs, shards), _folder(options)
@@ -123,6 +125,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     for option, value in (("--name", options.name), ("--clips-per-shard", options.clips_per_shard)):
         words += [] if value is None else [option, str(value)]
     words += ["--on-error", options.on_error]
+    words += ["--longest", f"{options.longest.seconds / 3600:g}"] if options.longest != CLIP else []
     words += ["--events", str(options.events)] if options.events else []
     words += ["--only", *options.only] if options.only else []
     return words + ([] if options.cpus_per_task is None else ["--workers", str(options.cpus_per_task)])

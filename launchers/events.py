@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gamut.audio.decode import to_int16_16k
+from gamut.audio import blocks
 from gamut.audio.segment import load
 from gamut.commands import command, positive
 from gamut.errors import RunError
@@ -89,7 +89,7 @@ def mix(esc10: Path, folder: Path, each: int, seed: int = 0) -> None:
     folds: dict[int, list[tuple[str, np.ndarray]]] = {}
     for record in listing.records:
         if isinstance(record, Record):
-            sound = to_int16_16k(*load(Path(record.path), record.segment))[0] / np.float32(32768)
+            sound = blocks.waveform(load(Path(record.path), record.segment), record.key).samples / np.float32(32768)
             folds.setdefault(record.columns["fold"], []).append((listing.labels[record.labels[0]], first_event(sound)))
     clips: list[tuple] = [("path", "labels", "fold")]
     events: list[tuple] = [("filename", "onset", "offset", "event_label")]

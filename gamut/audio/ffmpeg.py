@@ -1,7 +1,8 @@
 """Audio from video and from compressed formats that libsndfile does not read, by the installed ffmpeg.
 
-ffmpeg is optional: it is only needed for such files. Its input is a local file and nothing else (a playlist inside it
-cannot reach other protocols), and it is started with a list of arguments, never through a shell.
+ffmpeg is optional: it is only needed for such files. Its input is one local file and nothing else (a playlist is
+refused whatever it is called, and no protocol but that of files is known), and it is started with a list of arguments,
+never through a shell.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
-from gamut.audio.decode import read_audio
+from gamut.audio.blocks import Blocks, blocks
+from gamut.audio.longest import Longest
 from gamut.errors import AudioError, ShardError
 
 SUFFIXES = {
     ".3gp", ".aac", ".ac3", ".amr", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
     ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".weba", ".webm", ".wma", ".wmv",
 }  # fmt: skip
+# The formats that ffmpeg may take a file for: containers of sound. None names other files, as playlists, concat, dash
+# and image sequences do, which would be read whatever the ending of the file is.
+FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,dtshd,dv,eac3,flac,flv,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,"
+    "nistsphere,nut,ogg,rm,swf,tak,truehd,tta,voc,w64,wav,wtv,wv"
+)
 RUN_UP = 2.0  # seconds: decoding starts this long before a segment
 
 
@@ -51,39 +58,42 @@ def ffmpeg_version(program: str) -> str:
     return done.stdout.partition("\n")[0].partition(" Copyright")[0]
 
 
-def decode_with_ffmpeg(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
-    """The first audio stream of a file, or of [start, end) in seconds: float32 [channels, n], and its rate in Hz.
+def ffmpeg_blocks(path: Path, longest: Longest, start: float = 0.0, end: float | None = None) -> Blocks:
+    """The first audio stream of a file, or of [start, end) in seconds, by way of a temporary file.
 
-    Raises AudioError where ffmpeg finds no audio or damage, ShardError where there is no ffmpeg or it was killed,
-    OSError where the file cannot be opened.
+    Raises AudioError where ffmpeg finds no audio or damage, or it is longer than the limit; ShardError where there is
+    no ffmpeg, it was killed, or the disk is full; OSError where the file cannot be opened.
     """
-    return read_audio(_run(path, start, end, ["-f", "wav", "pipe:1"]))
+    with tempfile.TemporaryDirectory(prefix="gamut-ffmpeg-") as folder:
+        yield from blocks(
+            to_file_with_ffmpeg(path, Path(folder) / "sound.wav", longest, start, end), str(path), longest
+        )
 
 
-def to_file_with_ffmpeg(path: Path, out: Path, end: float | None = None) -> Path:
-    """The first audio stream of a file, of any length or up to `end` in seconds, as WAV (beyond 4 GB RF64) of 32-bit
-    floats at `out`, which is returned. Raises as `decode_with_ffmpeg`."""
-    _run(path, 0.0, end, ["-f", "wav", "-rf64", "auto", f"file:{os.path.abspath(out)}"])
-    return out
-
-
-def _run(path: Path, start: float, end: float | None, out: list[str]) -> bytes:
+def to_file_with_ffmpeg(path: Path, out: Path, longest: Longest, start: float = 0.0, end: float | None = None) -> Path:
+    """The first audio stream of a file, or of [start, end) in seconds, to a little over the limit, as WAV (beyond 4 GB
+    RF64) of 32-bit floats at `out`, which is returned. Raises as `ffmpeg_blocks`, but for the limit."""
     with open(path, "rb") as file:
         if not file.read(1):
             raise AudioError(f"{path} has no bytes.", "empty")
     # Seeking in the input is fast, but may lose the first samples. So it seeks to an earlier point, and what is decoded
     # before the segment is discarded.
     ahead = max(0.0, start - RUN_UP)
-    words = [require_ffmpeg(path), "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file,pipe"]
+    words = [require_ffmpeg(path), "-nostdin", "-v", "error", "-xerror"]
+    words += ["-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS]
     words += ["-ss", f"{ahead:.6f}"] if ahead else []
     words += ["-i", f"file:{os.path.abspath(path)}", "-map", "0:a:0"]
     words += ["-ss", f"{start - ahead:.6f}"] if start else []
-    words += [] if end is None else ["-t", f"{end - start:.6f}"]
-    words += ["-c:a", "pcm_f32le", *out]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    words += ["-t", f"{longest.seconds + 1 if end is None else min(end - start, longest.seconds + 1):.6f}"]
+    words += ["-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto", f"file:{os.path.abspath(out)}"]
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+    )
     said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode < 0:
         raise ShardError(f"ffmpeg was killed by signal {-done.returncode} at {path}. Run the same command again.")
+    if any("No space left on device" in line for line in said):
+        raise ShardError(f"{path} cannot be unpacked: the disk of {out.parent} is full. Name another folder as TMPDIR.")
     if done.returncode:
         raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it gives no reason'}", "corrupt")
-    return done.stdout
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from gamut.audio.decode import read_audio
-from gamut.audio.ffmpeg import decode_with_ffmpeg, needs_ffmpeg
+from gamut.audio.blocks import BLOCK, Blocks, blocks, frames_of, open_sound, read
+from gamut.audio.ffmpeg import ffmpeg_blocks, needs_ffmpeg
+from gamut.audio.longest import CLIP, RECORDING, Longest
 from gamut.errors import AudioError
 
 OVERHANG = 1.0  # seconds that a segment may reach over the end of its recording: annotations are rounded
 COMPRESSED = ("OGG", "MP3")  # here a decoder's output depends on where it was sought
+AUDIO = "This audio"  # in messages
+FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, and h5py's lzf
+LARGEST_CHUNK = 1 << 24  # samples: HDF5 unpacks a chunk as a whole
 
 
 @dataclass(frozen=True)
@@ -46,64 +51,101 @@ class Segment:
         return first, min(last, there)
 
 
-def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
-    """A file of any kind, or a segment of it: float32 [channels, n] in [-1, 1) (n >= 1), and its rate in Hz.
+def load(path: Path, segment: Segment | None = None, longest: Longest = CLIP) -> Blocks:
+    """A file of any kind, or a segment of it, block by block: float32 [n, channels] in [-1, 1), and its rate in Hz.
 
     WAV, FLAC, similar formats and HDF5 are read from the segment's first sample to its last; Ogg and MP3 are decoded
-    whole and then cut, since a clip's samples must not depend on how a decoder seeks; the rest goes through ffmpeg.
-    Raises AudioError where the bytes cannot be decoded, OSError where they cannot be read, ShardError without ffmpeg.
+    from their beginning, since a clip's samples must not depend on how a decoder seeks; the rest goes through ffmpeg.
+    Raises AudioError where the bytes cannot be decoded, or a clip is longer than the limit; OSError where they cannot
+    be read, ShardError without ffmpeg.
     """
     if segment is None:
-        return decode_with_ffmpeg(path) if needs_ffmpeg(path) else read_audio(path.read_bytes())
+        yield from ffmpeg_blocks(path, longest) if needs_ffmpeg(path) else blocks(path.read_bytes(), AUDIO, longest)
+        return
     if segment.member:
-        audio, rate = _read_array(path, segment)
+        sound = _array(path, segment, longest)
     elif needs_ffmpeg(path):
-        audio, rate = decode_with_ffmpeg(path, segment.start, segment.end)
-        segment.frames(rate, round(segment.start * rate) + audio.shape[1])  # its recording ends where ffmpeg's does
+        sound = _through_ffmpeg(path, segment, longest)
     else:
-        audio, rate = _read_stretch(path, segment)
-    if not np.isfinite(audio).all():
-        raise AudioError("The segment has samples that are NaN or infinite.", "not_finite")
-    return (audio if segment.gain == 1 else audio * np.float32(segment.gain)), rate
+        sound = _stretch(path, segment, longest)
+    for block, rate in sound:
+        yield block if segment.gain == 1 else block * np.float32(segment.gain), rate
 
 
-def _read_stretch(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
-    if os.stat(path).st_size == 0:  # raises OSError where the file cannot be read
-        raise AudioError("The file has no bytes.", "empty")
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            if file.format not in COMPRESSED and file.seekable():
-                first, last = segment.frames(file.samplerate, file.frames)
-                file.seek(first)
-                interleaved = file.read(last - first, dtype="float32", always_2d=True)
-                if len(interleaved) < last - first:
-                    raise AudioError(f"The file ends {last - first - len(interleaved)} samples early.", "truncated")
-                return np.ascontiguousarray(interleaved.T), file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"The file is damaged or not sound: {error.error_string}", "unreadable") from error
-    audio, rate = read_audio(path.read_bytes())
-    first, last = segment.frames(rate, audio.shape[1])
-    return np.ascontiguousarray(audio[:, first:last]), rate
+def _stretch(path: Path, segment: Segment, longest: Longest) -> Blocks:
+    """Damage behind the segment does not matter to it."""
+    name = "The file"
+    with open_sound(path, name) as file:  # raises OSError where the file cannot be read
+        rate, channels, there = file.samplerate, file.channels, frames_of(file)
+        if file.format not in COMPRESSED and there is not None and soundfile.SoundFile.seekable(file):
+            first, last = segment.frames(rate, there)
+            longest.check(last - first, rate, channels, name)
+            file.seek(first)
+            yield from read(file, last - first, name, longest)
+            return
+    begin, end = round(segment.start * rate), None if segment.end is None else round(segment.end * rate)
+    done = taken = 0
+    with contextlib.closing(blocks(path.read_bytes(), name, RECORDING)) as whole:
+        for block, _ in whole:
+            if len(inside := block[max(0, begin - done) : None if end is None else max(0, end - done)]):
+                taken += len(inside)
+                longest.check(taken, rate, channels, name)
+                yield inside, rate
+            done += len(block)
+            if end is not None and done >= end:
+                break
+    segment.frames(rate, done)
 
 
-def _read_array(path: Path, segment: Segment) -> tuple[np.ndarray, int]:
+def _through_ffmpeg(path: Path, segment: Segment, longest: Longest) -> Blocks:
+    done = rate = 0
+    for block, rate in ffmpeg_blocks(path, longest, segment.start, segment.end):
+        yield block, rate
+        done += len(block)
+    segment.frames(rate, round(segment.start * rate) + done)  # its recording ends where ffmpeg's does
+
+
+def _array(path: Path, segment: Segment, longest: Longest) -> Blocks:
     os.stat(path)  # raises OSError for a missing file, before HDF5 raises its own
     try:
-        file = _hdf5(str(path))
-        array = file.get(segment.member)
-        if array is None:
-            raise AudioError(f"The file has no array {segment.member}.", "missing")
+        array = _member(path, segment.member)
         first, last = segment.frames(segment.rate, array.shape[0])
-        stretch = np.asarray(array[first:last])
-    except (OSError, RuntimeError, AttributeError, IndexError, TypeError) as error:
+        longest.check(last - first, segment.rate, 1, f"The array {segment.member}")
+        for at in range(first, last, BLOCK):
+            block = np.asarray(array[at : min(last, at + BLOCK)])
+            if np.issubdtype(block.dtype, np.integer):
+                block = block / -float(np.iinfo(block.dtype).min or -1)
+            yield np.ascontiguousarray(block[:, None], np.float32), segment.rate
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise AudioError(f"The HDF5 file cannot be read at {segment.member}: {error}", "corrupt") from error
-    if stretch.ndim != 1:
-        raise AudioError(f"The array {segment.member} has shape {list(array.shape)}, not [samples].", "format")
-    if np.issubdtype(stretch.dtype, np.integer):
-        stretch = stretch / -float(np.iinfo(stretch.dtype).min or -1)
-    return np.ascontiguousarray(stretch[None], np.float32), segment.rate
+
+
+def _member(path: Path, name: str) -> Any:
+    """An array of numbers [samples] that is in this very file, and that HDF5 unpacks by itself: a link or a stored name
+    can lead to any file of this machine, and a filter that HDF5 lacks is a library that it looks for."""
+    import h5py
+
+    file = _hdf5(str(path))
+    inside: Any = file
+    for part in name.strip("/").split("/"):
+        link = inside.get(part, getlink=True)
+        if link is None:
+            raise AudioError(f"The file has no array {name}.", "missing")
+        if not isinstance(link, h5py.HardLink):
+            raise AudioError(f"The array {name} is a link, which is not followed.", "format")
+        inside = inside[part]
+    if inside.ndim != 1 or inside.dtype.kind not in "iuf":
+        raise AudioError(f"The array {name} is {inside.dtype} {list(inside.shape)}, not numbers [samples].", "format")
+    if inside.external or inside.is_virtual:
+        raise AudioError(f"The samples of {name} are in another file, which is not read.", "format")
+    made = inside.id.get_create_plist()
+    if unknown := {made.get_filter(number)[0] for number in range(made.get_nfilters())} - FILTERS:
+        raise AudioError(f"The array {name} is packed by the filter {min(unknown)}, which is not HDF5's own.", "format")
+    if inside.chunks and inside.chunks[0] > LARGEST_CHUNK:
+        raise AudioError(f"The array {name} is in chunks of {inside.chunks[0]:,} samples, too many at once.", "format")
+    return inside
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gamut.audio.longest import RECORDING, Longest
 from gamut.commands import command, parser_of
 from gamut.embed import LEVELS
 from gamut.embed.write import ENDINGS, Table, write
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = arguments.level
     about = model.decides | {"level": level}
     with Parts(out, about) as parts:
-        failed = embed_files(model, files, level, parts)
+        failed = embed_files(model, files, level, parts, arguments.longest)
         good = [path for path in files if path not in failed]
         if not good:
             parts.remove()
@@ -95,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="read windows of S seconds, filled up with silence, as extraction of features does (default: the model's)",
+    )
+    parser.add_argument(
+        "--longest", type=Longest.of_hours, default=RECORDING, metavar="HOURS", help="of a file (default: %(default)s)"
     )
     parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one, else cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the run's, or fp32")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gamut.audio.longest import RECORDING, Longest
 from gamut.embed import Level
 from gamut.embed.model import BATCH, Embedded, Model
 from gamut.embed.parts import Parts
@@ -23,7 +24,9 @@ Unusable = AudioError | ShardError  # of one file; a ShardError: it needs ffmpeg
 UNUSABLE = (AudioError, ShardError)
 
 
-def embed_files(model: Model, files: Sequence[Path], level: Level, parts: Parts) -> dict[Path, str]:
+def embed_files(
+    model: Model, files: Sequence[Path], level: Level, parts: Parts, longest: Longest = RECORDING
+) -> dict[Path, str]:
     """Embed into `parts` what is not in there yet. Returns the files that cannot be used, and why; stderr says it too.
 
     Raises RecipeError for a level that the model has not, FeatureError where what was embedded cannot be written.
@@ -34,7 +37,7 @@ def embed_files(model: Model, files: Sequence[Path], level: Level, parts: Parts)
     failed: dict[Path, str] = {}
     try:
         with Progress("embedding", len(left), "files") as progress:
-            ahead = _opened(left)
+            ahead = _opened(left, longest)
             while some := list(itertools.islice(ahead, BATCH)):
                 for (path, _), found in zip(some, _encoded(model, [one for _, one in some], level)):
                     if isinstance(found, UNUSABLE):
@@ -48,7 +51,7 @@ def embed_files(model: Model, files: Sequence[Path], level: Level, parts: Parts)
     return failed
 
 
-def _opened(files: Sequence[Path]) -> Iterator[tuple[Path, Recording | Unusable]]:
+def _opened(files: Sequence[Path], longest: Longest) -> Iterator[tuple[Path, Recording | Unusable]]:
     """The files in their order, the next ones decoded meanwhile."""
     waiting: deque[tuple[Path, Future[Recording | Unusable]]] = deque()
     coming = iter(files)
@@ -56,7 +59,7 @@ def _opened(files: Sequence[Path]) -> Iterator[tuple[Path, Recording | Unusable]
         try:
             while True:
                 for path in itertools.islice(coming, 2 * BATCH - len(waiting)):
-                    waiting.append((path, readers.submit(_open, path)))
+                    waiting.append((path, readers.submit(_open, path, longest)))
                 if not waiting:
                     return
                 path, future = waiting.popleft()
@@ -66,9 +69,9 @@ def _opened(files: Sequence[Path]) -> Iterator[tuple[Path, Recording | Unusable]
                 future.cancel()
 
 
-def _open(path: Path) -> Recording | Unusable:
+def _open(path: Path, longest: Longest) -> Recording | Unusable:
     try:
-        return Recording(path)
+        return Recording(path, longest)
     except UNUSABLE as error:
         return error
 

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gamut.audio.longest import Longest
 from gamut.errors import AudioError, GamutError
 from gamut.serve.pictures import picture
 from gamut.tag.formats import FORMATS
@@ -60,7 +61,7 @@ class Listener:
             size = Path(path).stat().st_size
             if size > self._limits.megabytes * 1_000_000:
                 raise AudioError(f"{name} has {size / 1e6:,.0f} MB; at most {self._limits.megabytes} are taken.")
-            with Recording(path, self._limits.seconds) as recording:
+            with Recording(path, Longest(self._limits.seconds)) as recording:
                 done = 0.0
 
                 def heard(seconds: float) -> None:

@@ -36,6 +36,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         clips_per_shard=arguments.clips_per_shard,
         on_error=arguments.on_error,
+        longest=arguments.longest,
     )
     print_converted(report, arguments.dst)
     return 0
@@ -73,6 +74,7 @@ def _index(arguments: argparse.Namespace) -> int:
             labels=LabelSource.parse(arguments.labels),
             fast=arguments.fast,
             largest=arguments.largest_mb << 20,
+            longest=arguments.longest,
         ),
         classes=read_classes(arguments.classes) if arguments.classes else None,
         workers=arguments.workers,

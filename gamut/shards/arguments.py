@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gamut.audio.longest import CLIP, Longest
 from gamut.commands import as_typed, parser_of, positive
 from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
@@ -12,7 +13,15 @@ from gamut.shards.convert.events import with_events
 from gamut.shards.pool import cores
 
 # The options of `index` for third-party tars, and their defaults.
-THEIRS = {"name": None, "labels": "auto", "classes": None, "fast": False, "largest_mb": 256, "on_error": "skip"}
+THEIRS = {
+    "name": None,
+    "labels": "auto",
+    "classes": None,
+    "fast": False,
+    "largest_mb": 256,
+    "longest": CLIP,
+    "on_error": "skip",
+}
 
 EXAMPLE = """examples:
   python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
@@ -82,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
     )
     theirs.add_argument("--largest-mb", type=positive, metavar="N", help="largest clip to take (default: %(default)s)")
+    _add_longest(theirs)
     theirs.add_argument(
         "--on-error",
         choices=("skip", "stop"),
@@ -143,11 +153,22 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
         help="strong labels: a CSV or TSV with filename, onset, offset (seconds) and event_label, an event a row",
     )
     make.add_argument("--clips-per-shard", type=positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
+    _add_longest(make)
     make.add_argument(
         "--on-error",
         choices=("skip", "stop"),
         default="skip",
         help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
+    )
+
+
+def _add_longest(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--longest",
+        type=Longest.of_hours,
+        default=CLIP,
+        metavar="HOURS",
+        help="longest clip to take; a longer one is an unusable file (default: %(default)s)",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from gamut.audio.longest import CLIP, Longest
 from gamut.audio.members import CODECS, read_member, stated_samples
 from gamut.errors import AudioError, ShardError
 from gamut.shards.labels import ENDINGS, LARGEST, Labels, LabelSource
@@ -25,6 +26,7 @@ class Taking:
     labels: LabelSource = field(default_factory=LabelSource)
     fast: bool = False  # trust the headers for the number of samples
     largest: int = 256 << 20  # bytes of a clip
+    longest: Longest = CLIP  # of a clip
 
 
 @dataclass
@@ -132,10 +134,10 @@ def _add(
     labels, events = _labels(file, key, described, taking.labels)
     file.seek(member.offset)
     payload = file.read(member.size)
-    samples = stated_samples(payload) if taking.fast else None
+    samples = stated_samples(payload, taking.longest) if taking.fast else None
     saturated = 0
     if samples is None:
-        waveform, saturated = read_member(payload)
+        waveform, saturated = read_member(payload, taking.longest)
         samples = len(waveform)
     try:
         timed, fewer = merge((*within(onset, offset, samples), name) for onset, offset, name in events)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import xxhash
 
-from gamut.audio.decode import encode_flac, to_int16_16k
+from gamut.audio.blocks import waveform
+from gamut.audio.decode import encode_flac
+from gamut.audio.longest import CLIP, Longest
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
 from gamut.files import replacing, require_digest, with_digest, write_bytes
@@ -32,6 +34,7 @@ class Job:
     name: str  # of the set
     labels: tuple[str, ...]
     stop: bool  # raise at the first unusable file instead of quarantining it
+    longest: Longest = CLIP  # of a clip
 
     @property
     def tar(self) -> Path:
@@ -87,12 +90,14 @@ class Written:
     part: Part
     quarantined: tuple[Quarantined, ...]
     saturated: dict[str, int]  # key -> samples held to the int16 range, where there are any
+    longest: float  # seconds that a clip could have
 
     def save(self, path: Path) -> None:
         content = {
             "part": self.part.dump(),
             "quarantined": [asdict(one) for one in self.quarantined],
             "saturated": self.saturated,
+            "longest": self.longest,
         }
         write_bytes(path, json.dumps(with_digest(content)).encode(), ShardError)
 
@@ -103,7 +108,9 @@ class Written:
             content = json.loads(path.read_bytes())
             require_digest(content)
             quarantined = tuple(Quarantined(**one) for one in content["quarantined"])
-            return cls(Part.parse(content["part"]), quarantined, content["saturated"])
+            return cls(
+                Part.parse(content["part"]), quarantined, content["saturated"], content.get("longest", CLIP.seconds)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -119,9 +126,14 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def finished(job: Job) -> Written | None:
-    """The shard's part if it is complete: the part is written after the tar, and records the tar's size."""
+    """The shard's part if it is complete: the part is written after the tar, and records the tar's size.
+
+    It is not where it left out clips as too long that may now be longer.
+    """
     written = Written.load(job.part)
     if written is None or not job.tar.is_file() or job.tar.stat().st_size != written.part.size:
+        return None
+    if written.longest < job.longest.seconds and any(one.reason == "too_long" for one in written.quarantined):
         return None
     return written
 
@@ -152,13 +164,13 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
                 advance(1)
         file.flush()
         part = scan(file, job.tar)
-    Written(part, tuple(quarantined), saturated).save(job.part)
+    Written(part, tuple(quarantined), saturated, job.longest.seconds).save(job.part)
 
 
 def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
     """A record's KEY.flac and the content of its KEY.json. Raises AudioError where the file is unusable."""
     try:
-        audio, rate = load(Path(record.path), record.segment)
+        made = waveform(load(Path(record.path), record.segment, job.longest), "The audio")
     except AudioError as error:
         raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     except FileNotFoundError as error:
@@ -168,12 +180,8 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
             f"{record.path} cannot be read: {error.strerror or error}. Once that is fixed, run the same command again; "
             "finished shards are kept."
         ) from error
-    try:
-        waveform, saturated = to_int16_16k(audio, rate)
-    except AudioError as error:
-        raise AudioError(f"{_called(record)}: {error}", error.reason) from error
-    timed = _events(record, job, len(waveform))
-    flac = encode_flac(waveform)
+    timed = _events(record, job, len(made.samples))
+    flac = encode_flac(made.samples)
     return flac, {
         "set": job.name,
         "labels": [job.labels[label] for label in record.labels],
@@ -181,16 +189,16 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
         **({"events": timed} if timed else {}),
         "text": record.text,
         "columns": dict(record.columns),
-        "samples": len(waveform),
-        "duration": len(waveform) / RATE,  # seconds
-        "saturated": saturated,  # samples
+        "samples": len(made.samples),
+        "duration": len(made.samples) / RATE,  # seconds
+        "saturated": made.saturated,  # samples
         "xxh3": hexadecimal(xxhash.xxh3_64_intdigest(flac)),
         "provenance": {
             **record.provenance,
             **_stretch(record),
-            "rate": rate,
-            "channels": len(audio),
-            "seconds": audio.shape[1] / rate,
+            "rate": made.rate,
+            "channels": made.channels,
+            "seconds": made.frames / made.rate,
         },
     }
 

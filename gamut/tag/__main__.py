@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gamut.audio.longest import RECORDING, Longest
 from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 from gamut.files import write_bytes
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="PATH", help="a file instead of the terminal; or a folder: a file for each")
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="files at a time (default: %(default)s)")
+    parser.add_argument(
+        "--longest", type=Longest.of_hours, default=RECORDING, metavar="HOURS", help="of a file (default: %(default)s)"
+    )
     raw = parser.add_argument_group("of standard input, where it is not a WAV (16-bit little-endian samples)")
     raw.add_argument("--rate", type=positive, metavar="HZ", help="default: 16000")
     raw.add_argument("--channels", type=positive, metavar="N", help="default: 1")
@@ -90,7 +94,7 @@ def _tag(
     failed: list[Path] = []
     total = max(round(_seconds(files)), 1)
     with Progress("tagging", total, "s of sound") as progress:
-        tagged = _tagged(model, files, arguments.batch, options, progress.add, failed)
+        tagged = _tagged(model, files, arguments.batch, arguments.longest, options, progress.add, failed)
         if not places:
             _write(arguments.out, form.write(tagged, choice))
         for one in tagged if places else ():
@@ -101,7 +105,7 @@ def _tag(
 
 
 def _tagged(
-    model: Any, files: list[Path], size: int, options: dict[str, Any], heard: Callable[[float], None],
+    model: Any, files: list[Path], size: int, longest: Longest, options: dict[str, Any], heard: Callable[[float], None],
     failed: list[Path],
 ) -> Iterator[Tagged]:  # fmt: skip
     """Those that can be read; the others are named on stderr and in `failed`."""
@@ -112,7 +116,7 @@ def _tagged(
             recordings = []
             for file in files[first : first + size]:
                 try:
-                    recordings.append(held.enter_context(Recording(file)))
+                    recordings.append(held.enter_context(Recording(file, longest)))
                 except (AudioError, ShardError) as error:  # a ShardError: the file needs ffmpeg
                     print(f"error: {error}", file=sys.stderr)
                     failed.append(file)
@@ -199,13 +203,13 @@ def _output(path: str | None) -> Iterator[IO[str]]:
 
 
 def _seconds(files: list[Path]) -> float:
-    """Of all files, as their headers state; what libsndfile does not read counts nothing."""
-    import soundfile
+    """Of all files, as their headers state; what libsndfile does not read, or does not say, counts nothing."""
+    from gamut.audio.blocks import frames_of, open_sound
 
     total = 0.0
-    for file in files:
-        with contextlib.suppress(soundfile.LibsndfileError, OSError):
-            total += soundfile.info(file).duration
+    for path in files:
+        with contextlib.suppress(AudioError, OSError), open_sound(path, str(path)) as file:
+            total += (frames_of(file) or 0) / file.samplerate
     return total
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from gamut.audio.blocks import resampled
 from gamut.audio.mpeg import frame_at
 from gamut.errors import AudioError
 from gamut.numbers import RATE
-from gamut.tag.recording import resampled
 
 UNKNOWN = 0x7FFF0000  # a WAV's size from here on, or 0: written by a program that could not know it and never went back
 A_READ = 1 << 16  # bytes
@@ -60,7 +60,7 @@ class Stream:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] in [-1, 1), once. Raises AudioError where it is neither of both forms, or not finite."""
-        for block in resampled(self._native(), Path("Standard input")):
+        for block in resampled(self._native(), "Standard input"):
             self.samples += len(block)
             yield block
 

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from gamut.audio.ffmpeg import decode_with_ffmpeg
-from gamut.audio.segment import Segment, load
+from gamut.audio import segment as segments
+from gamut.audio.blocks import joined
+from gamut.audio.segment import Segment
 from gamut.errors import AudioError, ShardError
 
 from .layouts import clips, convert, sound
+
+
+def load(path: Path, segment: Segment | None = None) -> tuple[np.ndarray, int]:
+    return joined(segments.load(path, segment), path.name)
+
 
 FORMATS = [("x.wav", {}), ("x.flac", {}), ("x.aiff", {}), ("x.ogg", {}), ("x.mp3", {}), ("x.w64", {}), ("x.caf", {})]
 
@@ -76,7 +82,8 @@ case "$*" in
   *silent*) echo "Stream map '0:a:0' matches no streams." >&2; exit 234;;
   *killed*) kill -9 $$;;
 esac
-exec cat "$(dirname "$0")/answer.wav"
+for out; do :; done
+exec cp "$(dirname "$0")/answer.wav" "${out#file:}"
 """
 
 
@@ -149,7 +156,7 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
     picture = [] if name.endswith("m4a") else ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=10:duration=2"]
     words = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "x.wav"), *picture, *coding, str(tmp_path / name)]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
-    audio, found = decode_with_ffmpeg(tmp_path / name)
+    audio, found = load(tmp_path / name)
     assert found == rate
     assert abs(audio.shape[1] - 2 * rate) <= 2048
     assert load(tmp_path / name, Segment(1.5, 2.5))[0].shape[1] == pytest.approx(rate // 2, abs=2048)
@@ -157,7 +164,7 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
         with pytest.raises(AudioError) as caught:
             load(tmp_path / name, segment)
         assert caught.value.reason == reason
-    part, _ = decode_with_ffmpeg(tmp_path / name, 1.25, 1.75)
+    part, _ = load(tmp_path / name, Segment(1.25, 1.75))
     assert abs(part.shape[1] - rate // 2) <= 1
     spectrum = np.abs(np.fft.rfft(part[0] * np.hanning(part.shape[1])))
     assert np.argmax(spectrum) * rate / part.shape[1] == pytest.approx(880, abs=3)
@@ -165,4 +172,4 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(audio, soundfile.read(tmp_path / "x.wav", dtype="float32", always_2d=True)[0].T)
     (tmp_path / f"silent{name}").write_bytes(b"no video at all")
     with pytest.raises(AudioError):
-        decode_with_ffmpeg(tmp_path / f"silent{name}")
+        load(tmp_path / f"silent{name}")

@@ -20,6 +20,7 @@ import soundfile
 import soxr
 
 from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
+from gamut.audio.longest import CLIP, Longest
 from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
@@ -54,6 +55,7 @@ class Conversion:
     ignored: dict[str, int]
     stop: bool  # at the first unusable file
     already: int = 0  # shards that were there when it was prepared
+    longest: Longest = CLIP  # of a clip
 
     @classmethod
     def open(cls, folder: Path) -> Conversion:
@@ -70,6 +72,7 @@ class Conversion:
                 content["ignored"],
                 content["stop"],
                 content["already"],
+                Longest(*content.get("longest", CLIP)),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ShardError(
@@ -85,7 +88,8 @@ class Conversion:
     def job(self, number: int) -> Job:
         """The job that writes one shard."""
         labels = tuple(self.settings["labels"])
-        return Job(self.folder, number, self.manifest.stretch(number), self.settings["name"], labels, self.stop)
+        stretch, name = self.manifest.stretch(number), self.settings["name"]
+        return Job(self.folder, number, stretch, name, labels, self.stop, self.longest)
 
     def share(self, number: int, of: int) -> list[Job]:
         """The jobs of share `number` (from 0) of `of`: every `of`-th shard."""
@@ -100,24 +104,32 @@ def convert(
     workers: int = 1,
     clips_per_shard: int | None = None,
     on_error: str = "skip",
+    longest: Longest = CLIP,
 ) -> Report:
     """Write the shard set of `listing` into `folder`, resuming where an earlier run of the same conversion stopped.
 
     `on_error`: `skip` leaves unusable files out and lists them in index/quarantine.json; `stop` raises AudioError at
-    the first. Raises ShardError where the folder holds other shards, a file or the disk fails, or no file is usable.
+    the first. `longest`: of a clip, a longer one is unusable. Raises ShardError where the folder holds other shards, a
+    file or the disk fails, or no file is usable.
     """
     with only_writer(folder):
-        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop")
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest)
         _write(conversion.share(0, 1), workers, conversion.settings["name"])
         return _finish(conversion)
 
 
 def prepare(
-    source: str, listing: Listing, folder: Path, *, clips_per_shard: int | None = None, on_error: str = "skip"
+    source: str,
+    listing: Listing,
+    folder: Path,
+    *,
+    clips_per_shard: int | None = None,
+    on_error: str = "skip",
+    longest: Longest = CLIP,
 ) -> Conversion:
     """Iterate over the listing and claim `folder`, for `write_share` and `finish` elsewhere. Raises ShardError."""
     with only_writer(folder):
-        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop")
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest)
         conversion.save()
         return conversion
 
@@ -146,7 +158,9 @@ def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Ma
         yield write_manifest(listing, Path(folder), clips_per_shard)
 
 
-def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool) -> Conversion:
+def _prepare(
+    source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool, longest: Longest
+) -> Conversion:
     for place in (folder, folder / "index", folder / "index" / "parts"):
         for left in place.glob(f"*{TEMPORARY}"):
             left.unlink(missing_ok=True)
@@ -162,7 +176,7 @@ def _prepare(source: str, listing: Listing, folder: Path, clips_per_shard: int |
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    conversion = Conversion(folder, manifest, settings, listing.passed_over(), stop)
+    conversion = Conversion(folder, manifest, settings, listing.passed_over(), stop, longest=longest)
     already = 0
     for job in conversion.share(0, 1):
         written = finished(job)

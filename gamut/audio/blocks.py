@@ -1,0 +1,207 @@
+"""A sound file read forward, block by block and no further than a limit: what is held does not grow with what a header
+states, or with what a small file unpacks to.
+
+Blocks are float32 [n, channels] in [-1, 1], n >= 1, each with the file's rate in Hz. They join to the samples that
+reading the file at once would give, bit by bit, and so does what is resampled from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import mmap
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import miniaudio
+import numpy as np
+import soundfile
+import soxr
+
+from gamut.audio.containers import check_whole
+from gamut.audio.longest import Longest
+from gamut.audio.mpeg import unannounced
+from gamut.errors import AudioError
+from gamut.numbers import RATE
+
+BLOCK = 1 << 19  # samples over all channels that are decoded at a time
+UNKNOWN = 1 << 62  # frames: libsndfile states 2^63 - 1 where the file does not say
+LOST_MPEG_FRAMES = 10
+
+Blocks = Generator[tuple[np.ndarray, int]]
+
+
+class _Forward(soundfile.SoundFile):
+    """soundfile seeks after each read, and what a compressed file decodes to depends on where it was sought."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Bytes(io.BytesIO):
+    """A corrupt header can make libsndfile seek to before the first byte; that leaves the position as it is."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+def open_sound(source: Path | bytes, name: str) -> soundfile.SoundFile:
+    """A file or its bytes, to be read forward. Raises AudioError (empty, unreadable)."""
+    if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
+        raise AudioError(f"{name} has no bytes.", "empty")
+    try:
+        return _Forward(_Bytes(source) if isinstance(source, bytes) else source)
+    except (soundfile.LibsndfileError, UnicodeDecodeError) as error:
+        said = getattr(error, "error_string", error)
+        raise AudioError(f"{name} is not a sound file that can be read: {said}", "unreadable") from error
+
+
+def frames_of(file: soundfile.SoundFile) -> int | None:
+    """Samples a channel that the file states; None where it does not say."""
+    return file.frames if 0 <= file.frames < UNKNOWN else None
+
+
+def blocks(source: Path | bytes, name: str, longest: Longest) -> Blocks:
+    """A whole file of any format that libsndfile reads.
+
+    libsndfile reads truncated WAV, Ogg and MP3 short without an error; here they raise. Raises AudioError (see
+    `gamut.audio.decode`), OSError where the file cannot be read.
+    """
+    with open_sound(source, name) as file, _mapped(source) as payload:
+        check_whole(payload, file.format, file.extra_info, name)
+        stated = frames_of(file)
+        if file.format == "MP3" and (part := unannounced(payload)):
+            yield from _mpeg(payload, part, file.samplerate, file.channels, name, longest)
+            return
+        longest.check(stated or 0, file.samplerate, file.channels, name)
+        yield from read(file, stated, name, longest)
+
+
+def read(file: soundfile.SoundFile, stated: int | None, name: str, longest: Longest) -> Blocks:
+    """The next so many samples a channel of an opened file, or all (None)."""
+    size, done = max(1, BLOCK // file.channels), 0
+    while stated is None or done < stated:
+        try:
+            block = file.read(size if stated is None else min(size, stated - done), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{name} is damaged: {error.error_string}", "corrupt") from error
+        if not len(block):
+            break
+        done += len(block)
+        longest.check(done, file.samplerate, file.channels, name)
+        yield block, file.samplerate
+    if stated is not None and done < stated:
+        raise AudioError(f"{name} ends after {done} of its {stated} samples.", "truncated")
+
+
+def _mpeg(payload: Any, part: tuple[int, int, int], rate: int, channels: int, name: str, longest: Longest) -> Blocks:
+    """An MP3 whose length libsndfile would only guess, by miniaudio."""
+    begin, frames, each = part
+    longest.check(frames * each, rate, channels, name)
+    done = 0
+    with memoryview(payload) as view, miniaudio.ffi.from_buffer(view[begin:]) as data:
+        try:
+            decoded = miniaudio.stream_memory(
+                data, miniaudio.SampleFormat.FLOAT32, channels, rate, max(1, BLOCK // channels)
+            )
+            for piece in decoded:
+                block = np.array(piece, np.float32).reshape(-1, channels)
+                done += len(block)
+                yield block, rate
+        except miniaudio.DecodeError as error:
+            raise AudioError(f"{name} is damaged: its MPEG frames do not decode.", "corrupt") from error
+    # A stream cut out of a longer one begins with frames that need bytes from before it, and so give nothing.
+    if done < max(1, frames - LOST_MPEG_FRAMES) * each:
+        raise AudioError(f"{name} decodes to {done} samples, but has {frames} frames of {each}.", "corrupt")
+
+
+@contextlib.contextmanager
+def _mapped(source: Path | bytes) -> Iterator[Any]:
+    """The bytes, without holding those of a file."""
+    if isinstance(source, bytes):
+        yield source
+        return
+    with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as payload:
+        yield payload
+
+
+def joined(sound: Blocks, name: str) -> tuple[np.ndarray, int]:
+    """float32 [channels, n], n >= 1, and the rate in Hz. Raises AudioError (not_finite, empty)."""
+    parts = [(_finite(block, name), rate) for block, rate in sound]
+    if not parts:
+        raise AudioError(f"{name} holds no sample.", "empty")
+    return np.ascontiguousarray(np.concatenate([block for block, _ in parts]).T), parts[0][1]
+
+
+def resampled(native: Blocks, name: str) -> Iterator[np.ndarray]:
+    """float32 [n], mono at 16 kHz, n >= 1: channels are averaged, and soxr resamples at its HQ setting (audio at 16 kHz
+    is left as it is). Raises AudioError (not_finite, format)."""
+    stream: soxr.ResampleStream | None = None
+    with contextlib.closing(native) as read:
+        for block, rate in read:
+            if not 1_000 <= rate <= 10_000_000:
+                raise AudioError(f"{name}: a sample rate of {rate} Hz is outside 1 kHz to 10 MHz.", "format")
+            mono = np.ascontiguousarray(_finite(block, name).T).mean(axis=0, dtype=np.float32)
+            if rate != RATE:
+                stream = stream or soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+                mono = _finite(stream.resample_chunk(mono), name)
+            if len(mono):
+                yield mono
+    if stream is not None and len(mono := stream.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield mono
+
+
+def _finite(block: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(block).all():
+        raise AudioError(f"{name} has samples that are NaN or infinite.", "not_finite")
+    return block
+
+
+class Waveform(NamedTuple):
+    """A clip as shards hold it, and what it was made of."""
+
+    samples: np.ndarray  # int16 [m], 16 kHz, m >= 1
+    saturated: int  # samples held to the int16 range
+    rate: int  # Hz, of the source
+    channels: int  # of the source
+    frames: int  # samples a channel of the source
+
+
+def waveform(native: Blocks, name: str) -> Waveform:
+    """int16 at 16 kHz: what `resampled` gives, scaled by 32,768, rounded half to even, and held to [-32,768, 32,767].
+
+    Raises AudioError as `resampled`, and `empty` where no sample is left.
+    """
+    rate = channels = frames = saturated = 0
+    parts = []
+
+    def counted() -> Blocks:
+        nonlocal rate, channels, frames
+        with contextlib.closing(native) as read:
+            for block, rate in read:
+                frames, channels = frames + len(block), block.shape[1]
+                yield block, rate
+
+    for mono in resampled(counted(), name):
+        scaled = np.rint(np.clip(mono, -2.0, 2.0) * np.float32(32768))
+        saturated += int(np.count_nonzero((scaled > 32767) | (scaled < -32768)))
+        parts.append(np.clip(scaled, -32768, 32767).astype(np.int16))
+    if not frames:
+        raise AudioError(f"{name} holds no sample.", "empty")
+    if not parts:
+        raise AudioError(f"{name}: {frames} samples at {rate} Hz are less than one sample at {RATE} Hz.", "empty")
+    return Waveform(np.concatenate(parts), saturated, rate, channels, frames)
+
+
+def of_array(audio: np.ndarray, rate: int) -> Blocks:
+    """float32 [channels, n] as blocks."""
+    size = max(1, BLOCK // max(1, len(audio)))
+    for first in itertools.count(0, size):
+        if first >= audio.shape[1]:
+            return
+        yield audio[:, first : first + size].T, rate
