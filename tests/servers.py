@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 import time
@@ -19,7 +20,8 @@ class Server:
 
     stall (headers and half of the body, then nothing), cut (half of the body, then the end of the connection), 500,
     503 (or any status), short (half of the body and headers that say so), flip (one bit of the body), etag (another
-    ETag than before), whole (ranges are not known here), missing.
+    ETag than before), whole (ranges are not known here), missing, long (more than was asked for), gzip (compressed,
+    though it was asked not to be), `to URL` (a redirect).
     """
 
     folder: Path
@@ -60,6 +62,11 @@ def http_server(folder: Path) -> Iterator[Server]:
                 return self.send_error(401)
             if str(fault).isdigit():
                 return self.send_error(int(str(fault)))
+            if str(fault).startswith("to "):
+                self.send_response(302)
+                self.send_header("Location", str(fault)[3:])
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             content = path.read_bytes()
             etag = f'"{path.stat().st_mtime_ns:x}-{len(content)}{number if fault == "etag" else ""}"'
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", part)
@@ -76,11 +83,16 @@ def http_server(folder: Path) -> Iterator[Server]:
             if fault == "short":
                 body = body[: len(body) // 2]
             self.send_response(status)
+            if fault == "gzip":
+                body = gzip.compress(bytes(1 << 24))
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + (fault == "long") * (1 << 20)))
             if status == 206:
                 self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(content)}")
             self.end_headers()
+            if fault == "long":
+                body += bytes(1 << 20)
             if fault in ("stall", "cut"):
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()

@@ -10,12 +10,25 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from gamut.remote import Remote
 from gamut.remote.place import full, without_secrets
 from gamut.remote.store import BLOCK, Answer, Changed, Passing, Refused, failure, span
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """A server may send us elsewhere on itself, and over https to another host, as those of large files do. Over http
+    anybody on the way can send us to what only this machine reaches."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        was, now = urlsplit(req.full_url), urlsplit(newurl)
+        upgraded = (was.scheme, now.scheme) == ("http", "https") and was.hostname == now.hostname
+        if was[:2] != now[:2] and not upgraded and (was.scheme, now.scheme) != ("https", "https"):
+            raise Refused(f"the server sends us to {now.scheme}://{now.hostname or ''}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class Http:
@@ -31,7 +44,7 @@ class Http:
             urllib.request.ProxyHandler(),
             urllib.request.HTTPHandler(),
             urllib.request.HTTPSHandler(),
-            urllib.request.HTTPRedirectHandler(),
+            _Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.UnknownHandler(),
@@ -43,7 +56,7 @@ class Http:
 
     @contextmanager
     def get(self, name: str, begin: int, end: int | None, etag: str | None) -> Iterator[Answer]:
-        request = urllib.request.Request(full(self.base, name), headers={"Accept-Encoding": "identity"})
+        request = urllib.request.Request(full(self.base, name), headers={"Accept-Encoding": "identity"})  # noqa: S310 (our opener knows http(s) alone)
         if part := begin > 0 or end is not None:
             request.add_header("Range", f"bytes={begin}-{'' if end is None else end - 1}")
             if etag and not etag.startswith("W/"):  # a weak ETag does not identify single bytes

@@ -69,6 +69,8 @@ def failure(status: int, what: str) -> Exception:
         return Refused(f"{message}: credentials are missing, wrong or expired")
     if status in (404, 410):
         return Missing(message)
+    if 300 <= status < 400:  # urllib follows those that may be followed
+        return Refused(message)
     if 400 <= status < 500 and status not in (408, 425, 429):
         return Refused(message)
     return Passing(message)

@@ -189,6 +189,47 @@ def test_credentials_come_from_netrc_and_go_nowhere_else(corpus, server, quick, 
         assert "hidden" not in str(caught.value)
 
 
+def test_a_server_sends_us_to_no_file_and_no_other_host(corpus, server, quick, tmp_path, monkeypatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password hidden-word\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with http_server(corpus.folder) as other:
+        by_name = other.url.replace("127.0.0.1", "localhost")
+        for there in ("file:///etc/passwd", "ftp://127.0.0.1/x", other.url, by_name, "http://169.254.169.254/latest"):
+            server.fault = lambda name, number, there=there: f"to {there}"
+            with pytest.raises(ShardError, match=r"sends us to|is not allowed"):
+                mirror(server.url, quick)
+        assert not other.requests
+    moved = dict.fromkeys(("index/index.json",), 0)
+    server.fault = lambda name, number: f"to {server.url}/{name}" if moved.get(name) == number else None
+    assert len(opened(server.url, quick)) == len(corpus.waveforms)  # elsewhere on the same server
+
+
+def test_what_is_longer_than_asked_or_compressed_is_not_taken(corpus, server, quick) -> None:
+    index = opened(server.url, quick)
+    server.fault = lambda name, number: "long" if name.endswith(".tar") else None
+    with pytest.raises(ShardError, match=r"more than the requested \d+ bytes arrived|has more than \d+ bytes"):
+        Reader(index).read(0)
+    server.fault = lambda name, number: "gzip" if name.endswith(".tar") else None
+    with pytest.raises(ShardError, match="sends the file compressed, though it was asked not to"):
+        Reader(index).read(0)
+
+
+def test_an_index_does_not_say_which_server_or_file_is_asked(corpus, tmp_path, quick, monkeypatch) -> None:
+    """Settings of access are ours alone: data that has some is read as if it had none."""
+    folder = tmp_path / "set"
+    shutil.copytree(corpus.folder, folder)
+    description = folder / "index" / "index.json"
+    content = json.loads(description.read_text())
+    evil = {"s3_endpoint": "http://127.0.0.1:9", "allow_pipe": True}
+    description.write_text(json.dumps(with_digest(content | {"remote": evil} | evil)))
+    assert Index.open(folder, remote=quick).tars.remote == quick
+    for place in ("file:///etc", "ftp://127.0.0.1/x", "gopher://127.0.0.1"):
+        description.write_text(json.dumps(with_digest(content | {"place": place})))
+        with pytest.raises(ShardError, match=r"unknown url type|not .*://"):
+            Reader(Index.open(folder, remote=quick)).read(0)
+
+
 def test_an_index_elsewhere_is_checked_and_may_not_name_commands(corpus, tmp_path, quick) -> None:
     folder = tmp_path / "set"
     shutil.copytree(corpus.folder, folder)
