@@ -21,6 +21,10 @@ class Executor(SlurmExecutor):
     def affinity(cls) -> int:
         return 2
 
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -m launchers.task {shlex.quote(str(self.folder))}"
+
     def script(self, jobs: int | None = None) -> str:
         """The text that `submit` hands to sbatch; jobs: of an array."""
         if jobs is not None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
 import pickletools
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from submitit.core.utils import DelayedSubmission
 
 from gamut.errors import RunError
 from gamut.numbers import EXIT_PREEMPTED
 from launchers import job
+from launchers.cluster import Cluster
+from launchers.executor import executor_in
 from launchers.job import STAGES, Job, rank_environment, run, write_job
+from launchers.task import read_job
 
 TASK = {
     "SLURM_JOB_ID": "4711",
@@ -159,20 +164,63 @@ def test_every_stage_is_there_and_lists_its_recipes() -> None:
         assert job.run_stage(name, []) == 2
 
 
-def test_a_job_is_unpickled_without_the_launcher(tmp_path: Path) -> None:
-    """What a task does first, in a process that knows the repository only by PYTHONPATH."""
-    path = tmp_path / "job.pkl"
-    DelayedSubmission(Job("somewhere.json")).dump(path)
-    program = (
-        "import sys; from submitit.core.utils import DelayedSubmission as D; print(D.load(sys.argv[1]).function.path)"
-    )
+class Tampered:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.mark}",)
+
+
+def started(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A task as srun starts it, in a process that knows the repository only by PYTHONPATH."""
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        env=os.environ | {"PYTHONPATH": root},
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-m", "launchers.task", str(folder)],
+        env=os.environ | TASK | {"PYTHONPATH": root, "SUBMITIT_EXECUTOR": "slurm"},
+        cwd=folder,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert done.stdout.strip() == "somewhere.json"
+
+
+def test_a_task_reads_a_job_of_ours_and_runs_no_code_of_a_pickle(tmp_path: Path) -> None:
+    path, mark = tmp_path / "4711_submitted.pkl", tmp_path / "tampered"
+    DelayedSubmission(Job("somewhere.json")).dump(path)
+    assert read_job(path).function.path == "somewhere.json"
+    assert "No such file or directory: 'somewhere.json'" in started(tmp_path).stderr
+    function = DelayedSubmission(Job("x"))
+    function.function = Tampered(mark)
+    for payload in (Tampered(mark), function, DelayedSubmission(os.system, "true"), DelayedSubmission(lambda: 1)):
+        with open(path, "wb") as file:
+            cloudpickle.dump(payload, file)
+        with pytest.raises(RunError, match=r"4711_submitted\.pkl is no job of ours and is not run \(it names"):
+            read_job(path)
+    path.write_bytes(pickle.dumps(Tampered(mark), 0))
+    done = started(tmp_path)
+    assert done.returncode
+    assert "is no job of ours and is not run (it names posix.system" in done.stderr
+    assert not mark.exists()
+    for damaged in (b"", b"\x80", b"not a pickle"):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match="is no job of ours"):
+            read_job(path)
+
+
+def test_a_job_that_others_can_have_written_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "4711_submitted.pkl"
+    DelayedSubmission(Job("somewhere.json")).dump(path)
+    tmp_path.chmod(0o777)
+    with pytest.raises(RunError, match="others may write into it"):
+        read_job(path)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(RunError, match="belongs to another user"):
+        read_job(path)
+
+
+def test_submitted_scripts_start_our_reader(tmp_path: Path) -> None:
+    assert f"-m launchers.task {tmp_path}" in executor_in(tmp_path, "x", Cluster()).script()
