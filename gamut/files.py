@@ -14,12 +14,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import xxhash
 
 from gamut.errors import GamutError
 
+# What reading JSON and .npy that anybody may have written raises, besides OSError
+UNSOUND = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError, EOFError,
+    SyntaxError, TokenError,
+)  # fmt: skip
 DIGEST = "digest"  # key of a JSON file's digest of the rest
 TEMPORARY = ".partial"  # ending of names that a kill may leave behind
 

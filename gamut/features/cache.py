@@ -18,7 +18,7 @@ from gamut.features.about import About
 from gamut.features.folder import ABOUT, CACHE, INDEX
 from gamut.features.precision import STORED, load
 from gamut.features.shard import Files, checksum, read_header, shard_name
-from gamut.files import require_digest
+from gamut.files import UNSOUND, require_digest
 from gamut.progress import Progress
 
 DTYPES = {
@@ -81,7 +81,7 @@ class FeatureCache:
                 expected = {"key": int(arrays["key_offset"][-1]), "key_offset": self.about.clips + 1}
                 if len(array) != expected.get(name, self.about.clips):
                     raise ValueError(f"{name}.npy has {len(array)} entries")
-        except (KeyError, TypeError, ValueError, OSError, IndexError, EOFError, SyntaxError) as problem:
+        except (OSError, *UNSOUND) as problem:
             raise FeatureError(f"The cache {self.folder} is damaged ({problem}). {remedy(self.folder)}") from problem
         self.clip_id, self.rows = arrays["clip_id"], arrays["row"]  # in index order
         self._shard, self._slot, self._checksum = arrays["shard"], arrays["slot"], arrays["checksum"]
@@ -269,7 +269,7 @@ def _content(folder: Path) -> dict:
         raise FeatureError(
             f"There is no cache of features in {folder}. Make one: python -m gamut.features extract RECIPE"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, *UNSOUND) as error:
         raise FeatureError(f"{path} is damaged ({error}). {remedy(folder)}") from error
 
 

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tokenize import TokenError  # what numpy lets through from a damaged .npy header
 
 import numpy as np
 import xxhash
@@ -18,7 +17,7 @@ import xxhash
 from gamut.audio.decode import decode_flac
 from gamut.audio.members import decode_member
 from gamut.errors import ShardError
-from gamut.files import require_digest
+from gamut.files import UNSOUND, require_digest
 from gamut.plan import Clips
 from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
@@ -46,6 +45,7 @@ EVENTS = {
     "event": np.int32,
 }  # of strong labels
 RAGGED = {"label": "label_offset", "key": "key_offset"} | dict.fromkeys(list(EVENTS)[1:], "event_offset")
+LARGEST = 1 << 50  # bytes of a tar, samples of a clip
 _intact: set[tuple] = set()  # versions of files that this process, or the one that it was forked from, has checked
 
 
@@ -128,10 +128,8 @@ class Index:
                 expected = clips + (name in RAGGED.values()) if ragged is None else int(ragged[-1])
                 if len(array) != expected:
                     raise ValueError(f"{name}.npy has {len(array)} entries where {expected} are expected")
-            for shard in index.shards:
-                if Path(shard["name"]).name != shard["name"]:
-                    raise ValueError(f"{shard['name']!r} is not the name of a file")
-        except (KeyError, TypeError, ValueError, OSError, IndexError, SyntaxError, EOFError, TokenError) as error:
+            index._require_sense()
+        except (*UNSOUND, OSError) as error:
             raise ShardError(
                 f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
             ) from error
@@ -139,6 +137,39 @@ class Index:
         if tars and not index.tars.is_remote:
             index._check_tars()
         return index
+
+    def _require_sense(self) -> None:
+        """Raise ValueError where a column points outside of what it points into: an index need not be of our making."""
+        words = [self.name, *self.labels, *self.codecs, self.tars.place, *self.tars.names]
+        if not all(isinstance(word, str) and "\0" not in word for word in words):
+            raise ValueError("a name is not text")
+        for name in self.tars.names:
+            if Path(name).name != name or name in ("", "..", "."):
+                raise ValueError(f"{name!r} is not the name of a file")
+        sizes = np.array([shard["size"] for shard in self.shards], np.int64)
+        _require_within("shard", self.shard, len(sizes))
+        _require_within("label", self.label, len(self.labels))
+        _require_within("event", self.event, len(self.labels))
+        _require_within("samples", self.samples, LARGEST)
+        _require_within("offset", self.offset, LARGEST)
+        _require_within("size", self.size, LARGEST)
+        if self.codec is not None:
+            _require_within("codec", self.codec, len(self.codecs))
+        if len(self) and (self.offset + self.size > sizes[self.shard]).any():
+            raise ValueError("a clip is outside of its tar")
+        for name, offsets in (
+            ("label_offset", self.label_offset), ("key_offset", self._key_offset), ("event_offset", self.event_offset)
+        ):  # fmt: skip
+            if offsets is not None and (offsets[0] != 0 or (np.diff(offsets) < 0).any()):
+                raise ValueError(f"{name}.npy does not ascend from 0")
+        bytes(self._key).decode()
+        if (self._key[self._key_offset[:-1][np.diff(self._key_offset) > 0]] & 0xC0 == 0x80).any():
+            raise ValueError("a key begins within a character")
+        for column, values in self.names.items():
+            if column not in self.columns or not all(
+                isinstance(number, int) for numbers in values.values() for number in numbers
+            ):
+                raise ValueError(f"the names of the column {column} are not of its values")
 
     def __len__(self) -> int:
         return len(self.clip_id)
@@ -229,7 +260,7 @@ class Index:
             mean, std = float(content["mean"]), float(content["std"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *UNSOUND) as error:
             raise ShardError(
                 f"{self.folder / 'index' / 'statistics.json'} is damaged ({error}). "
                 f"Write it again: python -m gamut.shards stats {self.folder}"
@@ -297,7 +328,7 @@ def _content(folder: Path) -> dict:
         found = content["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(_absent(folder)) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, *UNSOUND) as error:
         raise ShardError(f"{path} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}") from error
     if found != FORMAT:
         raise ShardError(
@@ -314,6 +345,11 @@ def _absent(folder: Path) -> str:
             f"them: python -m gamut.shards index {folder}"
         )
     return f"There are no shards in {folder}. Make them: python -m gamut.shards convert DATASET SRC {folder}"
+
+
+def _require_within(name: str, values: np.ndarray, end: int) -> None:
+    if len(values) and not 0 <= values.min() <= values.max() < end:
+        raise ValueError(f"{name}.npy has values outside of 0 to {end - 1}")
 
 
 def _array(path: Path, dtype: type) -> np.ndarray:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,13 @@ def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
         entries = {
             name: {"sha256": entry["sha256"], "size": entry["size"]} for name, entry in manifest["files"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *files.UNSOUND) as error:
         raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
     if needed and needed not in entries:
         raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
     for name, entry in sorted(entries.items()):
+        if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"The manifest.json of the checkpoint {path} names {name!r}, which is not in it.")
         read_verified(path / name, entry)
     return manifest
 
@@ -138,11 +141,12 @@ def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
     Raises CheckpointError naming the file: missing, another size, another hash.
     """
     try:
+        there = path.stat()
+        if there.st_size != entry["size"] or not stat.S_ISREG(there.st_mode):  # before it is read
+            raise CheckpointError(f"The checkpoint file {path} has {there.st_size} bytes instead of {entry['size']}.")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"The checkpoint file {path} cannot be read ({error.strerror}).") from error
-    if len(data) != entry["size"]:
-        raise CheckpointError(f"The checkpoint file {path} has {len(data)} bytes instead of {entry['size']}.")
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise CheckpointError(f"The checkpoint file {path} is damaged: its sha256 is not that of the manifest.")
     return data

@@ -73,10 +73,10 @@ def test_a_subset_is_by_columns(esc10_part: Path, tmp_path: Path) -> None:
 
 
 def test_a_value_of_a_column_may_have_names_and_a_name_several_values(tmp_path: Path) -> None:
-    part = Part("shard-000000.tar", 0, 0, name="set", key=["a", "b", "c", "d"], offset=[0, 1, 2, 3], bytes=[1] * 4)
+    part = Part("shard-000000.tar", 4, 0, name="set", key=["a", "b", "c", "d"], offset=[0, 1, 2, 3], bytes=[1] * 4)
     part.samples, part.clip_checksum, part.labels = [4] * 4, [5] * 4, [[]] * 4
     part.columns = {"split": [0, 1, 2, 1]}
-    (tmp_path / "shard-000000.tar").write_bytes(b"")
+    (tmp_path / "shard-000000.tar").write_bytes(bytes(4))
     build(tmp_path, "set", [], [part], names={"split": {"small": [0], "eval": [2], "all": [0, 1]}, "fold": {"x": [1]}})
     index = Index.open(tmp_path)
     assert index.where({"split": ["all"]}).tolist() == [0, 1, 3]
@@ -105,9 +105,9 @@ def test_a_part_comes_back_from_json_as_numbers_or_not_at_all() -> None:
 
 
 def test_labels_may_be_several_or_none(tmp_path: Path) -> None:
-    part = Part("shard-000000.tar", 0, 0, name="set", key=["a", "b", "ü"], offset=[0, 1, 2], bytes=[1, 1, 1])
+    part = Part("shard-000000.tar", 4, 0, name="set", key=["a", "b", "ü"], offset=[0, 1, 2], bytes=[1, 1, 1])
     part.samples, part.clip_checksum, part.labels = [4, 5, 6], [7, 8, 2**64 - 1], [[2, 0], [], [1]]
-    (tmp_path / "shard-000000.tar").write_bytes(b"")
+    (tmp_path / "shard-000000.tar").write_bytes(bytes(4))
     build(tmp_path, "set", ["x", "y", "z"], [part])
     index = Index.open(tmp_path)
     assert [index.label_ids(row).tolist() for row in range(3)] == [[2, 0], [], [1]]
