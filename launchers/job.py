@@ -142,7 +142,8 @@ def _go_back_to_the_queue() -> None:
             print(f"Saved. Job {job} is {state} by SLURM's own decision.", flush=True)
             raise SystemExit(EXIT_PREEMPTED)
         print(f"Saved. Sending job {job} back to the queue.", flush=True)
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        words = ["scontrol", "requeue", job]  # which lies where the cluster has it
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise RunError(f"Job {job} was saved but could not be requeued ({done.stderr.strip()}); submit it again.")
     sys.stdout.flush()
@@ -151,7 +152,6 @@ def _go_back_to_the_queue() -> None:
 
 def job_facts(job: str) -> dict[str, Any]:
     """The fields of `scontrol show job`: JobState, Restarts, ...; empty where SLURM no longer knows the job."""
-    done = subprocess.run(
-        ["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60, check=False
-    )
+    words = ["scontrol", "show", "job", "-o", job]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     return dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)

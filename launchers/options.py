@@ -46,4 +46,4 @@ def _jobs(text: str) -> int:
 def become(*words: str) -> NoReturn:
     """Replace this process by Python with these words, so that signals reach it and its status is ours."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *words])
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 (no shell is what is wanted)

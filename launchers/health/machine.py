@@ -138,9 +138,9 @@ def _limits() -> list[Check]:
         Check.of("open files", f"{files} a process", few, "ulimit -n 65536, in `setup` of the cluster file.", WARNING)
     ]
     try:
-        shared = shutil.disk_usage("/dev/shm").total / 1e9
+        shared = shutil.disk_usage("/dev/shm").total / 1e9  # noqa: S108 (asked for its size)
     except OSError:
         return checks
     small = None if shared >= SHARED_GB else f"{shared:.2f} GB"
     remedy = "Loader workers hand over batches through it: docker run --shm-size=8g."
-    return [*checks, Check.of("/dev/shm", f"{shared:.1f} GB", small, remedy)]
+    return [*checks, Check.of("/dev/shm", f"{shared:.1f} GB", small, remedy)]  # noqa: S108 (a name)
