@@ -149,11 +149,11 @@ def resampled(native: Blocks, name: str) -> Iterator[np.ndarray]:
             mono = np.ascontiguousarray(_finite(block, name).T).mean(axis=0, dtype=np.float32)
             if rate != RATE:
                 stream = stream or soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
-                mono = _finite(stream.resample_chunk(mono), name)
+                mono = stream.resample_chunk(mono)
             if len(mono):
-                yield mono
+                yield _finite(mono, name)  # sums of samples that no recording has can be without bound
     if stream is not None and len(mono := stream.resample_chunk(np.zeros(0, np.float32), last=True)):
-        yield mono
+        yield _finite(mono, name)
 
 
 def _finite(block: np.ndarray, name: str) -> np.ndarray:
