@@ -120,7 +120,7 @@ def _stats(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print((place / "statistics.json").read_text())
         return 0
-    print_statistics(statistics)
+    print_statistics(statistics, folder)
     print(f"written to {place / 'statistics.json'}, plotted in {place / 'statistics.png'}")
     return 0
 

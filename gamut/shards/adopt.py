@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gamut.errors import ShardError
@@ -15,7 +15,9 @@ from gamut.files import TEMPORARY, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
+from gamut.shards.doubles import find_doubles
 from gamut.shards.foreign import Found, Taking, scan_foreign
+from gamut.shards.index import Index
 from gamut.shards.labels import Classes, are_vectors, class_of, class_table, named, refuse_captions
 from gamut.shards.pool import spread
 from gamut.shards.tar import members
@@ -80,7 +82,8 @@ def adopt(
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)
         scans.end()
-        return report
+        index = Index.open(folder, remote=tars.remote)
+        return replace(report, doubles=find_doubles(index, index.checksum))  # of bytes; `stats` compares samples
 
 
 def ours(tars: Tars) -> bool:

@@ -251,7 +251,12 @@ class Index:
         return np.asarray(values, np.int64)
 
     def statistics(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the log-mel as `stats` wrote them; None before that, or for other shards."""
+        """Mean and standard deviation of the log-mel as `stats` wrote them; None before that, for other shards, and
+        where there is nothing but silence."""
+        found = self._statistics()
+        return found if found is not None and math.isfinite(found[0]) and found[1] > 0 else None
+
+    def _statistics(self) -> tuple[float, float] | None:
         try:
             content = json.loads((self.folder / "index" / "statistics.json").read_bytes())
             require_digest(content)
@@ -265,7 +270,7 @@ class Index:
                 f"{self.folder / 'index' / 'statistics.json'} is damaged ({error}). "
                 f"Write it again: python -m gamut.shards stats {self.folder}"
             ) from error
-        return (mean, std) if math.isfinite(mean) and std > 0 else None
+        return mean, std
 
     def normalisation(self, front: FrontEnd) -> tuple[float, float]:
         """Mean and standard deviation that the log-mel is normalised by: the recipe's, or the set's own `statistics`.
@@ -276,7 +281,14 @@ class Index:
             return front.mean, front.std
         found = self.statistics()
         if found is None:
-            lacking = next(part.folder for part in self.sets if part.statistics() is None)
+            part = next(part for part in self.sets if part.statistics() is None)
+            lacking = part.folder
+            if part._statistics() is not None:
+                raise ShardError(
+                    f"The clips in {lacking} are silent, or all frames alike: the standard deviation of their log-mel "
+                    "is 0, so it cannot be normalised. Look at the sources; if they are right, set front.mean and "
+                    "front.std."
+                )
             raise ShardError(
                 f"The recipe sets no front.mean and front.std, and {lacking} has no statistics yet: run "
                 f"`python -m gamut.shards stats {lacking}` once, or set both keys."

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gamut.shards.batching import ROW, Spending
+from gamut.shards.doubles import TABLE, Doubles
 
 if TYPE_CHECKING:  # they need torch, ffmpeg and soundfile, which the caller has imported already
     from gamut.shards.adopt import Report as Adopted
@@ -56,7 +57,24 @@ def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
         for one in report.quarantined[:10]:
             _say(f"  {one.reason:11} {one.file}")
         _say(f"  all of them, and why: {folder / 'index' / 'quarantine.json'}")
+    if report.doubles is not None:
+        _print_doubles(report.doubles, folder)
     _say(f"next: python -m gamut.shards stats {folder}")
+
+
+def _print_doubles(doubles: Doubles, folder: Path) -> None:
+    if not doubles.groups:
+        return
+    _say(
+        f"equal sound under several names: {doubles.clips:,} clips repeat another"
+        + (
+            f"; {doubles.across:,} of {doubles.groups:,} sounds are in more than one {doubles.side}"
+            * (doubles.across > 0)
+        )
+    )
+    for names in doubles.examples:
+        _say(f"  {' = '.join(names)}")
+    _say(f"  all of them: {folder / 'index' / TABLE}")
 
 
 def _say(text: str, to: TextIO | None = None) -> None:
@@ -64,8 +82,8 @@ def _say(text: str, to: TextIO | None = None) -> None:
     print(text.encode(errors="backslashreplace").decode(), file=to)
 
 
-def print_statistics(statistics: Statistics) -> None:
-    """Everything that `stats` found, as tables."""
+def print_statistics(statistics: Statistics, folder: Path) -> None:
+    """Everything that `stats` found of the set in `folder`, as tables."""
     console = Console(markup=False, emoji=False)  # class names may contain brackets
     console.print(
         f"{statistics.clips:,} clips, {statistics.hours:.2f} h; "
@@ -92,6 +110,10 @@ def print_statistics(statistics: Statistics) -> None:
             f"{statistics.strong:,} clips have events (strong labels), {weak:,} have labels without times (weak)",
             highlight=False,
         )
+    if statistics.doubles is not None:
+        _print_doubles(statistics.doubles, folder)
+    if statistics.silent:
+        console.print(f"{statistics.silent:,} clips are silent: every sample is the same", highlight=False)
     console.print(batching_table(statistics.batching))
     console.print(
         f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames",

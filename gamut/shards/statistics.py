@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
@@ -22,6 +23,7 @@ from gamut.numbers import HOP, RATE, WINDOW
 from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
+from gamut.shards.doubles import Doubles, find_doubles
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.read import ShardClips, descriptions
@@ -52,6 +54,8 @@ class Statistics:
     std: float
     strong: int = 0  # clips with events; those with labels alone are weakly labelled
     events: dict[str, int] = field(default_factory=dict)  # class -> events; empty where there are none
+    silent: int = 0  # clips of which every sample is the same
+    doubles: Doubles | None = None
 
 
 def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
@@ -64,12 +68,15 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
     shards = [ShardClips.of(index, number) for number in range(len(index.shards))]
-    total, rates = RunningStatistics(), Counter[str]()
+    total, rates, silent = RunningStatistics(), Counter[str](), 0
+    sounds: list[np.ndarray] = []  # in the order of the index, whose rows are in that of the shards
     with Progress("log-mel statistics", len(index)) as progress:
         each = functools.partial(_shard_statistics, folder)
-        for one, shard_rates in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
-            total.merge(one)
-            rates.update(shard_rates)
+        for one in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
+            total.merge(one.frames)
+            rates.update(one.rates)
+            silent += one.silent
+            sounds.append(one.sounds)
     seconds = np.asarray(index.samples) / RATE
     labels = _counted(index, index.label)
     statistics = Statistics(
@@ -90,6 +97,8 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         frames=total.count // 128,
         mean=total.mean,
         std=total.std,
+        silent=silent,
+        doubles=find_doubles(index, np.concatenate(sounds)),
     )
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
     write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
@@ -109,15 +118,23 @@ def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
     return log_mel(samples, offset, length, torch.tensor([HOP]), torch.tensor([frames]), (frames,))
 
 
-def _shard_statistics(
-    folder: Path, clips: ShardClips, advance: Callable[[int], None]
-) -> tuple[RunningStatistics, Counter[str]]:
-    statistics = RunningStatistics()
+class _Shard(NamedTuple):
+    frames: RunningStatistics
+    rates: Counter[str]
+    sounds: np.ndarray  # uint64 [clips], xxh3_64 of the samples
+    silent: int
+
+
+def _shard_statistics(folder: Path, clips: ShardClips, advance: Callable[[int], None]) -> _Shard:
+    statistics, sounds, silent = RunningStatistics(), np.zeros(len(clips.keys), np.uint64), 0
     clip = 0
     try:
         with one_thread(), clips.tars.open(clips.name) as file:
             for clip in range(len(clips.keys)):
-                statistics.add(clip_log_mel(clips.waveform(file, clip)))
+                waveform = clips.waveform(file, clip)
+                sounds[clip] = xxhash.xxh3_64_intdigest(waveform.tobytes())
+                silent += not waveform.any() or bool((waveform == waveform[0]).all())
+                statistics.add(clip_log_mel(waveform))
                 advance(1)
             rates = _source_rates(clips, file)
     except AudioError as error:
@@ -125,7 +142,7 @@ def _shard_statistics(
             f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {folder}"
         ) from error
-    return statistics, rates
+    return _Shard(statistics, rates, sounds, silent)
 
 
 def _source_rates(clips: ShardClips, file: BinaryIO) -> Counter[str]:

@@ -19,6 +19,7 @@ from gamut.files import replacing, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
+from gamut.shards.doubles import Doubles
 from gamut.shards.part import Part, hexadecimal, scan, within
 
 OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
@@ -65,6 +66,7 @@ class Outcome:
     quarantined: tuple[Quarantined, ...]
     saturated: dict[str, int]  # clip -> samples held to the int16 range
     ignored: dict[str, int]  # what -> how many files, rows or members were passed over
+    doubles: Doubles | None = None  # once the index is there
 
     @property
     def reasons(self) -> dict[str, int]:

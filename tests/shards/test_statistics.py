@@ -128,7 +128,7 @@ def test_many_classes_and_none_are_told_and_drawn(capsys) -> None:
         replace(some, labels={}, rarest={}),
         replace(some, labels=dict(list(labels.items())[:8])),
     ):
-        print_statistics(one)
+        print_statistics(one, Path())
         text = capsys.readouterr().out
         assert "4 clips have no label" in text
         assert all(name in text for name in odd) == (one.labels is odd)

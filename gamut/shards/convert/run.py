@@ -28,6 +28,8 @@ from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
+from gamut.shards.doubles import find_doubles
+from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.write import Job, Outcome, finished, write_shard
 
@@ -230,7 +232,8 @@ def _finish(conversion: Conversion) -> Report:
     parts = [written.part for written in shards]
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
     shutil.rmtree(conversion.manifest.folder, ignore_errors=True)
-    return report
+    index = Index.open(folder)
+    return replace(report, doubles=find_doubles(index, index.checksum))  # of FLAC, which follows from its samples
 
 
 def _settings(source: str, listing: Listing, manifest: Manifest) -> dict:
