@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from gamut.embed.model import Embedded
 from gamut.errors import FeatureError
-from gamut.files import TEMPORARY, lock, write_bytes
+from gamut.files import TEMPORARY, UNSOUND, lock, write_bytes
 
 ENDING = ".parts"  # of the folder, after the name of the file
 ABOUT = "about.json"
@@ -79,7 +79,8 @@ class Parts:
         except FileNotFoundError:
             there = self._about
             write_bytes(about, json.dumps(there, indent=1).encode(), FeatureError)
-        except (OSError, ValueError) as error:
+            there.keys()
+        except (OSError, *UNSOUND) as error:
             raise FeatureError(f"{about} is damaged ({error}): remove {self.folder} to begin again.") from error
         if there != self._about:
             keys = [key for key in self._about if there.get(key) != self._about[key]] or ["more"]
@@ -94,13 +95,14 @@ class Parts:
         try:
             with safe_open(part, "np") as file:
                 entries = json.loads(file.metadata()["files"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            taken, first = {}, 0
+            for path, mark, rows in entries:
+                taken[path] = mark, Place(part, first, rows)
+                first += rows
+        except (SafetensorError, OSError, *UNSOUND):
             part.unlink(missing_ok=True)  # its files are embedded again
             return
-        first = 0
-        for path, mark, rows in entries:
-            self._done[path] = mark, Place(part, first, rows)
-            first += rows
+        self._done |= taken
 
     def has(self, path: Path) -> bool:
         """Whether a file, as it is now, is embedded and written."""

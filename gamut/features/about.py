@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -15,6 +16,7 @@ from gamut.features.precision import STORED, stored_steps
 from gamut.numbers import CLIPS_A_SHARD
 
 FORMAT = 1
+LARGEST = 1 << 40  # bytes of a record, clips
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class About:
 
     @functools.cached_property
     def record_bytes(self) -> int:
-        return int(np.prod(self.stored)) * STORED[self.dtype].itemsize
+        return math.prod(self.stored) * STORED[self.dtype].itemsize
 
     @property
     def shards(self) -> int:
@@ -79,9 +81,15 @@ class About:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> About:
-        """From what `content` gave. Raises KeyError or TypeError where it is something else."""
+        """From what `content` gave. Raises KeyError, TypeError or ValueError where it is something else."""
         values = {f.name: content[f.name] for f in fields(cls)}
-        return cls(**values | {"blocks": tuple(content["blocks"])})
+        made = cls(**values | {"blocks": tuple(content["blocks"])})
+        for name in ("steps", "dim", "per_shard", "clips"):
+            if type(values[name]) is not int or not (name != "clips") <= values[name] <= LARGEST:
+                raise ValueError(f"{name} is {values[name]!r}")
+        if not made.blocks or not 0 < made.record_bytes <= LARGEST:
+            raise ValueError(f"a record has {made.record_bytes} bytes")
+        return made
 
 
 def chosen(rows: np.ndarray) -> str:

@@ -81,6 +81,10 @@ class FeatureCache:
                 expected = {"key": int(arrays["key_offset"][-1]), "key_offset": self.about.clips + 1}
                 if len(array) != expected.get(name, self.about.clips):
                     raise ValueError(f"{name}.npy has {len(array)} entries")
+            if len(self) and not -1 <= arrays["shard"].min() <= arrays["shard"].max() < self.about.shards:
+                raise ValueError("shard.npy names shards that there are not")
+            if (arrays["shard"][arrays["slot"] >= 0] < 0).any():
+                raise ValueError("a record is in no shard")
         except (OSError, *UNSOUND) as problem:
             raise FeatureError(f"The cache {self.folder} is damaged ({problem}). {remedy(self.folder)}") from problem
         self.clip_id, self.rows = arrays["clip_id"], arrays["row"]  # in index order
@@ -100,7 +104,7 @@ class FeatureCache:
 
     def key(self, place: int) -> str:
         """The key of the clip at a place of the cache's order."""
-        return bytes(self._key[self._key_offset[place] : self._key_offset[place + 1]]).decode()
+        return bytes(self._key[self._key_offset[place] : self._key_offset[place + 1]]).decode(errors="replace")
 
     def has(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """bool [k]: whether the clips in these rows of the index have features here."""
@@ -149,7 +153,13 @@ class FeatureCache:
         return order, self.clip_id[order]
 
     def _read(self, places: np.ndarray) -> np.ndarray:
-        out = np.empty((len(places), *self.about.stored), STORED[self.about.dtype])
+        try:
+            out = np.empty((len(places), *self.about.stored), STORED[self.about.dtype])
+        except (MemoryError, ValueError) as error:
+            raise FeatureError(
+                f"{len(places)} records of the cache {self.folder} do not fit into memory: one has "
+                f"{self.about.record_bytes:,} bytes."
+            ) from error
         for record, place in zip(out, places.tolist()):
             self._fill(record, place)
         if self.about.dtype != "int8":

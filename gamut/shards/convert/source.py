@@ -111,12 +111,12 @@ def key_of(path: str) -> str:
     """A tar key from a relative path without its suffix: letters, digits, `-`, `_`, and `/` between folders.
 
     WebDataset ends a key at the first dot of the last part and skips names that begin with two underscores, so
-    neither may occur.
+    neither may occur; nor may a key begin with `/`, which some programs that unpack a tar take for the root.
 
     >>> key_of("dog/__b.1 (2)")
     'dog/-b_1__2_'
     """
-    return re.sub(r"(^|/)_+", r"\1-", re.sub(r"[^\w/-]", "_", path))
+    return re.sub(r"(^|/)_+", r"\1-", re.sub(r"[^\w/-]", "_", path)).lstrip("/") or "-"
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
@@ -159,7 +159,7 @@ class Stems:
     >>> for path in ("a/x.wav", "b/x.wav", "a/y.wav"): stems.add(path)
     >>> stems.close()
     >>> stems.key("a/y.wav"), stems.key("b/x.wav")
-    ('y', 'x-ccc4aacc')
+    ('y', 'x-c62bed7f')
     """
 
     def __init__(self) -> None:

@@ -102,7 +102,7 @@ class Folders:
         if folder not in self._known:
             try:
                 self._known[folder] = frozenset(os.listdir(folder or "."))
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL, which no name has
                 self._known[folder] = frozenset()
             except OSError as error:  # a fault of the storage: the file must not count as missing
                 raise ShardError(f"{folder} cannot be listed: {error.strerror}.") from error
