@@ -10,6 +10,7 @@ import pytest
 
 from gamut.shards import Index
 from gamut.shards.__main__ import main
+from gamut.shards.convert.source import key_of
 
 from .layouts import clips, convert, sound
 
@@ -21,11 +22,11 @@ NAMES = [
     "a/../../x",
     "a\\b",
     "-rf",
-    "~",
+    "~root",
     "$(touch owned)",
     "c\0d",
     "\x1b[2J",
-    "/",
+    "/n//m/",
 ]
 
 
@@ -43,6 +44,7 @@ def test_keys_of_a_table_are_no_paths(tmp_path: Path) -> None:
                 assert not name.startswith("/")
                 assert not {"..", "", "."} & set(name.split("/"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "set"]
+    assert key_of("//") == "-"
 
 
 def test_paths_of_a_table_that_lead_nowhere_are_missing_and_no_sound_is_left_out(tmp_path: Path) -> None:

@@ -111,12 +111,14 @@ def key_of(path: str) -> str:
     """A tar key from a relative path without its suffix: letters, digits, `-`, `_`, and `/` between folders.
 
     WebDataset ends a key at the first dot of the last part and skips names that begin with two underscores, so
-    neither may occur; nor may a key begin with `/`, which some programs that unpack a tar take for the root.
+    neither may occur; nor may a key begin or end with `/`: some programs that unpack a tar take the first for
+    the root.
 
     >>> key_of("dog/__b.1 (2)")
     'dog/-b_1__2_'
     """
-    return re.sub(r"(^|/)_+", r"\1-", re.sub(r"[^\w/-]", "_", path)).lstrip("/") or "-"
+    inside = re.sub(r"/+", "/", path).strip("/") or "-"
+    return re.sub(r"(^|/)_+", r"\1-", re.sub(r"[^\w/-]", "_", inside))
 
 
 def unique_keys(paths: Sequence[str]) -> list[str]:
