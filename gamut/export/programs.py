@@ -101,6 +101,7 @@ def listener(source: Source, seconds: float | None) -> nn.Module:
         blocks = head.blocks or tuple(range(whisper.depth))
         own = WhisperListener(whisper, head.tagger, samples, head.unit, blocks, head.pad_with)
         return own.eval().requires_grad_(False)
+    source.require_whisper()
     if source.network is None:
         raise ExportError(f"{source.weights} is a head without its encoder: name that with --encoder.")
     if not isinstance(source.backbone, VisionTransformer):

@@ -27,6 +27,7 @@ from gamut.tag.choose import load
 from gamut.tag.speech import Speech
 from gamut.train.objective import described
 
+WHISPER = "whisper"  # the kind of an encoder
 PASSED_ON = ("best", "chosen_on", "thresholds")  # of what weights say of themselves, besides what is said anew
 
 
@@ -51,12 +52,22 @@ class Source:
     @property
     def backbone(self) -> Backbone:
         """Of a model that is no head. Raises ExportError where it is one."""
+        self.require_whisper()
         if self.network is None:
             raise ExportError(
                 f"{self.weights} is a head on an encoder's features, for which neither transformers nor timm has a "
                 "class: --to onnx, torch and safetensors hold it, with its encoder (--encoder)."
             )
         return self.network.backbone if isinstance(self.network, ClassifierNetwork) else self.network
+
+    def require_whisper(self) -> None:
+        """Raises ExportError for a head on the features of another encoder."""
+        reads = self.about.get("encoder", {}).get("model", {}).get("kind", WHISPER)
+        if reads != WHISPER:
+            raise ExportError(
+                f"{self.weights} is a head on the features of {reads}, and only a Whisper goes out with its head: --to "
+                "safetensors (without --encoder) holds the head by itself, to go on training it on such features."
+            )
 
     def without_classifier(self) -> Source:
         """The backbone alone. Raises ExportError where there is no classifier to leave out."""
@@ -142,22 +153,25 @@ def _head(
             "written by an earlier version. Score the run again."
         )
     end_to_end = "pool" in said["encoder"]
+    about = {name: value for name, value in said.items() if name not in ("recipe", "story")}
+    about["encoder"] = said["encoder"] | {"name": Path(said["encoder"]["name"]).name}
+    state, _ = head_tensors(weights)
+    alone = Source(weights, recipe, about, state, None, story, recipe)
+    if encoder:
+        alone.require_whisper()
     speech = None
     if encoder or end_to_end or (weights.parent / ENCODER).is_dir():
         loaded = load(weights, encoder=encoder, precision="fp32", device="cpu")
         assert isinstance(loaded, Speech)
         speech = loaded
-    state, _ = head_tensors(weights)
-    about = {name: value for name, value in said.items() if name not in ("recipe", "story")}
-    about["encoder"] = said["encoder"] | {"name": Path(said["encoder"]["name"]).name}
     if end_to_end:  # its encoder goes out with it, so from here on it is one that a head was put on
         of = said["encoder"]
         about["encoder"] = {
             "name": about["encoder"]["name"],
-            "model": {"kind": "whisper", "precision": "fp32"},
+            "model": {"kind": WHISPER, "precision": "fp32"},
             "front": {"seconds": of["seconds"]},
             "pooling": {"steps": of["pool"]},
             "blocks": list(range(said["shape"][0])),
         }
     about |= {"recipe": portable(recipe), "story": asdict(story)}
-    return Source(weights, recipe, about, state, None, story, recipe, speech)
+    return replace(alone, about=about, speech=speech)

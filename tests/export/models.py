@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from finetune.objective import Classify
+from gamut.data.memory import packed
 from gamut.models.backbone import build
 from gamut.models.tagger import Tagger
 from gamut.models.weights import save_weights
 from gamut.recipe import cli, schema
+from gamut.recipe.policy import evaluation_policy
 from gamut.recipe.resolved import resolved_yaml
 from gamut.train.objective import described
 from tests.tag.rounds import leave_round
@@ -33,12 +37,33 @@ def shaken(module: nn.Module, seed: int = 1) -> nn.Module:
     return module
 
 
-def a_classifier(folder: Path, *words: str, recipe: str = "esc10") -> tuple[Path, Classify]:
-    """A fine-tuning round, untrained, and its objective."""
+def a_classifier(folder: Path, *words: str, recipe: str = "esc10", trained: bool = False) -> tuple[Path, Classify]:
+    """A fine-tuning round, without training or after a few steps of it, and its objective."""
     made = cli.parse("finetune", [recipe, *SMALL, "run.name=tiny", *words]).recipe
     task = Classify(made, len(CLASSES), MEAN, STD, 0, torch.device("cpu"), CLASSES)
     shaken(task.model)
+    if trained:
+        _train(task)
     return leave_round(folder, task.recipe, task.model, task.described()), task
+
+
+def _train(task: Classify) -> None:
+    """To tell noise of one loudness from that of others."""
+    policy = replace(evaluation_policy(task.recipe), packs=1, tokens=None, clips=1)
+    random = np.random.default_rng(0)
+    noises = [(random.normal(0, 30 * 4**level, 64000)).astype(np.int16) for level in range(len(CLASSES))]
+    with torch.no_grad():
+        inputs = [task._inputs(packed([noise], policy), training=False).arguments for noise in noises]
+    optimiser = torch.optim.Adam(task.model.parameters(), 1e-3)
+    losses = []
+    for step in range(16):
+        patches, where, _ = inputs[step % len(inputs)]
+        loss = F.cross_entropy(task.model(patches, where, None), torch.tensor([step % len(inputs)]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-4:]) < sum(losses[:4])
 
 
 def a_pretraining(folder: Path, *words: str) -> tuple[Path, schema.Recipe]:

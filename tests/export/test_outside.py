@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
 
     # AST as published: overlapping patches, two tokens, frames of 0.0 behind a clip that is short of the 512 frames.
     words = ["model.distilled=true", "model.stride=10", "step.tokens=2048", "model.table_frames=1024"]
-    run, task = a_classifier(runs / "ast", *words, recipe="ast_esc10")
+    run, task = a_classifier(runs / "ast", *words, recipe="ast_esc10", trained=True)
     wave = sound(4.3)
     jobs.add("ast", "ast", run, "hf", [wave], [heard(task.model, task.recipe, wave)["logits"]])
 
@@ -92,7 +92,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
 
     # Any length: tables that are cut and stretched, attention pooling, and means of tokens.
     run, task = a_classifier(
-        runs / "elastic", "model.table_frames=512", "views.resolutions=[1.0]", recipe="elastic_esc10"
+        runs / "elastic", "model.table_frames=512", "views.resolutions=[1.0]", recipe="elastic_esc10", trained=True
     )
     waves = [sound(seconds) for seconds in LENGTHS]
     wanted = [heard(task.model, task.recipe, wave) for wave in waves]
@@ -227,6 +227,23 @@ def test_a_head_goes_out_with_its_encoder(made: tuple[Path, dict[str, dict[str, 
         assert sentence in capsys.readouterr().err
     assert main([str(runs / "cls"), "--to", "onnx", "--encoder", "w", str(tmp_path / "x")]) == 2
     assert "is no head" in capsys.readouterr().err
+
+
+def test_a_head_on_another_encoder_goes_out_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What can hold it is the same sentence for every format, with and without an encoder."""
+    run, head = a_head(tmp_path / "run")
+    file = find_weights(run)
+    state, about = load_weights(file)
+    about["encoder"]["model"]["kind"] = "hubert"
+    save_weights(file, state, about)
+    for words in ("hf", "timm", "onnx", "torch", f"safetensors --encoder {tmp_path}", f"torch --encoder {tmp_path}"):
+        assert main([str(run), "--to", *words.split(), str(tmp_path / "x")]) == 2
+        said = capsys.readouterr().err
+        assert "on the features of hubert, and only a Whisper goes out with its head: --to safetensors (without" in said
+    assert main([str(run), "--to", "safetensors", str(tmp_path / "alone")]) == 0
+    exported, _ = load_weights(find_weights(tmp_path / "alone"))
+    for name, value in head.state_dict().items():
+        assert torch.equal(exported[name], value), name
 
 
 @pytest.mark.parametrize(
