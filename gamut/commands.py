@@ -6,6 +6,7 @@ Help texts and sentences are written as in a clone; `as_typed` turns them into w
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -52,6 +53,8 @@ COMMANDS = {
 }
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone, or where the packages are installed
+# What a disk says that takes nothing: no room, no right.
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG}
 IN_CLONE = (ROOT / "pyproject.toml").is_file()
 
 
@@ -108,8 +111,8 @@ def _in_clone(name: str) -> str:
 
 
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Wrap a command's `main`: plugins are loaded before it; a `GamutError` becomes its message on stderr and exit
-    status 2, a closed pipe the end."""
+    """Wrap a command's `main`: plugins are loaded before it; a `GamutError`, or a disk that takes nothing, becomes its
+    message on stderr and exit status 2, a closed pipe the end."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -129,6 +132,13 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
             if not _unread():
                 raise
             return 141  # as the shell says of a program that such a pipe ended
+        except OSError as error:
+            if error.errno not in REFUSED or not error.filename:
+                raise
+            from gamut.files import refusal  # here: --help need not wait for it
+
+            print(f"error: {refusal(error)} Make room, mend its rights, or name another place.", file=sys.stderr)
+            return 2
 
     return wrapped
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,14 +38,19 @@ hook: Callable[[str, Path], None] = lambda action, path: None  # noqa: E731
 def replacing(path: Path, error: type[GamutError] | None = None) -> Iterator[BinaryIO]:
     """A new binary file (readable too) that takes the name `path` when the block ends without an exception.
 
-    Raises OSError as the system does where the disk is full or the folder cannot be written, or `error` with a
-    sentence instead; the file that was there before is untouched then.
+    Raises OSError as the system does where the disk is full or the folder cannot be written, with the file's name and
+    its bytes so far as `wanted`, or `error` with a sentence instead; the file that was there before is untouched then.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    wanted = 0
     try:
         try:
             with open(temporary, "w+b", buffering=1 << 20) as file:
-                yield file
+                try:
+                    yield file
+                finally:
+                    with contextlib.suppress(ValueError):  # closed by the block
+                        wanted = file.tell()
                 file.flush()
                 hook("fsync", path)
                 os.fsync(file.fileno())
@@ -52,12 +58,34 @@ def replacing(path: Path, error: type[GamutError] | None = None) -> Iterator[Bin
             os.replace(temporary, path)
             sync(path.parent)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed either
+                temporary.unlink(missing_ok=True)
             raise
     except OSError as problem:
+        problem.filename, problem.wanted = str(path), wanted  # type: ignore[attr-defined]
         if error is None:
             raise
-        raise error(f"{path} cannot be written: {problem.strerror or problem}.") from problem
+        raise error(refusal(problem)) from problem
+
+
+def refusal(error: OSError, path: str | Path = "", wanted: int = 0) -> str:
+    """A sentence about a failed write, for whoever can make room: rank, path, bytes wanted and bytes free.
+
+    path, wanted: where the error does not say them.
+    """
+    place = Path(error.filename or path)
+    wanted = getattr(error, "wanted", 0) or wanted
+    rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    why = f"{error.strerror or error} ({wanted:,} bytes wanted, {free(place)} bytes free)"
+    return f"{rank}{place} cannot be written: {why}."
+
+
+def free(path: Path) -> str:
+    """The bytes that are free where a path is, or would be."""
+    for place in (path.absolute(), *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f"{shutil.disk_usage(place).free:,}"
+    return "an unknown number of"
 
 
 def write_bytes(path: Path, content: bytes, error: type[GamutError] | None = None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +95,29 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     line += " for number in range(99999): print(number)\nraise SystemExit(main())' | head -1"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize(
+    "said", ["No space left on device", "Read-only file system", "Permission denied", "Not a directory"]
+)
+def test_a_disk_that_takes_nothing_is_a_sentence(said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = next(number for number in errno.errorcode if os.strerror(number) == said)
+
+    @command
+    def main() -> None:
+        raise OSError(number, said, str(tmp_path / "x"))
+
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"error: {tmp_path}/x cannot be written: {said} \(0 bytes wanted, [\d,]+ bytes free\)\. .*\n", error
+    )
+
+
+def test_another_error_of_the_system_is_not_hidden() -> None:
+    @command
+    def main() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
+
+    with pytest.raises(FileNotFoundError):
+        main()

@@ -47,7 +47,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except OSError as error:
-        raise ExportError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise ExportError(files.refusal(error, folder)) from error
 
 
 def _seal(folder: Path) -> None:

@@ -28,7 +28,7 @@ from gamut.features.cache import FeatureCache, column_digest
 from gamut.features.folder import ABOUT, CACHE, INDEX, LOCKS
 from gamut.features.precision import STORED, Error, load, store
 from gamut.features.shard import Header, read_header, shard_name, write_shard
-from gamut.files import TEMPORARY, lock, with_digest, write_bytes
+from gamut.files import TEMPORARY, lock, refusal, with_digest, write_bytes
 
 SHOWN = 20  # names in a message
 
@@ -261,4 +261,4 @@ def _errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FeatureError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise FeatureError(refusal(error, folder)) from error

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gamut.errors import RunError
-from gamut.files import write_text
+from gamut.files import refusal, write_text
 from gamut.recipe.schema import Recipe
 from gamut.report import comparison, scored, sections
 from gamut.report.document import Document
@@ -39,9 +39,7 @@ def report(places: Sequence[Path], out: Path | None = None) -> tuple[Path, Path]
         write_text(folder / PAGE, page(document))
         write_text(folder / PLAIN, plain(document, folder.resolve()))
     except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written: {error.strerror or error}. Name another folder with --out."
-        ) from error
+        raise RunError(f"{refusal(error, folder)} Name another folder with --out.") from error
     return folder / PAGE, folder / PLAIN
 
 

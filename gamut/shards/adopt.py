@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gamut.errors import ShardError
-from gamut.files import TEMPORARY, require_digest, with_digest, write_bytes
+from gamut.files import TEMPORARY, refusal, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
@@ -158,7 +158,7 @@ class Scans:
             for left in folder.glob(f"*{TEMPORARY}"):
                 left.unlink(missing_ok=True)
         except OSError as error:
-            raise ShardError(f"{folder} cannot be written: {error.strerror or error}.") from error
+            raise ShardError(refusal(error, folder)) from error
         return cls(folder, taking)
 
     def get(self, name: str, stamp: str | None) -> Found | None:

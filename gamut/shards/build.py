@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from gamut.errors import ShardError
-from gamut.files import lock, with_digest, write_bytes
+from gamut.files import lock, refusal, with_digest, write_bytes
 from gamut.shards.part import Part, hexadecimal
 
 FORMAT = 1
@@ -35,7 +35,7 @@ def only_writer(folder: Path, *, with_others: bool = False) -> Iterator[None]:
             (folder / "index" / "parts").mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(lock(folder / "index" / "lock", wait=False, shared=with_others))
         except OSError as error:
-            raise ShardError(f"{folder} cannot be written: {error.strerror}.") from error
+            raise ShardError(refusal(error, folder)) from error
         if not held:
             raise ShardError(f"Another process is writing shards into {folder}. Wait for it to end.")
         yield

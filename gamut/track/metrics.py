@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import RunError
+from gamut.files import refusal
 
 RESERVED = frozenset({"attempt", "step", "time", "event", "late"})
 SYNC_SECONDS = 10.0
@@ -73,7 +74,7 @@ class MetricsFile:
             with self._turn:
                 self._write(data)
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._refused(error, len(data)) from error
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
 
@@ -102,10 +103,10 @@ class MetricsFile:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def _refused(self, error: OSError) -> RunError:
+    def _refused(self, error: OSError, wanted: int = 0) -> RunError:
         return RunError(
-            f"{self.path} cannot be written ({error.strerror}). Free some space or fix the folder's permissions, and "
-            "start the run again: it resumes from its newest checkpoint."
+            f"{refusal(error, self.path, wanted)} Free some space or fix the folder's permissions, and start the run "
+            "again: it resumes from its newest checkpoint."
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gamut.errors import RunError
-from gamut.files import write_text
+from gamut.files import refusal, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,5 @@ def write(out: Path, name: str, table: str, content: dict[str, Any], pictures: d
         for file, figure in pictures.items():
             figure.savefig(out / f"{file}.png", dpi=110)
     except OSError as error:
-        raise RunError(
-            f"{out} cannot be written: {error.strerror or error}. Give another folder with --out."
-        ) from error
+        raise RunError(f"{refusal(error, out)} Give another folder with --out.") from error
     print(f"{table}\n\nwritten to {out}: {', '.join([f'{name}.md', f'{name}.json', *(f'{p}.png' for p in pictures)])}")

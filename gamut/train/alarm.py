@@ -138,7 +138,7 @@ class Alarm:
                     flush=True,
                 )
             except OSError as error:
-                problem = RunError(f"{error.filename or self.path} cannot be written: {error.strerror}.")
+                problem = RunError(files.refusal(error, self.path))
             except RunError as error:
                 problem = error
         self.world.agree(problem, "note the steps to leave out")

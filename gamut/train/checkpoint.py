@@ -33,7 +33,7 @@ from gamut.track.checkpoints import LATEST, MANIFEST, REMOVING, SAVING, STATE, C
 from gamut.train.engine import Engine
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
-from gamut.train.storage import FOLDER, Writer, explain
+from gamut.train.storage import FOLDER, REMEDY, Writer, explain
 from gamut.train.world import World
 from gamut.watchdog import WATCHDOG
 
@@ -143,6 +143,8 @@ class Keeper:
         writer = Writer(temporary)
         self.engine.save(writer)
         self._take_own(writer, state)
+        size = sum(self.world.gather(writer.size))
+        self.world.agree(self._room(final, size) if self.world.first else None, "find room for a checkpoint")
         self._saving = _Saving(final, state.step, writer)
         self._saving.begin(lambda: self._attempt(writer.write))
         self._saved_at = time.monotonic()
@@ -198,7 +200,7 @@ class Keeper:
         try:
             action()
         except OSError as error:
-            return CheckpointError(explain(error, self.world.rank, 0))
+            return CheckpointError(explain(error, self.folder))
         except CheckpointError as error:
             return error
         return None
@@ -207,6 +209,17 @@ class Keeper:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         temporary.mkdir(mode=0o700)
+
+    def _room(self, final: Path, size: int) -> CheckpointError | None:
+        """What is to be said where the disk has no room for so many bytes; not a byte is written then."""
+        left = shutil.disk_usage(self.folder).free
+        if left >= size:
+            return None
+        return CheckpointError(
+            f"A checkpoint takes {size:,} bytes, and the file system of {self.folder} has {left:,} bytes free: "
+            f"{final.name} is not begun. The run keeps {self.recipe.checkpoint.keep} of them (checkpoint.keep), and "
+            f"needs room for one more while it saves. {REMEDY}"
+        )
 
     def _take_own(self, writer: Writer, state: State) -> None:
         world = self.world

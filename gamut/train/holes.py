@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gamut.data.batch import Hole
 from gamut.errors import RunError
+from gamut.files import refusal
 from gamut.train.state import State
 from gamut.train.world import World
 
@@ -115,8 +116,8 @@ class Holes:
             self._unsynced = True
         except OSError as error:
             return RunError(
-                f"{self.path} cannot be written ({error.strerror}). Free some space or fix the folder's permissions, "
-                "and start the run again: it resumes from its newest checkpoint."
+                f"{refusal(error, self.path, sum(len(line.dump()) for line in lines))} Free some space or fix the "
+                "folder's permissions, and start the run again: it resumes from its newest checkpoint."
             )
         return None
 

@@ -102,6 +102,8 @@ def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forwa
                 facts |= _normalised(recipe, index)
                 tracker = Tracker(run, recipe, index.fingerprint, facts)
                 progress = TrainingProgress(recipe.run.name)
+            except OSError as error:
+                problem = RunError(f"{files.refusal(error, folder)} Make room in the run's folder, or mend its rights.")
             except Exception as error:
                 problem = error
         world.agree(problem, "open the run folder")
@@ -127,8 +129,13 @@ def lease(folder: Path, world: World) -> Iterator[None]:
         if world.first:
             try:
                 held.enter_context(_locked(Path(folder)))
-            except (RunError, OSError) as problem:
+            except RunError as problem:
                 error = problem
+            except OSError as problem:
+                error = RunError(
+                    f"The run folder {folder} cannot be taken. {files.refusal(problem, folder)} Name another folder "
+                    "with run.folder=, or mend this one."
+                )
         world.agree(error, "take the run folder")
         yield
 

@@ -9,7 +9,6 @@ and `NAME/step`. A parameter's parts make it up in the order of the ranks.
 from __future__ import annotations
 
 import copyreg
-import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,10 @@ from gamut.unpickle import unpickle
 FOLDER = "engine"  # of a checkpoint: where an engine's own files lie
 ALLOWED = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]  # in pickles, besides tensors
 KINDS = ("exp_avg", "exp_avg_sq")
+REMEDY = (
+    "The earlier checkpoints are untouched. Free some space or fix the folder's permissions, and start the run again: "
+    "it goes on from the newest of them."
+)
 
 # By its value: some versions of Python (Debian 12's 3.11.2) pickle an enum as a call of getattr, and no careful reader
 # allows that.
@@ -51,6 +54,7 @@ class Writer(CheckpointEngine):
         self.name = "gamut"
         self.root = root
         self.entries: dict[str, dict[str, Any]] = {}
+        self.size = 0  # bytes that were taken
         self.moved = 0  # files begun and ended: it grows while something is written
         self._files: list[tuple[Path, Callable[[files.Hashed], object]]] = []
 
@@ -64,14 +68,17 @@ class Writer(CheckpointEngine):
         """Called by DeepSpeed: torch.save, now, since its tensors are those that are trained."""
         memory = io.BytesIO()
         torch.save(state_dict, memory)
+        self.size += memory.tell()
         self._files.append((Path(path), lambda file: file.write(memory.getbuffer())))
 
     def bytes(self, name: str, data: bytes) -> None:
         """A file of our own."""
+        self.size += len(data)
         self._files.append((self.root / name, lambda file: file.write(data)))
 
     def tensors(self, name: str, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
         """A safetensors file of copies, which nobody changes any more."""
+        self.size += sum(tensor.nbytes for tensor in tensors.values())
         self._files.append((self.root / name, lambda file: file.write(tensor_bytes(tensors, about))))
 
     def write(self) -> None:
@@ -92,9 +99,7 @@ class Writer(CheckpointEngine):
             self.entries[str(path.relative_to(self.root))] = files.write_hashed(path, counted)
             self.moved += 1
         except OSError as error:
-            error.filename = error.filename or str(path)
-            rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            raise CheckpointError(explain(error, rank, written[0].size if written else 0)) from error
+            raise CheckpointError(explain(error, path, written[0].size if written else 0)) from error
 
     def load(self, path: str, map_location: Any = None) -> Any:
         raise NotImplementedError("a Writer only writes")
@@ -131,13 +136,9 @@ class Reader(CheckpointEngine):
         return unpickle(read_verified(Path(path), self.entries[name]), path, ALLOWED, map_location)
 
 
-def explain(error: OSError, rank: int, needed: int) -> str:
-    """A sentence about a failed write: rank, path, bytes."""
-    why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-    return (
-        f"Rank {rank} could not write the checkpoint file {error.filename or '(unnamed)'} ({needed} bytes): {why}. The "
-        "earlier checkpoints are untouched. Free some space or fix the folder's permissions, and start the run again."
-    )
+def explain(error: OSError, path: Path, wanted: int = 0) -> str:
+    """A sentence about a failed write of a checkpoint. path, wanted: its folder and bytes, where no file is named."""
+    return f"{files.refusal(error, path, wanted)} {REMEDY}"
 
 
 def write_moments(writer: Writer, rank: int, states: dict[str, dict[str, torch.Tensor]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
@@ -383,6 +384,29 @@ def signalled(world: World, folder: Path, recipe: schema.Recipe, step: int, rank
     answer = teach(world, folder, recipe, objective)
     assert [signal.getsignal(n) for n in SIGNALS] == handlers
     return answer
+
+
+def on_a_small_disk(world: World, folder: Path, recipe: schema.Recipe, left: int) -> tuple[list[str], dict]:
+    """The toy run on a file system of its own, which something else fills up to so many bytes after four steps: what
+    two attempts said of it, and how the run ended once there was room again."""
+    system = ctypes.CDLL(None, use_errno=True)
+    folder.mkdir(parents=True)
+    private, slave, recursive = 0x20000, 1 << 19, 1 << 14  # unshare's CLONE_NEWNS; mount's MS_SLAVE and MS_REC
+    assert system.unshare(private) == 0, os.strerror(ctypes.get_errno())
+    assert system.mount(b"none", b"/", None, slave | recursive, None) == 0
+    assert system.mount(b"none", bytes(folder), b"tmpfs", 0, b"size=1m") == 0
+    teach(world, folder, recipe, stop_after=4)
+    (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free - left))
+    said = []
+    for _ in range(2):
+        try:
+            teach(world, folder, recipe)
+        except GamutError as error:
+            said.append(f"{type(error).__name__}: {error}")
+    assert newest_verified(folder / "checkpoints")[0].name == "step-00000004"
+    assert (folder / "checkpoints" / "latest").read_text() == "step-00000004\n"
+    (folder / "ballast").unlink()
+    return said, teach(world, folder, recipe)
 
 
 def hanging(world: World, folder: Path, recipe: schema.Recipe, rank: int, where: str) -> dict:

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from cases import crash_points, partly, saved_then, staged, while_writing
+from cases import crash_points, on_a_small_disk, partly, saved_then, staged, while_writing
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from ranks import Ranks, run
 from safetensors.torch import load_file
@@ -147,8 +148,8 @@ def test_death_at_every_point_of_a_save(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("full", ["Rank 1", "rank-00001.safetensors", "disk is full"]),
-        ("engine full", ["Rank 1", "engine", "disk is full"]),
+        ("full", ["Rank 1", "rank-00001.safetensors", "No space left"]),
+        ("engine full", ["Rank 1", "engine", "No space left"]),
         ("manifest", ["Rank 0", "manifest.json", "Read-only"]),
     ],
 )
@@ -157,12 +158,32 @@ def test_a_failed_write_ends_all_ranks_and_leaves_the_last_checkpoint(
 ) -> None:
     answers = run(2, saved_then, tmp_path, OFTEN, 4, fault)
     for answer in answers:
-        for word in words:
+        for word in [*words, "bytes wanted", "bytes free"]:
             assert word in answer, answer
     found = newest_verified(tmp_path / "checkpoints")
     assert found is not None
     assert found[0].name == "step-00000004"
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+@pytest.mark.parametrize(("left", "looked"), [(16 << 10, True), (32 << 10, False)])
+def test_a_disk_that_fills_in_mid_run(tmp_path: Path, whole: tuple[Path, dict], left: int, looked: bool) -> None:
+    """A checkpoint has 29 kB, which take 40 there. Where it has no room it is not begun; else a write meets the end."""
+    said, answer = run(1, on_a_small_disk, tmp_path / "run", OFTEN, left)[0]
+    assert len(said) == 2
+    for each in said:
+        if not looked:
+            assert re.search(r"Rank 0: .*/checkpoints/\S+ cannot be written: No space left on device \(", each)
+            assert re.search(r"\(\d[\d,]* bytes wanted, [\d,]+ bytes free\)", each)
+        else:
+            assert re.search(
+                r"A checkpoint takes \d[\d,]* bytes, and the file system of .* has [\d,]+ bytes free", each
+            )
+        assert "The earlier checkpoints are untouched" in each
+    for part in ("weights", "extra"):
+        for name, value in answer[part].items():
+            assert value.tobytes() == whole[1][part][name].tobytes(), name
 
 
 @pytest.mark.parametrize("stage", [1, 3, "oss"])

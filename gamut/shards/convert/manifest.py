@@ -21,7 +21,7 @@ import xxhash
 from gamut.audio.ffmpeg import needs_ffmpeg, require_ffmpeg
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
-from gamut.files import TEMPORARY, replacing
+from gamut.files import TEMPORARY, refusal, replacing
 from gamut.shards.build import Names
 from gamut.shards.convert.source import SPLIT, Event, Listing, Missing, Record, clips_a_shard, shard_order
 
@@ -80,7 +80,7 @@ def write_manifest(listing: Listing, folder: Path, clips_per_shard: int | None =
             each = clips_per_shard or clips_a_shard(len(order))
             shards, digest = _sort(spool, order, each, file.fileno(), folder / RECORDS)
     except OSError as error:
-        raise ShardError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise ShardError(refusal(error, folder)) from error
     finally:
         loose.unlink(missing_ok=True)
     if spool.ffmpeg:
