@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         clips_per_shard=options.clips_per_shard,
         on_error=options.on_error,
         longest=options.longest,
+        levels=options.levels,
     )
     clips, shards = conversion.manifest.clips, len(conversion.manifest.shards)
     jobs, folder = min(options.jobs, shards), _folder(options)
@@ -126,6 +127,7 @@ def _words(options: argparse.Namespace) -> list[str]:
         words += [] if value is None else [option, str(value)]
     words += ["--on-error", options.on_error]
     words += ["--longest", f"{options.longest.seconds / 3600:g}"] if options.longest != CLIP else []
+    words += ["--levels", options.levels] if options.levels != "refuse" else []
     words += ["--events", str(options.events)] if options.events else []
     words += ["--only", *options.only] if options.only else []
     return words + ([] if options.cpus_per_task is None else ["--workers", str(options.cpus_per_task)])

@@ -94,6 +94,8 @@ def to_file_with_ffmpeg(path: Path, out: Path, longest: Longest, start: float = 
         raise ShardError(f"ffmpeg was killed by signal {-done.returncode} at {path}. Run the same command again.")
     if any("No space left on device" in line for line in said):
         raise ShardError(f"{path} cannot be unpacked: the disk of {out.parent} is full. Name another folder as TMPDIR.")
+    if any("matches no streams" in line for line in said):
+        raise AudioError(f"{path} holds no sound: it has pictures alone.", "empty")
     if done.returncode:
         raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it gives no reason'}", "corrupt")
     return out

@@ -114,7 +114,8 @@ def _array(path: Path, segment: Segment, longest: Longest) -> Blocks:
         for at in range(first, last, BLOCK):
             block = np.asarray(array[at : min(last, at + BLOCK)])
             if np.issubdtype(block.dtype, np.integer):
-                block = block / -float(np.iinfo(block.dtype).min or -1)
+                half = 2.0 ** (np.iinfo(block.dtype).bits - 1)  # unsigned integers are around it, as in an 8-bit WAV
+                block = (block - (half if block.dtype.kind == "u" else 0.0)) / half
             yield np.ascontiguousarray(block[:, None], np.float32), segment.rate
     except (OSError, RuntimeError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -37,6 +37,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         clips_per_shard=arguments.clips_per_shard,
         on_error=arguments.on_error,
         longest=arguments.longest,
+        levels=arguments.levels,
     )
     print_converted(report, arguments.dst)
     return 0

@@ -155,6 +155,13 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
     make.add_argument("--clips-per-shard", type=positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
     _add_longest(make)
     make.add_argument(
+        "--levels",
+        choices=("refuse", "scale"),
+        default="refuse",
+        help="a clip with over 5 %% of its samples beyond full scale, as of floats in the range of int16: an unusable "
+        "file (default), or divided by a power of two (32,768 for those)",
+    )
+    make.add_argument(
         "--on-error",
         choices=("skip", "stop"),
         default="skip",

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from gamut.audio.blocks import blocks
+from gamut.audio.levels import BULK, refuse_clipped
 from gamut.audio.longest import CLIP, Longest
 from gamut.audio.members import CODECS, read_member, stated_samples
 from gamut.errors import AudioError, ShardError
@@ -138,6 +140,8 @@ def _add(
     saturated = 0
     if samples is None:
         waveform, saturated = read_member(payload, taking.longest)
+        if saturated > BULK * len(waveform):
+            refuse_clipped(blocks(payload, "The audio", taking.longest), payload)
         samples = len(waveform)
     try:
         timed, fewer = merge((*within(onset, offset, samples), name) for onset, offset, name in events)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import xxhash
 
-from gamut.audio.blocks import waveform
+from gamut.audio.blocks import Blocks, Waveform, waveform
 from gamut.audio.decode import encode_flac
+from gamut.audio.levels import BULK, Beyond, divided, refuse_clipped
 from gamut.audio.longest import CLIP, Longest
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
@@ -22,6 +23,7 @@ from gamut.shards.convert.source import Record
 from gamut.shards.doubles import Doubles
 from gamut.shards.part import Part, hexadecimal, scan, within
 
+REFUSE, SCALE = LEVELS = ("refuse", "scale")
 OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
 
 
@@ -36,6 +38,7 @@ class Job:
     labels: tuple[str, ...]
     stop: bool  # raise at the first unusable file instead of quarantining it
     longest: Longest = CLIP  # of a clip
+    levels: str = REFUSE  # what becomes of a clip beyond full scale, one of LEVELS
 
     @property
     def tar(self) -> Path:
@@ -172,7 +175,7 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
 def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
     """A record's KEY.flac and the content of its KEY.json. Raises AudioError where the file is unusable."""
     try:
-        made = waveform(load(Path(record.path), record.segment, job.longest), "The audio")
+        made, divisor = _waveform(record, job)
     except AudioError as error:
         raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     except FileNotFoundError as error:
@@ -201,8 +204,26 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
             "rate": made.rate,
             "channels": made.channels,
             "seconds": made.frames / made.rate,
+            **({} if divisor == 1 else {"divided": divisor}),
         },
     }
+
+
+def _waveform(record: Record, job: Job) -> tuple[Waveform, float]:
+    """A clip, and what its samples were divided by. Raises AudioError, OSError, ShardError."""
+
+    def sound() -> Blocks:
+        return load(Path(record.path), record.segment, job.longest)
+
+    made = waveform(sound(), "The audio")
+    if made.saturated > BULK * len(made.samples):
+        try:
+            refuse_clipped(sound(), None if record.segment and record.segment.member else Path(record.path))
+        except Beyond as error:
+            if job.levels == SCALE:
+                return waveform(divided(sound(), error.divisor), "The audio"), error.divisor
+            raise AudioError(f"{error} Mend the file, or convert with --levels scale.", error.reason) from error
+    return made, 1.0
 
 
 def _events(record: Record, job: Job, samples: int) -> list[tuple[float, float, str]]:

@@ -80,6 +80,7 @@ printf '%s\\n' "$@" >> "$0.arguments"
 [ "$1" = -version ] && echo "ffmpeg version fake Copyright (c) nobody" && exit 0
 case "$*" in
   *silent*) echo "Stream map '0:a:0' matches no streams." >&2; exit 234;;
+  *damaged*) echo "Invalid data found when processing input" >&2; exit 1;;
   *killed*) kill -9 $$;;
 esac
 for out; do :; done
@@ -101,7 +102,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_video_goes_through_ffmpeg(tmp_path: Path, fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     src, dst = tmp_path / "src", tmp_path / "set"
-    for name in ("dog/-one; rm *.MP4", "dog/two.webm", "cat/silent.m4a", "cat/three.wav"):
+    for name in ("dog/-one; rm *.MP4", "dog/two.webm", "cat/silent.m4a", "cat/damaged.mka", "cat/three.wav"):
         (src / name).parent.mkdir(parents=True, exist_ok=True)
         (src / name).write_bytes(b"video")
     (src / "cat" / "none.mkv").touch()
@@ -110,7 +111,7 @@ def test_video_goes_through_ffmpeg(tmp_path: Path, fake: Path, capsys: pytest.Ca
     assert sorted(clips(dst)) == ["cat/three", "dog/-one__rm__", "dog/two"]
     out = capsys.readouterr().out
     assert "1 corrupt" in out
-    assert "1 empty" in out
+    assert "2 empty" in out
     asked = Path(f"{fake}.arguments").read_text().splitlines()
     assert f"file:{src}/dog/-one; rm *.MP4" in asked  # one argument, whatever is in it
     assert asked[asked.index("-protocol_whitelist") + 1] == "file,pipe"
@@ -173,3 +174,22 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
     (tmp_path / f"silent{name}").write_bytes(b"no video at all")
     with pytest.raises(AudioError):
         load(tmp_path / f"silent{name}")
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
+def test_a_video_without_sound_is_said_to_be_one(tmp_path: Path) -> None:
+    words = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=32x32:duration=1",
+        "-an",
+        str(tmp_path / "x.mp4"),
+    ]
+    subprocess.run(words, check=True)
+    with pytest.raises(AudioError, match=r"x\.mp4 holds no sound: it has pictures alone") as raised:
+        list(load(tmp_path / "x.mp4"))
+    assert raised.value.reason == "empty"

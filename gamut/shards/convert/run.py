@@ -31,10 +31,10 @@ from gamut.shards.convert.source import Listing
 from gamut.shards.doubles import find_doubles
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
-from gamut.shards.write import Job, Outcome, finished, write_shard
+from gamut.shards.write import REFUSE, Job, Outcome, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
-COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list")
+COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list", "levels")
 MANIFEST = "roster"  # folder of the manifest, which jobs read; removed when the index is built
 
 
@@ -91,7 +91,8 @@ class Conversion:
         """The job that writes one shard."""
         labels = tuple(self.settings["labels"])
         stretch, name = self.manifest.stretch(number), self.settings["name"]
-        return Job(self.folder, number, stretch, name, labels, self.stop, self.longest)
+        levels = self.settings.get("levels", REFUSE)  # none: of an earlier version
+        return Job(self.folder, number, stretch, name, labels, self.stop, self.longest, levels)
 
     def share(self, number: int, of: int) -> list[Job]:
         """The jobs of share `number` (from 0) of `of`: every `of`-th shard."""
@@ -107,15 +108,16 @@ def convert(
     clips_per_shard: int | None = None,
     on_error: str = "skip",
     longest: Longest = CLIP,
+    levels: str = REFUSE,
 ) -> Report:
     """Write the shard set of `listing` into `folder`, resuming where an earlier run of the same conversion stopped.
 
     `on_error`: `skip` leaves unusable files out and lists them in index/quarantine.json; `stop` raises AudioError at
-    the first. `longest`: of a clip, a longer one is unusable. Raises ShardError where the folder holds other shards, a
-    file or the disk fails, or no file is usable.
+    the first. `longest`: of a clip, a longer one is unusable. `levels`: one of LEVELS. Raises ShardError where the
+    folder holds other shards, a file or the disk fails, or no file is usable.
     """
     with only_writer(folder):
-        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest)
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest, levels)
         _write(conversion.share(0, 1), workers, conversion.settings["name"])
         return _finish(conversion)
 
@@ -128,10 +130,11 @@ def prepare(
     clips_per_shard: int | None = None,
     on_error: str = "skip",
     longest: Longest = CLIP,
+    levels: str = REFUSE,
 ) -> Conversion:
     """Iterate over the listing and claim `folder`, for `write_share` and `finish` elsewhere. Raises ShardError."""
     with only_writer(folder):
-        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest)
+        conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest, levels)
         conversion.save()
         return conversion
 
@@ -161,7 +164,7 @@ def preview(listing: Listing, clips_per_shard: int | None = None) -> Iterator[Ma
 
 
 def _prepare(
-    source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool, longest: Longest
+    source: str, listing: Listing, folder: Path, clips_per_shard: int | None, stop: bool, longest: Longest, levels: str
 ) -> Conversion:
     for place in (folder, folder / "index", folder / "index" / "parts"):
         for left in place.glob(f"*{TEMPORARY}"):
@@ -170,7 +173,7 @@ def _prepare(
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         manifest = write_manifest(listing, fresh, clips_per_shard)
-        settings = _settings(source, listing, manifest)
+        settings = _settings(source, listing, manifest, levels)
         _claim(folder, settings)  # if it is refused, queued jobs still find their own manifest
         shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
@@ -236,7 +239,7 @@ def _finish(conversion: Conversion) -> Report:
     return replace(report, doubles=find_doubles(index, index.checksum))  # of FLAC, which follows from its samples
 
 
-def _settings(source: str, listing: Listing, manifest: Manifest) -> dict:
+def _settings(source: str, listing: Listing, manifest: Manifest, levels: str) -> dict:
     """What identifies a conversion. The tools are recorded, but not compared."""
     tools = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
     if manifest.ffmpeg:
@@ -254,6 +257,7 @@ def _settings(source: str, listing: Listing, manifest: Manifest) -> dict:
             column: {name: list(values) for name, values in names.items()} for column, names in listing.names.items()
         },
         "list": manifest.digest,
+        **({} if levels == REFUSE else {"levels": levels}),
         "tools": tools,
     }
 
@@ -264,10 +268,12 @@ def _claim(folder: Path, settings: dict) -> None:
     try:
         there = json.loads(path.read_bytes())
         for field in COMPARED:
-            if there[field] != settings[field]:
+            usual = {"levels": REFUSE}.get(field)
+            own, other = settings.get(field, usual), there.get(field, usual) if usual else there[field]
+            if own != other:
                 raise ShardError(
-                    f"{folder} holds the shards of another conversion: its {field} is {_short(there[field])}, but this "
-                    f"one's is {_short(settings[field])}. Give another folder, or delete that one."
+                    f"{folder} holds the shards of another conversion: its {field} is {_short(other)}, but this "
+                    f"one's is {_short(own)}. Give another folder, or delete that one."
                 )
     except FileNotFoundError:
         if stranger := next(folder.glob("*.tar"), None):
