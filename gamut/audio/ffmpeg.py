@@ -7,6 +7,7 @@ never through a shell.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from gamut.audio.blocks import Blocks, blocks
+from gamut.audio.blocks import Blocks, blocks, frames_of, open_sound
 from gamut.audio.longest import Longest
 from gamut.errors import AudioError, ShardError
 
@@ -28,6 +29,9 @@ FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,dtshd,dv,eac3,flac,flv,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,"
     "nistsphere,nut,ogg,rm,swf,tak,truehd,tta,voc,w64,wav,wtv,wv"
 )
+ONLY = ("-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS)
+# Of what ffmpeg calls errors: timestamps that go back where recordings were joined, and pictures, which are not decoded
+HARMLESS = ("non monotonically increasing dts", "[h264 @", "[hevc @", "[mpeg4 @", "[mpeg2video @", "[mjpeg @", "[vp9 @")
 RUN_UP = 2.0  # seconds: decoding starts this long before a segment
 
 
@@ -79,8 +83,7 @@ def to_file_with_ffmpeg(path: Path, out: Path, longest: Longest, start: float = 
     # Seeking in the input is fast, but may lose the first samples. So it seeks to an earlier point, and what is decoded
     # before the segment is discarded.
     ahead = max(0.0, start - RUN_UP)
-    words = [require_ffmpeg(path), "-nostdin", "-v", "error", "-xerror"]
-    words += ["-protocol_whitelist", "file,pipe", "-format_whitelist", FORMATS]
+    words = [require_ffmpeg(path), "-nostdin", "-v", "error", *ONLY]
     words += ["-ss", f"{ahead:.6f}"] if ahead else []
     words += ["-i", f"file:{os.path.abspath(path)}", "-map", "0:a:0"]
     words += ["-ss", f"{start - ahead:.6f}"] if start else []
@@ -98,4 +101,35 @@ def to_file_with_ffmpeg(path: Path, out: Path, longest: Longest, start: float = 
         raise AudioError(f"{path} holds no sound: it has pictures alone.", "empty")
     if done.returncode:
         raise AudioError(f"ffmpeg cannot read {path}: {said[-1] if said else 'it gives no reason'}", "corrupt")
+    # It ends with 0 on what is cut or damaged, too.
+    if complaints := [line for line in said if not any(word in line for word in HARMLESS)]:
+        raise AudioError(f"{path} is cut off or damaged. ffmpeg says: {complaints[0]}", "corrupt")
+    if start == 0.0 and end is None:
+        _require_all(path, out, longest)
     return out
+
+
+def _require_all(path: Path, out: Path, longest: Longest) -> None:
+    """Raise AudioError where less is there than the container says: of some (avi, flv) nothing else shows that they
+    are cut off."""
+    with open(path, "rb") as file:
+        head, size = file.read(12), file.seek(0, 2)
+    if head[:4] == b"RIFF" and head[8:] == b"AVI " and size < (stated := 8 + int.from_bytes(head[4:8], "little")):
+        raise AudioError(f"{path} is cut off: {size} of the {stated} bytes that it states are there.", "truncated")
+    probe = shutil.which("ffprobe")
+    if probe is None:
+        return
+    words = [probe, "-v", "error", *ONLY, "-select_streams", "a:0", "-show_entries", "stream=duration:format=duration"]
+    words += ["-of", "json", f"file:{os.path.abspath(path)}"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        about = json.loads(done.stdout)
+        own = [float(stream["duration"]) for stream in about["streams"] if "duration" in stream]
+        # The container's duration may be that of its pictures, which the sound need not last as long as.
+        length, slack = (own[0], 0.5) if own else (float(about["format"]["duration"]), 1.0)
+    except (ValueError, KeyError, TypeError):
+        return  # it does not say
+    with open_sound(out, str(path)) as file:
+        there = (frames_of(file) or 0) / file.samplerate
+    if there < min(length, longest.seconds) - max(slack, length / 20):
+        raise AudioError(f"{path} is cut off: {there:.2f} of the {length:.2f} s that it states are there.", "truncated")

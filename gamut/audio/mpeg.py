@@ -3,6 +3,7 @@ length."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ KBIT = {
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+OTHERS = 4  # frames in a row of another kind: what follows a stream can by chance look like fewer
+REMEDY = "Write it anew: ffmpeg -i OLD.mp3 NEW.wav."
 VERSIONS = {3: 0, 2: 1, 0: 2}  # the header's two bits -> halvings of MPEG-1's sample rate
 
 
@@ -26,6 +29,7 @@ class Frame(NamedTuple):
     kind: int  # version, layer and rate, which all frames of a stream share
     size: int  # bytes, header included; 0: free format, where the header does not state it
     samples: int
+    channels: int
 
 
 def frame_at(payload: bytes, at: int) -> Frame | None:
@@ -39,7 +43,7 @@ def frame_at(payload: bytes, at: int) -> Frame | None:
     samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
     slot = 4 if layer == 1 else 1  # bytes of padding
     size = (samples // 8 * bits // hertz // slot + (word >> 9 & 1)) * slot
-    return Frame(word >> 17 << 2 | rate, size if bits else 0, samples)
+    return Frame(word >> 17 << 2 | rate, size if bits else 0, samples, 1 if word >> 6 & 3 == 3 else 2)
 
 
 def chains(payload: bytes, start: int, kind: int | None = None) -> Iterator[int]:
@@ -72,7 +76,11 @@ def first_frame(payload: bytes) -> int | None:
 
 
 def check_frames(payload: bytes, name: str) -> None:
-    """Frames follow each other without a gap, and the last one is whole. Raises AudioError (truncated or corrupt)."""
+    """Frames follow each other without a gap, the last one is whole, and all are of one rate and as many channels.
+
+    Decoders read on at the rate and in the channels of the first frame: noise, double speed, or nothing. Raises
+    AudioError (truncated, corrupt, format).
+    """
     begin = first_frame(payload)
     if begin is None:
         return
@@ -84,6 +92,14 @@ def check_frames(payload: bytes, name: str) -> None:
         raise AudioError(f"{name} ends in the middle of an MPEG header, at byte {len(payload)}.", "truncated")
     if next(chains(payload, at, frames[0].kind), None) is not None:  # else tags or padding after the last frame
         raise AudioError(f"{name} is damaged: MPEG frames are missing at byte {at}.", "corrupt")
+    changes = [number for number, frame in enumerate(frames[1:], 1) if frame.channels != frames[-1].channels]
+    if changes:  # of the first frame, which may be the encoder's header, nothing is heard
+        raise AudioError(
+            f"{name} changes from {frames[1].channels} to {frames[-1].channels} channels inside. {REMEDY}", "format"
+        )
+    for other in chains(payload, at):
+        if len(list(itertools.islice(stream(payload, other), OTHERS))) == OTHERS:
+            raise AudioError(f"{name} goes on in another sample rate at byte {other}. {REMEDY}", "format")
 
 
 def unannounced(payload: bytes) -> tuple[int, int, int] | None:
