@@ -3,8 +3,8 @@
 Mixtures of 5 s are made of the recordings, up to three at random times over noise, those of a fold's mixtures from
 that fold alone; with their onsets and offsets they become shards. Then the recipe esc10_events is trained with several
 seeds, once on the events and once on their classes alone (finetune.weight_frames=0), and both are scored on the
-mixtures of fold 5. Results that exist are not computed again. Needs the extra `events`: pip install '.[events]' in the
-clone.
+mixtures of fold 5; some minutes of a core a run. Results that exist are not computed again. Needs the extra
+`events`: pip install '.[events]' in the clone.
 
 ESC10 has the layout of ESC-50: audio/ and meta/esc50.csv.
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from finetune.jobs import Job, run_all
 from gamut.audio import blocks
 from gamut.audio.segment import load
 from gamut.commands import command, positive
@@ -36,13 +36,13 @@ from gamut.files import write_text
 from gamut.numbers import RATE
 from gamut.shards.convert import SOURCES
 from gamut.shards.convert.source import Record
-from gamut.track.run import SUMMARY
 from launchers.demo import run
 
 SECONDS = 5.0  # of a mixture
 MOST = 3  # events in one
 LONGEST = (0.5, 3.0)  # seconds: an event is cut at a length drawn from here
-GAP = 0.25  # seconds of silence that end one
+SHORTEST = 0.25  # seconds, as in DESED
+GAP = 0.5  # seconds of silence that end one
 LEVEL = (10.0, 25.0)  # dB above the noise
 NOISE = 0.01  # of full scale
 METRICS = ("mAP", "event_f1", "segment_f1", "psds1", "psds2")
@@ -51,7 +51,7 @@ TRAINED = {"strong": (), "weak": ("finetune.weight_frames=0",)}
 
 def first_event(waveform: np.ndarray) -> np.ndarray:
     """The first stretch of a recording without a pause: float32 [n], from what is within 30 dB of its loudest 20 ms on
-    to the first `GAP` of less."""
+    to the first `GAP` of less; at least `SHORTEST` of it, if there is as much."""
     size = RATE // 50
     frames = np.pad(waveform, (0, -len(waveform) % size)).reshape(-1, size)
     level = np.sqrt((frames**2).mean(1))
@@ -60,7 +60,8 @@ def first_event(waveform: np.ndarray) -> np.ndarray:
         return waveform
     pauses = np.flatnonzero(np.diff(loud) * 0.02 > GAP)
     last = loud[pauses[0]] if len(pauses) else loud[-1]
-    return waveform[loud[0] * size : (last + 1) * size]
+    first = loud[0] * size
+    return waveform[first : max((last + 1) * size, first + round(SHORTEST * RATE))]
 
 
 def mixture(sounds: list[tuple[str, np.ndarray]], random: np.random.Generator) -> tuple[np.ndarray, list]:
@@ -117,8 +118,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("esc10", type=Path, metavar="ESC10")
     parser.add_argument("--folder", type=Path, default=Path("runs/events"))
-    parser.add_argument("--each", type=positive, default=150, help="mixtures of each fold (default: %(default)s)")
+    parser.add_argument("--each", type=positive, default=400, help="mixtures of each fold (default: %(default)s)")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each kind (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="runs side by side (default: %(default)s)")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe esc10_events")
     options = parser.parse_intermixed_args(argv)
     console, folder = Console(), options.folder.resolve()
@@ -133,14 +135,17 @@ def main(argv: list[str] | None = None) -> int:
     run(console, *words, "convert", "csv", str(listed), str(shards), "--events", str(sounds / "events.tsv"))
     run(console, *words, "stats", str(shards))
     where = (f"data={shards}", f"run.folder={folder}", f"finetune.seeds={options.seeds}")
+    jobs = [
+        Job(name, ("esc10_events", *where, f"run.name={name}", *own, *options.words), folder / name)
+        for name, own in TRAINED.items()
+    ]
+    console.print(f"Training, {options.jobs} at a time; {folder}/NAME/output.log says how far it is ...")
     table = Table(title=f"Fold 5, mean and deviation over {options.seeds} seeds")
     for column in ("trained on", *METRICS):
         table.add_column(column)
-    for name, own in TRAINED.items():
-        run(console, "python", "finetune/run.py", "esc10_events", *where, f"run.name={name}", *own, *options.words)
-        rounds = json.loads((folder / name / SUMMARY).read_text())["rounds"]
-        values = [np.array([one["metrics"][metric] for one in rounds]) for metric in METRICS]
-        table.add_row(name, *(f"{one.mean():.3f} ± {one.std():.3f}" for one in values))
+    for job, summary in zip(jobs, run_all(jobs, options.jobs, console)):
+        values = [np.array([one["metrics"][metric] for one in summary["rounds"]]) for metric in METRICS]
+        table.add_row(job.name, *(f"{one.mean():.3f} ± {one.std():.3f}" for one in values))
     console.print(table)
     return 0
 
