@@ -11,6 +11,7 @@ import pytest
 
 from gamut import files
 from gamut.errors import ShardError
+from tests.volatile import Volatile
 
 
 @pytest.mark.parametrize("at", ["fsync", "rename"])
@@ -102,3 +103,24 @@ def test_a_child_that_lives_on_does_not_keep_a_lock_that_was_given_up(tmp_path: 
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_what_is_written_survives_the_power(tmp_path: Path) -> None:
+    disk = Volatile()
+    files.write_json(tmp_path / "a", {"whole": 1})
+    (tmp_path / "lost").write_text("never synced")
+    disk.cut(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == '{\n "whole": 1\n}'
+
+
+def test_a_renamed_folder_survives_the_power(tmp_path: Path) -> None:
+    disk = Volatile()
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "b").write_text("whole")
+    with open(tmp_path / "made" / "b") as file:
+        os.fsync(file.fileno())  # its content, not its name
+    files.rename_folder(tmp_path / "made", tmp_path / "final")
+    disk.cut(tmp_path)
+    assert os.listdir(tmp_path) == ["final"]
+    assert (tmp_path / "final" / "b").read_text() == "whole"

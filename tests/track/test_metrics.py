@@ -12,8 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gamut import files
 from gamut.errors import RunError
+from gamut.recipe import schema
 from gamut.track.metrics import History, MetricsFile, read_lines
+from gamut.track.run import RunFolder
+from gamut.track.tracker import Tracker
+from tests.volatile import Volatile
 
 
 def attempt(path: Path, number: int, steps: list[int], value: float = 0.0) -> None:
@@ -181,3 +186,15 @@ def test_history_is_that_of_a_run_that_was_never_stopped(plan: list[tuple[int, i
         owner |= dict.fromkeys(range(start + 1, start + steps + 1), number)
         reached = start + steps
     assert history.series("loss") == (list(range(1, reached + 1)), [float(owner[s]) for s in range(1, reached + 1)])
+
+
+def test_what_a_checkpoint_counts_on_survives_the_power(tmp_path: Path) -> None:
+    folder = RunFolder.open(schema.Recipe(run=schema.Run(folder=str(tmp_path), name="run")))
+    folder.metrics.touch()
+    disk = Volatile()
+    tracker = Tracker(folder, schema.Recipe(track=schema.Track(mlflow="off")))
+    tracker.log(1, {"loss": 1.0})
+    tracker.checkpoint(1)
+    files.sync(folder.path)  # the names in it
+    disk.cut(folder.path)
+    assert History.read(folder.metrics).series("loss") == ([1], [1.0])

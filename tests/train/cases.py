@@ -34,6 +34,7 @@ from gamut.train.session import lease
 from gamut.train.step import Outcome, Stepper
 from gamut.train.summing import Summing
 from gamut.train.world import World
+from tests.volatile import Volatile
 
 
 def staged(engine: int | str, **changes: object) -> schema.Recipe:
@@ -384,6 +385,24 @@ def signalled(world: World, folder: Path, recipe: schema.Recipe, step: int, rank
     answer = teach(world, folder, recipe, objective)
     assert [signal.getsignal(n) for n in SIGNALS] == handlers
     return answer
+
+
+def without_power(world: World, folder: Path, recipe: schema.Recipe) -> tuple[str, str]:
+    """(the checkpoint that loads, what `latest` says) where the power goes as soon as four steps are saved."""
+    (folder / "checkpoints").mkdir(parents=True)
+    disk = Volatile()
+    teach(world, folder, recipe, stop_after=4)
+    disk.cut(folder / "checkpoints")
+    return newest_verified(folder / "checkpoints")[0].name, (folder / "checkpoints" / "latest").read_text()
+
+
+def drawing(world: World, folder: Path, recipe: schema.Recipe, seed: int, steps: int | None) -> dict[int, float]:
+    """What each step of the toy run, up to so many, draws from torch's generator of this rank."""
+    torch.manual_seed(seed + world.rank)
+    objective, drawn = Toy(), {}
+    objective.before_step = lambda step: drawn.setdefault(step, torch.rand(1).item())
+    teach(world, folder, recipe, objective, stop_after=steps)
+    return drawn
 
 
 def on_a_small_disk(world: World, folder: Path, recipe: schema.Recipe, left: int) -> tuple[list[str], dict]:

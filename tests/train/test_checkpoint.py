@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import crash_points, on_a_small_disk, partly, saved_then, staged, while_writing
+from cases import crash_points, on_a_small_disk, partly, saved_then, staged, while_writing, without_power
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from ranks import Ranks, run
 from safetensors.torch import load_file
@@ -164,6 +164,12 @@ def test_a_failed_write_ends_all_ranks_and_leaves_the_last_checkpoint(
     assert found is not None
     assert found[0].name == "step-00000004"
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004\n"
+
+
+@pytest.mark.parametrize("stage", [1, "oss"])
+def test_a_published_checkpoint_survives_the_power(tmp_path: Path, stage: int | str) -> None:
+    answer = run(1, without_power, tmp_path / "run", staged(stage))[0]
+    assert answer == ("step-00000004", "step-00000004\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")

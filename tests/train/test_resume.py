@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import attempts, killed, partly, refused, staged, stopped, teach_short, timed
+from cases import attempts, drawing, killed, partly, refused, staged, stopped, teach_short, timed
 from ranks import Ranks, run
 from toy import ToyPlans, teach, toy_recipe
 
@@ -69,6 +69,16 @@ def test_killed_twice_and_never_differs(tmp_path: Path, size: int, stage: int | 
         assert not any(isinstance(answer, dict) for answer in answers), what
     answers = run(size, teach, folder, recipe)
     assert_same_end(folder, answers, tmp_path / "reference", expected, what)
+
+
+def test_a_resumed_run_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
+    expected = run(2, drawing, tmp_path / "reference", toy_recipe(), 0, None)
+    first = run(2, drawing, tmp_path / "run", toy_recipe(), 0, 8)
+    second = run(2, drawing, tmp_path / "run", toy_recipe(), 99, None)
+    for before, after, whole in zip(first, second, expected, strict=True):
+        assert 0 < len(after) < 20
+        assert before | after == whole
+    assert expected[0] != expected[1]
 
 
 def test_preempted_over_and_over(tmp_path: Path) -> None:
