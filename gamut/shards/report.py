@@ -92,6 +92,11 @@ def print_statistics(statistics: Statistics, folder: Path) -> None:
     )
     console.print(_bars("lengths", {name: count for name, count in statistics.lengths.items() if count}))
     console.print(_bars("sample rates of the sources", statistics.rates))
+    if statistics.sources:
+        console.print(_sources(statistics))
+    for ending, reasons in statistics.unusable.items():
+        counted = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        console.print(f"left out as unusable: {ending or 'no ending'}: {counted}", highlight=False)
     labels = statistics.labels
     if labels:
         often = dict(sorted(labels.items(), key=lambda item: -item[1])[:MOST]) if len(labels) > MOST else labels
@@ -119,6 +124,16 @@ def print_statistics(statistics: Statistics, folder: Path) -> None:
         f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames",
         highlight=False,
     )
+
+
+def _sources(statistics: Statistics) -> Table:
+    table = Table(title="how the clips were read", title_justify="left")
+    table.add_column("files", overflow="fold")
+    for column in ("clips", "clipped", "padded"):
+        table.add_column(column, justify="right")
+    for source, counts in statistics.sources.items():
+        table.add_row(source, *(f"{counts[column]:,}" for column in ("clips", "clipped", "padded")))
+    return table
 
 
 def batching_table(batching: Sequence[Spending]) -> Table:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
 
+from gamut.audio.ffmpeg import needs_ffmpeg
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
@@ -30,6 +32,9 @@ from gamut.shards.read import ShardClips, descriptions
 from gamut.threads import one_thread
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
+COUNTED = ("clips", "clipped", "padded")  # clipped: with samples held to full scale; padded: under 16 frames
+SHORT = WINDOW + 15 * HOP  # samples of 16 frames
+READERS = {".mp3": "soundfile or miniaudio", ".hdf5": "h5py", ".h5": "h5py"}  # miniaudio: an MP3 that states no length
 RAREST = 10  # classes
 
 
@@ -56,6 +61,8 @@ class Statistics:
     events: dict[str, int] = field(default_factory=dict)  # class -> events; empty where there are none
     silent: int = 0  # clips of which every sample is the same
     doubles: Doubles | None = None
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)  # "wav, 44100 Hz, by soundfile" -> COUNTED
+    unusable: dict[str, dict[str, int]] = field(default_factory=dict)  # ".wav" -> reason -> files that were left out
 
 
 def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
@@ -69,12 +76,15 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         raise ShardError(f"There are no clips in {folder}.")
     shards = [ShardClips.of(index, number) for number in range(len(index.shards))]
     total, rates, silent = RunningStatistics(), Counter[str](), 0
+    sources: dict[str, Counter[str]] = {}
     sounds: list[np.ndarray] = []  # in the order of the index, whose rows are in that of the shards
     with Progress("log-mel statistics", len(index)) as progress:
         each = functools.partial(_shard_statistics, folder)
         for one in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
             total.merge(one.frames)
             rates.update(one.rates)
+            for source, counts in one.sources.items():
+                sources.setdefault(source, Counter()).update(counts)
             silent += one.silent
             sounds.append(one.sounds)
     seconds = np.asarray(index.samples) / RATE
@@ -98,6 +108,8 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
         mean=total.mean,
         std=total.std,
         silent=silent,
+        sources={source: {what: counts[what] for what in COUNTED} for source, counts in sorted(sources.items())},
+        unusable=_unusable(folder),
         doubles=find_doubles(index, np.concatenate(sounds)),
     )
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
@@ -121,6 +133,7 @@ def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
 class _Shard(NamedTuple):
     frames: RunningStatistics
     rates: Counter[str]
+    sources: dict[str, Counter[str]]
     sounds: np.ndarray  # uint64 [clips], xxh3_64 of the samples
     silent: int
 
@@ -136,26 +149,46 @@ def _shard_statistics(folder: Path, clips: ShardClips, advance: Callable[[int], 
                 silent += not waveform.any() or bool((waveform == waveform[0]).all())
                 statistics.add(clip_log_mel(waveform))
                 advance(1)
-            rates = _source_rates(clips, file)
+            rates, sources = _source_rates(clips, file)
     except AudioError as error:
         raise ShardError(
             f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {folder}"
         ) from error
-    return _Shard(statistics, rates, sounds, silent)
+    return _Shard(statistics, rates, sources, sounds, silent)
 
 
-def _source_rates(clips: ShardClips, file: BinaryIO) -> Counter[str]:
-    """Sample rates of the files before conversion, as each KEY.json records it; `unknown` for clips without that."""
-    rates, keys = Counter[str](), set(clips.keys)
+def _source_rates(clips: ShardClips, file: BinaryIO) -> tuple[Counter[str], dict[str, Counter[str]]]:
+    """Sample rates of the files before conversion, as each KEY.json records it, `unknown` for clips without that; and
+    kind of file -> COUNTED."""
+    rates, keys, sources = Counter[str](), set(clips.keys), dict[str, Counter[str]]()
     with contextlib.suppress(ShardError):  # a damaged tar may have been indexed up to the damage
         for key, content in descriptions(file, clips.tars.full(clips.name), keys):
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 rates[f"{content['provenance']['rate']:g} Hz"] += 1
                 keys.discard(key)
+                short = content["samples"] < SHORT
+                counts = {"clips": 1, "clipped": content["saturated"] > 0, "padded": short}
+                sources.setdefault(_source(content["provenance"]), Counter()).update(counts)
     if keys:
         rates["unknown"] += len(keys)
-    return rates
+    return rates, sources
+
+
+def _source(provenance: Mapping[str, Any]) -> str:
+    """What kind of file a clip was made from, and what read it."""
+    ending = os.path.splitext(provenance["file"])[1].lower()
+    reader = READERS.get(ending, "ffmpeg" if needs_ffmpeg(provenance["file"]) else "soundfile")
+    return f"{ending.removeprefix('.') or 'no ending'}, {provenance['rate']:g} Hz, by {reader}"
+
+
+def _unusable(folder: Path) -> dict[str, dict[str, int]]:
+    """Ending -> reason -> files that `convert` or `index` left out; nothing where that is not known."""
+    found: dict[str, Counter[str]] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for one in json.loads((folder / "index" / "quarantine.json").read_bytes())["files"]:
+            found.setdefault(os.path.splitext(one["file"])[1].lower(), Counter())[one["reason"]] += 1
+    return {ending: dict(counts.most_common()) for ending, counts in sorted(found.items())}
 
 
 def _histogram(seconds: np.ndarray) -> dict[str, int]:

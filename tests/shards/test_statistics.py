@@ -135,3 +135,32 @@ def test_many_classes_and_none_are_told_and_drawn(capsys) -> None:
         assert ("the rarest classes" in text) == (len(one.labels) == 527)
         assert ("the 20 most frequent of 527 classes" in text) == (len(one.labels) == 527)
         set_picture(one, "$some$").savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_how_clips_were_read_is_told_by_kind_of_file(tmp_path: Path, capsys) -> None:
+    noise, src, dst = np.random.default_rng(0).normal(scale=0.1, size=16000), tmp_path / "src" / "a", tmp_path / "set"
+    src.mkdir(parents=True)
+    for name, content in {
+        "plain.wav": encode(noise, 16000),
+        "peaks.wav": encode(np.where(np.arange(16000) % 100, noise, 1.5), 16000, "WAV", "FLOAT"),
+        "short.WAV": encode(noise[:2799], 16000),
+        "just.wav": encode(noise[:2800], 16000),
+        "other.wav": encode(noise, 44100),
+        "song.mp3": encode(noise, 16000, "MP3"),
+        "cut.wav": encode(noise, 16000)[:5000],
+        "text.flac": b"no sound",
+    }.items():
+        (src / name).write_bytes(content)
+    assert main(["convert", "folder", str(src.parent), str(dst), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["stats", str(dst), "--workers", "2"]) == 0
+    content = json.loads((dst / "index" / "statistics.json").read_bytes())
+    assert content["sources"] == {
+        "mp3, 16000 Hz, by soundfile or miniaudio": {"clips": 1, "clipped": 0, "padded": 0},
+        "wav, 16000 Hz, by soundfile": {"clips": 4, "clipped": 1, "padded": 1},
+        "wav, 44100 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 0},
+    }
+    assert content["unusable"] == {".flac": {"unreadable": 1}, ".wav": {"truncated": 1}}
+    out = capsys.readouterr().out
+    assert "how the clips were read" in out
+    assert "left out as unusable: .wav: 1 truncated" in out
