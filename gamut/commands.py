@@ -29,6 +29,7 @@ COMMANDS = {
         "launchers.slurm",
         "submit a stage, a conversion or an extraction to SLURM, or run it here on all ranks",
     ),
+    "jobs": ("launchers.jobs", "the SLURM job of a run: its output, cancel it, submit it again"),
     "shards": ("gamut.shards.__main__", "convert a data set to shards; index, verify, describe and show them"),
     "features": ("gamut.features.__main__", "extract, verify and describe features of frozen encoders"),
     "estimate": ("gamut.estimate.__main__", "what a run would take on GPUs: memory, clips/s, hours, cost"),
@@ -112,7 +113,7 @@ def _in_clone(name: str) -> str:
 
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
     """Wrap a command's `main`: plugins are loaded before it; a `GamutError`, or a disk that takes nothing, becomes its
-    message on stderr and exit status 2, a closed pipe the end."""
+    message on stderr and its status (2), a closed pipe the end."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -124,7 +125,7 @@ def command(main: Callable[P, int | None]) -> Callable[P, int]:
             return status
         except GamutError as error:
             print(f"error: {as_typed(str(error))}", file=sys.stderr)
-            return 2
+            return error.status
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

@@ -1,8 +1,8 @@
 """Errors that a person can act on.
 
 Every error that a user's input can cause is a `GamutError` whose message is one or more full sentences: what was
-wrong, where (file, key, clip), and what to do. Commands print the message without a stack trace and exit 2
-(gamut/commands.py).
+wrong, where (file, key, clip), and what to do. Commands print the message without a stack trace and exit with
+its `status` (gamut/commands.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 class GamutError(Exception):
     """Something that the person at the keyboard can put right. The message is for them."""
+
+    status = 2  # of a command that it ends
 
 
 class RecipeError(GamutError):
@@ -50,6 +52,12 @@ class ExportError(GamutError):
 
 class RunError(GamutError):
     """A run cannot start or go on: another writer holds its folder, too many holes, too many bad steps."""
+
+
+class MachineError(RunError):
+    """A machine, its memory or a process of a run has failed, by no mistake in the run: another start may do."""
+
+    status = 71  # EX_OSERR
 
 
 def missing(package: str, extra: str) -> str:

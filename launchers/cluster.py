@@ -36,6 +36,12 @@ class Cluster:
     signal_seconds: int = key(
         90, "how long before the end the job is warned: enough for one step and a checkpoint", at_least(1)
     )
+    failures: int = key(
+        3,
+        "after a lost node, a killed rank or a failed network the job goes back to the queue, so often without a new "
+        "checkpoint between; 0: never",
+        at_least(0),
+    )
     setup: list[str] = field(default_factory=list)  # shell lines before the job, such as `module load cuda`
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -71,7 +77,13 @@ def load_cluster(name: str | None, changes: dict[str, Any], configs: Path = CONF
     cluster = cast(Cluster, OmegaConf.to_object(config))
     for name, problem in problems(cluster):
         raise RecipeError(f"{name} {problem}.")
-    minutes(cluster.time)
+    if 60 * minutes(cluster.time) < 2 * cluster.signal_seconds:
+        raise RecipeError(
+            f"The time limit {cluster.time} leaves no time to train: the job is warned {cluster.signal_seconds} s "
+            "before it (signal_seconds), in which it saves a checkpoint, and as long again is to go by before that. "
+            f"Give it at least {-(-2 * cluster.signal_seconds // 60)} minutes with --time, or lower signal_seconds in "
+            "the cluster's file if a step and a checkpoint take less."
+        )
     return cluster
 
 

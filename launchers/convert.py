@@ -34,16 +34,26 @@ def main(argv: list[str]) -> int:
     if options.local:
         become("-m", "gamut.shards", "convert", *_words(options))
 
+    if options.dry_run:
+        return dry_run(options, _cluster(options))
+    submit(options)
+    return 0
+
+
+def submit_part(argv: list[str]) -> tuple[str, Path]:
+    """As the first of several submissions: (the last job's number, the shards' folder), which will have statistics,
+    too. Raises GamutError."""
+    options = _parser().parse_args(argv)
+    return submit(options, statistics=True), options.dst.absolute()
+
+
+def submit(options: argparse.Namespace, statistics: bool = False) -> str:
+    """Submit the array and the job after it, print where to look; the number of the latter. Raises GamutError."""
     from gamut.shards.convert.run import prepare
-    from launchers.arrays import submit
-    from launchers.cluster import load_cluster
+    from launchers import arrays
     from launchers.executor import require_sbatch
 
-    cluster = load_cluster(options.cluster, resources(options) | {"nodes": 1, "gpus": 0, "cpu_tasks": 1})
-    if options.cpus_per_task is None and options.cluster is None:
-        cluster = replace(cluster, cpus_per_task=WORKERS)
-    if options.dry_run:
-        return dry_run(options, cluster)
+    cluster = _cluster(options)
     require_sbatch()
     listing = listing_of(options)
     for sentence in listing.said:
@@ -59,12 +69,21 @@ def main(argv: list[str]) -> int:
     )
     clips, shards = conversion.manifest.clips, len(conversion.manifest.shards)
     jobs, folder = min(options.jobs, shards), _folder(options)
-    told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task}
-    array, after = submit(_executor(options, cluster, jobs), "convert", folder, jobs, told)
+    told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task, "statistics": statistics}
+    array, after = arrays.submit(_executor(options, cluster, jobs), "convert", folder, jobs, told)
     print(f"{jobs} jobs, {array}, write {clips:,} clips in {shards} shards, {conversion.already} of them already there")
     print(f"job {after} then builds the index in {conversion.folder}; output in {folder}")
     print(f"stop them with `scancel {array} {after}`; the same command resumes")
-    return 0
+    return after
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    from launchers.cluster import load_cluster
+
+    cluster = load_cluster(options.cluster, resources(options) | {"nodes": 1, "gpus": 0, "cpu_tasks": 1})
+    if options.cpus_per_task is None and options.cluster is None:
+        cluster = replace(cluster, cpus_per_task=WORKERS)
+    return cluster
 
 
 def share(told: dict[str, Any], number: int) -> None:
@@ -75,12 +94,15 @@ def share(told: dict[str, Any], number: int) -> None:
 
 
 def last(told: dict[str, Any]) -> None:
-    """The last job: builds the index when every share has ended."""
+    """The last job: builds the index when every share has ended, and describes the set where that is asked for."""
     from gamut.shards.convert.run import finish
     from gamut.shards.report import print_converted
+    from gamut.shards.statistics import describe
 
     folder = Path(told["folder"])
     print_converted(finish(folder), folder)
+    if told.get("statistics"):
+        describe(folder, told["workers"])
 
 
 def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:

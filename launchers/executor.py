@@ -15,7 +15,13 @@ from launchers.cluster import Cluster, minutes
 
 
 class Executor(SlurmExecutor):
-    """submitit's executor, which can also show its script where there is no SLURM."""
+    """submitit's executor, which can also show its script where there is no SLURM.
+
+    failures: how often the job goes back to the queue after a failure of machines; None: its script only runs the
+    ranks, and a failure is left to whoever submitted them.
+    """
+
+    failures: int | None = None
 
     @classmethod
     def affinity(cls) -> int:
@@ -30,6 +36,18 @@ class Executor(SlurmExecutor):
         if jobs is not None:
             self.parameters["map_count"] = jobs
         return self._make_submission_file_text(self._submitit_command_str, "")
+
+    def follow(self, job: str) -> None:
+        """Have what is submitted next wait until `job` has ended well; SLURM cancels it once that cannot be."""
+        more = {**self.parameters.get("additional_parameters", {}), "kill-on-invalid-dep": "yes"}
+        self.update_parameters(dependency=f"afterok:{job}", additional_parameters=more)
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        text = super()._make_submission_file_text(command, uid)
+        if self.failures is None:
+            return text
+        words = [*shlex.split(self.python), "-u", "-m", "launchers.batch", str(self.folder), str(self.failures)]
+        return text.replace("\nsrun ", f"\nexec {shlex.join(words)} \\\nsrun ", 1)
 
 
 def require_sbatch() -> None:

@@ -10,24 +10,27 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submitit.helpers import Checkpointable
 
 from gamut.commands import COMMANDS
-from gamut.errors import RunError
+from gamut.errors import MachineError, RunError
 from gamut.numbers import EXIT_PREEMPTED
 from gamut.preemption import SIGNALS, Preempted
+from launchers.ends import Word, note, restarts, word_of
 from launchers.options import STAGES
 
-_TRIES, _TRY_SECONDS = 5, 5.0
-_WAIT_FOR_SLURM = 600.0  # seconds a task that is to be requeued waits for SLURM to end it
+if TYPE_CHECKING:
+    from launchers.cluster import Cluster
+
+_MLFLOW_SECONDS = 30.0  # that a preempted rank waits for what still goes to MLflow
 
 
 class Job(Checkpointable):
@@ -40,10 +43,15 @@ class Job(Checkpointable):
         return run(Path(self.path))
 
 
-def write_job(path: Path, stage: str, argv: list[str], environment: dict[str, str]) -> Path:
-    """Describe a job to the tasks that will run it."""
+def write_job(
+    path: Path, stage: str, argv: list[str], environment: dict[str, str], cluster: Cluster | None = None
+) -> Path:
+    """Describe a job to the tasks that will run it, and to whoever submits it again."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_text(json.dumps({"stage": stage, "argv": argv, "environment": environment}, indent=1))
+    told: dict[str, Any] = {"stage": stage, "argv": argv, "environment": environment, "folder": os.getcwd()}
+    if cluster is not None:
+        told["cluster"] = asdict(cluster)
+    path.write_text(json.dumps(told, indent=1))
     path.chmod(0o600)
     return path
 
@@ -51,24 +59,38 @@ def write_job(path: Path, stage: str, argv: list[str], environment: dict[str, st
 def run(path: Path) -> int:
     """Run this task's rank of the job that `path` describes; 0 when the stage is done.
 
-    A warning of preemption or of the time limit ends the stage at a step boundary on every rank; rank 0 then asks SLURM
-    to requeue the job. Raises RunError where the stage ends in any other way, so that SLURM counts the job as failed.
+    A warning of preemption or of the time limit ends the stage at a step boundary on every rank. How it ends is noted
+    beside `path`, for the batch script to decide whether the job goes back to the queue (launchers/batch.py). Raises
+    RunError where the stage ends with an error; the process ends here where it was preempted.
     """
-    job = json.loads(path.read_text())
+    folder, job = path.parent, json.loads(path.read_text())
     if job["stage"] not in STAGES:
         raise RunError(f"{path} names the unknown stage {job['stage']!r}; known are {' and '.join(STAGES)}.")
     for number in SIGNALS:  # instead of submitit's, which would requeue from the handler
         signal.signal(number, _preempt)
     os.environ.update(job["environment"])
     os.environ.update(rank_environment(os.environ))
+    note(folder, os.environ, Word.BEGUN)
     try:
         status = run_stage(job["stage"], job["argv"])
     except Preempted:
         status = EXIT_PREEMPTED
+    except BaseException as error:
+        note(folder, os.environ, word_of(error), f"{type(error).__name__}: {error}")
+        raise
+    said = f"{job['stage']} {' '.join(job['argv'])} ended with status {status}; its output says why."
+    words = {0: Word.DONE, EXIT_PREEMPTED: Word.PREEMPTED, MachineError.status: Word.MACHINE}
+    note(folder, os.environ, words.get(status, Word.MISTAKE), said if status else "")
     if status == EXIT_PREEMPTED:
-        _go_back_to_the_queue()
-    if status != 0:
-        raise RunError(f"{job['stage']} {' '.join(job['argv'])} ended with status {status}; its output says why.")
+        # Well: of a rank that ends badly SLURM ends the others, and may do so a minute later again, in the job's next
+        # start. And at once, but for whoever feeds MLflow: its file is no good if it is cut off while it is being made.
+        for thread in threading.enumerate():
+            if thread.name == "mlflow":
+                thread.join(_MLFLOW_SECONDS)
+        sys.stdout.flush()
+        os._exit(0)
+    if status:
+        raise RunError(said)
     return status
 
 
@@ -91,10 +113,9 @@ def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
     try:
         job, tasks = int(slurm["SLURM_JOB_ID"]), int(slurm["SLURM_NTASKS"])
         rank, local, node = int(slurm["SLURM_PROCID"]), int(slurm["SLURM_LOCALID"]), int(slurm["SLURM_NODEID"])
-        local_size = _tasks_of_nodes(slurm["SLURM_TASKS_PER_NODE"])[node]
+        local_size = tasks_of_nodes(slurm["SLURM_TASKS_PER_NODE"])[node]
     except (KeyError, IndexError, ValueError) as error:
         raise RunError(f"This is not a task that srun started: {error} is missing from its environment.") from None
-    restart = int(slurm.get("SLURM_RESTART_COUNT") or 0)
     # srun was started on the first node of the job. The tasks were reached from its address, while a node's name may
     # not resolve.
     address = slurm.get("SLURM_LAUNCH_NODE_IPADDR") or _first_node(slurm["SLURM_JOB_NODELIST"])
@@ -104,11 +125,11 @@ def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": str(local),
         "LOCAL_WORLD_SIZE": str(local_size),
         "MASTER_ADDR": address,
-        "MASTER_PORT": str(12_000 + (job * 37 + restart) % 20_000),  # below the ephemeral ports
+        "MASTER_PORT": str(12_000 + (job * 37 + restarts(slurm)) % 20_000),  # below the ephemeral ports
     }
 
 
-def _tasks_of_nodes(text: str) -> list[int]:
+def tasks_of_nodes(text: str) -> list[int]:
     """`2(x3),1` -> [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in text.split(","):
@@ -121,37 +142,3 @@ def _first_node(nodes: str) -> str:
     """`gpu[03-05,9],x1` -> gpu03."""
     match = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
     return "" if match is None else match.group(1) + (match.group(2) or "")
-
-
-def _go_back_to_the_queue() -> None:
-    """Rank 0 has the job requeued if it still runs; every task then waits until SLURM ends it.
-
-    Exits with EXIT_PREEMPTED where SLURM has already decided: a cancelled job must not be requeued, and one that SLURM
-    requeues by itself does not need it. Raises RunError where SLURM does not answer or refuses.
-    """
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if int(os.environ["RANK"]) == 0:
-        job = os.environ["SLURM_JOB_ID"]
-        state = job_facts(job).get("JobState")
-        for _ in range(_TRIES):  # a controller that is restarting
-            if state is None:
-                time.sleep(_TRY_SECONDS)
-                state = job_facts(job).get("JobState")
-        if state is not None and state != "RUNNING":
-            print(f"Saved. Job {job} is {state} by SLURM's own decision.", flush=True)
-            raise SystemExit(EXIT_PREEMPTED)
-        print(f"Saved. Sending job {job} back to the queue.", flush=True)
-        words = ["scontrol", "requeue", job]  # which lies where the cluster has it
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
-            raise RunError(f"Job {job} was saved but could not be requeued ({done.stderr.strip()}); submit it again.")
-    sys.stdout.flush()
-    time.sleep(_WAIT_FOR_SLURM)  # ending now would race with the requeue, and count as the job's end
-
-
-def job_facts(job: str) -> dict[str, Any]:
-    """The fields of `scontrol show job`: JobState, Restarts, ...; empty where SLURM no longer knows the job."""
-    words = ["scontrol", "show", "job", "-o", job]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    return dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)

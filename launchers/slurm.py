@@ -7,6 +7,7 @@ Examples:
     python launchers/slurm.py pretrain asit_b_4096 --nodes 8 --gpus 8 --dry-run
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
     python launchers/slurm.py features whisper_large_as20k init=models/whisper-large --jobs 8
+    python launchers/slurm.py convert esc50 ESC-50 shards/esc50 --then pretrain asit_tiny --then finetune esc10
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 @command
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if "--then" in argv:
+        from launchers import chain
+
+        return chain.main(argv, submit_part)
     if argv[:1] == ["convert"]:
         from launchers import convert
 
@@ -50,7 +55,35 @@ def main(argv: list[str] | None = None) -> int:
 
         return features.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
+    typed, cluster = _asked(options)
+    if options.dry_run:
+        return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    if options.local:
+        _warn_of_idle(options, typed, cluster)
+        if options.gpus or not cluster.gpus:  # if GPUs are not mentioned, use whatever is here
+            os.environ.update(stage_environment(cluster))
+        return run_here(options.stage, options.words, cluster)
+    _submit(options, typed, cluster)
+    return 0
 
+
+def submit_part(argv: list[str], after: str) -> tuple[str, dict[str, str]]:
+    """Submit a stage as one of several (launchers/chain.py), behind the job `after`: (its number, what it makes, by the
+    keys of recipes that take it). Raises GamutError."""
+    if argv[0] == "convert":
+        from launchers import convert
+
+        number, shards = convert.submit_part(argv[1:])
+        return number, {"data": str(shards)}
+    from gamut.track.run import RunFolder
+
+    options = _parser().parse_intermixed_args(argv)
+    options.after = after or options.after
+    typed, cluster = _asked(options)
+    return _submit(options, typed, cluster), {"init": str(RunFolder.place(typed.recipe))}
+
+
+def _asked(options: argparse.Namespace) -> tuple[cli.Command, Cluster]:
     from launchers.cluster import load_cluster  # imported late, like everything slow to import, for --help
 
     typed = cli.parse(options.stage, options.words)
@@ -60,19 +93,21 @@ def main(argv: list[str] | None = None) -> int:
         "cpu_tasks": options.cpus_only,
         **resources(options),
     }
-    cluster = load_cluster(options.cluster, changes)
-    if options.dry_run:
-        return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    return typed, load_cluster(options.cluster, changes)
+
+
+def _submit(options: argparse.Namespace, typed: cli.Command, cluster: Cluster) -> str:
+    _warn_of_idle(options, typed, cluster)
+    if not options.after:  # else the job before may make it
+        cli.require_data(typed.recipe)
+    return submit(options.stage, options.words, typed.recipe, cluster, options.after)
+
+
+def _warn_of_idle(options: argparse.Namespace, typed: cli.Command, cluster: Cluster) -> None:
     from launchers.fit import require_fit
 
     if warning := require_fit(options.stage, typed.name, typed.recipe, cluster):
         print(f"warning: {warning}", flush=True)
-    if options.local:
-        if options.gpus or not cluster.gpus:  # if GPUs are not mentioned, use whatever is here
-            os.environ.update(stage_environment(cluster))
-        return run_here(options.stage, options.words, cluster)
-    cli.require_data(typed.recipe)
-    return submit(options.stage, options.words, typed.recipe, cluster)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="TASKS tasks a node, and no GPU")
     parser.add_argument("--cpus-per-task", type=int)
+    parser.add_argument("--after", metavar="JOB", default="", help="start when that job has ended well")
     add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
     return parser
 
@@ -95,7 +131,9 @@ def executor(recipe: Recipe, cluster: Cluster) -> Executor:
     from gamut.track.run import RunFolder
     from launchers.executor import executor_in
 
-    return executor_in(RunFolder.place(recipe).absolute() / "slurm", recipe.run.name.replace("/", "-"), cluster)
+    made = executor_in(RunFolder.place(recipe).absolute() / "slurm", recipe.run.name.replace("/", "-"), cluster)
+    made.failures = cluster.failures
+    return made
 
 
 def stage_environment(cluster: Cluster) -> dict[str, str]:
@@ -103,25 +141,47 @@ def stage_environment(cluster: Cluster) -> dict[str, str]:
     return {CHOICE: "cuda" if cluster.gpus else "cpu"}
 
 
-def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster) -> int:
-    """Submit the job and print where to look. Raises RunError where there is no SLURM or it refuses."""
+def submit(stage: str, words: list[str], recipe: Recipe, cluster: Cluster, after: str = "") -> str:
+    """Submit the job and print where to look; its number. after: a job that must have ended well before.
+
+    Raises RunError where there is no SLURM or it refuses, and where a job for that run waits or runs.
+    """
     from gamut.track.run import RunFolder
     from launchers.executor import require_sbatch
     from launchers.job import Job, write_job
 
     require_sbatch()
+    place = RunFolder.place(recipe)
+    require_idle(place)
     made = executor(recipe, cluster)
+    if after:
+        made.follow(after)
     folder = Path(made.folder)
-    description = write_job(folder / f"job-{uuid.uuid4().hex[:12]}.json", stage, words, stage_environment(cluster))
+    description = write_job(
+        folder / f"job-{uuid.uuid4().hex[:12]}.json", stage, words, stage_environment(cluster), cluster
+    )
     try:
         job = made.submit(Job(str(description)))
     except Exception as error:  # submitit raises its own kinds, and the system's
         description.unlink(missing_ok=True)
         raise RunError(f"SLURM did not take the job: {error}") from error
-    print(f"job {job.job_id}: {cluster.tasks} tasks on {cluster.nodes} nodes, run {RunFolder.place(recipe)}")
-    print(f"output {folder}/{job.job_id}_0_log.out")
-    print(f"stop it with `scancel {job.job_id}`")
-    return 0
+    print(f"job {job.job_id}: {cluster.tasks} tasks on {cluster.nodes} nodes, run {place}")
+    print(f"output {folder}/{job.job_id}_0_log.out; `python launchers/jobs.py logs {place}` shows it")
+    print(f"stop it with `scancel {job.job_id}`; `python launchers/jobs.py resume {place}` goes on")
+    return str(job.job_id)
+
+
+def require_idle(run: Path) -> None:
+    """Raise RunError where a job for this run waits or runs already: two would not go well in one folder."""
+    from gamut.runs.slurm import jobs_of, newest_job
+
+    for job in jobs_of([newest_job(run)]).values():
+        if job.waits_or_runs:
+            where = f" on {job.nodes}" if job.nodes else ""
+            raise RunError(
+                f"Job {job.number} is in SLURM's queue for the run {run} ({job}{where}). Wait for it, stop it with "
+                f"`python launchers/jobs.py cancel {run}`, or give the new run another name (run.name=...)."
+            )
 
 
 def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, gpu: str) -> int:

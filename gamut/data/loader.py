@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch, Parcel
 from gamut.data.reader import FeatureReader, Features, Reader, Readers, open_reader
-from gamut.errors import GamutError, PlanError, RunError
+from gamut.errors import GamutError, MachineError, PlanError
 from gamut.plan import Epoch, deal, forwards
 from gamut.processes import watch_ancestors
 from gamut.shards import Index
@@ -47,7 +47,7 @@ class Loader:
     then if it was planned in time. They end when an epoch is left in the middle, and on `close`.
 
     Raises at the step concerned: ShardError, PlanError or FeatureError as `assemble` does, in whichever process it
-    happens; RunError where a worker process died.
+    happens; MachineError where a worker process died.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Loader:
                 raise
             died = str(error)
         if died is not None:
-            raise RunError(
+            raise MachineError(
                 f"A data loader worker of process {os.getpid()} died ({died}). The usual cause is a lack of memory "
                 "(see the kernel's log) or of shared memory (df /dev/shm): give the job more, or lower loader.workers "
                 "or loader.prefetch. The run can be resumed from its last checkpoint."

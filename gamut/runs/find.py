@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gamut.errors import RunError
 from gamut.features.folder import ABOUT
+from gamut.runs.slurm import FOLDER, newest_job
 from gamut.track.checkpoints import MANIFEST, STATE
 from gamut.track.run import METRICS, RECIPE, RECORD, ROUND, RunFolder
 
@@ -22,6 +23,7 @@ class Found:
     checkpoints: list[Path] = field(default_factory=list)  # outside of runs
     caches: list[Path] = field(default_factory=list)
     exported: list[Path] = field(default_factory=list)
+    submitted: list[Path] = field(default_factory=list)  # to SLURM: runs, those that have not begun too
     closed: list[Path] = field(default_factory=list)  # could not be looked into
 
     @property
@@ -53,6 +55,9 @@ def look(folder: Path) -> Found:
     for place, folders, files in os.walk(folder, onerror=lambda error: found.closed.append(Path(error.filename))):
         path, names = Path(place), {*folders, *files}
         folders.sort()
+        if FOLDER in names and newest_job(path):
+            found.submitted.append(path)
+            folders.remove(FOLDER)
         if is_run(path, names):
             found.runs.append(path)
             folders[:] = [name for name in folders if name not in INSIDE]

@@ -11,13 +11,16 @@ from typing import Any
 
 from gamut.errors import CheckpointError, GamutError
 from gamut.features.folder import ABOUT, CACHE
+from gamut.progress import clock_time
 from gamut.runs.find import Found, checkpoints_of, look, run_at
+from gamut.runs.slurm import Job, jobs_of, newest_job
 from gamut.runs.standing import Standing, recent, size_of, standing
 from gamut.runs.words import number, of_bytes, of_score, since, table
 from gamut.track.checkpoints import KEPT, LATEST, epochs_at
 from gamut.track.run import METRICS, RunFolder
 
 HEAD = ("run", "stage", "state", "epoch", "step", "score", "size", "age")
+JOBS = ("run", "job", "SLURM says", "state", "step", "loss", "clips/s", "left", "nodes", "restarts")
 
 
 def listed(folder: Path) -> tuple[Found, list[Standing]]:
@@ -29,6 +32,8 @@ def listed(folder: Path) -> tuple[Found, list[Standing]]:
 def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
     if runs:
         print(table(HEAD, [_row(folder, one) for one in runs]))
+    if jobs := _jobs(folder, found, runs):
+        print(f"\nunder SLURM:\n{table(JOBS, jobs)}" if runs else f"under SLURM:\n{table(JOBS, jobs)}")
     for kind, paths in (
         ("checkpoints", found.checkpoints),
         ("feature caches", found.caches),
@@ -37,7 +42,7 @@ def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
         if paths:
             print(f"\n{kind}:" if runs or kind != "checkpoints" else f"{kind}:")
             print(table(("folder", "what", "size", "age"), [_other(folder, path) for path in paths]))
-    if found.empty:
+    if found.empty and not found.submitted:
         print(f"There are no runs, checkpoints or caches of features in {folder}.")
     for one in runs:
         for problem in one.problems:
@@ -46,9 +51,35 @@ def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
         print(f"not looked into, since it cannot be read: {path}")
 
 
+def job_number(one: Standing) -> str:
+    """Of the SLURM job that was submitted for a run, or that its last attempt ran in; empty where there is none."""
+    return max(newest_job(one.path), str(one.facts.get("slurm_job_id", "")), key=lambda number: int(number or 0))
+
+
+def _jobs(folder: Path, found: Found, runs: list[Standing]) -> list[list[str]]:
+    """A row for each run that SLURM works on or has worked on."""
+    here = {one.path: one for one in runs}
+    here |= {path: Standing(path, "not begun") for path in found.submitted if path not in here}
+    numbers = {path: job_number(one) for path, one in sorted(here.items())}
+    jobs = jobs_of({*numbers.values()})
+    return [_job_row(folder, here[path], number, jobs.get(number)) for path, number in numbers.items() if number]
+
+
+def _job_row(folder: Path, one: Standing, number: str, job: Job | None) -> list[str]:
+    nodes, restarts = str(one.facts.get("slurm_job_nodelist", "")), str(one.facts.get("slurm_restart_count", 0))
+    if job is not None:
+        nodes = job.nodes or ("" if job.state == "PENDING" else nodes)
+        restarts = restarts if job.restarts is None else str(job.restarts)
+    loss = one.scores.get("loss", math.nan)
+    numbers = [f"{value:.4g}" if not math.isnan(value) else "" for value in (loss, one.rate)]
+    left = clock_time(one.left) if one.state == "running" and not math.isnan(one.left) else ""
+    told = str(job) if job is not None else "nothing any more"
+    return [_name(folder, one.path), number, told, one.state, str(one.step or ""), *numbers, left, nodes, restarts]
+
+
 def as_json(one: Standing) -> dict[str, Any]:
     """For programs; what has no value is null."""
-    content = asdict(one) | {"stage": one.stage, "score": one.score, "path": str(one.path)}
+    content = asdict(one) | {"stage": one.stage, "score": one.score, "path": str(one.path), "job": job_number(one)}
     content["rounds"] = [as_json(each) for each in one.rounds]
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()}
 

@@ -44,6 +44,9 @@ class Standing:
     interval: tuple[float, ...] = ()  # (low, high) of the main score
     index: str = ""  # fingerprint of the shard set
     holder: str = ""  # who runs it
+    rate: float = math.nan  # clips a second, last measured
+    left: float = math.nan  # seconds to the end, at the rate of its last attempt
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of its last attempt
     problems: tuple[str, ...] = ()
     rounds: tuple[Standing, ...] = ()
 
@@ -107,6 +110,9 @@ def _of_run(path: Path) -> Standing:
         interval=tuple(result.get("interval") or ()),
         index=str(result.get("index") or run.index()),
         holder=holder,
+        rate=(history.series("clips_per_second")[1] or [math.nan])[-1],
+        left=_left(history, int(recipe.get("epochs") or 0)),
+        facts=history.last_attempt.facts if history.last_attempt else {},
         problems=tuple(problems),
     )
 
@@ -135,6 +141,9 @@ def _of_rounds(path: Path, rounds: Sequence[Standing]) -> Standing:
         interval=done[0].interval if len(done) == 1 else (),
         index=lead.index,
         holder=next((one.holder for one in rounds if one.holder), ""),
+        rate=lead.rate,
+        left=lead.left,
+        facts=lead.facts,
         problems=tuple(problem for one in rounds for problem in one.problems),
         rounds=tuple(rounds),
     )
@@ -195,6 +204,15 @@ def _state(history: History, holder: str, result: bool, problems: Sequence[str])
     if last is None:
         return "damaged" if problems else "not begun"
     return STATES.get(last.status, "killed")
+
+
+def _left(history: History, epochs: int) -> float:
+    last = history.last_attempt
+    points = (
+        [] if last is None else [each for each in history.points.get("epoch", {}).values() if each[1] >= last.started]
+    )
+    (first, began), (now, then) = (min(points), max(points)) if points else ((0.0, 0.0), (0.0, 0.0))
+    return max(0.0, epochs - now) * (then - began) / (now - first) if now > first else math.nan
 
 
 def _touched(run: RunFolder) -> float:

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 
 from gamut.data.batch import PackedBatch
-from gamut.errors import RunError
+from gamut.errors import MachineError, RunError
 from gamut.train.world import World
 
 MOST_BAD_STEPS = 5  # in a row
@@ -76,7 +76,7 @@ def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) -> None:
-    """Raise RunError on every rank where a tensor is not the same on all, naming it. All ranks call it together."""
+    """Raise MachineError on every rank where a tensor is not the same on all, naming it. All ranks call it together."""
     if world.size == 1 or not tensors:
         return
     mine = torch.stack([fingerprint(tensor).to(world.device) for tensor in tensors.values()]).tolist()
@@ -92,7 +92,7 @@ def compare_replicas(world: World, tensors: dict[str, torch.Tensor], step: int) 
     more = f" and {len(apart) - NAMES} more" if len(apart) > NAMES else ""
     machines = "leave the machine of the odd rank out" if odd else "try other machines"
     whom = f"ranks {', '.join(map(str, odd))} against the others" if odd else "the ranks"
-    raise RunError(
+    raise MachineError(
         f"After step {step} the ranks no longer have the same {', '.join(apart[:NAMES])}{more} ({whom}): a memory, a "
         "network or a program has failed, and what was computed since the last comparison cannot be trusted. Start "
         f"the run again: it resumes from its newest checkpoint; {machines} if it happens again."

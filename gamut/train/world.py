@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.utils.deterministic
 
 from gamut.accelerator import CHOICE, accelerator
-from gamut.errors import RunError
+from gamut.errors import MachineError, RunError
 from gamut.processes import watch_launcher
 from gamut.recipe import schema
 from gamut.train.build import build
@@ -71,14 +71,17 @@ class World:
     def agree(self, error: Exception | None, what: str) -> None:
         """Raise on every rank if any rank has an error, so that none waits for a rank that has given up.
 
-        Raises the error itself where it happened, and RunError naming the rank and the message elsewhere.
+        Raises the error itself where it happened, and elsewhere RunError, or MachineError where it is one, naming the
+        rank and the message.
         """
-        messages = self.gather(None if error is None else str(error))
+        kind = MachineError if isinstance(error, MachineError) else RunError
+        messages = self.gather(None if error is None else (str(error), kind))
         if error is not None:
             raise error
-        for rank, message in enumerate(messages):
-            if message is not None:
-                raise RunError(f"Rank {rank} could not {what}: {message}")
+        for rank, told in enumerate(messages):
+            if told is not None:
+                message, kind = told
+                raise kind(f"Rank {rank} could not {what}: {message}")
 
 
 def declared() -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine, for as long as the tests of this folder run."""
+"""A real SLURM of three nodes on this machine, for as long as the tests of this folder run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,8 @@ from launchers import options
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 
+# MessageTimeout: SLURM repeats a step's termination that is not answered in time, a minute later; the next start of the
+# job would meet it here, where it waits 10 s for its turn (cred_expire) and not two minutes.
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -52,10 +54,13 @@ KillWait=30
 ReturnToService=2
 SlurmdTimeout=30
 InactiveLimit=0
+MessageTimeout=60
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=1 RealMemory=4000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=1 RealMemory=4000
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 MaxTime=INFINITE State=UP
-PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF State=UP
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_3} CPUs=1 RealMemory=4000
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=high Nodes=n1,n2 PriorityTier=2 PreemptMode=OFF State=UP
+PartitionName=spare Nodes=ALL PriorityTier=1 PreemptMode=OFF State=UP
 """
 
 
@@ -65,6 +70,37 @@ class Slurm:
 
     folder: Path
     environment: dict[str, str]
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by the name of their node
+
+    def start(self, node: str) -> None:
+        """Start a node's daemon."""
+        words = [shutil.which("slurmd", path=_path()) or "slurmd", "-f", f"{self.folder}/slurm.conf", "-D", "-N", node]
+        with open(self.folder / f"{node}.out", "ab") as out:
+            self.daemons[node] = subprocess.Popen(
+                words, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/"
+            )
+
+    def tasks(self, node: str) -> list[int]:
+        """The processes of jobs on a node."""
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and marks <= {*(entry / "environ").read_bytes().split(b"\0")}:
+                    found.append(int(entry.name))
+        return found
+
+    def lose(self, node: str) -> None:
+        """All that runs on a node is gone at once, as with its power: its daemon, those of its steps, and its tasks."""
+        tasks = self.tasks(node)
+        parents = {int(Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()[1]) for task in tasks}
+        steps = [pid for pid in parents - {*tasks} if "slurmstepd" in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert steps
+        self.daemons[node].kill()
+        for pid in [*steps, *tasks]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.daemons[node].wait(20)
 
     def run(self, *words: str, check: bool = True, timeout: float = 60.0) -> str:
         """Standard output of a command that knows this cluster."""
@@ -104,7 +140,8 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """Two nodes, n1 and n2, of one CPU each; partitions `low` (preempted by requeueing, 60 s of grace) and `high`."""
+    """Nodes of one CPU each: n1 and n2 in the partitions `low` (preempted by requeueing, 60 s of grace) and `high`, and
+    n3 with them in `spare`."""
     missing = [name for name in DAEMONS if shutil.which(name, path=_path()) is None]
     reason = ""
     if os.geteuid() != 0:
@@ -128,7 +165,7 @@ def slurm() -> Iterator[Slurm]:
     finally:
         with contextlib.suppress(Exception):
             _empty_queue(cluster)
-        for process in reversed(started):
+        for process in [*cluster.daemons.values(), *reversed(started)]:
             _end(process)
         _end_left_over(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -169,28 +206,23 @@ def _start_slurm(cluster: Slurm, started: list[subprocess.Popen[bytes]]) -> None
     for name in ("state", "spool"):
         (folder / name).mkdir(mode=0o755)
     host = socket.gethostname().split(".")[0]
-    port, port_1, port_2 = _free_ports(3)
-    text = CONFIGURATION.format(host=host, folder=folder, port=port, port_1=port_1, port_2=port_2)
-    (folder / "slurm.conf").write_text(text)
-    for words in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
-        with open(folder / f"{'-'.join(words)}.out", "wb") as out:
-            started.append(
-                subprocess.Popen(
-                    [shutil.which(words[0], path=_path()) or words[0], "-f", str(folder / "slurm.conf"), *words[1:]],
-                    env=cluster.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    cwd="/",
-                )
+    ports = dict(zip(("port", "port_1", "port_2", "port_3"), _free_ports(4), strict=True))
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(host=host, folder=folder, **ports))
+    controller = [shutil.which("slurmctld", path=_path()) or "slurmctld", "-f", str(folder / "slurm.conf"), "-D"]
+    with open(folder / "slurmctld.out", "wb") as out:
+        started.append(
+            subprocess.Popen(
+                controller, env=cluster.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/"
             )
-        if words[0] == "slurmctld":
-            _until(lambda: "UP" in cluster.run("scontrol", "ping", check=False), started[-1], folder / "slurmctld.log")
+        )
+    _until(lambda: "UP" in cluster.run("scontrol", "ping", check=False), started[-1], folder / "slurmctld.log")
+    for node in ("n1", "n2", "n3"):
+        cluster.start(node)
 
     def idle() -> bool:
-        return cluster.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * 2
+        return cluster.run("sinfo", "-h", "-N", "-p", "spare", "-o", "%T", check=False).split() == ["idle"] * 3
 
-    _until(idle, started[-1], folder / "n2.log")
+    _until(idle, cluster.daemons["n3"], folder / "n3.log")
 
 
 def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:

@@ -14,10 +14,11 @@ import cloudpickle
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from gamut.errors import RunError
+from gamut.errors import MachineError, RunError
 from gamut.numbers import EXIT_PREEMPTED
 from launchers import job
 from launchers.cluster import Cluster
+from launchers.ends import Word, ends_of
 from launchers.executor import executor_in
 from launchers.job import STAGES, Job, rank_environment, run, write_job
 from launchers.task import read_job
@@ -117,42 +118,45 @@ def test_only_our_stages(task: None, tmp_path: Path) -> None:
         run(write_job(tmp_path / "job.json", "os", [], {}))
 
 
-@pytest.mark.parametrize(
-    ("state", "requeued"),
-    [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False), ("", True)],  # "": SLURM did not answer
-)
 @pytest.mark.parametrize("how", ["status", "signal"])
-def test_preempted_goes_back_only_if_slurm_has_not_decided(
-    task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, requeued: bool, how: str
+def test_a_preempted_rank_says_so_and_leaves_the_rest_to_the_batch_script(
+    task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """By the stage's own status, or by a signal that comes when nothing is trained yet."""
-    asked: list[list[str]] = []
-
-    def slurm(words: list[str], **options: object) -> subprocess.CompletedProcess:
-        asked.append(words)
-        return subprocess.CompletedProcess(words, 0, f"JobId=4711 JobState={state} Restarts=0\n" if state else "", "")
 
     def main(name: str, argv: list[str]) -> int:
         if how == "signal":
             os.kill(os.getpid(), signal.SIGUSR2)
         return EXIT_PREEMPTED
 
+    def ended(status: int) -> None:
+        raise SystemExit(status)
+
     stage(monkeypatch, main)
-    monkeypatch.setattr(subprocess, "run", slurm)
-    monkeypatch.setattr(job, "_WAIT_FOR_SLURM", 0.0)
-    monkeypatch.setattr(job, "_TRY_SECONDS", 0.0)
-    with pytest.raises((RunError, SystemExit)):  # SLURM would have ended the task while it waited
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(SystemExit) as caught:
         run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
-    assert (["scontrol", "requeue", "4711"] in asked) == requeued
+    assert caught.value.code == 0  # else SLURM would end the others
+    assert ends_of(tmp_path, "4711", 0, 1)[0].word is Word.PREEMPTED
 
 
-def test_other_ranks_leave_requeueing_to_the_first(task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    stage(monkeypatch, lambda name, argv: EXIT_PREEMPTED)
-    monkeypatch.setattr(subprocess, "run", lambda words, **options: pytest.fail(f"ran {words}"))
-    monkeypatch.setattr(job, "_WAIT_FOR_SLURM", 0.0)
-    with pytest.raises(RunError):
-        run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
+def test_an_error_is_noted_before_the_rank_ends(task: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(name: str, argv: list[str]) -> int:
+        assert ends_of(tmp_path, "4711", 0, 1)[0].word is Word.BEGUN
+        raise KeyError("label")
+
+    for body, raised, word in (
+        (breaks, KeyError, Word.MISTAKE),
+        (lambda name, argv: MachineError.status, RunError, Word.MACHINE),
+        (lambda name, argv: 2, RunError, Word.MISTAKE),
+    ):
+        stage(monkeypatch, body)
+        with pytest.raises(raised):
+            run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {}))
+        assert ends_of(tmp_path, "4711", 0, 1)[0].word is word
+    stage(monkeypatch, lambda name, argv: 0)
+    assert run(write_job(tmp_path / "job.json", "pretrain", ["asit_tiny"], {})) == 0
+    assert ends_of(tmp_path, "4711", 0, 1)[0].word is Word.DONE
 
 
 def test_status_of_a_preempted_stage() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,11 +52,11 @@ def folder(slurm: Slurm) -> Path:
     return folder
 
 
-def submit(slurm: Slurm, folder: Path, name: str) -> tuple[str, Path, Path]:
-    """(job, run folder, output of its first task) of a two-task job in the partition `low`."""
+def submit(slurm: Slurm, folder: Path, name: str, *more: str, partition: str = "low") -> tuple[str, Path, Path]:
+    """(job, run folder, output of its first task) of a two-task job."""
     words = ["pretrain", str(folder / "tiny.yaml"), f"data={folder}/shards", f"run.folder={folder}/runs"]
-    words += [f"run.name={name}", "run.threads=1", "loader.workers=1"]
-    asked = ["--nodes", "2", "--cpus-only", "1", "--cpus-per-task", "1", "--partition", "low", "--time", "60"]
+    words += [f"run.name={name}", "run.threads=1", "loader.workers=1", *more]
+    asked = ["--nodes", "2", "--cpus-only", "1", "--cpus-per-task", "1", "--partition", partition, "--time", "60"]
     said = slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words, *asked)
     job = said.split()[1].rstrip(":")
     return job, folder / "runs" / name, folder / "runs" / name / "slurm" / f"{job}_0_log.out"
@@ -120,6 +122,60 @@ def test_a_cancelled_job_stays_cancelled(slurm: Slurm, folder: Path) -> None:
     facts = slurm.job(job)
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
     assert subprocess.run(["pgrep", "-f", str(run)], capture_output=True, check=False).stdout == b""
+
+
+def ended(slurm: Slurm, job: str) -> bool:
+    return slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
+
+
+def came_back(slurm: Slurm, job: str, run: Path, log: Path, seconds: float) -> None:
+    """It resumed unaided on the nodes that are left, lost a checkpoint's interval at most, and finished."""
+    slurm.wait("the job ends", lambda: ended(slurm, job), seconds, log)
+    facts = slurm.job(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    assert facts["NodeList"] == "n[1,3]"
+    said = log.read_text()
+    assert "(n2)" in said
+    if "by SLURM's own decision" not in said:  # which knows that the node is down
+        assert f"Sending job {job} back to the queue." in said
+        assert f"Job {job} will start again without n2." in said
+        assert facts["ExcNodeList"] == "n2"
+    again = trained(run)
+    assert sorted({*again}) == list(range(1, STEPS + 1))
+    assert len(again) - STEPS <= 30  # the steps between two checkpoints
+    first, second = History.read(run / "metrics.jsonl").attempts.values()
+    assert first.status in (None, "failed")
+    assert second.status == "finished"
+
+
+def test_a_killed_rank_sends_the_job_back(slurm: Slurm, folder: Path) -> None:
+    """As the kernel does it that lacks memory."""
+    job, run, log = submit(slurm, folder, "killed", partition="spare")
+    slurm.wait("the job trains", lambda: len(steps(run)) >= 35, 180, log)
+    rank = min(slurm.tasks("n2"))  # its workers are younger
+    os.kill(rank, signal.SIGKILL)
+    came_back(slurm, job, run, log, 240)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("timeout", [30, 300])
+def test_a_lost_node_sends_the_job_back(slurm: Slurm, folder: Path, timeout: int) -> None:
+    """Whether SLURM notices before the ranks' end is told, or long after it."""
+    file = slurm.folder / "slurm.conf"
+    before = file.read_text()
+    file.write_text(before.replace("SlurmdTimeout=30", f"SlurmdTimeout={timeout}"))
+    slurm.run("scontrol", "reconfigure")
+    try:
+        job, run, log = submit(slurm, folder, f"lost-{timeout}", partition="spare")
+        slurm.wait("the job trains", lambda: len(steps(run)) >= 35, 180, log)
+        slurm.lose("n2")
+        came_back(slurm, job, run, log, 900)
+    finally:
+        file.write_text(before)
+        slurm.run("scontrol", "reconfigure")
+        slurm.start("n2")
+        idle = ("sinfo", "-h", "-n", "n2", "-p", "low", "-o", "%T")
+        slurm.wait("the node is back", lambda: slurm.run(*idle).split() == ["idle"], 90)
 
 
 @pytest.mark.long
