@@ -97,6 +97,9 @@ def _asked(options: argparse.Namespace) -> tuple[cli.Command, Cluster]:
 
 
 def _submit(options: argparse.Namespace, typed: cli.Command, cluster: Cluster) -> str:
+    from gamut.track.run import RunFolder
+
+    RunFolder.require_same(typed.recipe)
     _warn_of_idle(options, typed, cluster)
     if not options.after:  # else the job before may make it
         cli.require_data(typed.recipe)

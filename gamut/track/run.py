@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +111,19 @@ class RunFolder:
         if not file.exists():
             write_text(file, resolved_yaml(recipe))
             return
-        changed = differences(decisive(read_resolved(file)), decisive(recipe))
-        if changed:
-            shown = [f"{key}: {then!r} -> {now!r}" for key, (then, now) in changed.items()]
-            more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-            back = [f"{key}={_typed(then)}" for key, (then, _) in changed.items()]
-            raise RunError(
-                f"The run at {path} was started with another recipe ({'; '.join(shown[:3])}{more}), which decides its "
-                f"numbers. To go on with it, set {' '.join(back)}. To change over, give the new run a name of its own "
-                f"with run.name=... (init={path} starts it from this one's weights), or remove the folder to start it "
-                "afresh."
-            )
+        _require_same(path, read_resolved(file), recipe)
+
+    @classmethod
+    def require_same(cls, recipe: Recipe) -> None:
+        """Raise RunError where the recipe's run, or a round of it, is there already and was started with another one:
+        another engine or stage too, so that nobody waits for GPUs to be told."""
+        place = cls.place(recipe)
+        for run in cls.rounds(place):
+            then, now = run.recipe, recipe
+            if run.path != place:  # a round has folds and a seed of its own
+                own = replace(recipe.finetune, seeds=then.finetune.seeds)
+                now = replace(recipe, seed=then.seed, folds=then.folds, finetune=own)
+            _require_same(run.path, then, now)
 
     @property
     def recipe(self) -> Recipe:
@@ -190,6 +192,20 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+
+def _require_same(path: Path, then: Recipe, now: Recipe) -> None:
+    changed = differences(decisive(then), decisive(now))
+    if changed:
+        shown = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
+        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
+        back = [f"{key}={_typed(old)}" for key, (old, _) in changed.items()]
+        raise RunError(
+            f"The run at {path} was started with another recipe ({'; '.join(shown[:3])}{more}), which decides its "
+            f"numbers. To go on with it, set {' '.join(back)}. To change over, give the new run a name of its own "
+            f"with run.name=... (init={path} starts it from this one's weights), or remove the folder to start it "
+            "afresh."
+        )
 
 
 def _typed(value: Any) -> str:

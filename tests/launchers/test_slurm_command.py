@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune.rounds import Round
 from gamut.errors import RecipeError, RunError
 from gamut.shards.__main__ import main as shards
+from gamut.track.run import RunFolder
 from launchers import executor
 from launchers import slurm as command
 from launchers.cluster import Cluster, load_cluster, minutes
@@ -142,6 +144,31 @@ def test_local_becomes_the_stage(became: list[list[str]], monkeypatch: pytest.Mo
     assert json.loads(base64.urlsafe_b64decode(became[0][4])) == {"localhost": [0, 1]}
     assert became[0][-3:] == [script, "demo", "seed=3"]
     assert became[1] == [sys.executable, str(command.ROOT / "finetune" / "run.py"), "demo"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "said"),
+    [
+        ("pretrain", ["deepspeed.zero_optimization.stage=3"], "set deepspeed.zero_optimization.stage=1"),
+        ("pretrain", ["engine=oss"], "set engine=deepspeed"),
+        ("pretrain", ["precision=bf16"], "set precision=fp32"),
+        ("finetune", ["engine=oss", "finetune.seeds=3"], "set engine=deepspeed"),
+        ("pretrain", [], "no sbatch"),
+        ("finetune", ["finetune.seeds=3"], "no sbatch"),
+    ],
+)
+def test_a_run_that_was_started_with_another_engine_is_refused_before_anything_is_queued(
+    stage: str, words: list[str], said: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path))
+    own = ["demo", f"data={data}", f"run.folder={tmp_path}/runs"]
+    begun = command.cli.parse(stage, own).recipe
+    if stage == "finetune":
+        begun = Round((1, 2), (4,), 1).recipe(begun)
+    RunFolder.open(begun)
+    assert command.main([stage, *own, *words]) == 2
+    assert said in capfd.readouterr().err
 
 
 def test_without_a_recipe_they_are_listed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -201,6 +201,9 @@ def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_pa
         ("oss", "fp32", (1, 3, 2)),
         pytest.param(3, "bf16", (3, 1, 2), marks=pytest.mark.long),
         pytest.param(1, "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
+        pytest.param(2, "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
+        pytest.param(3, "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
+        pytest.param("oss", "fp32", (4, 2, 1, 4), marks=pytest.mark.long),
         pytest.param(2, "bf16", (1, 4, 2), marks=pytest.mark.long),
     ],
 )
