@@ -25,7 +25,7 @@ PLACES = ("data", "init", "features", "encoder", "mixture", "subset")
 UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
 ADDED = ("model.backbone", "model.norm", "objective", "options")
-ADDED += ("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames")
+ADDED += ("optim.undecayed", "finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames")
 
 
 def resolved_yaml(recipe: Recipe) -> str:
