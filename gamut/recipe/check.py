@@ -6,6 +6,7 @@ from __future__ import annotations
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -243,6 +244,9 @@ def _places(recipe: Recipe) -> Iterator[Problem]:
             ("track.mlflow",),
             f"track.mlflow must be auto, off or a URI such as http://127.0.0.1:5000, not {track.mlflow!r}",
         )
+    copy = recipe.checkpoint.copy_to
+    if copy and Path(copy).expanduser().resolve() == Path(run.folder).expanduser().resolve():
+        yield ("checkpoint.copy_to", "run.folder"), "checkpoint.copy_to is the folder of the runs themselves"
     if remote.s3_endpoint and not re.fullmatch(r"https?://[^@?]+", remote.s3_endpoint):
         yield ("remote.s3_endpoint",), "remote.s3_endpoint must be a URL such as http://host:9000, without user"
     if recipe.data.startswith("pipe:") and not remote.allow_pipe:

@@ -25,7 +25,13 @@ PLACES = ("data", "init", "features", "encoder", "mixture", "subset")
 UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
 ADDED = ("model.backbone", "model.norm", "objective", "options")
-ADDED += ("optim.undecayed", "finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames")
+ADDED += (
+    "optim.undecayed",
+    "extract.pad_with",
+    "finetune.weight_frames",
+    "finetune.weight_clips",
+    "finetune.median_frames",
+)
 
 
 def resolved_yaml(recipe: Recipe) -> str:

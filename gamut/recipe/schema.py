@@ -329,6 +329,11 @@ class Checkpoint:
     keep_every: int = key(
         0, "also keep those after every so many epochs, and the last, permanently; 0: none", at_least(0), unit="epochs"
     )
+    copy_to: str = key(
+        "",
+        "a folder on another file system: FOLDER/NAME/checkpoints gets copies in the background, from which the run "
+        "goes on where its own are gone or damaged; empty: none",
+    )
 
 
 @dataclass(frozen=True)

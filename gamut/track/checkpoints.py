@@ -109,6 +109,14 @@ def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
 
     needed: a file without which it is no checkpoint; empty for a folder of another kind that has such a manifest.
     """
+    manifest = read_manifest(path, needed)
+    for name, entry in sorted(manifest["files"].items()):
+        read_verified(path / name, entry)
+    return manifest
+
+
+def read_manifest(path: Path, needed: str = STATE) -> dict[str, Any]:
+    """The manifest of a checkpoint folder, whose files are not looked at: otherwise as `verify`."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         entries = {
@@ -118,10 +126,9 @@ def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
         raise CheckpointError(f"The checkpoint {path} has no readable manifest.json.") from error
     if needed and needed not in entries:
         raise CheckpointError(f"The checkpoint {path} has an empty manifest.json.")
-    for name, entry in sorted(entries.items()):
+    for name in sorted(entries):
         if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"The manifest.json of the checkpoint {path} names {name!r}, which is not in it.")
-        read_verified(path / name, entry)
     return manifest
 
 
@@ -158,3 +165,12 @@ def discard(path: Path) -> None:
     files.hook("rename", gone)
     path.rename(gone)
     shutil.rmtree(gone)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what an attempt that died while saving or removing left behind."""
+    for prefix in (SAVING, REMOVING):
+        for path in folder.glob(f"{prefix}*"):
+            shutil.rmtree(path)
+    for path in folder.glob(f"*{files.TEMPORARY}"):
+        path.unlink()

@@ -11,7 +11,6 @@ checkpoints/kept.json        those that are never removed (checkpoint.keep_every
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +28,17 @@ from gamut.models.find import MODEL, OBJECTIVE, described
 from gamut.models.weights import plain
 from gamut.recipe import schema
 from gamut.recipe.resolved import decisive
-from gamut.track.checkpoints import LATEST, MANIFEST, REMOVING, SAVING, STATE, Checkpoints, discard, step_of
+from gamut.track.checkpoints import (
+    LATEST,
+    MANIFEST,
+    SAVING,
+    STATE,
+    Checkpoints,
+    discard,
+    remove_leftovers,
+    step_of,
+)
+from gamut.train.copies import Copies, copies_of
 from gamut.train.engine import Engine
 from gamut.train.objective import Objective
 from gamut.train.state import State, machine
@@ -91,6 +100,8 @@ class Keeper:
         self.newest: Path | None = None
         self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
         self.told = told
+        place = copies_of(recipe) if world.first else None
+        self.copies = Copies(self.checkpoints, place, recipe.checkpoint.keep) if place is not None else None
         self._saving: _Saving | None = None
         self._saved_at = time.monotonic()
 
@@ -174,6 +185,8 @@ class Keeper:
         self._saving = None
         self.newest = saving.final
         self.told(saving.step, str(saving.final), self.sha256)
+        if self.copies is not None:
+            self.copies.begin(saving.final)
 
     def finish(self) -> None:
         """Wait until nothing is being written. Called by all ranks together."""
@@ -271,6 +284,8 @@ class Keeper:
             if path != left[0]:
                 discard(path)
         self.newest = left[0] if left else None
+        if self.copies is not None:
+            self.copies.forget(step_of(left[0]) if left else 0)
         return step_of(left[0]) if left else 0
 
     def oldest(self) -> int:
@@ -280,12 +295,3 @@ class Keeper:
 
     def _name_latest(self, path: Path) -> None:
         files.write_text(self.folder / LATEST, f"{path.name}\n")
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what an attempt that died while saving or removing left behind."""
-    for prefix in (SAVING, REMOVING):
-        for path in folder.glob(f"{prefix}*"):
-            shutil.rmtree(path)
-    for path in folder.glob(f"*{files.TEMPORARY}"):
-        path.unlink()

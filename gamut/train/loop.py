@@ -133,6 +133,8 @@ class _Training:
                     return "preempted"
             self.keeper.finish()
         self.engine.close()
+        if self.keeper.copies is not None:  # for less than the others wait for this rank
+            self.keeper.copies.finish(patience=self.recipe.run.timeout_seconds / 2)
         return "finished"
 
     def _steps(self, epoch: Epoch) -> bool:

@@ -12,8 +12,9 @@ from safetensors.torch import load as load_tensors
 from gamut.errors import CheckpointError, PlanError
 from gamut.models.find import OBJECTIVE
 from gamut.recipe.resolved import decisive, differences, recorded
-from gamut.track.checkpoints import LATEST, STATE, Checkpoints, discard, read_verified, verify
-from gamut.train.checkpoint import VERSION, Keeper, remove_leftovers
+from gamut.track.checkpoints import LATEST, STATE, Checkpoints, discard, read_verified, remove_leftovers, verify
+from gamut.train.checkpoint import VERSION, Keeper
+from gamut.train.copies import copy
 from gamut.train.engine import named
 from gamut.train.state import State, machine
 
@@ -21,7 +22,8 @@ from gamut.train.state import State, machine
 def resume(keeper: Keeper) -> State | None:
     """Restore the newest checkpoint that verifies; None where the run has never saved one.
 
-    A damaged one is reported, set aside and passed over. Raises CheckpointError where there are checkpoints and
+    A damaged one is reported, set aside and passed over; where the run's folder has none that verifies, one is brought
+    back from where they are copied to (`checkpoint.copy_to`). Raises CheckpointError where there are checkpoints and
     none verifies, or where the one found is of another recipe, model or engine; PlanError where it is of another
     plan, naming the field. Nothing is restored in part: everything is compared before any tensor is copied.
     """
@@ -30,7 +32,7 @@ def resume(keeper: Keeper) -> State | None:
     if keeper.world.first:
         try:
             remove_leftovers(keeper.folder)
-            found = newest_verified(keeper.folder)
+            found = _newest_anywhere(keeper)
         except (CheckpointError, OSError) as error:
             problem = error
     keeper.world.agree(problem, "find a checkpoint")
@@ -46,6 +48,32 @@ def resume(keeper: Keeper) -> State | None:
     keeper.world.agree(problem, f"restore {path}")
     keeper.newest = path
     return state
+
+
+def _newest_anywhere(keeper: Keeper) -> tuple[Path, dict[str, Any]] | None:
+    """As `newest_verified`, of the run's folder or else of its copies. The newest is copied where it is not yet."""
+    problem: CheckpointError | None = None
+    found = None
+    try:
+        found = newest_verified(keeper.folder)
+    except CheckpointError as error:
+        problem = error
+    copies = keeper.copies
+    if found is None and copies is not None:
+        try:
+            copied = newest_verified(copies.target.folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{problem or ''} {error}".strip()) from error
+        if copied is not None:
+            for damaged in copies.source.saved():
+                set_aside(damaged)
+            found = copy(copied[0], copies.source), copied[1]
+            print(f"{found[0].name} is brought back from {copies.target.folder}", flush=True)
+    if found is None and problem is not None:
+        raise problem
+    if found is not None and copies is not None:
+        copies.begin(found[0])
+    return found
 
 
 def _restore(keeper: Keeper, path: Path, entries: dict[str, Any]) -> State:

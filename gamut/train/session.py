@@ -25,6 +25,7 @@ from gamut.recipe.schema import Recipe
 from gamut.shards import Index
 from gamut.track.run import LOCK, RunFolder
 from gamut.track.tracker import NullTracker, Tracker
+from gamut.train.copies import copies_of
 from gamut.train.objective import Objective
 from gamut.train.world import World
 from gamut.watchdog import WATCHDOG
@@ -169,7 +170,9 @@ def _normalised(recipe: Recipe, index: Index) -> dict[str, float]:
 def begin(objective: Objective, recipe: Recipe, world: World, init: str) -> bool:
     """Whether the run has no checkpoint to go on from, alike on every rank: then the objective takes the weights of
     `init`, unless that is empty."""
-    fresh = world.broadcast(not RunFolder(RunFolder.place(recipe)).checkpoints.saved())
+    copies = copies_of(recipe) if world.first else None
+    saved = RunFolder(RunFolder.place(recipe)).checkpoints.saved() or (copies.saved() if copies else [])
+    fresh = world.broadcast(not saved)
     if fresh and recipe.init:
         loaded = objective.start_from(init)
         if world.first:

@@ -25,8 +25,9 @@ from gamut import files
 from gamut.errors import GamutError, RunError
 from gamut.preemption import SIGNALS
 from gamut.recipe import schema
+from gamut.track.checkpoints import remove_leftovers
 from gamut.train import checkpoint, loop, summing, zero
-from gamut.train.checkpoint import Keeper, remove_leftovers
+from gamut.train.checkpoint import Keeper
 from gamut.train.objective import Moment
 from gamut.train.partitions import whole_state
 from gamut.train.restore import newest_verified
@@ -522,3 +523,24 @@ def diverging(world: World, folder: Path, recipe: schema.Recipe, part: str, step
         return teach(world, folder, recipe, objective)["status"]
     except RunError as error:
         return str(error)
+
+
+def copied_slowly(world: World, folder: Path, recipe: schema.Recipe, second: Path) -> dict:
+    """The toy run whose first copy of a checkpoint does not get on before the last step is taken; what was there then
+    of copies."""
+    objective, done = Toy(), threading.Event()
+    there: list[str] = []
+
+    def hook(action: str, path: Path) -> None:
+        if action == "write" and path.is_relative_to(second):
+            assert threading.current_thread() is not threading.main_thread()
+            done.wait(60.0)
+
+    def look(step: int) -> None:
+        if step == 19:
+            there.extend(path.name for path in second.glob("run/checkpoints/step-*"))
+            done.set()
+
+    files.hook = hook
+    objective.before_step = look
+    return teach(world, folder, recipe, objective) | {"copies while it trained": there}
