@@ -24,13 +24,9 @@ PLACES = ("data", "init", "features", "encoder", "mixture", "subset")
 # What checkpoints of earlier versions did not record, though it decides numbers.
 UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
-ADDED = ("model.backbone", "model.norm", "objective", "options")
-ADDED += (
-    "optim.undecayed",
-    "extract.pad_with",
-    "finetune.weight_frames",
-    "finetune.weight_clips",
-    "finetune.median_frames",
+ADDED = (
+    *("model.backbone", "model.norm", "objective", "options", "optim.undecayed", "extract.pad_with"),
+    *("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames"),
 )
 
 
