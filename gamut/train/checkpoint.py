@@ -11,6 +11,7 @@ checkpoints/kept.json        those that are never removed (checkpoint.keep_every
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
