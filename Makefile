@@ -46,8 +46,9 @@ NUMERIC := tests/audio/test_logmel.py tests/audio/test_augment.py tests/evaluate
 	tests/pretrain/test_variants.py tests/train/test_clipping.py
 OLDER_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=2
 
-# A test at a time on each core (tests/conftest.py says what stays together); more than four would compete for the disk.
-WORKERS := -n auto --maxprocesses 4 --dist loadgroup
+# A worker more than there are cores, as many tests wait for processes, timers and schedulers (tests/conftest.py says
+# what stays together); more than four would compete for the disk.
+WORKERS := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadgroup
 
 test: check programs
 	$(BIN)/python -m gamut.train.build
