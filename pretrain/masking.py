@@ -106,6 +106,7 @@ def hide(
     target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
     clip = torch.arange(len(sizes) // views, device=clean.device)
     other, copied = clip, torch.zeros_like(keys, dtype=torch.bool)
+    alone = keys.new_zeros(())
     copies = options.mask_fill == "clip" or options.mask_copied > 0
     if copies:
         other = other_clips(keys[::views], pack_clips)  # all views of a clip are copied from the same one
@@ -124,7 +125,8 @@ def hide(
     if copies:
         copy = masks.patches & copied[where.owner][:, None]
         hidden = torch.where(copy, of_others(clean, where, other, views), hidden)
-    return Hidden(hidden, masks, (copied.view(-1, views).any(1) & (other == clip)).sum())
+        alone = (copied.view(-1, views).any(1) & (other == clip)).sum()
+    return Hidden(hidden, masks, alone)
 
 
 def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.Tensor:
@@ -146,7 +148,8 @@ def draw_blocks(keys: torch.Tensor, frames: torch.Tensor, number: torch.Tensor, 
     widest = max(least + 1, int(BINS * blocks.frequency_share))
     rows, columns = (extent - PATCH).clamp_min(1) if blocks.aligned else extent, BINS - PATCH * blocks.aligned
     beyond = torch.stack([rows, torch.full_like(extent, columns), tallest, torch.full_like(extent, widest)])
-    drawn = integers_torch(key_torch(keys[:, None], number, which), which // 2 * least, beyond)
+    low = which // 2 * least if blocks.aligned else which // 2  # a call less on a GPU
+    drawn = integers_torch(key_torch(keys[:, None], number, which), low, beyond)
     top, left, height, width = drawn.unbind()
     if blocks.aligned:
         top, left = top // PATCH * PATCH, left // PATCH * PATCH

@@ -119,7 +119,7 @@ def describe(job: Job) -> str:
     short = int((job.clips.samples < job.recipe.extract.seconds * RATE).sum())
     lines = [
         f"encoder: {model}",
-        f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and followed by silence",
+        f"front end: {front}; {cut:,} clips are cut there, {short:,} are shorter and filled up",
         f"kept: {about.layers} layers x {about.steps} steps (of {about.pooling['steps']} each) x {about.dim}, "
         f"{about.dtype}: {about.record_bytes / 1e6:.3f} MB a clip",
         f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards; about "

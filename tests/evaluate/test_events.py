@@ -151,7 +151,7 @@ def test_frames_are_saved_with_the_scores_of_the_clips(tmp_path: Path) -> None:
 def test_a_missing_scorer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     require_scorer()
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install gamut\[events\]"):
+    with pytest.raises(RecipeError, match=r"pip install '\.\[events\]'"):
         require_scorer()
 
 
