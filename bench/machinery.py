@@ -51,8 +51,8 @@ def make(folder: Path, record: tuple[int, int, int]) -> list[str]:
     ones = np.ones(CLIPS, np.int64)
     shards = folder / "shards"
     shards.mkdir()
-    (shards / "shard-000000.tar").touch()
-    part = Part("shard-000000.tar", 0, 0, "made", {}, keys, 0 * ones, ones, 80_000 * ones, [0] * CLIPS, labels, columns)  # type: ignore[arg-type]
+    (shards / "shard-000000.tar").write_bytes(b"\0")
+    part = Part("shard-000000.tar", 1, 0, "made", {}, keys, 0 * ones, ones, 80_000 * ones, [0] * CLIPS, labels, columns)  # type: ignore[arg-type]
     build(shards, "made", [str(number) for number in range(CLASSES)], [part])
     index = Index.open(shards)
     random = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def write_index(folder: Path, clips: int) -> float:
         rows = range(first, min(first + A_SHARD, clips))
         ones = [1] * len(rows)
         keys, labels = [f"clip-{row:07d}" for row in rows], [[row % 527] for row in rows]
-        parts.append(Part(f"shard-{number:06d}.tar", 0, 0, "set", {}, keys, ones, ones, ones, ones, labels))
+        parts.append(Part(f"shard-{number:06d}.tar", 2, 0, "set", {}, keys, ones, ones, ones, ones, labels))
     folder.mkdir(parents=True, exist_ok=True)
     since = time.process_time()
     build(folder, "set", [str(number) for number in range(527)], parts)
@@ -83,7 +83,7 @@ def policy_of(name: str, options: argparse.Namespace) -> Policy:
 def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Open, plan, save, map; then what the plan is worth."""
     since = time.process_time()
-    clips = Index.open(folder, tars=False).table()
+    clips = Index.open(folder, tars=False, intact=False).table()
     opened = time.process_time() - since
     policy = policy_of(name, options)
     epoch = plan_epoch(clips, options.seed, 0, policy)
@@ -99,7 +99,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, f
     found["in_order"] = 1 - int(tokens.sum()) / (published(tokens, options.tokens) * options.tokens)
     del epoch, local
     since = time.perf_counter()
-    clips = Index.open(folder, tars=False).table()
+    clips = Index.open(folder, tars=False, intact=False).table()
     with Ahead(folder / "plan", clips, options.seed, policy, epochs=1) as plans:
         plans.begin()
         plans.take(0)
@@ -109,7 +109,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, f
 
 def resume(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     since = time.process_time()
-    clips = Index.open(folder, tars=False).table()
+    clips = Index.open(folder, tars=False, intact=False).table()
     with Ahead(folder / "plan", clips, options.seed, policy_of(name, options), epochs=1) as plans:
         epoch = plans.take(0)
     assert epoch.row[epoch.pack_offset[epoch.steps // 2 * epoch.packs]] >= 0  # the middle is there at once

@@ -128,7 +128,7 @@ class Index:
                 expected = clips + (name in RAGGED.values()) if ragged is None else int(ragged[-1])
                 if len(array) != expected:
                     raise ValueError(f"{name}.npy has {len(array)} entries where {expected} are expected")
-            index._require_sense()
+            index._require_sense(tars)
         except (*UNSOUND, OSError) as error:
             raise ShardError(
                 f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
@@ -138,8 +138,9 @@ class Index:
             index._check_tars()
         return index
 
-    def _require_sense(self) -> None:
-        """Raise ValueError where a column points outside of what it points into: an index need not be of our making."""
+    def _require_sense(self, tars: bool) -> None:
+        """Raise ValueError where a column points outside of what it points into: an index need not be of our making.
+        tars: also where a clip is outside of its tar."""
         words = [self.name, *self.labels, *self.codecs, self.tars.place, *self.tars.names]
         if not all(isinstance(word, str) and "\0" not in word for word in words):
             raise ValueError("a name is not text")
@@ -155,7 +156,7 @@ class Index:
         _require_within("size", self.size, LARGEST)
         if self.codec is not None:
             _require_within("codec", self.codec, len(self.codecs))
-        if len(self) and (self.offset + self.size > sizes[self.shard]).any():
+        if tars and len(self) and (self.offset + self.size > sizes[self.shard]).any():
             raise ValueError("a clip is outside of its tar")
         for name, offsets in (
             ("label_offset", self.label_offset), ("key_offset", self._key_offset), ("event_offset", self.event_offset)

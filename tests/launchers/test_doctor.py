@@ -153,7 +153,8 @@ def test_a_real_slurm(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [check.state for check in checks] == [FINE] * len(checks)
     assert named(checks, "SLURM, lost nodes").found == "SlurmdTimeout=30"
     assert named(checks, "SLURM, preemption").found == "PreemptMode=REQUEUE, warned 60 s ahead"
-    assert named(slurm_of(Cluster(gpus=0, partition="nosuch")), "partition").remedy == "Name one of these: low, high."
+    nosuch = named(slurm_of(Cluster(gpus=0, partition="nosuch")), "partition")
+    assert nosuch.remedy == "Name one of these: low, high, spare."
     fits = named(slurm_of(Cluster(gpus=8, nodes=3, partition="low")), "partition low")
     assert fits.state == BROKEN
     assert "3 nodes are requested, it has 2" in fits.found
