@@ -44,7 +44,7 @@ ASIT = [*SMALL, "subset.fold=[1,2,3,4]", "epochs=2", "asit.hidden=16", "asit.bot
 ASIT += ["probe.every_epochs=0", "track.picture_epochs=0", "checkpoint.every_epochs=0", "checkpoint.keep=1"]
 ENGINE = {"asit": [], "oss": ["engine=oss"], "zero3": ["deepspeed.zero_optimization.stage=3"]}
 TUNED = [*SMALL, "init=runs/asit", "epochs=3", "folds.test=[[4]]", "finetune.evaluate_epochs=1", "checkpoint.keep=1"]
-TUNED += ["optim.lr=1e-2"]
+TUNED += ["optim.lr=1e-2", "optim.undecayed=vectors"]  # a recipe says the latter of class tokens and positions now
 FOLDS = {"validated": ["folds.train=[1,2]", "folds.validation=[3]"], "last": ["folds.train=[1,2,3]"]}
 HEAD = ["whisper_at_tltr512_esc50", "features=features/asit_esc50", "step.packs=2", "step.clips=4", "epochs=2"]
 HEAD += ["finetune.average_from=1", "head.dim=16", "head.layer_heads=2", "folds.test=[[4]]", "folds.train=[1,2,3]"]
