@@ -161,9 +161,7 @@ def test_every_format_length_and_number_of_channels_becomes_16_khz_mono(tmp_path
         assert index.samples[rows[name]] == pytest.approx(len(audio) * 16000 / rate, abs=1)
         np.testing.assert_array_equal(samples(index, rows[name]), expected(folder / f"{name}.{container.lower()}"))
     assert not samples(index, rows["silence"]).any()
-    assert json.loads((tmp_path / "set" / "index" / "quarantine.json").read_bytes())["saturated"] == {
-        "noise/loud": 40
-    }
+    assert json.loads((tmp_path / "set" / "index" / "quarantine.json").read_bytes())["saturated"] == {"noise/loud": 40}
 
 
 def broken_files(folder: Path) -> dict[str, str]:
