@@ -101,7 +101,8 @@ class Keeper:
         self.newest: Path | None = None
         self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
         self.told = told
-        place = copies_of(recipe) if world.first else None
+        place = copies_of(recipe)
+        place = place if place is not None and world.first else None
         self.copies = Copies(self.checkpoints, place, recipe.checkpoint.keep) if place is not None else None
         self._saving: _Saving | None = None
         self._saved_at = time.monotonic()
