@@ -121,7 +121,7 @@ def after(folder: Path, failures: int, step: Step, status: int, slurm: Mapping[s
         count = counted(folder, job)
         if count > failures:
             print(
-                f"Job {job} is not sent back to the queue: that were {count} failures in a row without a new "
+                f"Job {job} is not sent back to the queue: that makes {count} failures in a row without a new "
                 f"checkpoint, and the cluster's `failures` allows {failures}. Submit it again to go on.",
                 flush=True,
             )

@@ -84,12 +84,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do those of
-    the one SLURM that a machine can have."""
-    if config.getoption("dist", "no") == "no":
+    the one SLURM that a machine can have. The longest come first, with --no-loadscope-reorder."""
+    if not getattr(config.option, "loadgroup", False):  # which pytest-xdist sets in its workers, where `dist` is "no"
         return
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)  # the longest files first
+    slurm = {item for item in items if item.get_closest_marker("slurm")}
+    items.sort(key=lambda item: (item not in slurm, item.path.parent != Path(__file__).parent))
     for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("slurm" if item in slurm else item.nodeid.partition("::")[0]))
