@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import ShardError, nearest
-from gamut.shards.convert.table import records
+from gamut.shards.convert.table import class_labels, refuse_again
 from gamut.text import lines_of, read_lines
 
 FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json; the first one present counts
@@ -260,24 +260,12 @@ def read_classes(path: Path) -> Classes:
     while lines and not lines[-1]:
         lines.pop()
     if lines and "display_name" in lines[0]:
-        named = [(line, row["display_name"].strip(), row) for line, row in records(path, ("display_name",))]
-    else:
-        named = [(line, name, {}) for line, name in enumerate(lines, 1)]
-    names: list[str] = []
+        names, others = class_labels(path, ("display_name",))
+        return list(names), others | {name: number for number, name in enumerate(names)}
     ids: dict[str, int] = {}
-    for line, name, row in named:
-        if not name or name in ids:
-            raise ShardError(
-                f"{path}, line {line} {f'names {name!r} again' if name else 'is empty'}: there must be a class name a "
-                "line, each once."
-            )
-        if row.get("index", str(len(names))) != str(len(names)):
-            raise ShardError(f"{path}, line {line}: index {row['index']} of {name!r} is out of order.")
-        ids[name] = len(names)
-        names.append(name)
-    for number, (line, _, row) in enumerate(named):
-        if (mid := row.get("mid", "")) and ids.setdefault(mid, number) != number:
-            raise ShardError(f"{path}, line {line}: {mid} is on another line, too.")
-    if not names:
+    for line, name in enumerate(lines, 1):
+        refuse_again(path, line, name, ids)
+        ids[name] = len(ids)
+    if not ids:
         raise ShardError(f"{path} names no classes: there must be one a line.")
-    return names, ids
+    return list(ids), ids

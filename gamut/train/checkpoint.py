@@ -102,8 +102,9 @@ class Keeper:
         self.sha256 = ""  # of the newest one's manifest, which has the hashes of the rest; known to rank 0
         self.told = told
         place = copies_of(recipe)
-        place = place if place is not None and world.first else None
-        self.copies = Copies(self.checkpoints, place, recipe.checkpoint.keep) if place is not None else None
+        self.copies = None
+        if place is not None and world.first:
+            self.copies = Copies(self.checkpoints, place, recipe.checkpoint.keep)
         self._saving: _Saving | None = None
         self._saved_at = time.monotonic()
 

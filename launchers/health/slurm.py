@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 
+from gamut.runs.slurm import says
 from launchers.cluster import Cluster, minutes
 from launchers.health import BROKEN, FINE, WARNING, Check
 
 LOST = 120  # seconds after which a silent node should count as lost; SLURM's default is 300
-_SECONDS = 30.0
 
 
 def look(cluster: Cluster, name: str | None) -> list[Check]:
@@ -19,8 +18,8 @@ def look(cluster: Cluster, name: str | None) -> list[Check]:
         if name is None:
             return [Check("SLURM", FINE, "not here: runs start with --local, deepspeed or torchrun")]
         return [Check("SLURM", BROKEN, "no sbatch on PATH", "Submit from a login node of the cluster.")]
-    version = _ask("sbatch", "--version").strip()
-    settings = facts(_ask("scontrol", "show", "config"))
+    version = says("sbatch", "--version").stdout.strip()
+    settings = facts(says("scontrol", "show", "config").stdout)
     if not settings:
         remedy = "`scontrol ping` shows which controller does not answer. Outside a cluster this does not matter."
         state = WARNING if name is None else BROKEN
@@ -46,13 +45,6 @@ def seconds(text: str) -> int:
         return 10**9
     match = re.match(r"\d+", text)
     return int(match[0]) if match else 0
-
-
-def _ask(*words: str) -> str:
-    try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 def _requeue(settings: dict[str, str]) -> Check:
@@ -95,7 +87,7 @@ def _kill_wait(settings: dict[str, str], cluster: Cluster) -> Check:
 
 
 def _partition(cluster: Cluster) -> dict[str, str] | Check:
-    lines = [facts(line) for line in _ask("scontrol", "show", "partition", "-o").splitlines()]
+    lines = [facts(line) for line in says("scontrol", "show", "partition", "-o").stdout.splitlines()]
     named = [line for line in lines if line.get("PartitionName") == cluster.partition]
     default = [line for line in lines if line.get("Default") == "YES"]
     if cluster.partition is not None and not named:
@@ -123,7 +115,7 @@ def _fits(partition: dict[str, str], cluster: Cluster) -> Check:
         gpus = int(re.search(r"gres/gpu=(\d+)", tres)[1])  # type: ignore[index]
         if cluster.gpus * cluster.nodes > gpus:
             problems.append(f"{cluster.gpus * cluster.nodes} GPUs are requested, it has {gpus}")
-    elif cluster.gpus and "AccountingStorageTRES" not in tres and "gpu" not in _ask("sinfo", "-h", "-o", "%G"):
+    elif cluster.gpus and "AccountingStorageTRES" not in tres and "gpu" not in says("sinfo", "-h", "-o", "%G").stdout:
         problems.append(f"{cluster.gpus} GPUs a node are requested, but no node has any")
     found = f"{nodes} nodes, at most {longest}"
     return Check.of(name, found, "; ".join(problems) or None, "Change the cluster file, or give options to submit.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from gamut.errors import RecipeError
 from gamut.evaluate import events as module
@@ -158,8 +159,7 @@ def test_a_missing_scorer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("length", [1, 2, 3, 40])
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_frames_become_the_median_around_them(length: int, size: int) -> None:
-    scipy = pytest.importorskip("scipy.ndimage")
     frames = np.random.default_rng(0).random((length, 4), np.float32)
     found = smoothed(frames, size)
-    np.testing.assert_array_equal(found, scipy.median_filter(frames, (size, 1), mode="nearest"))
+    np.testing.assert_array_equal(found, ndimage.median_filter(frames, (size, 1), mode="nearest"))
     assert found.dtype == np.float32

@@ -141,7 +141,7 @@ def test_class_tables_are_read_alike_everywhere(tmp_path: Path, form: bytes) -> 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("a\n\nb\n", "line 2 is empty"),
+        ("a\n\nb\n", "line 2 names no class"),
         ("a\nb\na\n", "line 3 names 'a' again"),
         ("index,display_name\n0,a\n2,b\n", "line 3: index 2 of 'b' is out of order"),
         ('display_name\n"a\nb\n', "line 2: a quote"),

@@ -33,6 +33,7 @@ from gamut.track.checkpoints import SAVING, Checkpoints, verify
 from gamut.track.metrics import History
 from launchers.corpus import synthesise
 from tests.soak.faults import Faults
+from tests.soak.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS, CLIPS, STEPS_AN_EPOCH = 2, 48, 6
@@ -93,46 +94,6 @@ def children(pid: int, command: bytes) -> list[Process]:
         return []
     found = [Process.of(int(one)) for one in pids if command in command_of(int(one))]
     return [one for one in found if one is not None and one.alive()]
-
-
-class Steps:
-    """The steps in a metrics file, followed while it grows."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.offset = file, 0
-        self.last = 0
-        self.taken: Counter[int] = Counter()
-        self.times: list[tuple[int, int, float]] = []  # (attempt, step, time)
-
-    def follow(self) -> int:
-        """The last step so far."""
-        if not self.file.exists():
-            return 0
-        with open(self.file, "rb") as file:
-            file.seek(self.offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        for line in whole.splitlines():
-            values = json.loads(line)
-            if "loss" in values:
-                self.last = values["step"]
-                self.taken[self.last] += 1
-                self.times.append((values["attempt"], self.last, values["time"]))
-        return self.last
-
-    @property
-    def lost(self) -> int:
-        return sum(self.taken.values()) - len(self.taken)
-
-    def productive(self) -> float:
-        """Seconds that the steps took which were not lost."""
-        took: dict[int, float] = {}
-        for before, now in zip(self.times, self.times[1:]):
-            if now[0] == before[0]:
-                took[now[1]] = now[2] - before[2]
-        usual = statistics.median(took.values())
-        return sum(took.get(step, usual) for step in self.taken)
 
 
 class Soak:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from gamut.errors import ShardError
@@ -109,19 +109,32 @@ def integer(table: Path, line: int, name: str, text: str) -> int:
     return int(value)
 
 
-def class_labels(table: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    """AudioSet's class_labels_indices.csv (`index,mid,display_name`): the class names, and machine id -> class number.
+def class_labels(
+    table: Path, needed: Sequence[str] = ("index", "mid", "display_name")
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """A CSV of classes as AudioSet's class_labels_indices.csv: the class names, and machine id -> class number.
 
-    Raises ShardError where indices are not 0 to n - 1, or a machine id occurs twice.
+    Raises ShardError where a needed column is missing, indices are not 0 to n - 1, or a name or machine id is empty or
+    there twice.
     """
     names: list[str] = []
     numbers: dict[str, int] = {}
-    for line, row in records(table, ("index", "mid", "display_name")):
-        index = integer(table, line, "index", row["index"])
-        if index != len(names) or row["mid"] in numbers:
-            raise ShardError(f"{table}, line {line}: index {index} of {row['mid']} is out of order or occurs twice.")
-        names.append(row["display_name"])
-        numbers[row["mid"]] = index
+    for line, row in records(table, needed):
+        name, mid = row["display_name"].strip(), row.get("mid")
+        refuse_again(table, line, name, names)
+        if "index" in row and integer(table, line, "index", row["index"]) != len(names):
+            raise ShardError(f"{table}, line {line}: index {row['index']} of {name!r} is out of order.")
+        if mid is not None:
+            refuse_again(table, line, mid, numbers)
+            numbers[mid] = len(names)
+        names.append(name)
     if not names:
         raise ShardError(f"{table} has no classes.")
     return tuple(names), numbers
+
+
+def refuse_again(table: Path, line: int, name: str, before: Container[str]) -> None:
+    """Raise ShardError for a class without a name, or with one that is there already."""
+    if not name or name in before:
+        why = f"names {name!r} again" if name else "names no class"
+        raise ShardError(f"{table}, line {line} {why}: there must be a class a line, each once.")
