@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -136,6 +137,8 @@ def _run(application: Any, listening: socket.socket) -> None:
 
     signal.signal(signal.SIGTERM, end)  # uvicorn ends in order, and then raises it again: temporary files go, too
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
+    # A page that is open is cut off at the end, which is no error to tell with its stack.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     server.run(sockets=[listening])
 
 

@@ -21,7 +21,7 @@ from gamut.audio.ffmpeg import needs_ffmpeg
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
-from gamut.numbers import HOP, RATE, WINDOW
+from gamut.numbers import HOP, PATCH, RATE, WINDOW
 from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
@@ -33,7 +33,7 @@ from gamut.threads import one_thread
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 COUNTED = ("clips", "clipped", "padded")  # clipped: with samples held to full scale; padded: under 16 frames
-SHORT = WINDOW + 15 * HOP  # samples of 16 frames
+SHORT = (PATCH - 1) * HOP + WINDOW  # samples of 16 frames
 READERS = {".mp3": "soundfile or miniaudio", ".hdf5": "h5py", ".h5": "h5py"}  # miniaudio: an MP3 that states no length
 RAREST = 10  # classes
 

@@ -89,8 +89,9 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         assert found, (temporary / "said").read_text()
         yield Server(found[1], process)
         assert list(temporary.glob("gamut-serve-*/**/*.wav"))
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a-page", timeout=60):  # which is open still
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=120)
     text = (temporary / "said").read_text()
     assert process.returncode == 128 + signal.SIGTERM, text
     assert "outside:" not in text
