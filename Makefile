@@ -48,7 +48,7 @@ OLDER_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INS
 
 # A worker more than there are cores, as many tests wait for processes, timers and schedulers (tests/conftest.py says
 # what stays together); more than four would compete for the disk.
-WORKERS := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test: check programs
 	$(BIN)/python -m gamut.train.build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+TESTS = Path(__file__).parent
 
 _approx = pytest.approx
 
@@ -84,13 +87,26 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+@functools.cache
+def needs_slurm(file: Path) -> bool:
+    return "pytest.mark.slurm" in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do the
+    files of the one SLURM that a machine can have. (pytest-xdist 3.8's own groups do nothing with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "slurm" if needs_slurm(TESTS.parent / file) else file
+
+    return Files(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers run the tests, a file's stay together (they share what is dear to make), and so do those of
-    the one SLURM that a machine can have. The longest come first, with --no-loadscope-reorder."""
-    if not getattr(config.option, "loadgroup", False):  # which pytest-xdist sets in its workers, where `dist` is "no"
-        return
-    slurm = {item for item in items if item.get_closest_marker("slurm")}
-    items.sort(key=lambda item: (item not in slurm, item.path.parent != Path(__file__).parent))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slurm" if item in slurm else item.nodeid.partition("::")[0]))
+    """The longest first, for --no-loadscope-reorder."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (not needs_slurm(item.path), item.path.parent != TESTS))

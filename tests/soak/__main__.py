@@ -38,6 +38,7 @@ from tests.soak.steps import Steps
 ROOT = Path(__file__).resolve().parents[2]
 RANKS, CLIPS, STEPS_AN_EPOCH = 2, 48, 6
 STEPS_A_KILL = 4
+SPARE = 4  # epochs: steps are fast, and the last kill may wait for a save
 RECIPE = """
 defaults: asit
 front: {mean: -6.0, std: 5.0}
@@ -104,7 +105,7 @@ class Soak:
     ) -> None:
         self.folder, self.kills, self.say, self.shares = folder, kills, say, shares
         self.random = random.Random(seed)
-        self.epochs = -(-max(kills, 1) * STEPS_A_KILL // STEPS_AN_EPOCH) + 1
+        self.epochs = -(-max(kills, 1) * STEPS_A_KILL // STEPS_AN_EPOCH) + SPARE
         self.total = self.epochs * STEPS_AN_EPOCH
         self.faults = Faults(folder / "runs", folder)
         environment = os.environ | {key: str(value) for key, value in self.faults.environment.items()}
