@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2):  # for the ranks; srun itself is not to inherit deafness
         signal.signal(number, lambda number, frame: None)
     step = Step()
-    return after(Path(folder), int(failures), step, run(srun, step), os.environ)
+    status = run(srun, step)
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # a requeue sends it to this script, and to what it asks SLURM by
+        signal.signal(number, signal.SIG_IGN)
+    return after(Path(folder), int(failures), step, status, os.environ)
 
 
 def run(srun: Sequence[str], step: Step) -> int:
@@ -114,7 +117,7 @@ def after(folder: Path, failures: int, step: Step, status: int, slurm: Mapping[s
     if state not in (None, "RUNNING"):  # a cancelled job must not be requeued, and SLURM may have requeued it itself
         print(f"Job {job} is {state} by SLURM's own decision.", flush=True)
         if state in ("PENDING", "COMPLETING"):  # requeued by SLURM, or cancelled, and then it refuses
-            leave_out(folder, job, bad)
+            leave_out(job, bad, spared(folder, job, bad))
         return EXIT_PREEMPTED
     why = "Saved."
     if not preempted:
@@ -127,12 +130,13 @@ def after(folder: Path, failures: int, step: Step, status: int, slurm: Mapping[s
             )
             return status
         why = f"Failure {count} of {failures} without a new checkpoint."
+    without = spared(folder, job, bad)
     print(f"{why} Sending job {job} back to the queue.", flush=True)
     done = says("scontrol", "requeue", job)
     if done.returncode:
         print(f"Job {job} could not be requeued ({done.stderr.strip()}); submit it again to go on.", flush=True)
         return status or 1
-    leave_out(folder, job, bad)
+    leave_out(job, bad, without)
     return EXIT_PREEMPTED
 
 
@@ -140,7 +144,8 @@ def blamed(step: Step, ends: Mapping[int, End], places: Sequence[str]) -> list[s
     """The nodes that the failure came from, as far as it can be told; empty where that would be all of them.
 
     Nodes that SLURM calls lost or does not reach; else those that a rank says it of; else those that were never heard
-    of while srun ended the tasks; else the first whose task was killed.
+    of while srun ended the tasks; else the first whose task was killed; else, where others say that they lost a rank,
+    the one node that has ranks without a word.
     """
     silent = [
         node
@@ -148,7 +153,9 @@ def blamed(step: Step, ends: Mapping[int, End], places: Sequence[str]) -> list[s
         if step.heard and node not in step.heard and Word.BEGUN in _words(ends, places, node)
     ]
     said = [end.node for end in ends.values() if end.word is Word.MACHINE]
-    for found in (step.lost + unreachable(places), said, silent, step.killed[:1]):
+    mute = [node for node in dict.fromkeys(places) if Word.BEGUN in _words(ends, places, node)]
+    alone = mute if len(mute) == 1 and any(end.word is Word.OTHERS for end in ends.values()) else []
+    for found in (step.lost + unreachable(places), said, silent, step.killed[:1], alone):
         if found:
             return sorted({*found}) if {*found} < {*places} or len({*places}) == 1 else []
     return []
@@ -216,23 +223,32 @@ def counted(folder: Path, job: str) -> int:
     return count
 
 
-def leave_out(folder: Path, job: str, bad: Sequence[str]) -> None:
-    """Have the job, which is pending, start without these nodes; say so, or why it cannot."""
+def spared(folder: Path, job: str, bad: Sequence[str]) -> list[str]:
+    """The nodes that the job is to start without: these and those it leaves out already; [] where it could not start.
+
+    Asked before the job is sent back: this script does not live long after that.
+    """
     if not bad:
-        return
-    named = ",".join(bad)
+        return []
     before = facts_of(job).get("ExcNodeList", "(null)")
-    nodes = ",".join(dict.fromkeys([*([] if before == "(null)" else hosts(before)), *bad]))
+    nodes = list(dict.fromkeys([*([] if before == "(null)" else hosts(before)), *bad]))
     script = folder / f"{job}_submission.sh"
-    enough = says("sbatch", "--test-only", f"--exclude={nodes}", str(script))
+    enough = says("sbatch", "--test-only", f"--exclude={','.join(nodes)}", str(script))
     if enough.returncode:
-        print(f"{named} is not left out: without it SLURM says `{enough.stderr.strip()}`.", flush=True)
+        print(f"{','.join(bad)} is not left out: without it SLURM says `{enough.stderr.strip()}`.", flush=True)
+        return []
+    return nodes
+
+
+def leave_out(job: str, bad: Sequence[str], nodes: Sequence[str]) -> None:
+    """Have the job, which is pending, start without these nodes, `bad` among them; say so, or why it cannot."""
+    if not nodes:
         return
-    done = says("scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}")
+    done = says("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
     if done.returncode:
-        print(f"{named} is not left out: SLURM says `{done.stderr.strip()}`.", flush=True)
+        print(f"{','.join(bad)} is not left out: SLURM says `{done.stderr.strip()}`.", flush=True)
     else:
-        print(f"Job {job} will start again without {named}.", flush=True)
+        print(f"Job {job} will start again without {','.join(bad)}.", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import threading
@@ -110,6 +111,7 @@ BEGUN, OTHERS, MISTAKE, SAVED = Word.BEGUN, Word.OTHERS, Word.MISTAKE, Word.PREE
             True,
             "",
         ),  # srun killed them: no telling
+        ((OTHERS, OTHERS, BEGUN, OTHERS), (RESET, *KILLED[::-1]), True, "n2"),  # the others' end was told before
         (
             (OTHERS, OTHERS, None, None),
             ("srun: error: Task launch for StepId=7.0 failed on node n2: Timeout",),
@@ -194,6 +196,35 @@ def test_a_node_that_is_needed_is_kept(slurm: Controller, folder: Path, capsys: 
     assert after(folder, 3, step(*KILLED), 1, JOB) == EXIT_PREEMPTED
     assert (slurm.requeued, slurm.without) == (True, "")
     assert "n2 is not left out: without it SLURM says `allocation failure: not available`" in capsys.readouterr().out
+
+
+def test_what_is_asked_of_slurm_outlives_the_signal_of_a_requeue(tmp_path: Path, folder: Path) -> None:
+    """SLURM ends a job that is sent back: all processes of its batch step get SIGTERM, half a minute before SIGKILL."""
+    say(folder, OTHERS, OTHERS, BEGUN, OTHERS)
+    (tmp_path / "bin").mkdir()
+    asked = tmp_path / "asked"
+    script = f"""#!/bin/sh
+case "$(basename $0) $*" in
+    "scontrol show hostnames"*) echo n1; echo n2;;
+    "scontrol show job"*) echo JobState=RUNNING;;
+    "scontrol requeue"*) kill -TERM 0;;
+    "scontrol update"*) sleep 0.5; echo "$*" >> {asked};;
+    "srun"*) echo "{KILLED[0]}" >&2; exit 1;;
+esac
+"""
+    for name in ("scontrol", "sbatch", "sinfo", "srun"):
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "launchers.batch", str(folder), "3", "srun", "task"],
+        env=os.environ | JOB | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+    )
+    assert (done.returncode, done.stderr) == (EXIT_PREEMPTED, ""), done.stdout
+    assert asked.read_text() == "update JobId=7 ExcNodeList=n2\n"
 
 
 def test_failures_in_a_row_are_bounded_and_a_checkpoint_ends_the_row(

@@ -131,10 +131,9 @@ def ended(slurm: Slurm, job: str) -> bool:
 def came_back(slurm: Slurm, job: str, run: Path, log: Path, seconds: float) -> None:
     """It resumed unaided on the nodes that are left, lost a checkpoint's interval at most, and finished."""
     slurm.wait("the job ends", lambda: ended(slurm, job), seconds, log)
-    facts = slurm.job(job)
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), log.read_text()
-    assert facts["NodeList"] == "n[1,3]"
-    said = log.read_text()
+    facts, said = slurm.job(job), log.read_text()
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said
+    assert facts["NodeList"] == "n[1,3]", said
     assert "(n2)" in said
     if "by SLURM's own decision" not in said:  # which knows that the node is down
         assert f"Sending job {job} back to the queue." in said
