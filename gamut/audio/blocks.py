@@ -26,7 +26,7 @@ from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
-BLOCK = 1 << 19  # samples over all channels that are decoded at a time
+BLOCK = 1 << 17  # samples over all channels that are decoded at a time: what a core's own cache holds
 UNKNOWN = 1 << 62  # frames: libsndfile states 2^63 - 1 where the file does not say
 LOST_MPEG_FRAMES = 10
 
@@ -146,14 +146,25 @@ def resampled(native: Blocks, name: str) -> Iterator[np.ndarray]:
         for block, rate in read:
             if not 1_000 <= rate <= 10_000_000:
                 raise AudioError(f"{name}: a sample rate of {rate} Hz is outside 1 kHz to 10 MHz.", "format")
-            mono = np.ascontiguousarray(_finite(block, name).T).mean(axis=0, dtype=np.float32)
+            mono = _mono(block)  # what is NaN or infinite in a channel is so in the mean
             if rate != RATE:
                 stream = stream or soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
-                mono = stream.resample_chunk(mono)
+                mono = stream.resample_chunk(_finite(mono, name))
             if len(mono):
                 yield _finite(mono, name)  # sums of samples that no recording has can be without bound
     if stream is not None and len(mono := stream.resample_chunk(np.zeros(0, np.float32), last=True)):
         yield _finite(mono, name)
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """float32 [n]: the mean of [n, channels], in the channels' order."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    total = block[:, 0] + block[:, 1]
+    for channel in range(2, block.shape[1]):
+        total += block[:, channel]
+    total /= block.shape[1]
+    return total
 
 
 def _finite(block: np.ndarray, name: str) -> np.ndarray:
@@ -188,9 +199,12 @@ def waveform(native: Blocks, name: str) -> Waveform:
                 yield block, rate
 
     for mono in resampled(counted(), name):
-        scaled = np.rint(np.clip(mono, -2.0, 2.0) * np.float32(32768))
-        saturated += int(np.count_nonzero((scaled > 32767) | (scaled < -32768)))
-        parts.append(np.clip(scaled, -32768, 32767).astype(np.int16))
+        scaled = np.clip(mono, -2.0, 2.0)
+        scaled *= np.float32(32768)
+        np.rint(scaled, out=scaled)
+        held = np.clip(scaled, -32768, 32767)
+        saturated += int(np.count_nonzero(held != scaled))
+        parts.append(held.astype(np.int16))
     if not frames:
         raise AudioError(f"{name} holds no sample.", "empty")
     if not parts:
