@@ -2,6 +2,8 @@
 
     python -m launchers.batch FOLDER FAILURES srun ...
 
+FOLDER is where the job's files are; `%a` in it stands for the job's number in an array, as in sbatch's own names.
+
 It goes back when all ranks were preempted; and, FAILURES times in a row without a new checkpoint between, when it was
 not a rank's own mistake that ended it: a node was lost, a rank was killed, a network failed. The node is then named and
 left out (`scontrol update ExcNodeList`, which SLURM allows a job's owner while it is pending), unless too few are left.
@@ -23,7 +25,7 @@ from pathlib import Path
 
 from gamut.files import write_text
 from gamut.numbers import EXIT_PREEMPTED
-from gamut.runs.slurm import facts_of, hosts, says
+from gamut.runs.slurm import SCRIPT, facts_of, hosts, own_job, says
 from gamut.track.checkpoints import LATEST
 from gamut.track.run import RESULT
 from launchers.ends import End, Word, ends_of, restarts
@@ -70,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = run(srun, step)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # a requeue sends it to this script, and to what it asks SLURM by
         signal.signal(number, signal.SIG_IGN)
-    return after(Path(folder), int(failures), step, status, os.environ)
+    place = folder.replace("%a", os.environ.get("SLURM_ARRAY_TASK_ID", ""))
+    return after(Path(place), int(failures), step, status, os.environ)
 
 
 def run(srun: Sequence[str], step: Step) -> int:
@@ -96,7 +99,7 @@ def run(srun: Sequence[str], step: Step) -> int:
 
 def after(folder: Path, failures: int, step: Step, status: int, slurm: Mapping[str, str]) -> int:
     """What the job's ranks ended for, said and acted on; the exit status of the job unless SLURM ends it here."""
-    job = slurm["SLURM_JOB_ID"]
+    job = own_job(slurm)
     nodes = hosts(slurm["SLURM_JOB_NODELIST"])
     counts = tasks_of_nodes(slurm["SLURM_TASKS_PER_NODE"])
     places = [node for node, count in zip(nodes, counts, strict=True) for _ in range(count)]  # of ranks
@@ -232,7 +235,7 @@ def spared(folder: Path, job: str, bad: Sequence[str]) -> list[str]:
         return []
     before = facts_of(job).get("ExcNodeList", "(null)")
     nodes = list(dict.fromkeys([*([] if before == "(null)" else hosts(before)), *bad]))
-    script = folder / f"{job}_submission.sh"
+    script = folder / f"{job}{SCRIPT}"
     enough = says("sbatch", "--test-only", f"--exclude={','.join(nodes)}", str(script))
     if enough.returncode:
         print(f"{','.join(bad)} is not left out: without it SLURM says `{enough.stderr.strip()}`.", flush=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gamut.errors import MachineError, RunError
 from gamut.files import write_text
+from gamut.runs.slurm import own_job
 
 # What torch and NCCL say, in exceptions without a type of their own, when another rank is gone or does not answer
 _OTHERS = re.compile(r"[Gg]loo|NCCL|[Cc]onnection (?:reset|closed|refused)|[Ss]ocket|Broken pipe|[Tt]imed out waiting")
@@ -52,7 +53,7 @@ def note(folder: Path, slurm: Mapping[str, str], word: Word, said: str = "") -> 
     """Write this rank's word; `slurm` is the environment of its task. What cannot be written is said on stderr."""
     node = slurm.get("SLURMD_NODENAME") or os.uname().nodename
     end = End(restarts(slurm), node, word, said[:2000])
-    path = _path(folder, slurm["SLURM_JOB_ID"], int(slurm["SLURM_PROCID"]))
+    path = _path(folder, own_job(slurm), int(slurm["SLURM_PROCID"]))
     try:
         write_text(path, json.dumps(asdict(end)))
     except (OSError, RunError) as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from submitit.core.utils import CommandFunction, DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from gamut.commands import IN_CLONE, ROOT
 from gamut.errors import RunError
+from gamut.runs.slurm import SCRIPT
 from launchers.cluster import Cluster, minutes
 
 
@@ -41,6 +44,24 @@ class Executor(SlurmExecutor):
         """Have what is submitted next wait until `job` has ended well; SLURM cancels it once that cannot be."""
         more = {**self.parameters.get("additional_parameters", {}), "kill-on-invalid-dep": "yes"}
         self.update_parameters(dependency=f"afterok:{job}", additional_parameters=more)
+
+    def submit_apart(self, jobs: Sequence[Callable[[], int]], places: Sequence[Path]) -> str:
+        """Submit an array whose jobs write into folders of their own, and return its number.
+
+        places: the folders; `self.folder` names them by `%a`, a job's number in the array. submitit's own arrays write
+        into one folder.
+        """
+        file = JobPaths.get_first_id_independent_folder(self.folder) / "submission.sh"
+        file.write_text(self.script(len(jobs)))
+        number = self._get_job_id_from_submission_command(
+            CommandFunction(self._make_submission_command(file), verbose=False)()
+        )
+        for index, (job, place) in enumerate(zip(jobs, places, strict=True)):
+            delayed = DelayedSubmission(job)
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            shutil.copyfile(file, place / f"{number}_{index}{SCRIPT}")
+            delayed.dump(place / f"{number}_{index}_submitted.pkl")  # the job waits for it
+        return number
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         text = super()._make_submission_file_text(command, uid)

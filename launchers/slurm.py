@@ -7,6 +7,7 @@ Examples:
     python launchers/slurm.py pretrain asit_b_4096 --nodes 8 --gpus 8 --dry-run
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
     python launchers/slurm.py features whisper_large_as20k init=models/whisper-large --jobs 8
+    python launchers/slurm.py pretrain asit_s data=shards/esc50 --sweep seed=0,1,2 --sweep optim.lr=1e-4,3e-4
     python launchers/slurm.py convert esc50 ESC-50 shards/esc50 --then pretrain asit_tiny --then finetune esc10
 """
 
@@ -26,8 +27,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gamut.accelerator import CHOICE
-from gamut.commands import COMMANDS, ROOT, command, parser_of
-from gamut.errors import RunError
+from gamut.commands import COMMANDS, ROOT, command, parser_of, positive
+from gamut.errors import RecipeError, RunError
 from gamut.estimate.rates import SHEETS
 from gamut.processes import name_launcher
 from gamut.recipe import cli
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
         return features.main(argv[1:])
     options = _parser().parse_intermixed_args(argv)
+    if options.sweep:
+        return _sweep(options)
     typed, cluster = _asked(options)
     if options.dry_run:
         return dry_run(options.stage, options.words, typed, cluster, options.gpu)
@@ -78,6 +81,10 @@ def submit_part(argv: list[str], after: str) -> tuple[str, dict[str, str]]:
     from gamut.track.run import RunFolder
 
     options = _parser().parse_intermixed_args(argv)
+    if options.sweep:
+        raise RecipeError(
+            "--sweep makes several runs, of which what follows could take none: submit it without --then."
+        )
     options.after = after or options.after
     typed, cluster = _asked(options)
     return _submit(options, typed, cluster), {"init": str(RunFolder.place(typed.recipe))}
@@ -106,6 +113,30 @@ def _submit(options: argparse.Namespace, typed: cli.Command, cluster: Cluster) -
     return submit(options.stage, options.words, typed.recipe, cluster, options.after)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    """Submit an array of runs, or show it."""
+    from gamut.track.run import RunFolder
+    from launchers import sweep
+
+    made = sweep.points(options.stage, options.words, options.sweep)
+    if options.local:
+        raise RecipeError(f"--sweep is for SLURM; here the {len(made)} runs would be one after another: start them so.")
+    options.words = made[0].words
+    typed, cluster = _asked(options)
+    if options.dry_run:
+        print(f"{len(made)} runs of one array; what follows is of the first")
+        for point in made:
+            print(f"  {point.place}")
+        return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    for point in made:
+        RunFolder.require_same(point.typed.recipe)
+        cli.require_data(point.typed.recipe)
+        require_idle(point.place)
+    _warn_of_idle(options, typed, cluster)
+    sweep.submit(options.stage, made, stage_environment(cluster), cluster, options.at_once or len(made), options.after)
+    return 0
+
+
 def _warn_of_idle(options: argparse.Namespace, typed: cli.Command, cluster: Cluster) -> None:
     from launchers.fit import require_fit
 
@@ -125,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus-only", type=int, metavar="TASKS", help="TASKS tasks a node, and no GPU")
     parser.add_argument("--cpus-per-task", type=int)
     parser.add_argument("--after", metavar="JOB", default="", help="start when that job has ended well")
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="an array with a run for each value, such as seed=0,1,2; given again for another key: each combination",
+    )
+    parser.add_argument("--at-once", type=positive, metavar="N", help="of these runs only N at the same time")
     add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
     return parser
 

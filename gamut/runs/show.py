@@ -13,7 +13,7 @@ from gamut.errors import CheckpointError, GamutError
 from gamut.features.folder import ABOUT, CACHE
 from gamut.progress import clock_time
 from gamut.runs.find import Found, checkpoints_of, look, run_at
-from gamut.runs.slurm import Job, jobs_of, newest_job
+from gamut.runs.slurm import Job, age_of, jobs_of, newest_job, own_job
 from gamut.runs.standing import Standing, recent, size_of, standing
 from gamut.runs.words import number, of_bytes, of_score, since, table
 from gamut.track.checkpoints import KEPT, LATEST, epochs_at
@@ -53,7 +53,8 @@ def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
 
 def job_number(one: Standing) -> str:
     """Of the SLURM job that was submitted for a run, or that its last attempt ran in; empty where there is none."""
-    return max(newest_job(one.path), str(one.facts.get("slurm_job_id", "")), key=lambda number: int(number or 0))
+    slurm = {name.upper(): str(value) for name, value in one.facts.items()}
+    return max(newest_job(one.path), own_job(slurm) if "SLURM_JOB_ID" in slurm else "", key=age_of)
 
 
 def _jobs(folder: Path, found: Found, runs: list[Standing]) -> list[list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import re
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,17 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.state} ({self.reason})" if self.reason else self.state
+
+
+def own_job(slurm: Mapping[str, str]) -> str:
+    """The number of the job whose environment this is: `12`, of one in an array `12_3`. Raises KeyError outside."""
+    array = slurm.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{slurm['SLURM_ARRAY_TASK_ID']}" if array else slurm["SLURM_JOB_ID"]
+
+
+def age_of(number: str) -> tuple[int, ...]:
+    """By which a job's number sorts: later ones are larger."""
+    return tuple(int(part) for part in number.split("_") if part)
 
 
 def says(*words: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +66,7 @@ def hosts(nodes: str) -> list[str]:
 def newest_job(run: Path) -> str:
     """The number of the job that was last submitted for a run; empty where none was."""
     numbers = [file.name.removesuffix(SCRIPT) for file in (run / FOLDER).glob(f"*{SCRIPT}")]
-    return max((number for number in numbers if number.isdigit()), key=int, default="")
+    return max((number for number in numbers if re.fullmatch(r"\d+(_\d+)?", number)), key=age_of, default="")
 
 
 def jobs_of(numbers: Collection[str]) -> dict[str, Job]:
@@ -63,16 +75,16 @@ def jobs_of(numbers: Collection[str]) -> dict[str, Job]:
     if not wanted:
         return {}
     found: dict[str, Job] = {}
-    fields = ("JobID", "State", "Reason", "NodeList", "RestartCnt")
+    fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
     asked = ",".join(f"{name}:|" for name in fields)
     # All of this user's: asked for by number, squeue only says that one of them is invalid.
-    for line in says("squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-O", asked).stdout.splitlines():
+    for line in says("squeue", "-h", "-a", "-r", "-t", "all", "-u", getpass.getuser(), "-O", asked).stdout.splitlines():
         number, state, reason, nodes, restarts, *_ = *line.strip().split("|"), "", "", "", ""
         if number in wanted:
             why = reason if state == "PENDING" and reason != "None" else ""
             found[number] = Job(number, state, why, nodes, int(restarts) if restarts.isdigit() else None)
     if rest := sorted(wanted - {*found}):
-        words = ["sacct", "-n", "-P", "-X", "-j", ",".join(rest), "-o", "JobIDRaw,State,NodeList"]
+        words = ["sacct", "-n", "-P", "-X", "-j", ",".join(rest), "-o", "JobID,State,NodeList"]
         for line in says(*words).stdout.splitlines():
             number, state, nodes, *_ = *line.split("|"), "", ""
             if number in rest and state:  # `CANCELLED by 1000`; of a requeued job the last line is the last start

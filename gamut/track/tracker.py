@@ -120,7 +120,8 @@ def png_name(name: str, step: int) -> str:
 def machine() -> dict[str, Any]:
     """What is true of this process's machine, for an attempt's record."""
     facts: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version()}
-    for name in ("WORLD_SIZE", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST"):
+    slurm = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
+    for name in ("WORLD_SIZE", *(f"SLURM_{one}" for one in slurm)):
         if os.environ.get(name):
             facts[name.lower()] = os.environ[name]
     return facts

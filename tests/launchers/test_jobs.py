@@ -12,13 +12,14 @@ import pytest
 
 from gamut.errors import RecipeError, RunError
 from gamut.runs.__main__ import main as runs_main
-from gamut.runs.slurm import Job, jobs_of, newest_job
+from gamut.runs.slurm import Job, jobs_of, newest_job, own_job
 from gamut.runs.standing import standing
 from gamut.shards.__main__ import main as shards
 from launchers import jobs, slurm
 from launchers.chain import split, taken
 from launchers.cluster import load_cluster
 from launchers.corpus import synthesise
+from launchers.sweep import values_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 Program = Callable[[str, str], None]
@@ -234,3 +235,58 @@ def test_a_time_limit_without_time_to_train_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"The time limit 2 leaves no time .* at least 3 minutes"):
         load_cluster(None, {"time": "2"})
     assert load_cluster(None, {"time": "3"}).time == "3"
+
+
+def test_a_sweep_is_one_array_of_runs_that_are_whole(
+    programs: Program, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = pretraining(data, tmp_path, "run.name=mine", "--sweep", "seed=0,1", "--sweep", "optim.lr=1e-4,3e-4")
+    assert slurm.main([*words, "--at-once", "3"]) == 0
+    said = capsys.readouterr().out
+    script = (tmp_path / "script-101").read_text()
+    names = ["seed-0_lr-1e-4", "seed-0_lr-3e-4", "seed-1_lr-1e-4", "seed-1_lr-3e-4"]
+    assert flag(script, "array") == "0-3%3"
+    for index, name in enumerate(names):
+        run = tmp_path / "runs" / "mine" / name
+        assert f"101_{index}  {run}" in said
+        assert newest_job(run) == f"101_{index}"
+        told = jobs.description(run)
+        own = [name[:6].replace("-", "="), f"optim.lr={name[10:]}", f"run.name=mine/{name}"]
+        assert told["argv"][-3:] == own
+        # what SLURM writes to by the array's numbers is the run's own folder
+        written = Path(flag(script, "output").replace("%A", "101").replace("%a", str(index)))
+        assert written.parent.resolve() == run / "slurm"
+        assert (run / "slurm" / f"101_{index}_submitted.pkl").exists()
+    programs("squeue", "printf '101_0|RUNNING|None|n1|0|\\n101_3|PENDING|JobArrayTaskLimit||0|\\n'")
+    assert slurm.main(words) == 2
+    assert "Job 101_0 is in SLURM's queue for the run" in capsys.readouterr().err
+    assert runs_main(["list", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[1] for line in said.splitlines() if "mine/seed" in line] == [f"101_{i}" for i in range(4)]
+    assert "PENDING (JobArrayTaskLimit)" in said
+    assert own_job({"SLURM_JOB_ID": "104", "SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "3"}) == "101_3"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sweep", "seed"], "must be KEY=VALUE,VALUE"),
+        (["--sweep", "seed=0,,1"], "must be KEY=VALUE,VALUE"),
+        (["--sweep", "run.name=a,b"], "cannot be swept over"),
+        (["--sweep", "seed=0,1", "--sweep", "seed=2"], "given twice for one key"),
+        (["--sweep", "seed=0,0"], "would be called the same"),
+        (["--sweep", "sede=0,1"], "the nearest valid name is seed"),
+        (["--sweep", "seed=0,1", "--local"], "one after another"),
+    ],
+)
+def test_sweeps_that_are_refused(
+    programs: Program, data: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert slurm.main([*pretraining(data, tmp_path), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "asked" / "sbatch").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_commas_in_brackets_divide_nothing() -> None:
+    assert values_of("views.scale=[0.5,1],[1,1]") == ["views.scale=[0.5,1]", "views.scale=[1,1]"]

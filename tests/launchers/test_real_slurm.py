@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gamut.runs.slurm import newest_job
 from gamut.shards.__main__ import main as shards
 from gamut.track.metrics import History
 from gamut.track.store import quiet
@@ -38,6 +39,13 @@ asit: {{hidden: 32, bottleneck: 16, prototypes: 32}}
 checkpoint: {{every_epochs: 10}}
 track: {{picture_epochs: 0}}
 probe: {{every_epochs: 0}}
+"""
+
+TUNED = """
+defaults: demo
+epochs: 2
+model: {dim: 32, depth: 1, heads: 2, table_frames: 48}
+views: {frames: 48}
 """
 
 
@@ -192,3 +200,57 @@ def test_five_requeues_in_a_row(slurm: Slurm, folder: Path) -> None:
     assert parent.info.status == "FINISHED"
     assert [each.info.status for each in children] == ["KILLED"] * 5 + ["FINISHED"]
     assert points == list(range(1, STEPS + 1))
+
+
+def jobs(slurm: Slurm, *words: str) -> str:
+    """What `launchers/jobs.py` prints."""
+    return slurm.run(sys.executable, str(ROOT / "launchers" / "jobs.py"), *words)
+
+
+def test_a_sweep_is_an_array_whose_runs_are_stopped_and_resumed_alone(slurm: Slurm, folder: Path) -> None:
+    """One is sent back as by its time limit, the other cancelled and submitted again by its name."""
+    words = ["pretrain", str(folder / "tiny.yaml"), f"data={folder}/shards", f"run.folder={folder}/runs"]
+    words += ["run.name=swept", "run.threads=1", "loader.workers=1", "--sweep", "seed=0,1"]
+    asked = ["--cpus-only", "1", "--cpus-per-task", "1", "--partition", "low", "--time", "60"]
+    said = slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words, *asked)
+    job = said.split()[1].rstrip(":")
+    runs = [folder / "runs" / "swept" / f"seed-{seed}" for seed in (0, 1)]
+    logs = [run / "slurm" / f"{job}_{seed}_0_log.out" for seed, run in enumerate(runs)]
+    slurm.wait("both train", lambda: all(len(steps(run)) >= 4 for run in runs), 180, logs[0])
+    slurm.run("scancel", "--signal=USR2", f"{job}_0")
+    jobs(slurm, "cancel", str(runs[1]))
+    slurm.wait("one is cancelled", lambda: slurm.job(f"{job}_1")["JobState"] == "CANCELLED", 60, logs[1])
+    jobs(slurm, "resume", str(runs[1]))
+    again = newest_job(runs[1])
+    assert again.isdigit()
+    for number, log in ((f"{job}_0", logs[0]), (again, runs[1] / "slurm" / f"{again}_0_log.out")):
+        slurm.wait(f"{number} ends", lambda number=number: ended(slurm, number), 240, log)
+        assert slurm.job(number)["JobState"] == "COMPLETED", log.read_text()
+    assert (slurm.job(f"{job}_0")["Restarts"], slurm.job(again)["Restarts"]) == ("1", "0")
+    assert trained(runs[0]) == list(range(1, STEPS + 1))
+    assert sorted({*trained(runs[1])}) == list(range(1, STEPS + 1))
+    rows = slurm.run(sys.executable, "-m", "gamut.runs", "list", str(folder / "runs" / "swept"))
+    under = rows[rows.index("under SLURM:") :].splitlines()[2:]
+    assert [line.split()[:4] for line in under if line] == [
+        ["seed-0", f"{job}_0", "COMPLETED", "finished"],
+        ["seed-1", again, "COMPLETED", "finished"],
+    ]
+    assert "120" in jobs(slurm, "logs", str(runs[0]), "--lines", "100")
+
+
+@pytest.mark.long
+def test_a_chain_runs_to_its_end(slurm: Slurm, folder: Path) -> None:
+    """From raw sounds to a fine-tuned model, in one line."""
+    cpus = ["--cpus-only", "1", "--cpus-per-task", "1"]
+    quick = [f"run.folder={folder}/runs", "run.threads=1", "loader.workers=1"]
+    words = ["convert", "esc50", str(folder / "corpus"), str(folder / "made"), "--jobs", "1", "--cpus-per-task", "1"]
+    words += ["--then", "pretrain", str(folder / "tiny.yaml"), *quick, "run.name=before", "epochs=2", *cpus]
+    words += ["--then", "finetune", str(folder / "tuned.yaml"), *quick, "run.name=behind", *cpus]
+    (folder / "tuned.yaml").write_text(TUNED)
+    slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words)
+    last = newest_job(folder / "runs" / "behind")
+    log = folder / "runs" / "behind" / "slurm" / f"{last}_0_log.out"
+    slurm.wait("the last part ends", lambda: ended(slurm, last), 400, log)
+    assert slurm.job(last)["JobState"] == "COMPLETED", log.read_text()
+    (result,) = (folder / "runs" / "behind").glob("*/result.json")
+    assert json.loads(result.read_bytes())["clips"] > 0
