@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,3 +255,25 @@ def test_a_chain_runs_to_its_end(slurm: Slurm, folder: Path) -> None:
     assert slurm.job(last)["JobState"] == "COMPLETED", log.read_text()
     (result,) = (folder / "runs" / "behind").glob("*/result.json")
     assert json.loads(result.read_bytes())["clips"] > 0
+
+
+@pytest.mark.long
+def test_a_conversion_that_is_stopped_goes_on(slurm: Slurm, tmp_path: Path) -> None:
+    """Its job is sent back at the signal, in the middle of a piece, and makes what one command makes."""
+    synthesise(tmp_path / "corpus", 600, seconds=2.0)
+    one = ["convert", "esc50", str(tmp_path / "corpus"), str(tmp_path / "alone"), "--clips-per-shard", "50"]
+    assert shards(one) == 0
+    words = ["convert", "esc50", str(tmp_path / "corpus"), str(tmp_path / "shards"), "--clips-per-shard", "50"]
+    alone = ["--jobs", "1", "--cpus-per-task", "1"]
+    said = slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words, *alone)
+    job, last = re.findall(r"jobs, (\d+), write|job (\d+) then", said)
+    job, last = job[0], last[1]
+    log = tmp_path / "shards" / "index" / "slurm" / f"{job}_0_log.out"
+    slurm.wait("it has begun", lambda: any((tmp_path / "shards").rglob("*.tar*")), 90, log)
+    slurm.run("scancel", "--signal=USR2", job)
+    slurm.wait("it is back", lambda: slurm.job(job).get("Restarts") == "1", 60, log)
+    slurm.wait("the last job ends", lambda: ended(slurm, last), 240, log)
+    assert slurm.job(last)["JobState"] == "COMPLETED"
+    made = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tar")} for name in ("alone", "shards")]
+    assert len(made[0]) == 12
+    assert made[0] == made[1]

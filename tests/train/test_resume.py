@@ -142,6 +142,17 @@ def test_another_recipe_is_refused(begun: Path, tmp_path: Path, changes: dict, k
     assert before == {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
 
 
+@pytest.mark.parametrize("there", [{"a": [4, 3]}, {"a": [4, 2], "b": [4]}, {}])
+def test_another_model_by_the_same_recipe_is_refused(tmp_path: Path, there: dict[str, list[int]]) -> None:
+    """As a plugin makes it whose code has changed since."""
+    recipe, layout = toy_recipe(), {"parameters": {"a": [4, 2]}, "engine": "oss"}
+    keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(signature=lambda: layout), None)
+    record = {"version": VERSION, "plan": {}, "recipe": decisive(recipe)}
+    compare(keeper, tmp_path, record | {"engine": layout})
+    with pytest.raises(CheckpointError, match="is of another model: its parameter [ab] has shape"):
+        compare(keeper, tmp_path, record | {"engine": layout | {"parameters": there}})
+
+
 def test_where_a_remote_set_is_kept_may_change_also_in_checkpoints_that_recorded_it(tmp_path: Path) -> None:
     recipe = toy_recipe(remote=schema.Remote(cache_gb=2.0, tries=9))
     layout = {"parameters": {}, "engine": "oss"}
