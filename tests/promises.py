@@ -1,7 +1,7 @@
 """Promises broken one by one, in a copy of this repository: the test beside each must fail. `python -m tests.promises`.
 
 A line is (file, what stands there, what takes its place, the tests that must notice). One that nobody notices, or that
-does not fit the source any more, is an error. A whole pass takes some minutes of a core.
+does not fit the source any more, is an error. A whole pass takes some minutes of a core; words behind it choose files.
 """
 
 from __future__ import annotations
@@ -69,6 +69,79 @@ MUTATIONS = [
         "        if True:\n",
         "tests/train/test_checkpoint.py::test_a_disk_that_fills_in_mid_run",
     ),
+    (
+        "gamut/preemption.py",
+        "        if self._depth:\n            return\n",
+        "",
+        "tests/finetune/test_preempted.py",
+    ),
+    (
+        "gamut/train/loop.py",
+        "Asks(self.session.preemption.asked,",
+        "Asks(False,",
+        "tests/train/test_guards.py::test_a_signal_on_one_rank_saves_on_all",
+    ),
+    ("finetune/evaluation.py", "if PREEMPTION.asked:", "if False:", "tests/finetune/test_preempted.py"),
+    (
+        "finetune/work.py",
+        "any(world.gather(PREEMPTION.asked))",
+        "any(world.gather(False))",
+        "tests/finetune/test_preempted.py",
+    ),
+    (
+        "gamut/track/feed.py",
+        "            if marks.in_doubt:",
+        "            if False:",
+        "tests/track/test_mlflow.py::test_cut_off_at_every_call",
+    ),
+    (
+        "gamut/track/feed.py",
+        "            marks.doubt()\n",
+        "",
+        "tests/track/test_mlflow.py::test_cut_off_at_every_call",
+    ),
+    (
+        "gamut/track/feed.py",
+        "if marks.steps.get(key, -1) < step <= settled",
+        "if marks.steps.get(key, -1) < step",
+        "tests/track",
+    ),
+    (
+        "gamut/processes.py",
+        "        _end_without(launcher.pid, 113)",
+        "        pass",
+        "tests/test_processes.py::test_a_rank_whose_launcher_ended_before_its_first_line_ends_at_once",
+    ),
+    (
+        "gamut/processes.py",
+        "    watch_ancestors()\n    launcher",
+        "    launcher",
+        "tests/launchers/test_orphans.py::test_a_launcher_killed_while_its_ranks_still_import",
+    ),
+    (
+        "gamut/data/loader.py",
+        "    signal.signal(signal.SIGUSR2, signal.SIG_IGN)\n",
+        "",
+        "tests/data/test_loader_faults.py::test_workers_leave_signals_to_their_rank",
+    ),
+    (
+        "gamut/data/loader.py",
+        "    watch_ancestors(parent=parent)\n",
+        "",
+        "tests/data/test_loader_faults.py::test_workers_do_not_outlive_a_killed_rank",
+    ),
+    (
+        "gamut/train/session.py",
+        "        if not held:\n",
+        "        if False:\n",
+        "tests/train/test_guards.py::test_a_run_folder_has_one_writer",
+    ),
+    (
+        "launchers/batch.py",
+        "signal.signal(number, signal.SIG_IGN)",
+        "pass",
+        "tests/launchers/test_batch.py::test_what_is_asked_of_slurm_outlives_the_signal_of_a_requeue",
+    ),
 ]
 
 
@@ -87,12 +160,13 @@ def survives(copy: Path, file: str, old: str, new: str, tests: str) -> bool:
 
 
 def main() -> int:
+    chosen = [line for line in MUTATIONS if any(word in line[0] for word in sys.argv[1:] or [""])]
     with tempfile.TemporaryDirectory(prefix="gamut-mutations-") as folder:
         copy = Path(folder) / "copy"
         subprocess.run(["git", "worktree", "add", "--detach", "-q", str(copy), "HEAD"], cwd=ROOT, check=True)
         try:
             alive = 0
-            for file, old, new, tests in MUTATIONS:
+            for file, old, new, tests in chosen:
                 lives = survives(copy, file, old, new, tests)
                 alive += lives
                 print(

@@ -149,7 +149,7 @@ def test_another_model_by_the_same_recipe_is_refused(tmp_path: Path, there: dict
     keeper = Keeper(tmp_path, recipe, None, {}, SimpleNamespace(signature=lambda: layout), None)
     record = {"version": VERSION, "plan": {}, "recipe": decisive(recipe)}
     compare(keeper, tmp_path, record | {"engine": layout})
-    with pytest.raises(CheckpointError, match="is of another model: its parameter [ab] has shape"):
+    with pytest.raises(CheckpointError, match=r"is of another model: its parameter [ab] has shape"):
         compare(keeper, tmp_path, record | {"engine": layout | {"parameters": there}})
 
 
