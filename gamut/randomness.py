@@ -55,6 +55,7 @@ class Purpose(IntEnum):
     ROLL_CHANCE = 23
     MIX_WEIGHT = 24
     PARTNER_CROP = 25
+    CLONE = 26
 
 
 def _mix(word: Any) -> Any:

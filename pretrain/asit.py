@@ -100,8 +100,8 @@ class Asit(Pretraining):
             )
         sums: dict[str, torch.Tensor] = {}
         metrics: dict[str, torch.Tensor] = {}
-        if student.pixels is not None:
-            clean = views.clean[views.rebuild]
+        if student.pixels is not None and views.rebuild is not None:
+            clean = views.clean[views.heard(views.rebuild)]
             sums["reconstruction"] = losses.reconstruction(student.pixels, clean, views.counted)
         teacher, warmth = Outputs(None, None, None), self.teacher_temperature(at)
         if student.classes is not None or student.data is not None:
@@ -110,7 +110,8 @@ class Asit(Pretraining):
                 teacher = runs(views.clean, views.teacher, None, everything)
         if student.data is not None and teacher.data is not None:
             sharpness = warmth, options.student_temperature
-            rows = views.local, views.local_counts
+            ordered = views.clones == 1 and len(views.local) == len(views.clean)
+            rows = None if ordered else views.heard(views.local), views.local_counts
             taught = self.centres.distil(student.data, teacher.data, *rows, sharpness, self.compiled())
             sums["local"] = taught.loss
             metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
@@ -121,11 +122,11 @@ class Asit(Pretraining):
             width = target.shape[1]
             sums["global"] = losses.crosswise(
                 target.view(views.clips, 2, width),
-                student.classes.view(views.clips, 2 + views.crops, width),
+                student.classes.view(views.clones, views.clips, 2 + views.crops, width),
                 options.student_temperature,
             )
             pairs = max(totals["class_pairs"], 1.0)
-            metrics["teacher/entropy"] = losses.entropy(target) * (1 + views.crops) / pairs
+            metrics["teacher/entropy"] = losses.entropy(target) * (views.clones + views.crops) / pairs
         if student.vectors is not None and views.beside is not None:
             sums["koleo"] = losses.koleo(student.vectors, views.beside)
         terms = {name: sums[name] / max(totals[MEAN_OVER[name]], 1.0) for name in sums}
@@ -192,7 +193,8 @@ class Asit(Pretraining):
         Only where there is a reconstruction loss (`rebuilds`).
         """
         views: MaskedBatch = self.prepare(batch, at).inputs
-        everything = torch.arange(len(views.hidden), device=self.device)
         with evaluating(self.model, self.precision, self.device):
-            pixels = self.model(views.hidden, views.student, None, None, everything).pixels
-        return views.clean, views.own.masks.patches, pixels[views.number].float()
+            pixels = self.model(views.hidden, views.student, None, None, views.number[views.given]).pixels.float()
+        first = len(views.clean)  # of a view's masks the first
+        rebuilt = torch.zeros_like(views.own.patches).index_copy(0, views.given, pixels)[:first]
+        return views.clean, views.own.masks.patches[:first], rebuilt

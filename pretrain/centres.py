@@ -156,20 +156,20 @@ class Centres:
         self,
         student: torch.Tensor,
         teacher: torch.Tensor,
-        rows: torch.Tensor,
+        rows: torch.Tensor | None,
         counts: torch.Tensor | None,
         sharpness: tuple[float, float],
         compiled: bool = False,
     ) -> losses.Distilled:
         """What the data tokens `rows` of a micro-step are taught (see `losses.distil`); the centre gathers all of them.
 
-        student: logits [m, K] of the rows; teacher: of all, [n, K]; rows: int64 [m], of all where there are as many.
+        student: logits [m, K] of the rows; teacher: of all, [n, K]; rows: int64 [m]; None: all, in their order.
         """
         self.on["_data"].add(teacher)
-        if len(rows) != len(teacher):
+        if rows is not None:
             teacher = torch.index_select(teacher, 0, rows)
         given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts, compiled)
-        number = len(rows) if counts is None else counts.sum()
+        number = len(teacher) if counts is None else counts.sum()
         self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
         return given
 

@@ -135,13 +135,14 @@ class _Distil(torch.autograd.Function):
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Sum over clips and over both directions of the CLS cross-entropy between a clip's two views (Eq. 7).
 
-    target: [clips, 2, K]; logits: [clips, 2 + L, K]. The teacher's view 0 teaches the student's view 1 and the reverse,
-    and both teach each of the student's L local crops: 2 + 2 L terms a clip (the published code's multi-crop has 10).
+    target: [clips, 2, K]; logits: [..., clips, 2 + L, K], for each mask of the views. The teacher's view 0 teaches the
+    student's view 1 and the reverse, and both teach each of the student's L local crops: 2 + 2 L terms a clip (the
+    published code's multi-crop has 10).
     """
-    terms = cross_entropy(target.flip(1), logits[:, :2], temperature)
-    if logits.shape[1] == 2:
+    terms = cross_entropy(target.flip(1), logits[..., :2, :], temperature)
+    if logits.shape[-2] == 2:
         return terms
-    return terms + cross_entropy(target.sum(1, keepdim=True), logits[:, 2:], temperature)
+    return terms + cross_entropy(target.sum(1, keepdim=True), logits[..., 2:, :], temperature)
 
 
 def entropy(distribution: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ Group-masked model learning: blocks hide a share of a spectrogram's pixels. They
 uniform size of up to `time_share` T by `frequency_share` F, are cut at the border, and are laid down until the target
 share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section III-A and the published sampler). Aligned
 ones are a patch high and wide at least, and start before the last row and column of patches. In other variants a block
-reaches over all frequencies (`time`) or over all of the segment's time (`frequency`). All blocks of
-all segments are drawn and laid at once, on the training device.
+reaches over all frequencies (`time`) or over all of the segment's time (`frequency`), or blocks are all that is not
+hidden (`inverse`; data2vec 2.0, EAT). All blocks of all segments are drawn and laid at once, on the training device.
+
+Where the student encodes visible patches alone, so many of them as the plan says, masks are adjusted to that number.
 
 What is hidden is filled with zeros, noise, or what another clip of the same pack has there. Zeros come after
 normalisation, so they are the data's mean. Which clip is copied from depends on the plan's pack alone, not on how many
@@ -25,8 +27,9 @@ import numpy as np
 import torch
 
 from gamut.audio.frames import frame_table
+from gamut.audio.logmel import unpatch
 from gamut.compiler import compiled_function
-from gamut.models.layout import BANDS, Layout
+from gamut.models.layout import BANDS, Kept, Layout, drop_tokens
 from gamut.numbers import BINS, PATCH
 from gamut.randomness import Begun, Purpose, begun, integers_torch, key_torch, normal_torch, uniform_torch
 from gamut.recipe import schema
@@ -65,13 +68,16 @@ class Hidden(NamedTuple):
     patches: torch.Tensor  # float32 [N, 256]: what the student sees
     masks: Masks
     alone: torch.Tensor  # int64 []: clips to be filled from another clip that had none in their pack
+    kept: Kept | None  # the patches that the student encodes; None: all
 
     def first(self, patches: int) -> Hidden:
-        """The first so many patches, a whole number of views."""
+        """The first so many patches, a whole number of views, for looking at."""
         masks = self.masks
         pixels = masks.pixels[: patches * 256 // BINS]
-        return Hidden(
-            self.patches[:patches], Masks(pixels, masks.patches[:patches], masks.touched[:patches]), self.alone
+        return self._replace(
+            patches=self.patches[:patches],
+            masks=Masks(pixels, masks.patches[:patches], masks.touched[:patches]),
+            kept=None,
         )
 
 
@@ -102,8 +108,12 @@ def hide(
     keys: int64 [S], from `mask_keys`; views: V; pack_clips: clips of each pack, in order;
     compiled: as in `block_masks`.
     """
-    blocks = Blocks(options.mask_shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
+    inverse = options.mask_shape == "inverse" and options.mask_target > 0
+    shape = "blocks" if options.mask_shape == "inverse" else options.mask_shape
+    blocks = Blocks(shape, options.mask_time_share, options.mask_frequency_share, options.mask_aligned)
     target, most = mask_targets(keys, options.mask_target, options.mask_target_least), options.mask_target
+    if inverse:
+        target, most = 1.0 - target, 1.0 - (options.mask_target_least or most)
     clip = torch.arange(len(sizes) // views, device=clean.device)
     other, copied = clip, torch.zeros_like(keys, dtype=torch.bool)
     alone = keys.new_zeros(())
@@ -117,6 +127,14 @@ def hide(
         if options.mask_fill == "clip":
             copied = torch.ones_like(copied)
     masks = block_masks(keys, frames, sizes, target, blocks, most, compiled)
+    if inverse:
+        masks = _cut(~masks.pixels)
+    kept = None
+    if options.unseen:
+        # MASK: what is drawn of the masks has no key of three parts.
+        drawn = keys, Purpose.MASK
+        kept = drop_tokens(drawn, frames, sizes, options.unseen, first=masks.patches.all(1))
+        masks = showing(masks, kept.patch)
 
     if options.mask_fill == "noise":
         hidden = torch.where(masks.patches, noise(keys, where), clean)
@@ -126,7 +144,7 @@ def hide(
         copy = masks.patches & copied[where.owner][:, None]
         hidden = torch.where(copy, of_others(clean, where, other, views), hidden)
         alone = (copied.view(-1, views).any(1) & (other == clip)).sum()
-    return Hidden(hidden, masks, alone)
+    return Hidden(hidden, masks, alone, kept)
 
 
 def mask_targets(keys: torch.Tensor, most: float, least: float | None) -> torch.Tensor:
@@ -308,6 +326,14 @@ def _cut(pixels: torch.Tensor) -> Masks:
     grid = pixels.view(-1, PATCH, BINS // PATCH, PATCH).transpose(1, 2)
     patches = grid.reshape(-1, PATCH * PATCH)
     return Masks(pixels, patches, patches.any(1))
+
+
+def showing(masks: Masks, kept: torch.Tensor) -> Masks:
+    """The masks, changed so that just the patches `kept` (int64 [K]) are not hidden wholly: those of them that were are
+    shown."""
+    unseen = torch.ones_like(masks.touched).index_fill(0, kept, False)[:, None]
+    patches = (masks.patches & ~masks.patches.all(1, keepdim=True)) | unseen
+    return Masks(unpatch(patches), patches, patches.any(1))
 
 
 def noise(keys: torch.Tensor, where: Layout) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""A micro-batch as ASiT's teacher and student see it: both views of each clip, whole and masked, and local crops."""
+"""A micro-batch as ASiT's teacher and student see it: both views of each clip, whole and masked, and local crops.
+
+Places are the patches of the masked views. Of n masks a view (`asit.clones`) all views of the batch come with the first
+mask, then all with the second, and so on: place p is the teacher's patch p modulo theirs."""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from gamut.data.batch import PackedBatch
 from gamut.models.layout import BANDS, Layout
 from gamut.numbers import PATCH
-from gamut.randomness import Begun
+from gamut.randomness import Begun, Purpose, begun
 from gamut.recipe import schema
 from pretrain.masking import Hidden, hide, mask_key
 
@@ -20,26 +23,32 @@ class MaskedBatch:
     """A micro-batch on the training device: clean patches, masks and the packed layout."""
 
     clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what the teacher gets
-    own: Hidden  # the same two views, masked
+    own: Hidden  # the same two views, masked, with each of the masks: P = clones * G places
     teacher: Layout
     hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
     student: Layout
-    number: torch.Tensor  # int64 [G], which of the student's patches each of the teacher's is
+    number: torch.Tensor  # int64 [P], which of the student's patches is at each place, if any
+    given: torch.Tensor  # int64, ascending: the places of which the student says anything
     drop_keys: torch.Tensor  # int64 [S], where the batch came from, the host's memory or the device's
-    local: torch.Tensor  # int64: the teacher's patches of the local loss
+    local: torch.Tensor  # int64: the places of the local loss
     local_counts: torch.Tensor | None  # bool, which of these count; None: all
-    rebuild: torch.Tensor | None  # int64: the teacher's patches of the reconstruction loss, if there is one
+    rebuild: torch.Tensor | None  # int64: the places of the reconstruction loss, if there is one
     counted: torch.Tensor  # bool [n, 256]: pixels of the reconstruction loss
     beside: torch.Tensor | None  # int64 [S]: the student's segments of one number are neighbours for KoLeo, if it is on
     clips: int
     crops: int  # local crops a clip
+    clones: int
     neighbours: int  # segments that have any
+
+    def heard(self, places: torch.Tensor) -> torch.Tensor:
+        """The teacher's patches at these places."""
+        return places if self.clones == 1 else places % len(self.clean)
 
     def counts(self) -> torch.Tensor:
         """float64 [5], what the losses are means over: masked pixels, patches of the local loss, pairs of class tokens,
         pixels, segments with neighbours."""
-        pairs = 2 * (1 + self.crops) * self.clips
-        known = [len(self.local), pairs, self.clean.numel(), self.neighbours]
+        pairs = 2 * (self.clones + self.crops) * self.clips
+        known = [len(self.local), pairs, self.own.patches.numel(), self.neighbours]
         counts = torch.tensor([0, *known], dtype=torch.float64).to(self.clean.device, non_blocking=True)
         counts[0] = self.counted.sum()
         if self.local_counts is not None:
@@ -63,7 +72,9 @@ def masked_batch(
     fixed: give the losses of masked patches all patches, of which those masked count, since their number can be had
     only by waiting for the device. None: on all devices but a CPU. compiled: lay masks by torch.compile.
     """
-    crops, whole = batch.local_views, batch.views - batch.local_views
+    crops, whole, clones = batch.local_views, batch.views - batch.local_views, options.clones
+    assert not crops or (clones == 1 and not options.unseen), "the recipe's checks allow local crops only beside all"
+    segments = cloned(segments, clones)
     frames, sizes, number, clean = batch.frames, batch.sizes, torch.arange(len(patches), device=patches.device), patches
     keys = mask_key(segments).to(clean.device, non_blocking=True)
     if crops:
@@ -71,31 +82,50 @@ def masked_batch(
         sizes = tuple(size for at, size in enumerate(batch.sizes) if at % batch.views < whole)
         number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * BANDS)
         clean = torch.index_select(patches, 0, number)
-    teacher = layout(frames, sizes)
-    own = hide(clean, teacher, frames, sizes, keys, whole, batch.pack_clips, options, compiled)
-    everything = torch.arange(len(clean), device=clean.device)
+    teacher = places = layout(frames, sizes)
+    heard = clean
+    if clones > 1:
+        frames, sizes, heard = frames.repeat(clones), sizes * clones, clean.repeat(clones, 1)
+        places, number = layout(frames, sizes), torch.arange(len(heard), device=clean.device)
+    own = hide(heard, places, frames, sizes, keys, whole, batch.pack_clips * clones, options, compiled)
+    hidden, student, given = own.patches, places, torch.arange(len(heard), device=clean.device)
+    if crops:
+        hidden, student = patches.index_copy(0, number, own.patches), layout(batch.frames, batch.sizes)
+    if own.kept is not None:
+        given = own.kept.patch
+        number = number.index_copy(0, given, torch.arange(len(given), device=clean.device))
+        hidden, student = torch.index_select(own.patches, 0, given), layout(frames, sizes, own.kept)
     masked = options.mask_target > 0
     fixed = clean.device.type != "cpu" if fixed is None else fixed
-    rebuild = own.masks.touched.nonzero()[:, 0] if masked and not fixed else everything
+    touched = torch.index_select(own.masks.touched, 0, given) if own.kept is not None else own.masks.touched
+    rebuild = torch.index_select(given, 0, touched.nonzero()[:, 0]) if masked and not fixed else given
     on_masked = masked and options.local_on == "masked" and options.weight_local > 0
-    local = rebuild if on_masked else everything
+    local = rebuild if on_masked else given
     return MaskedBatch(
         clean=clean,
         own=own,
         teacher=teacher,
-        hidden=patches.index_copy(0, number, own.patches) if crops else own.patches,
-        student=layout(batch.frames, batch.sizes) if crops else teacher,
+        hidden=hidden,
+        student=student,
         number=number,
+        given=given,
         drop_keys=segments.word,
-        local=local if options.weight_local else everything[:0],
-        local_counts=own.masks.touched if on_masked and fixed else None,
+        local=local if options.weight_local else given[:0],
+        local_counts=touched if on_masked and fixed else None,
         rebuild=rebuild if options.weight_reconstruction else None,
-        counted=own.masks.patches[rebuild] if masked else torch.ones_like(clean, dtype=torch.bool),
-        beside=neighbourhoods(batch) if options.weight_koleo else None,
+        counted=own.masks.patches[rebuild] if masked else torch.ones_like(heard, dtype=torch.bool),
+        beside=neighbourhoods(batch, clones) if options.weight_koleo else None,
         clips=batch.clips,
         crops=crops,
-        neighbours=sum(clips for clips in batch.pack_clips if clips > 1) * whole,
+        clones=clones,
+        neighbours=sum(clips for clips in batch.pack_clips if clips > 1) * whole * clones,
     )
+
+
+def cloned(segments: Begun, clones: int) -> Begun:
+    """The keys of the segments [S] once for each mask, [clones * S]; with the first mask they are what they were."""
+    others = [begun(segments, Purpose.CLONE, clone) for clone in range(1, clones)]
+    return Begun(torch.cat([each.word for each in (segments, *others)])) if others else segments
 
 
 def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> torch.Tensor:
@@ -110,14 +140,15 @@ def patch_numbers(frames: torch.Tensor, views: int, whole: int, total: int) -> t
     return ahead + torch.arange(total, device=frames.device)
 
 
-def neighbourhoods(batch: PackedBatch) -> torch.Tensor:
-    """int64 [S]: a number for each pack and view; a local crop has one of its own, so no neighbours.
+def neighbourhoods(batch: PackedBatch, clones: int = 1) -> torch.Tensor:
+    """int64 [clones * S]: a number for each pack, view and mask; a local crop has one of its own, so no neighbours.
 
     Neighbours are of one pack, since a pack is the same at any number of ranks and micro-batches.
     """
     device, views, whole = batch.frames.device, batch.views, batch.views - batch.local_views
     packs = torch.arange(len(batch.pack_clips)).repeat_interleave(torch.tensor(batch.pack_clips, dtype=torch.int64))
     number = packs[:, None] * views + torch.arange(views)
+    number = torch.cat([number + clone * len(batch.pack_clips) * views for clone in range(clones)])
     alone = -1 - torch.arange(number.numel()).view(number.shape)
     number = torch.where(torch.arange(views) < whole, number, alone)
     return number.view(-1).to(device, non_blocking=True)

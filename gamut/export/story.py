@@ -102,11 +102,12 @@ def _heard(metrics: Path, recipe: schema.Recipe, last: int | None) -> tuple[int,
     that was taken twice, after a kill, once."""
     lines = {line["step"]: line for line in _lines(metrics) if {"step", "seconds_per_step"} <= line.keys()}
     special = int(recipe.model.pooling == "cls") + int(recipe.model.distilled)
-    views = recipe.views.count + recipe.views.local_count
+    views = recipe.views.count * recipe.asit.clones + recipe.views.local_count
     # Seconds of a patch; where resolutions or poolings are drawn, the mean of them.
     resolutions, poolings = recipe.views.resolutions, recipe.views.poolings
     frame = sum(map(hop, resolutions)) / len(resolutions) * sum(poolings) / len(poolings) / RATE
-    patch = recipe.model.stride * frame / bands(recipe.model.stride) / (1 - recipe.augment.drop_tokens)
+    patch = recipe.model.stride * frame / bands(recipe.model.stride)
+    patch /= (1 - recipe.augment.drop_tokens) * (1 - recipe.asit.unseen) * recipe.asit.clones
     before, heard, seconds = 0, 0.0, 0.0
     for step in sorted(step for step in lines if last is None or step <= last):
         line, seconds_since = lines[step], lines[step]["seconds_per_step"] * (step - before)

@@ -63,7 +63,7 @@ def layout(
 ) -> Layout:
     """Lay out segments of `frames` (int64 [S], on the batch's device; `sizes` the same as Python numbers) frames.
 
-    kept: which of their patches there are, from `drop_tokens`; each has its own time and frequency still. None: all.
+    kept: which of their patches there are, as from `drop_tokens`; each has its own time and frequency still. None: all.
     distilled: a distillation token follows each CLS. stride: of the patches. high: of them in a column, where it is not
     those of 128 mel bins. A model knows what it needs of these
     (`VisionTransformer.layout`). Raises ValueError for a length that is not a multiple of 16: the front end gives whole
@@ -115,9 +115,11 @@ def drop_tokens(
     sizes: tuple[int, ...],
     share: float,
     stride: int = PATCH,
+    first: torch.Tensor | None = None,
 ) -> Kept:
     """Which patches stay where `share` of each segment's is dropped (published ElasticAST, in training):
-    `gamut.numbers.kept` of them, as the plan counts them too, every subset of that size equally likely.
+    `gamut.numbers.kept` of them, as the plan counts them too, every subset of that size equally likely. first: bool
+    [patches], those that are dropped before any other.
 
     keys: (seed, epoch, clip id, draw, view), integers or int64 [S]; frames: int64 [S], and as Python numbers. stride:
     of the patches. The keys alone say which, whatever else is in the batch. Each patch gets a hash, and the segment's
@@ -130,12 +132,13 @@ def drop_tokens(
     patches = columns(frames, stride) * high
     count = patches - (patches.double() * share).floor().long()  # the same on the device, which is not waited for
     owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), patches, output_size=total)
-    first = patches.cumsum(0) - patches
-    within = torch.arange(total, device=device) - first[owner]
+    begin = patches.cumsum(0) - patches
+    within = torch.arange(total, device=device) - begin[owner]
     parts = [part[owner] if isinstance(part, (torch.Tensor, Begun)) else part for part in keys]
     by_hash = torch.argsort(key_torch(*parts, Purpose.DROP_TOKEN, within, device=device), stable=True)
-    by_segment = by_hash[torch.argsort(owner[by_hash], stable=True)]  # segments in order, each by hash
+    order = owner if first is None else 2 * owner + first
+    by_segment = by_hash[torch.argsort(order[by_hash], stable=True)]  # segments in order, each by hash
     chosen = sum(count_sizes)
-    start = torch.repeat_interleave(first - F.pad(count.cumsum(0), (1, 0))[:-1], count, output_size=chosen)
+    start = torch.repeat_interleave(begin - F.pad(count.cumsum(0), (1, 0))[:-1], count, output_size=chosen)
     patch = by_segment[start + torch.arange(chosen, device=device)]
     return Kept(torch.sort(patch).values, count, count_sizes)

@@ -20,10 +20,17 @@ def mean_pool(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
 def band_means(tokens: torch.Tensor, where: Layout) -> torch.Tensor:
     """Mean over time of each band of patches, the bands of a segment side by side: float32 [S, bands * dim].
 
-    tokens: [T, dim], with every patch of every segment. As in MSM-MAE (Niizumi et al. 2022): unlike a mean over
-    all patches it tells frequencies apart.
+    tokens: [T, dim]. As in MSM-MAE (Niizumi et al. 2022): unlike a mean over all patches it tells frequencies apart. Of
+    a segment of which patches were dropped it is the mean of the others; zeros for a band that has none.
     """
     own = torch.index_select(tokens, 0, where.patch).float()
+    if len(where.patch) != sum(where.widths) * where.bands:
+        band = where.owner * where.bands + where.frequency
+        counts = torch.zeros(where.segments * where.bands, dtype=torch.int64, device=band.device)
+        counts.scatter_add_(0, band, torch.ones_like(band))
+        ordered = torch.index_select(own, 0, torch.argsort(band, stable=True))
+        sums = torch.segment_reduce(ordered, "sum", lengths=counts, axis=0, unsafe=True)
+        return (sums / counts.clamp_min(1)[:, None]).view(where.segments, -1)
     columns = own.unflatten(0, (-1, where.bands)).flatten(1)
     return torch.segment_reduce(columns, "mean", lengths=where.columns, axis=0, unsafe=True)
 

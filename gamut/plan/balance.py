@@ -16,6 +16,9 @@ ALPHA = 1 / 4608
 # never sees it.
 PARTNER = 0.02
 
+# Cost of a token that a teacher encodes, of one that is trained on: a forward alone.
+TEACHER = 1 / 3
+
 WASTE = 0.05  # of the ranks' time: more is worth a warning
 
 

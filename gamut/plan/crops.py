@@ -19,7 +19,7 @@ class Measures(NamedTuple):
     hop: np.ndarray  # int64 [n], in samples
     pool: np.ndarray  # int64 [n], frames averaged into one
     frames: np.ndarray  # int64 [n, V], after the averaging; a multiple of 16
-    tokens: np.ndarray  # int64 [n], of all views, class tokens included
+    tokens: np.ndarray  # int64 [n], of all that the model encodes, class tokens included
     cut: int  # clips longer than `max_frames` or `max_samples`
 
 
@@ -32,13 +32,22 @@ def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int =
     return (frames * pool - 1) * hop + WINDOW
 
 
-def view_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
+def view_tokens(frames: np.ndarray, policy: Policy, hidden: float = 0.0) -> np.ndarray:
     """Tokens of views of these `frames`: 8 patches for every 16 frames (more where they overlap), less those that are
-    dropped (`gamut.numbers.kept`), and the class and distillation tokens."""
+    dropped and the share `hidden` (`gamut.numbers.kept`), and the class and distillation tokens."""
     patches = columns(frames, policy.stride) * bands(policy.stride)
-    if policy.drop_tokens:
-        patches = patches - np.floor(patches * policy.drop_tokens).astype(np.int64)
+    for share in (policy.drop_tokens, hidden):
+        if share:
+            patches = patches - np.floor(patches * share).astype(np.int64)
     return patches + int(policy.class_token) + int(policy.distillation_token)
+
+
+def segment_tokens(frames: np.ndarray, policy: Policy) -> np.ndarray:
+    """int64 [n, clones * views + local views]: tokens of each segment that the model encodes of views of these `frames`
+    [n, views + local views]. Local views are encoded once and whole."""
+    tokens = view_tokens(frames, policy)
+    seen = view_tokens(frames[:, : policy.views], policy, policy.hidden)
+    return np.concatenate([np.tile(seen, policy.clones), tokens[:, policy.views :]], axis=1)
 
 
 def frames_within(tokens: int, policy: Policy) -> int:
@@ -80,7 +89,7 @@ def measure(clips: Clips, seed: int, epoch: int, policy: Policy, draw: np.ndarra
     frames[:, : policy.views] = _global_frames(own, hop, pool, policy)[:, None]
     frames[:, policy.views :] = policy.local_frames if policy.pad else np.minimum(own, policy.local_frames)[:, None]
 
-    tokens = view_tokens(frames, policy).sum(1)
+    tokens = segment_tokens(frames, policy).sum(1)
     if policy.tokens is not None and tokens.max() > policy.tokens:
         _over_budget(clips, frames, tokens, policy)
     return Measures(hop, pool, frames, tokens, cut)
@@ -143,12 +152,14 @@ def fixed_frames(hop: np.ndarray, pool: np.ndarray, policy: Policy) -> np.ndarra
 def _over_budget(clips: Clips, frames: np.ndarray, tokens: np.ndarray, policy: Policy) -> None:
     assert policy.tokens is not None
     at, over = int(tokens.argmax()), int((tokens > policy.tokens).sum())
-    views = f"{policy.views} x {frames[at, 0]} frames"
+    views = f"{policy.views * policy.clones} x {frames[at, 0]} frames"
     local = 0
+    if policy.hidden:
+        views += f" less {policy.hidden:.0%} of their patches"
     if policy.local_views:
         views += f" and {policy.local_views} x {frames[at, -1]}"
         local = int(view_tokens(frames[at, policy.views :], policy).sum())
-    fits = frames_within((policy.tokens - local) // policy.views, policy)
+    fits = frames_within((policy.tokens - local) // (policy.views * policy.clones), policy)
     shorter = f", or shorten the views to {fits} frames (`crop_frames` or `max_frames`)" if fits >= PATCH else ""
     raise PlanError(
         f"The clip in row {clips.row[at]} of the index makes {tokens[at]} tokens "

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.plan.balance import ALPHA, PARTNER
+from gamut.plan.balance import ALPHA, PARTNER, TEACHER
 from gamut.plan.clips import Clips
-from gamut.plan.crops import crops, measure, samples_needed, view_tokens
+from gamut.plan.crops import crops, measure, samples_needed, segment_tokens, view_tokens
 from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import Spread, fill_lanes, lay_out
@@ -55,7 +55,10 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
                 "Evaluate at each in turn."
             )
     policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False, roll=0.0, drop_tokens=0.0, mixup=0.0)
-    policy, clips = replace(policy, draws=None, proportions=()), replace(clips, weight=None, source=None)
+    policy, clips = (
+        replace(policy, hidden=0.0, clones=1, draws=None, proportions=()),
+        replace(clips, weight=None, source=None),
+    )
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
     return _plan(clips, draw_clips(clips, 0, 0, policy), 0, 0, policy, 1, fingerprint)
 
@@ -96,8 +99,11 @@ def _plan(
             sequenced, at, edges = place, np.arange(len(place)), packs.pack_offset
         partners = choose_partners(whole, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges)
     pack_tokens = _sum_packs(tokens, packs.pack_offset)
-    squares = _sum_packs((view_tokens(frames, policy) ** 2).sum(1), packs.pack_offset)
+    squares = _sum_packs((segment_tokens(frames, policy) ** 2).sum(1), packs.pack_offset)
     pack_cost = pack_tokens + ALPHA * squares
+    if policy.hidden or policy.clones > 1:  # else the teacher's is in proportion
+        heard = view_tokens(frames[:, : policy.views], policy)
+        pack_cost += TEACHER * _sum_packs((heard + ALPHA * heard**2).sum(1), packs.pack_offset)
     if partners is not None:
         pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), packs.pack_offset)
     return Epoch(

@@ -15,6 +15,7 @@ from gamut.settings import above, at_least, between, bounded, multiple_of, one_o
 PLANNER_VERSION = 3  # raise it when the same inputs give another plan
 MAX_LANES = 16
 FINGERPRINTED = {"hops": "shifts"}  # earlier names, which fingerprints keep for renamed fields
+ADDED = {"cached": False, "hidden": 0.0, "clones": 1}  # fields that came later, with what was done before
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Policy:
 
     A clip has `views` of that kind, then `local_views` of `local_frames`. With probability `roll` its waveform is
     rolled, end to beginning, by a random amount before any view is cut. `drop_tokens` is the share of each view's
-    patches that the model leaves out. With probability `mixup` a draw gets a partner, with which it is mixed at a
-    weight from Beta(mixup_beta, mixup_beta).
+    patches that the model leaves out; of the views that are not local it also leaves out a share `hidden`, and has each
+    of these `clones` times, of which the batch has one (masks of the same view). With probability `mixup` a draw gets a
+    partner, with which it is mixed at a weight from Beta(mixup_beta, mixup_beta).
 
     Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,
     and views, crops and hops say nothing. Its mixup partner is a clip of its own pack, which is read anyway.
@@ -66,6 +68,8 @@ class Policy:
     local_frames: int = bounded(192, multiple_of(PATCH))
     roll: float = bounded(0.0, between(0, 1))
     drop_tokens: float = bounded(0.0, between(0, 0.9))
+    hidden: float = bounded(0.0, between(0, 0.99))
+    clones: int = bounded(1, at_least(1))
     mixup: float = bounded(0.0, between(0, 1))
     mixup_beta: int = bounded(10, at_least(1))
     class_token: bool = True
@@ -102,11 +106,11 @@ class Policy:
     def fields(self) -> dict[str, str]:
         """Each field by name, with the planner's version: what a fingerprint is made of.
 
-        Plans of earlier versions stay valid: a renamed field keeps its old name here, and `cached`, which was added
-        later, is left out unless it is set.
+        Plans of earlier versions stay valid: a renamed field keeps its old name here, and those that were added later
+        are left out unless they are set.
         """
         values = {FINGERPRINTED.get(name, name): value for name, value in asdict(self).items()}
-        named = {name: json.dumps(value) for name, value in values.items() if name != "cached" or value}
+        named = {name: json.dumps(value) for name, value in values.items() if ADDED.get(name, MISSING) != value}
         return {"planner": str(PLANNER_VERSION)} | named
 
     def fingerprint(self) -> str:

@@ -127,7 +127,8 @@ def _plan(recipe: Recipe) -> Iterator[Problem]:
         return
     if views.pad_to:
         longest = int(longest / (min(views.resolutions) * min(views.poolings))) // PATCH * PATCH
-    one = _tokens(recipe, longest) * views.count + _tokens(recipe, views.local_frames) * views.local_count
+    seen = _tokens(recipe, longest, recipe.asit.unseen) * recipe.asit.clones
+    one = seen * views.count + _tokens(recipe, views.local_frames) * views.local_count
     local = f" and {views.local_count} x {views.local_frames}" if views.local_count else ""
     if one > step.tokens:
         yield (
@@ -137,10 +138,12 @@ def _plan(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def _tokens(recipe: Recipe, frames: int) -> int:
+def _tokens(recipe: Recipe, frames: int, hidden: float = 0.0) -> int:
     model = recipe.model
     patches = columns(frames, model.stride) * bands(model.stride)
-    return patches - int(patches * recipe.augment.drop_tokens) + (model.pooling == "cls") + model.distilled
+    for share in (recipe.augment.drop_tokens, hidden):
+        patches -= int(patches * share)
+    return patches + (model.pooling == "cls") + model.distilled
 
 
 def _track(recipe: Recipe) -> Iterator[Problem]:

@@ -85,6 +85,13 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
             ("asit.mask_copied", "asit.mask_target"),
             "asit.mask_copied replaces masks: asit.mask_target must be above 0",
         )
+    if asit.mask_shape == "inverse" and (asit.mask_copied or 0 < (least or asit.mask_target) < 0.01 or least == 0):
+        yield (
+            ("asit.mask_shape", "asit.mask_copied", "asit.mask_target_least", "asit.mask_target"),
+            "asit.mask_shape inverse lays blocks that stay visible: asit.mask_copied must be 0, and asit.mask_target "
+            "(or asit.mask_target_least) at least 0.01",
+        )
+    yield from _sparse(recipe)
     if asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes):
         yield (
             ("asit.prototypes_data", "asit.heads"),
@@ -112,6 +119,49 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
             ("asit.freeze_output_epochs", "optim.name"),
             "asit.freeze_output_epochs needs optim.name adamw: Adam's weight decay is part of the gradient, and would "
             "move the frozen output layer",
+        )
+
+
+def _sparse(recipe: Recipe) -> Iterator[Problem]:
+    """What does not go with an encoder that gets visible patches alone, or with several masks of a view."""
+    asit, views = recipe.asit, recipe.views
+    visible = asit.encode == "visible"
+    if views.local_count and (visible or asit.clones > 1):
+        yield (
+            ("asit.encode", "asit.clones", "views.local_count"),
+            "local crops are beside views that are encoded once and whole: set views.local_count to 0, or asit.encode "
+            "to all and asit.clones to 1",
+        )
+    if asit.visible is not None and not visible:
+        yield (
+            ("asit.visible", "asit.encode"),
+            "asit.visible is the share that is encoded with asit.encode visible: set that too",
+        )
+    if not visible:
+        return
+    if asit.mask_target_least is not None or asit.mask_copied:
+        yield (
+            ("asit.encode", "asit.mask_target_least", "asit.mask_copied"),
+            "asit.encode visible encodes as many patches of every view: asit.mask_target_least must be null and "
+            "asit.mask_copied 0",
+        )
+    if asit.visible is None and asit.mask_target and not asit.mask_aligned:
+        yield (
+            ("asit.visible", "asit.encode", "asit.mask_aligned"),
+            "masks that ignore the patch grid hide few patches wholly, so asit.encode visible needs asit.visible, the "
+            "share that is encoded (0.59 is what 0.70 of the pixels leaves), or asit.mask_aligned",
+        )
+    if asit.visible is not None and not asit.mask_target:
+        yield (
+            ("asit.visible", "asit.mask_target"),
+            "asit.visible needs masks: set asit.mask_target above 0, or asit.visible to null",
+        )
+    on_masked = asit.weight_reconstruction or (asit.weight_local and asit.local_on == "masked")
+    if asit.mask_target and asit.mask_aligned and on_masked:
+        yield (
+            ("asit.encode", "asit.mask_aligned", "asit.weight_reconstruction", "asit.local_on"),
+            "with asit.mask_aligned no visible patch is masked, so nothing is left to reconstruct: take masks that "
+            "ignore the patch grid, or set asit.weight_reconstruction to 0 and asit.local_on to all",
         )
 
 

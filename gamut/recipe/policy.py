@@ -42,6 +42,8 @@ def training_fields(recipe: Recipe) -> dict[str, Any]:
         local_frames=views.local_frames,
         roll=views.roll,
         drop_tokens=augment.drop_tokens,
+        hidden=recipe.asit.unseen,
+        clones=recipe.asit.clones,
         mixup=augment.mixup,
         mixup_beta=augment.mixup_beta,
         packer=plan.packer,

@@ -27,6 +27,7 @@ UNRECORDED = ("init", "engine", "deepspeed")
 ADDED = (
     *("model.backbone", "model.norm", "objective", "options", "optim.undecayed", "extract.pad_with"),
     *("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames"),
+    *("asit.encode", "asit.visible", "asit.clones"),
 )
 
 

@@ -25,8 +25,9 @@ class Asit:
     )
     mask_shape: str = key(
         "blocks",
-        "blocks, time (all bins of whole frames), or frequency (all frames of whole bins)",
-        one_of("blocks", "time", "frequency"),
+        "blocks, inverse (all but blocks is hidden), time (all bins of whole frames), or frequency (all frames of "
+        "whole bins)",
+        one_of("blocks", "inverse", "time", "frequency"),
     )
     mask_aligned: bool = key(False, "align masks to the patch grid")
     mask_time_share: float = key(0.3, "largest duration of a block, as a share of the frames", between(0.01, 1))
@@ -40,6 +41,25 @@ class Asit:
         0.0, "share of views that, instead of masks, get `mask_copied_share` copied from another clip", between(0, 1)
     )
     mask_copied_share: float = key(0.3, "share of pixels copied into such a view", between(0, 0.99))
+    encode: str = key(
+        "all",
+        "not in the paper: tokens of a masked view that the student encodes: all, or the visible ones (not wholly "
+        "hidden), as many of every view of a length",
+        one_of("all", "visible"),
+    )
+    visible: float | None = key(
+        None,
+        "encode visible: share of a view's patches that is encoded. Where masks leave more, further patches are hidden "
+        "wholly; where they leave fewer, hidden ones are shown. null: 1 - `mask_target`, which is right for masks of "
+        "whole patches",
+        between(0.01, 1),
+    )
+    clones: int = key(
+        1,
+        "not in the paper: masks of each view, which the student sees in turn as views of their own, while the teacher "
+        "hears it once (data2vec 2.0, EAT: 16)",
+        PLAN["clones"],
+    )
     hidden: int = key(2048, "width of the projection and reconstruction MLPs", at_least(1))
     bottleneck: int = key(256, "width before the output layer", at_least(1))
     prototypes: int = key(8192, "K: outputs for class tokens (or pooled tokens)", at_least(2))
@@ -88,6 +108,13 @@ class Asit:
     teacher_momentum: float = key(
         0.996, "share of the teacher that is kept each step; rises to 1 by a cosine over the run", between(0, 1)
     )
+
+    @property
+    def unseen(self) -> float:
+        """The share of a view's patches that the student does not encode."""
+        if self.encode == "all":
+            return 0.0
+        return self.mask_target if self.visible is None else 1.0 - self.visible
 
 
 @dataclass(frozen=True)

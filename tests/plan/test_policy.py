@@ -28,6 +28,8 @@ OTHER = {
     "local_frames": 96,
     "roll": 0.5,
     "drop_tokens": 0.1,
+    "hidden": 0.7,
+    "clones": 4,
     "mixup": 0.5,
     "mixup_beta": 5,
     "class_token": False,

@@ -1,0 +1,203 @@
+"""ASiT that encodes visible patches alone, and sees several masks of a view."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gamut.data.batch import PackedBatch
+from gamut.errors import RecipeError
+from gamut.models.layout import layout
+from gamut.models.pooling import band_means
+from gamut.plan import Clips, plan_epoch
+from gamut.recipe import schema
+from gamut.recipe.check import check
+from gamut.recipe.policy import training_policy
+from pretrain.asit import Asit
+from pretrain.masking import hide, mask_keys
+from pretrain.views import MaskedBatch
+from tests.asit import NOW, RECIPE, assert_same_metrics, objective, whole_step
+from tests.close import assert_close
+from tests.packs import packed, part
+
+LENGTHS = [96, 96, 48, 48, 16, 16, 112, 112, 32, 32]  # frames of two views of five clips
+VISIBLE = {"encode": "visible", "visible": 0.5}
+SPARSE = {
+    "visible": VISIBLE,
+    "clones": {"clones": 3},
+    "visible clones": {**VISIBLE, "clones": 2, "mask_fill": "clip"},
+    "koleo on rows": {**VISIBLE, "clones": 2, "weight_koleo": 0.5},
+    "inverse": {**VISIBLE, "mask_shape": "inverse", "local_on": "all"},
+}
+
+
+def mixed() -> PackedBatch:
+    return packed(LENGTHS, views=2, packs=(3, 2))
+
+
+def views_of(task: Asit, batch: PackedBatch) -> MaskedBatch:
+    return task.prepare(batch, NOW).inputs
+
+
+@pytest.mark.parametrize("changes", [{}, {"weight_koleo": 0.5, "heads": "separate"}], ids=str)
+def test_with_nothing_hidden_it_is_the_dense_objective_bit_for_bit(changes: dict[str, object]) -> None:
+    dense, sparse = (objective(mask_target=0.0, encode=encode, **changes) for encode in ("all", "visible"))
+    one, other = (whole_step(task, [mixed(), packed([], views=2)]) for task in (dense, sparse))
+    assert one[:2] == other[:2]
+    assert all(torch.equal(gradient, other[2][name]) for name, gradient in one[2].items())
+
+
+@pytest.mark.parametrize("changes", SPARSE.values(), ids=SPARSE)
+def test_a_clips_numbers_do_not_depend_on_its_neighbours(changes: dict[str, object]) -> None:
+    changes = {**changes, "weight_koleo": 0.0, "mask_fill": "zeros"}  # by which a clip meets the others of its pack
+    task, batch = objective(**changes), mixed()
+    totals = dict.fromkeys(task.count_names, 1e4)
+    together = task.loss(task.model, task.prepare(batch, NOW), totals, NOW)[1]
+    alone = [task.loss(task.model, task.prepare(part(batch, clip, clip + 1), NOW), totals, NOW)[1] for clip in range(5)]
+    for name, value in together.items():
+        assert float(value) == pytest.approx(float(sum(one[name] for one in alone)), rel=2e-6), name
+
+
+@pytest.mark.parametrize("changes", SPARSE.values(), ids=SPARSE)
+def test_a_step_does_not_depend_on_how_it_is_split(changes: dict[str, object]) -> None:
+    batch = mixed()
+    one = whole_step(objective(**changes), [batch])
+    two = whole_step(objective(**changes), [part(batch, 0, 3), packed([], views=2), part(batch, 3, 5)])
+    assert two[0] == pytest.approx(one[0], rel=1e-6)
+    assert_same_metrics(two[1], one[1])
+    for name, gradient in one[2].items():
+        if not name.endswith("attn.qkv.bias"):
+            assert gradient.any(), name
+            assert_close(two[2][name], gradient, 3e-6, name)
+
+
+@pytest.mark.parametrize("visible", [0.5, 0.3, 0.01])
+def test_the_student_gets_the_patches_that_are_not_wholly_hidden(visible: float) -> None:
+    """Its layout has just these, in their places, and of the loss there are those of them that are masked in part."""
+    views = views_of(objective(encode="visible", visible=visible), mixed())
+    masks, kept = views.own.masks, views.own.kept
+    counts = tuple(frames // 2 - int(frames // 2 * (1 - visible)) for frames in LENGTHS)
+    assert kept.sizes == counts == tuple(kept.counts.tolist())
+    assert torch.equal(kept.patch, (~masks.patches.all(1)).nonzero()[:, 0])
+    assert views.student.lengths == tuple(count + 1 for count in counts)
+    assert torch.equal(views.student.time, views.teacher.time[kept.patch])
+    assert torch.equal(views.student.frequency, views.teacher.frequency[kept.patch])
+    assert torch.equal(views.hidden, views.own.patches[kept.patch])
+    assert torch.equal(views.local, (masks.touched & ~masks.patches.all(1)).nonzero()[:, 0])
+    assert torch.equal(masks.patches.any(1), masks.touched)
+    assert torch.equal(masks.pixels.view(-1, 16, 8, 16).transpose(1, 2).reshape(-1, 256), masks.patches)
+
+
+def test_masks_are_adjusted_no_more_than_they_must() -> None:
+    dense, fewer, more = (
+        views_of(objective(**changes), packed([96] * 8, views=2)).own.masks.patches.all(1)
+        for changes in ({}, {"encode": "visible", "visible": 0.3}, {"encode": "visible", "visible": 0.9})
+    )
+    assert int((~fewer).sum()) == 8 * (48 - int(48 * 0.7))
+    assert (dense <= fewer).all()  # what was hidden is, and more
+    assert int((~more).sum()) == 8 * 44
+    assert (more <= dense).all()
+
+
+def test_inverse_masks_leave_blocks() -> None:
+    """So about a share of 1 - mask_target stays, together: neighbours are visible far more often than by chance."""
+    segments, frames = 200, 288
+    zero = torch.zeros(segments, dtype=torch.int64)
+    lengths, sizes = zero + frames, (frames,) * segments
+    clean = torch.ones(sum(sizes) // 2, 256)
+    options = schema.Asit(mask_shape="inverse", mask_target=0.8, mask_aligned=True)
+    keys = mask_keys(0, 0, torch.arange(segments), zero, zero)
+    hidden = hide(clean, layout(lengths, sizes, False), lengths, sizes, keys, 2, (segments // 2,), options)
+    assert torch.equal(hidden.patches == 0, hidden.masks.patches)
+    assert torch.equal(hidden.masks.patches.all(1), hidden.masks.touched)
+    seen = ~hidden.masks.touched.view(segments, frames // 16, 8)
+    assert 0.2 <= seen.float().mean() < 0.25
+    assert (seen.flatten(1).float().mean(1) >= 0.2).all()
+    pairs = (seen[:, 1:] & seen[:, :-1]).float().mean() / seen.float().mean()
+    assert pairs > 0.5
+
+
+def test_every_mask_of_a_view_is_its_own_and_the_first_is_the_one_that_it_had() -> None:
+    batch = mixed()
+    one, three = (views_of(objective(clones=clones), batch) for clones in (1, 3))
+    first, *others = three.own.masks.patches.chunk(3)
+    assert torch.equal(first, one.own.masks.patches)
+    assert torch.equal(three.drop_keys[:10], one.drop_keys)
+    assert len(set(three.drop_keys.tolist())) == 30
+    for other in others:
+        assert (first != other).float().mean() > 0.2
+    assert torch.equal(three.clean, one.clean)
+    assert three.student.lengths == one.student.lengths * 3
+    again = views_of(objective(clones=3), part(batch, 2, 4))
+    a, b = sum(LENGTHS[:4]) // 2, sum(LENGTHS[:8]) // 2
+    for mine, whole in zip(again.own.masks.patches.chunk(3), three.own.masks.patches.chunk(3)):
+        assert torch.equal(mine, whole[a:b])
+
+
+def test_the_teacher_hears_a_view_once_and_its_centres_count_it_once() -> None:
+    runs: list[int] = []
+    task, plain = objective(clones=3, local_on="all"), objective(local_on="all")
+    task.teacher.register_forward_hook(lambda module, given, out: runs.append(len(given[0])))
+    batch = mixed()
+    _, metrics, _ = whole_step(task, [batch])
+    _, before, _ = whole_step(plain, [batch])
+    assert runs == [sum(LENGTHS) // 2]
+    assert task.prepare(batch, NOW).counts.tolist()[1:3] == [3 * sum(LENGTHS) // 2, 3 * 10]
+    for name in ("teacher/entropy", "teacher/entropy_data", "teacher/centre_norm", "teacher/centre_norm_data"):
+        assert metrics[name] == pytest.approx(before[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_means_of_bands_are_of_the_patches_that_there_are(share: float) -> None:
+    views = views_of(objective(encode="visible", visible=share, weight_koleo=1.0), mixed())
+    where = views.student
+    tokens = torch.randn(where.tokens, 4, generator=torch.Generator().manual_seed(0))
+    found = band_means(tokens, where).view(where.segments, 8, 4)
+    for segment in range(where.segments):
+        for band in range(8):
+            own = tokens[where.patch[(where.owner == segment) & (where.frequency == band)]]
+            expected = own.mean(0) if len(own) else torch.zeros(4)
+            assert_close(found[segment, band], expected, 1e-6)
+
+
+@pytest.mark.parametrize("changes", SPARSE.values(), ids=SPARSE)
+@pytest.mark.parametrize("local", [0, 2])
+def test_the_plan_counts_what_the_student_encodes(changes: dict[str, object], local: int) -> None:
+    views = schema.Views(count=2, pad=False, local_count=local, local_frames=32)
+    step = schema.Step(packs=2, tokens=700)
+    recipe = replace(RECIPE, views=views, step=step, asit=replace(RECIPE.asit, **changes))
+    if local:
+        with pytest.raises(RecipeError, match=r"views\.local_count"):
+            check(replace(recipe, run=schema.Run(name="sparse")))
+        return
+    samples = np.array([(frames - 1) * 160 + 400 for frames in LENGTHS[::2]])
+    rows = np.arange(5)
+    clips = Clips(row=rows, clip_id=rows.astype(np.uint64), shard=rows.astype(np.int32) * 0, samples=samples, size=rows)
+    epoch = plan_epoch(clips, 0, 0, training_policy(recipe))
+    assert epoch.pack_tokens.max() <= 700
+    for at, row in enumerate(epoch.row):
+        made = views_of(objective(**changes), packed(LENGTHS[2 * row : 2 * row + 2], views=2))
+        assert made.student.tokens == epoch.tokens[at]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encode": "visible"}, "asit.visible, the share that is encoded"),
+        ({"visible": 0.5}, "set that too"),
+        ({**VISIBLE, "mask_target_least": 0.5}, "as many patches of every view"),
+        ({**VISIBLE, "mask_copied": 0.5}, "as many patches of every view"),
+        ({**VISIBLE, "mask_target": 0.0}, "asit.visible needs masks"),
+        ({"encode": "visible", "mask_aligned": True}, "nothing is left to reconstruct"),
+        ({"mask_shape": "inverse", "mask_target": 0.001}, "at least 0.01"),
+        ({"mask_shape": "inverse", "mask_copied": 0.5}, "asit.mask_copied must be 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said(changes: dict[str, object], said: str) -> None:
+    recipe = replace(RECIPE, asit=replace(RECIPE.asit, **changes), run=schema.Run(name="sparse"))
+    with pytest.raises(RecipeError, match=said):
+        check(recipe)
