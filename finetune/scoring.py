@@ -19,9 +19,10 @@ from gamut.data.loader import Loader
 from gamut.evaluate import METRICS
 from gamut.evaluate.bootstrap import ends, resampled
 from gamut.evaluate.decisions import UNCHOSEN, choose_thresholds
+from gamut.evaluate.events import choose_frame_thresholds, event_f1
 from gamut.evaluate.scores import Scores, numbers_of
 from gamut.files import write_text
-from gamut.models.find import metadata_of
+from gamut.models.find import metadata_of, thresholds_in
 from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
@@ -121,14 +122,20 @@ class Scoring:
         return self.metric.better(values[self.metric.name], self.best["score"] if self.best else None)
 
     def _thresholds(self, choosing: Scores) -> dict[str, list]:
-        """Of classes that do not exclude each other, by clips that judge nothing: `thresholds` in class order, and the
-        classes that none of these clips has, whose threshold is no choice."""
+        """Of classes that do not exclude each other, by clips that judge nothing: `thresholds` of clips and, of events,
+        `frame_thresholds`, in class order, and the classes of which these clips tell nothing, whose threshold is no
+        choice."""
         if self.exclusive or not self.world.first:
             return {}
-        chosen = choose_thresholds(choosing.target, choosing.logits)
-        none = np.isnan(chosen)
-        kept = {} if none.all() else {"thresholds": np.where(none, UNCHOSEN, chosen).tolist()}
-        return kept | ({"thresholds_not_chosen": np.flatnonzero(none).tolist()} if kept and none.any() else {})
+        found = {"thresholds": choose_thresholds(choosing.target, choosing.logits)}
+        if choosing.timed is not None:
+            found["frame_thresholds"] = choose_frame_thresholds(choosing.timed.clips(), len(self.index.labels))
+        kept: dict[str, list] = {}
+        for name, chosen in found.items():
+            none = np.isnan(chosen)
+            kept |= {} if none.all() else {name: np.where(none, UNCHOSEN, chosen).tolist()}
+            kept |= {f"{name}_not_chosen": np.flatnonzero(none).tolist()} if none.any() and not none.all() else {}
+        return kept
 
     def _keep_best(self, values: dict[str, float], epoch: int, thresholds: dict[str, list]) -> None:
         self.best = {"score": values[self.metric.name], "epoch": epoch + 1}
@@ -150,8 +157,11 @@ class Scoring:
         scores = Scores.load(self.run.folder / SCORES)
         values, metric = scores.values(self.metric), self.metric
         best = self.best or {"score": values[metric.name], "epoch": float(self.recipe.epochs)}
-        thresholds = None if self.validation is None else metadata_of(self.run.folder / BEST).get("thresholds")
-        numbers = numbers_of(scores, self.exclusive, thresholds)
+        about = {} if self.validation is None else metadata_of(self.run.folder / BEST)
+        numbers = numbers_of(scores, self.exclusive, about.get("thresholds"))
+        more = {name: value for name, value in numbers.means.items() if name not in values}
+        if scores.timed is not None and (chosen := thresholds_in(about, "frame_thresholds")):
+            more["event_f1_chosen"] = event_f1(scores.timed.clips(), np.array(chosen))
         draws = resampled(metric, scores.target, scores.logits, RESAMPLES)
         interval = () if draws is None else ends(draws)
         selected = "last epoch" if self.validation is None else f"epoch {best['epoch']:.0f}, chosen on validation"
@@ -162,7 +172,7 @@ class Scoring:
             "metric": metric.name,
             "score": values[metric.name],
             "metrics": _or_none(values),
-            "more_metrics": _or_none({name: value for name, value in numbers.means.items() if name not in values}),
+            "more_metrics": _or_none(more),
             "left_out": numbers.left_out,
             "interval": list(interval) if np.isfinite(interval).all() else [],
             "by_class": scores.by_class(metric),

@@ -69,7 +69,7 @@ def opened(sound: Any, rate: float | None, number: int) -> Sound:
         return Recording(Path(sound).expanduser())
     if not hasattr(sound, "ndim") or not hasattr(sound, "dtype"):
         raise RecipeError(
-            f"Sound {number} is a {type(sound).__name__}: give an array of NumPy or torch, or a file's path."
+            f"Sound {number} is of type {type(sound).__name__}: give an array of NumPy or torch, or a file's path."
         )
     if rate is None:
         raise RecipeError("Of arrays the sample rate must be given, in Hz: embed(waveforms, 16000).")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 from gamut.errors import RecipeError, missing
 
 COLLAR = 0.2  # seconds by which an onset may be off; an offset by that, or a fifth of the event if that is more
+COLLARS = {"onset_collar": COLLAR, "offset_collar": COLLAR, "offset_collar_rate": 0.2}
 SEGMENT = 1.0  # seconds
 # DCASE's two scenarios: react fast to what happens; and do not take one class for another.
 PSDS1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_ct": 0.0, "alpha_st": 1.0}
 PSDS2 = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0}
+ALONE = {"cttc_threshold": None, "alpha_ct": 0.0}  # a class without others is taken for none: the scorer fails there
 
 
 @dataclass(frozen=True)
@@ -93,38 +96,87 @@ def event_scores(clips: Sequence[Heard], labels: Sequence[str], threshold: float
 
     Classes without an event in these clips are left out, and counted. {} where no clip has an event.
     """
-    truth = {str(number): _truth(clip) for number, clip in enumerate(clips)}
-    there = sorted({int(label) for events in truth.values() for _, _, label in events})
+    truth, there = _truths(clips)
     if not there:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it imports, and of divisions by a class without detections
-        from sed_scores_eval import collar_based, intersection_based, segment_based
+    with _quiet():
+        from sed_scores_eval import intersection_based, segment_based
 
-        names = [str(label) for label in there]
-        scores = {
-            str(number): _table(clip.probabilities[:, there].astype(np.float64), clip.edges, names)
-            for number, clip in enumerate(clips)
-        }
+        scores, names = _tables(clips, there)
         seconds = {str(number): float(clip.edges[-1]) for number, clip in enumerate(clips)}
-        by_event = collar_based.fscore(
-            scores, truth, threshold, onset_collar=COLLAR, offset_collar=COLLAR, offset_collar_rate=0.2
-        )
         by_segment = segment_based.fscore(scores, truth, seconds, threshold, segment_length=SEGMENT)
         found = {
             "psds1": intersection_based.psds(scores, truth, seconds, **PSDS1)[0],
-            "psds2": intersection_based.psds(scores, truth, seconds, **PSDS2)[0],
-            "event_f1": _macro(by_event[0], names),
+            "psds2": intersection_based.psds(scores, truth, seconds, **(PSDS2 | (ALONE if len(there) == 1 else {})))[0],
+            "event_f1": event_f1(clips, threshold),
             "segment_f1": _macro(by_segment[0], names),
             "classes_without_events": len(labels) - len(there),
         }
     return {name: float(value) for name, value in found.items()}
 
 
+def event_f1(clips: Sequence[Heard], threshold: float | np.ndarray) -> float:
+    """The macro mean of F1 by events, of one threshold or of one for each class, float [classes]; nan where no clip has
+    an event."""
+    truth, there = _truths(clips)
+    if not there:
+        return math.nan
+    with _quiet():
+        from sed_scores_eval import collar_based
+
+        scores, names = _tables(clips, there)
+        limit = threshold if isinstance(threshold, float) else {name: float(threshold[int(name)]) for name in names}
+        return _macro(collar_based.fscore(scores, truth, limit, **COLLARS)[0], names)
+
+
+def choose_frame_thresholds(clips: Sequence[Heard], classes: int) -> np.ndarray:
+    """float64 [classes]: the probability of a frame from which on a class is heard in it, so that the F1 of its events
+    is highest, by the scorer. nan for a class that has no event in these clips, or of which none is found at any.
+
+    clips: those that judge nothing afterwards.
+    """
+    truth, there = _truths(clips)
+    chosen = np.full(classes, np.nan)
+    if not there:
+        return chosen
+    with _quiet():
+        from sed_scores_eval import collar_based
+
+        scores, names = _tables(clips, there)
+        f1, _, _, best, _ = collar_based.best_fscore(scores, truth, **COLLARS)
+    for name in names:
+        if f1[name] > 0 and math.isfinite(best[name]):
+            chosen[int(name)] = best[name]
+    return chosen
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of what the scorer imports, and of its divisions by a class without detections."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _macro(by_class: dict[str, float], names: Sequence[str]) -> float:
     """A class that is never detected has an F1 of 0."""
     values = [float(by_class[name]) for name in names]
     return math.fsum(0.0 if math.isnan(value) else value for value in values) / len(values)
+
+
+def _truths(clips: Sequence[Heard]) -> tuple[dict[str, list], list[int]]:
+    """(the events of each clip, by its number; the classes that have one, ascending)"""
+    truth = {str(number): _truth(clip) for number, clip in enumerate(clips)}
+    return truth, sorted({int(label) for events in truth.values() for _, _, label in events})
+
+
+def _tables(clips: Sequence[Heard], there: list[int]) -> tuple[dict[str, Any], list[str]]:
+    """(the scores of these classes in each clip as the scorer takes them, the classes' names in them)"""
+    names = [str(label) for label in there]
+    return {
+        str(number): _table(clip.probabilities[:, there].astype(np.float64), clip.edges, names)
+        for number, clip in enumerate(clips)
+    }, names
 
 
 def _truth(clip: Heard) -> list[tuple[float, float, str]]:

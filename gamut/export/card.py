@@ -110,16 +110,20 @@ def _scores(story: Story, source: Source) -> str:
 
 
 def _classes(source: Source) -> str:
-    thresholds = source.about.get("thresholds")
+    thresholds = {
+        name: source.about[key]
+        for name, key in (("threshold", "thresholds"), ("threshold of a frame", "frame_thresholds"))
+        if source.about.get(key)
+    }
     how = "exclude each other (softmax)" if source.about.get("loss") == "ce" else "may occur together (sigmoid)"
     rows = []
     for number, name in enumerate(source.labels):
         row = f"| {number} | {name.replace('|', chr(92) + '|')} |"
-        rows.append(f"{row} {thresholds[number]:.3g} |" if thresholds else row)
-    head = "| number | class |" + (" threshold |" if thresholds else "")
-    rule = "| --- | --- |" + (" --- |" if thresholds else "")
-    chosen = " Thresholds were chosen on validation clips." if thresholds else ""
-    return f"{len(source.labels)} classes, which {how}.{chosen}\n\n" + "\n".join([head, rule, *rows])
+        rows.append(row + "".join(f" {chosen[number]:.3g} |" for chosen in thresholds.values()))
+    head = "| number | class |" + "".join(f" {name} |" for name in thresholds)
+    rule = "| --- | --- |" + " --- |" * len(thresholds)
+    told = " Thresholds were chosen on validation clips." if thresholds else ""
+    return f"{len(source.labels)} classes, which {how}.{told}\n\n" + "\n".join([head, rule, *rows])
 
 
 def _recipe(source: Source) -> str:

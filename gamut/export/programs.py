@@ -20,7 +20,7 @@ from gamut.errors import ExportError, missing
 from gamut.export.card import card
 from gamut.export.folder import CARD
 from gamut.export.listener import Listener, LogMel, WhisperListener
-from gamut.export.source import Source
+from gamut.export.source import THRESHOLDS, Source
 from gamut.export.tensors import write_weights
 from gamut.files import write_text
 from gamut.models.find import MODEL
@@ -145,7 +145,7 @@ def _names(source: Source) -> list[str]:
 
 def _beside(source: Source, folder: Path, seconds: float | None, what: str, use: str) -> None:
     write_weights(source, folder)
-    about = {name: source.about[name] for name in ("labels", "loss", "thresholds") if name in source.about}
+    about = {name: source.about[name] for name in ("labels", "loss", *THRESHOLDS) if name in source.about}
     if source.labels:
         write_text(folder / LABELS, json.dumps(about, indent=1, ensure_ascii=False))
     longest = f"{seconds:g} s" if seconds else "as below"

@@ -28,7 +28,8 @@ from gamut.tag.speech import Speech
 from gamut.train.objective import described
 
 WHISPER = "whisper"  # the kind of an encoder
-PASSED_ON = ("best", "chosen_on", "thresholds")  # of what weights say of themselves, besides what is said anew
+THRESHOLDS = ("thresholds", "frame_thresholds")
+PASSED_ON = ("best", "chosen_on", *THRESHOLDS)  # of what weights say of themselves, besides what is said anew
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Source:
         """The backbone alone. Raises ExportError where there is no classifier to leave out."""
         if not isinstance(self.network, ClassifierNetwork):
             raise ExportError(f"{self.weights} has no classifier behind a backbone: leave --backbone out.")
-        left = ("labels", "loss", "thresholds")
+        left = ("labels", "loss", *THRESHOLDS)
         about = {name: value for name, value in self.about.items() if name not in left}
         state = {name: value for name, value in self.state.items() if name.startswith("backbone.")}
         return replace(self, about=about, state=state, network=self.network.backbone)

@@ -26,6 +26,7 @@ OURS = (
 )  # where our own files have a backbone of any kind, in this order
 HEAD = "mlp_layer.1.weight"  # every head on features has it, so it shows where one begins
 ABOUT = "gamut"  # the one key of our files' metadata: the order of several is random, and with it a file's hash
+OF_THE_BEST = ("best", "chosen_on", "thresholds", "frame_thresholds")  # what BEST alone says, or begins to
 HASH = "sha256"  # in what files of ours say: of their tensors and all else that they say
 
 
@@ -161,8 +162,7 @@ def metadata_of(weights: Path) -> dict[str, Any]:
     if run is None or weights.name == BEST or not (run.path / BEST).is_file():
         return about
     beside = undescribed(_header(run.path / BEST)[1])
-    of_the_best = {"best", "chosen_on", "thresholds", "thresholds_not_chosen"}
-    return {name: value for name, value in beside.items() if name not in of_the_best} | about
+    return {name: value for name, value in beside.items() if not name.startswith(OF_THE_BEST)} | about
 
 
 def statistics_in(about: dict[str, Any]) -> tuple[float, float] | None:
@@ -173,9 +173,10 @@ def statistics_in(about: dict[str, Any]) -> tuple[float, float] | None:
         return None
 
 
-def thresholds_in(about: dict[str, Any]) -> tuple[float, ...] | None:
-    """Of the probability of each class, chosen on validation clips; None where none were."""
-    return tuple(map(float, about["thresholds"])) if about.get("thresholds") else None
+def thresholds_in(about: dict[str, Any], name: str = "thresholds") -> tuple[float, ...] | None:
+    """Of the probability of each class, chosen on validation clips; None where none were. name: `frame_thresholds` are
+    those of a frame's probability."""
+    return tuple(map(float, about[name])) if about.get(name) else None
 
 
 def _header(path: Path) -> tuple[list[str], dict[str, str]]:

@@ -54,8 +54,8 @@ def strongest(tagged: Tagged) -> list[int]:
     """Ids of the classes that reach the highest probabilities anywhere, the highest first."""
     if not tagged.labels or not tagged.spans:
         return []
-    most = np.max([span.probabilities for span in tagged.spans], axis=0)
-    return [int(one) for one in np.argsort(-most, kind="stable")[:CLASSES]]
+    most = np.fmax.reduce([span.probabilities for span in tagged.spans])  # an event says nothing of the other classes
+    return [int(one) for one in np.argsort(-most, kind="stable")[:CLASSES] if np.isfinite(most[one])]
 
 
 def columns(sound: Sound) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,9 +78,19 @@ def columns(sound: Sound) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(low), np.array(high), np.stack(mel)
 
 
+def over_time(tagged: Tagged, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, float [n + 1]; probabilities of these classes between them, float [rows, n]): spans may overlap, the
+    higher one counts; nan where none says anything."""
+    edges = np.unique([time for span in tagged.spans for time in (span.start, span.end)])
+    values = np.full((len(rows), len(edges) - 1), np.nan)
+    for span in tagged.spans:
+        first, end = np.searchsorted(edges, [span.start, span.end])
+        values[:, first:end] = np.fmax(values[:, first:end], span.probabilities[rows, None])
+    return edges, values
+
+
 def _tags(axis: Axes, tagged: Tagged, rows: list[int]) -> None:
-    values = np.stack([span.probabilities[rows] for span in tagged.spans], 1)
-    edges = [span.start for span in tagged.spans] + [tagged.spans[-1].end]
+    edges, values = over_time(tagged, rows)
     axis.pcolormesh(edges, np.arange(len(rows) + 1), values, vmin=0.0, vmax=1.0, cmap="Blues", shading="flat")
     names = [tagged.labels[one] for one in rows]
     short = [plain(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…") for name in names]

@@ -35,6 +35,7 @@ class Opened:
     weights: str  # which ones they are, in words
     what: str  # such as `FILE, of a pretraining,`, at the beginning of a sentence
     thresholds: tuple[float, ...] | None = None  # of the classes' probabilities, chosen on validation clips
+    frame_thresholds: tuple[float, ...] | None = None  # of those in a frame, from which on an event is heard
 
 
 def open_spectrograms(
@@ -75,7 +76,8 @@ def open_spectrograms(
     opened = _classifier(
         weights, replace(recipe, front=front), tuple(names), len(names), f"{weights}, of a fine-tuning,"
     )
-    return replace(opened, thresholds=thresholds_in(about))
+    of_frames = thresholds_in(about, "frame_thresholds")
+    return replace(opened, thresholds=thresholds_in(about), frame_thresholds=of_frames)
 
 
 def _without_recipe(weights: Path, about: dict[str, Any], front: schema.FrontEnd | None) -> Opened:

@@ -65,6 +65,11 @@ def choice_of(arguments: argparse.Namespace, model: Speech | Spectrograms, class
     from gamut.tag.events import Events
 
     among = classes_among(classes, model.labels) if model.labels else None
+    of_events = isinstance(model, Events) and arguments.every is None and "-" not in vars(arguments).get("sounds", ())
+    if isinstance(model, Events) and of_events and model.frame_thresholds is not None:
+        _tell("of the frames of each class's events", model.frame_thresholds)
+        if arguments.least is None:
+            return Choice(arguments.top, among)  # events have them already
     if arguments.least is not None:
         return Choice(arguments.top, among, arguments.least)
     if model.thresholds is None:
@@ -72,14 +77,17 @@ def choice_of(arguments: argparse.Namespace, model: Speech | Spectrograms, class
             f"No thresholds were chosen for {arguments.model}: a fine-tuning with folds.validation and "
             "finetune.loss=bce does that. Give --least a number."
         )
-    if isinstance(model, Events) and arguments.every is None:
+    if of_events:
         raise RecipeError(
             "The thresholds that were chosen are of whole clips, not of the frames that events are made of: add "
             "--every S, or give --least a number."
         )
-    low, high = min(model.thresholds), max(model.thresholds)
-    print(f"thresholds: of each class, as chosen on validation clips, {low:.3g} to {high:.3g}", file=sys.stderr)
+    _tell("of each class", model.thresholds)
     return Choice(arguments.top, among, np.array(model.thresholds))
+
+
+def _tell(of: str, chosen: Sequence[float]) -> None:
+    print(f"thresholds: {of}, as chosen on validation clips, {min(chosen):.3g} to {max(chosen):.3g}", file=sys.stderr)
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[Speech | Spectrograms, dict[str, Any]]:

@@ -108,7 +108,12 @@ def spectrograms(opened: Opened, device: torch.device) -> Spectrograms:
     assert front.mean is not None
     assert front.std is not None
     kind = Events if opened.network.by_frames else Spectrograms
-    return kind(opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights, opened.thresholds)
+    model = kind(
+        opened.network, recipe, front.mean, front.std, opened.labels, device, opened.weights, opened.thresholds
+    )
+    if isinstance(model, Events):
+        model.frame_thresholds = opened.frame_thresholds
+    return model
 
 
 def _speech(

@@ -14,12 +14,14 @@ from gamut.tag.recording import Sound
 from gamut.tag.result import Span, Tagged
 from gamut.tag.spectrogram import Spectrograms
 
-THRESHOLD = 0.5  # of a frame's probability, from which on a class is heard in it
+THRESHOLD = 0.5  # of a frame's probability, from which on a class is heard in it, where none was chosen
 
 
 class Events(Spectrograms):
-    """A recording's spans are its events, each with one class, from onset to offset; where spans of a length are asked
-    for, tags as of any other model."""
+    """A recording's spans are its events, each with one class, from onset to offset, at the thresholds of frames that
+    were chosen for its classes, if any; where spans of a length are asked for, tags as of any other model."""
+
+    frame_thresholds: Sequence[float] | None = None
 
     def tag(
         self,
@@ -44,23 +46,25 @@ class Events(Spectrograms):
                 begin += len(waveform)
                 heard(len(waveform) / RATE)
             frames = smoothed(np.concatenate(rows), self.recipe.finetune.median_frames)
-            events = found_events(frames, np.concatenate([*times, [begin / RATE]]))
+            limits = THRESHOLD if self.frame_thresholds is None else np.array(self.frame_thresholds)
+            events = found_events(frames, np.concatenate([*times, [begin / RATE]]), limits)
             yield Tagged(recording.path, recording.seconds, self.labels, tuple(events))
 
 
-def found_events(probabilities: np.ndarray, times: np.ndarray, threshold: float = THRESHOLD) -> list[Span]:
-    """Every stretch of frames in which a class has the threshold, by onset. Its probability is the mean of its frames;
-    those of the other classes, of which the span says nothing, are NaN, so that none of them is shown.
+def found_events(probabilities: np.ndarray, times: np.ndarray, threshold: float | np.ndarray = THRESHOLD) -> list[Span]:
+    """Every stretch of frames in which a class has the threshold (of all, or float [classes]), by onset. Its
+    probability is the mean of its frames; those of the other classes, of which the span says nothing, are NaN, so that
+    none of them is shown.
 
     Args:
         probabilities: float32 [n, classes]; times: float64 [n + 1], seconds, ascending, where each frame begins, and
             the end of the last.
     """
     found = []
-    for label, own in enumerate(probabilities.T):
-        steps = np.diff(np.concatenate([[0], own >= threshold, [0]]).astype(np.int8))
+    for label, above in enumerate((probabilities >= threshold).T):
+        steps = np.diff(np.concatenate([[0], above, [0]]).astype(np.int8))
         for first, end in zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()):
             only = np.full(probabilities.shape[1], np.nan, np.float32)
-            only[label] = own[first:end].mean()
+            only[label] = probabilities[first:end, label].mean()
             found.append(Span(round(float(times[first]), 4), round(float(times[end]), 4), only))
     return sorted(found, key=lambda span: (span.start, span.end))

@@ -13,7 +13,15 @@ from scipy import ndimage
 
 from gamut.errors import RecipeError
 from gamut.evaluate import events as module
-from gamut.evaluate.events import Heard, Timed, event_scores, require_scorer, smoothed
+from gamut.evaluate.events import (
+    Heard,
+    Timed,
+    choose_frame_thresholds,
+    event_f1,
+    event_scores,
+    require_scorer,
+    smoothed,
+)
 from gamut.evaluate.metrics import MAP
 from gamut.evaluate.scores import Scores
 
@@ -109,6 +117,39 @@ def test_psds_1_is_its_definition() -> None:
     found = event_scores(some, LABELS)["psds1"]
     assert 0.05 < found < 0.95
     assert found == pytest.approx(area / 100, abs=1e-6)
+
+
+def test_a_class_without_others_is_scored_and_taken_for_none() -> None:
+    """Of several classes PSDS 2 has cross triggers; of one alone it is the plain one of its tolerances."""
+    some = [Heard(one.probabilities[:, :1], one.edges, one.events[one.events[:, 2] == 0]) for one in clips(3)]
+    found = event_scores(some, LABELS[:1])
+    assert 0 < found["psds1"] <= found["psds2"] <= 1
+    perfect = [Heard(truth_as_frames(one), one.edges, one.events) for one in some]
+    assert event_scores(perfect, LABELS[:1])["psds2"] == pytest.approx(1.0)
+
+
+def truth_as_frames(clip: Heard) -> np.ndarray:
+    frames = np.zeros_like(clip.probabilities)
+    for onset, offset, _ in clip.events:
+        frames[round(onset / FRAME) : round(offset / FRAME)] = 1
+    return frames
+
+
+def test_thresholds_of_frames_are_those_of_the_highest_f1_of_each_class() -> None:
+    some = clips(1, 20)
+    chosen = choose_frame_thresholds(some, len(LABELS))
+    assert np.isnan(chosen[2])  # no clip has an event of it
+    best = event_f1(some, chosen)
+    assert best > event_f1(some, 0.5) == event_scores(some, LABELS)["event_f1"]
+    for label in range(2):  # one class moved alone: never better
+        for other in np.linspace(0.05, 0.95, 19):
+            moved = chosen.copy()
+            moved[label] = other
+            assert event_f1(some, moved) <= best + 1e-12
+    silent = [Heard(np.zeros_like(clip.probabilities), clip.edges, clip.events) for clip in some]
+    assert np.isnan(choose_frame_thresholds(silent, 3)).all()  # no event is found at any
+    none = [Heard(clip.probabilities, clip.edges, clip.events[:0]) for clip in some]
+    assert np.isnan(choose_frame_thresholds(none, 3)).all()
 
 
 def test_perfect_frames_score_one_and_late_ones_lose_the_collar() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from finetune.rounds import Round
 from finetune.scoring import Scoring
 from gamut.evaluate import METRICS
 from gamut.evaluate.decisions import choose_thresholds
+from gamut.evaluate.events import Heard, Timed, choose_frame_thresholds
 from gamut.evaluate.scores import Scores
 from gamut.models.find import metadata_of
 from gamut.recipe.load import load_recipe
@@ -89,6 +91,38 @@ def test_thresholds_are_chosen_by_validation_clips_alone_and_judge_the_test(
     assert low < result["score"] < high
     assert result["left_out"]["classes_without_positives"] == 0
     assert Scores.load(tmp_path / SCORES).key[1] == "clip-1"
+
+
+def with_frames(scores: Scores, seed: int) -> Scores:
+    """Each clip is of 20 frames and has one event of class 0, whose frames are loud, but less than a half."""
+    rng = np.random.default_rng(seed)
+    heard = []
+    for _ in range(40):
+        begin, size = int(rng.integers(2, 10)), int(rng.integers(3, 8))
+        probability = rng.uniform(0.0, 0.2, (20, 4)).astype(np.float32)
+        probability[begin : begin + size, 0] = rng.uniform(0.25, 0.45, size)
+        heard.append(Heard(probability, 0.16 * np.arange(21), np.array([[0.16 * begin, 0.16 * (begin + size), 0.0]])))
+    return replace(scores, timed=Timed.of(heard, CLASSES_OF))
+
+
+@pytest.mark.filterwarnings("ignore:1 of 4 classes have no positive")
+def test_thresholds_of_frames_are_chosen_by_validation_clips_alone_and_judge_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation, test = (with_frames(clips(seed), seed) for seed in (1, 2))
+    result = scored(tmp_path, monkeypatch, "bce", validation, test)
+    about = metadata_of(tmp_path / BEST)
+    assert validation.timed is not None
+    (first, *_) = choose_frame_thresholds(validation.timed.clips(), 4)
+    assert about["frame_thresholds"] == [first, 0.5, 0.5, 0.5]
+    assert about["frame_thresholds_not_chosen"] == [1, 2, 3]  # no validation clip has an event of them
+    assert 0.2 < first < 0.25
+    assert result["metrics"]["event_f1"] == 0.0  # at a half
+    assert result["more_metrics"]["event_f1_chosen"] == pytest.approx(1.0)
+    (tmp_path / "without").mkdir()
+    without = scored(tmp_path / "without", monkeypatch, "bce", None, test)
+    assert "event_f1_chosen" not in without["more_metrics"]
+    assert "frame_thresholds" not in metadata_of(tmp_path / "without" / BEST)
 
 
 @pytest.mark.parametrize(("loss", "validated"), [("bce", False), ("ce", True)])

@@ -23,7 +23,7 @@ import soundfile
 from gamut.commands import ROOT
 from gamut.serve.__main__ import _only_here, main
 from gamut.serve.page import SHOWN, Limits, Listener, html
-from gamut.serve.pictures import columns, picture, strongest
+from gamut.serve.pictures import columns, over_time, picture, strongest
 from gamut.tag import Recording, load
 from gamut.tag.__main__ import main as tag
 from gamut.tag.result import Choice, Span, Tagged, Words
@@ -228,6 +228,25 @@ def test_pictures_of_any_length(seconds: float, tmp_path: Path) -> None:
     assert strongest(tagged) == [1, 2, 0]
     assert picture(recording, tagged).startswith(b"\x89PNG")
     assert picture(recording, Tagged(Path("a.wav"), seconds, (), (), "said")).startswith(b"\x89PNG")
+
+
+def test_events_that_overlap_are_drawn_over_time(tmp_path: Path) -> None:
+    """Each has one class, and says nothing of the others."""
+
+    def event(start: float, end: float, label: int, p: float) -> Span:
+        values = np.full(3, np.nan, np.float32)
+        values[label] = p
+        return Span(start, end, values)
+
+    spans = (event(0.5, 3.0, 0, 0.6), event(1.0, 2.0, 2, 0.9), event(2.5, 4.5, 0, 0.7))
+    tagged = Tagged(Path("a.wav"), 5.0, ("a", "b", "c"), spans)
+    assert strongest(tagged) == [2, 0]
+    times, values = over_time(tagged, [2, 0])
+    assert times.tolist() == [0.5, 1.0, 2.0, 2.5, 3.0, 4.5]
+    nan = np.nan
+    expected = [[nan, 0.9, nan, nan, nan], [0.6, 0.6, 0.6, 0.7, 0.7]]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert picture(Recording(sound(tmp_path / "a.wav", 5.0)), tagged).startswith(b"\x89PNG")
 
 
 def test_a_port_in_use_a_host_that_is_none_and_a_missing_extra(run: Path, monkeypatch, capsys) -> None:

@@ -15,7 +15,9 @@ from finetune.events import Events as Objective
 from gamut.data.events import edges
 from gamut.data.memory import packed
 from gamut.evaluate.events import smoothed
+from gamut.export.__main__ import main as export
 from gamut.models.classifier import ClassifierNetwork
+from gamut.models.find import metadata_of
 from gamut.recipe.load import load_recipe
 from gamut.recipe.policy import evaluation_policy
 from gamut.tag import Recording, load
@@ -69,6 +71,39 @@ def test_thresholds_of_clips_are_none_of_frames(round_of_frames: Path, tmp_path:
     assert "are of whole clips, not of the frames" in capsys.readouterr().err
     assert main([*words, "--every", "1"]) == 0
     assert "thresholds: of each class" in capsys.readouterr().err
+
+
+def test_thresholds_of_frames_that_were_chosen_decide_events_also_of_what_is_exported(
+    round_of_frames: Path, tmp_path: Path, capsys
+) -> None:
+    opened = load(round_of_frames, device="cpu")
+    sound = noise(tmp_path / "noise.wav", 4.0)
+    with Recording(sound) as recording:
+        (frames,) = opened.tag([recording])
+    limits = [0.45, 0.5, 0.6]
+    about = metadata_of(round_of_frames / "best.safetensors") | {"frame_thresholds": limits}
+    folder = leave_round(tmp_path / "run", opened.recipe, opened.network, about)
+    assert export([str(folder / "best.safetensors"), "--to", "safetensors", str(tmp_path / "out")]) == 0
+    assert "| threshold of a frame |" in (tmp_path / "out" / "README.md").read_text()
+    capsys.readouterr()
+    words = [str(sound), "--least", "chosen", "--format", "csv", "--device", "cpu"]
+    assert main([str(folder / "best.safetensors"), *words]) == 0
+    first, said = capsys.readouterr()
+    assert "thresholds: of the frames of each class's events, as chosen on validation clips, 0.45 to 0.6" in said
+    assert main([str(tmp_path / "out"), *words]) == 0
+    assert capsys.readouterr().out == first
+    model = load(tmp_path / "out", device="cpu")
+    with Recording(sound) as recording:
+        (tagged,) = model.tag([recording])
+    wanted = {0: 0, 1: 0, 2: 0}
+    for span in tagged.spans:
+        (label,) = span.top(3)
+        wanted[label] += 1
+        assert span.probabilities[label] >= limits[label]
+    plain = [span.top(3)[0] for span in frames.spans]
+    assert wanted[1] == plain.count(1)
+    assert [wanted[0], wanted[2]] != [plain.count(0), plain.count(2)]
+    assert len(first.splitlines()) == 1 + len(tagged.spans)
 
 
 def test_a_run_tags_what_its_frames_say(round_of_frames: Path, tmp_path: Path) -> None:
