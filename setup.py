@@ -8,16 +8,19 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# Compiled against each other: torchaudio 2.11.1 cannot be imported beside torch 2.11.0, though its metadata allow it.
+EXACT = ("torch", "torchaudio", "torchvision")
 
 
 def compatible(file: str) -> list[str]:
     """The requirements of a file of pins, opened to later fixes: `torch==2.11.0` becomes `torch~=2.11.0`.
 
-    A version of one number, such as a date, has no fixes: that one or a later one will do.
+    A version of one number, such as a date, has no fixes: that one or a later one will do. `EXACT` ones stay as they
+    are.
     """
     lines = [line.partition("#")[0].strip() for line in (HERE / file).read_text(encoding="utf-8").splitlines()]
     pins = [line.split("==") for line in lines if line]
-    return [f"{name}{'~=' if '.' in version else '>='}{version}" for name, version in pins]
+    return [f"{name}{'==' if name in EXACT else '~=' if '.' in version else '>='}{version}" for name, version in pins]
 
 
 def pinned(*names: str) -> list[str]:
