@@ -186,6 +186,13 @@ class Asit(Pretraining):
             fill(tensor, tensors[name])
         self._follow()
 
+    def masked(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        if not self.options.mask_target:
+            return None
+        views: MaskedBatch = self.prepare(batch, at).inputs
+        seen = views.own.first(len(views.clean))  # of a view's masks the first
+        return views.clean, seen.masks.patches, seen.patches
+
     @torch.no_grad()
     def rebuild(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(patches, hidden, rebuilt patches) of a batch, [N, 256] each, by the student: for looking at.

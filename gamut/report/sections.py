@@ -32,7 +32,7 @@ FOLDED = {
 }
 PROBES = {"knn": "k-NN, share that is right", "linear": "linear probe, share that is right"}
 PNG = b"\x89PNG"
-DRAWN = "reconstruction"  # these figures come first
+DRAWN = ("masks", "reconstruction")  # these figures come first, clip by clip
 SPEED = ("clips_per_second", "wait_share", "memory_gb", "seconds_per_step")
 STATES = {"killed": "ended without a word, as if killed", "stopped": "stopped, to be gone on with"}
 
@@ -107,7 +107,7 @@ def pictures(run: Told) -> list[Block]:
     """The last of each stored figure, but for the confusion, which a report draws itself."""
     found, left, room = [], 0, PICTURES
     for part in run.parts:
-        names = sorted(part.history.figures, key=lambda name: (not name.startswith(DRAWN), name))
+        names = sorted(part.history.figures, key=_place)
         for name in names:
             files = part.history.figures[name]
             if name == "confusion" or not files:
@@ -126,6 +126,12 @@ def pictures(run: Told) -> list[Block]:
     masked = any(one.title.startswith(DRAWN) for one in found)
     title = Heading("Masks and reconstructions" if masked else "Pictures")
     return [title, *([Pictures(found)] if found else []), *missed] if found or left else []
+
+
+def _place(name: str) -> tuple[bool, str, str]:
+    """In the order of figures: `masks-0` beside `reconstruction-0`."""
+    drawn = name.startswith(DRAWN)
+    return not drawn, name.rpartition("-")[2] if drawn else "", name
 
 
 def cost(runs: Sequence[Told]) -> list[Block]:

@@ -199,6 +199,11 @@ class Pretraining(Objective):
         """(patches, hidden, rebuilt patches) of a batch, [N, 256] each: only where the objective `rebuilds`."""
         raise NotImplementedError
 
+    def masked(self, batch: PackedBatch, at: Moment) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """(patches, hidden, patches as the student sees them) of a batch, [N, 256] each, to look at; None where nothing
+        is hidden."""
+        return None
+
 
 def pretraining(recipe: schema.Recipe, mean: float, std: float, device: torch.device) -> Pretraining:
     """The objective that the recipe names, with its model on the device. Raises RecipeError where it is none."""

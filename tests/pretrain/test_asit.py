@@ -227,6 +227,20 @@ def test_a_picture_of_a_batch_with_local_crops_shows_its_views() -> None:
     assert clean.shape == hidden.shape == rebuilt.shape == (96, 256)
 
 
+@pytest.mark.parametrize("fill", ["zeros", "noise"])
+def test_a_picture_of_masks_shows_what_the_student_is_given(fill: str) -> None:
+    batch, task = packed([96, 48], views=1), objective(mask_fill=fill)
+    found = task.masked(batch, NOW)
+    assert found is not None
+    clean, hidden, seen = found
+    given = task.prepare(batch, NOW).inputs
+    assert torch.equal(seen, given.hidden)
+    assert 0.2 < hidden.float().mean() < 0.95
+    assert torch.equal(seen[~hidden], clean[~hidden])
+    assert bool(seen[hidden].any()) == (fill == "noise")
+    assert objective(mask_target=0.0, weight_reconstruction=0.0).masked(batch, NOW) is None
+
+
 @pytest.mark.parametrize("local_on", ["masked", "all"])
 def test_lists_of_fixed_size_come_to_the_same_step(local_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU is given, so that nothing waits for the number of masked patches."""

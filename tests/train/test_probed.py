@@ -65,7 +65,8 @@ def test_clips_of_several_labels_are_probed_while_weights_are_cut(
     run = tmp_path / "run"
     history = History.read(run / "metrics.jsonl")
     assert "probe/failures" not in history.points
-    assert set(history.figures) == {"reconstruction-0", "reconstruction-1", "attention-0", "attention-1", "embedding"}
+    of_clips = {f"{name}-{clip}" for name in ("masks", "reconstruction", "attention") for clip in (0, 1)}
+    assert set(history.figures) == {*of_clips, "embedding"}
 
     recipe = load_recipe("pretrain", "asit_tiny", words)
     clips, _ = labelled(recipe, Index.open(several))
