@@ -147,7 +147,9 @@ def test_pretraining_logs_checkpoints_and_draws(reference: Path) -> None:
     rebuilt = [steps[step]["loss/reconstruction"] for step in sorted(steps)]
     assert np.mean(rebuilt[-5:]) < np.mean(rebuilt[:5])
     figures = {path.name for path in (reference / "figures").iterdir()}
-    assert {f"{name}-0000015.png" for name in ("reconstruction-0", "attention-0", "attention-1", "embedding")} < figures
+    assert {
+        f"{name}-0000015.png" for name in ("masks-0", "reconstruction-0", "attention-0", "attention-1", "embedding")
+    } < figures
     assert any(name.startswith("teacher.backbone.") for name in tensors(reference, "objective.safetensors"))
     assert "## Masks and reconstructions" in (reference / "report.md").read_text()
 
