@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ UNSOUND = (
     SyntaxError, TokenError,
 )  # fmt: skip
 DIGEST = "digest"  # key of a JSON file's digest of the rest
+LAG = "GAMUT_STORAGE_LAG"
+_NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "9p", "afs"}
 TEMPORARY = ".partial"  # ending of names that a kill may leave behind
 
 # Called before each write, fsync and rename with its name and path. A test makes the process die there.
@@ -86,6 +89,39 @@ def free(path: Path) -> str:
         with contextlib.suppress(OSError):
             return f"{shutil.disk_usage(place).free:,}"
     return "an unknown number of"
+
+
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system that a file lies on, or would; None where it is local."""
+    place, kind = Path("/"), ""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return None
+    for point, system in mounts:
+        if path.is_relative_to(point) and Path(point).is_relative_to(place):
+            place, kind = Path(point), system
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+
+
+def appears(path: Path) -> bool:
+    """Whether a file or folder is there, waited for where it may only not show yet.
+
+    A network file system may show to one machine, for up to a minute, what was before another wrote. Whoever was told
+    of a file asks here before calling it lost. The wait is that of the environment's GAMUT_STORAGE_LAG in seconds, or a
+    minute on a network file system and none elsewhere.
+    """
+    if os.path.exists(path):
+        return True
+    told = os.environ.get(LAG, "")
+    until = time.monotonic() + (float(told) if told else 60.0 if network_file_system(path.absolute()) else 0.0)
+    while time.monotonic() < until:
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # has some systems look anew
+        if os.path.exists(path):
+            return True
+    return os.path.exists(path)
 
 
 def write_bytes(path: Path, content: bytes, error: type[GamutError] | None = None) -> None:

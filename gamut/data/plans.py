@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import PlanError
-from gamut.files import lock, rename_folder, require_digest, sync, with_digest, write_text
+from gamut.files import appears, lock, rename_folder, require_digest, sync, with_digest, write_text
 from gamut.plan import Epoch, differing
 from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
 
@@ -98,7 +98,7 @@ def _save_or_meet(epoch: Epoch, folder: Path) -> None:
         save_epoch(epoch, folder)
     except PlanError:
         # Without a working lock (some network file systems) another node may have saved the same epoch meanwhile.
-        if not (folder / DESCRIPTION).exists():
+        if not appears(folder / DESCRIPTION):
             raise
 
 

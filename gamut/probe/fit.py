@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ import numpy as np
 
 from gamut.data.share import in_order
 from gamut.errors import RunError, ShardError
-from gamut.files import write_json
+from gamut.files import appears, write_json
 
 REQUEST, RESULT, PICTURE = "request.json", "result.json", "embedding.png"
 MOST_POINTS = 2000  # of an embedding
-PATIENCE = 90.0  # seconds for what another node has written to show here
 
 
 def leave(
@@ -41,14 +39,10 @@ def gather(folder: Path, ranks: int) -> tuple[dict[str, np.ndarray], np.ndarray,
     with np.load(folder / "clips.npz", allow_pickle=False) as known:
         row, target, fold = known["row"], known["target"], known["fold"]
     shares = []
-    until = time.monotonic() + PATIENCE
     for rank in range(ranks):
         path = share_of(folder, rank)
-        while not path.exists():
-            if time.monotonic() > until:
-                raise RunError(f"{path}, the share of rank {rank}, is not there: is {folder} on a shared file system?")
-            os.listdir(folder)
-            time.sleep(0.2)
+        if not appears(path):
+            raise RunError(f"{path}, the share of rank {rank}, is not there: is {folder} on a shared file system?")
         with np.load(path, allow_pickle=False) as share:
             shares.append({name: share[name] for name in share.files})
     return join(shares, row, target, fold)

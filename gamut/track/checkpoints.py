@@ -117,6 +117,7 @@ def verify(path: Path, needed: str = STATE) -> dict[str, Any]:
 
 def read_manifest(path: Path, needed: str = STATE) -> dict[str, Any]:
     """The manifest of a checkpoint folder, whose files are not looked at: otherwise as `verify`."""
+    files.appears(path / MANIFEST)
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         entries = {
@@ -147,6 +148,7 @@ def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
 
     Raises CheckpointError naming the file: missing, another size, another hash.
     """
+    files.appears(path)
     try:
         there = path.stat()
         if there.st_size != entry["size"] or not stat.S_ISREG(there.st_mode):  # before it is read

@@ -127,18 +127,23 @@ class Feed:
             for step, (value, when) in points.items()
             if marks.steps.get(key, -1) < step <= settled
         )
+        there: set[tuple[str, int]] = set()
+        doubted = marks.in_doubt  # a batch was sent and its answer never came, or the marks are lost: ask what is there
+        if doubted:
+            for key in {key for _, key, _, _ in waiting}:
+                history = self._client.get_metric_history(self._run, metric_name(key))
+                there |= {(key, point.step) for point in history}
         for start in range(0, len(waiting), BATCH):
             batch = waiting[start : start + BATCH]
-            there: set[tuple[str, int]] = set()
-            if marks.in_doubt:  # a batch was sent and its answer never came: ask what has arrived
-                for key in {key for _, key, _, _ in batch}:
-                    there |= {
-                        (key, point.step) for point in self._client.get_metric_history(self._run, metric_name(key))
-                    }
             marks.doubt()
             self._send([point for point in batch if (point[1], point[0]) not in there])
             for step, key, _, _ in batch:
                 marks.steps[key] = max(step, marks.steps.get(key, -1))
+            if doubted:  # until all that may be there has been compared
+                marks.save()
+            else:
+                marks.trust()
+        if doubted:
             marks.trust()
         for key, points in self._history.points.items():  # what MLflow has need not be kept in memory
             for step in [s for s in points if s <= marks.steps.get(key, -1)]:

@@ -9,10 +9,10 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from gamut.files import network_file_system
 from gamut.recipe.schema import Recipe
 
 SQLITE = "sqlite:///"  # a URI of a file begins so
-_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph"}
 
 
 def store_uri(recipe: Recipe) -> str | None:
@@ -39,19 +39,6 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def network_file_system(path: Path) -> str | None:
-    """The kind of network file system that a file lies on, or would; None where it is local."""
-    place, kind = Path("/"), ""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return None
-    for point, system in mounts:
-        if path.is_relative_to(point) and Path(point).is_relative_to(place):
-            place, kind = Path(point), system
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
 
 
 def warn_of_network(database: Path) -> None:

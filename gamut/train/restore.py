@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from gamut.errors import CheckpointError, PlanError
+from gamut.files import appears
 from gamut.models.find import OBJECTIVE
 from gamut.recipe.resolved import decisive, differences, recorded
 from gamut.track.checkpoints import LATEST, STATE, Checkpoints, discard, read_verified, remove_leftovers, verify
+from gamut.track.metrics import History
+from gamut.track.run import METRICS
 from gamut.train.checkpoint import VERSION, Keeper
 from gamut.train.copies import copy
 from gamut.train.engine import named
@@ -54,6 +57,9 @@ def _newest_anywhere(keeper: Keeper) -> tuple[Path, dict[str, Any]] | None:
     """As `newest_verified`, of the run's folder or else of its copies. The newest is copied where it is not yet."""
     problem: CheckpointError | None = None
     found = None
+    told = History.read(keeper.folder.parent / METRICS).checkpoint
+    if told is not None:
+        appears(keeper.checkpoints.place(int(told["step"])))
     try:
         found = newest_verified(keeper.folder)
     except CheckpointError as error:
@@ -69,8 +75,8 @@ def _newest_anywhere(keeper: Keeper) -> tuple[Path, dict[str, Any]] | None:
                 set_aside(damaged)
             found = copy(copied[0], copies.source), copied[1]
             print(f"{found[0].name} is brought back from {copies.target.folder}", flush=True)
-    if found is None and problem is not None:
-        raise problem
+    if found is None and (problem is not None or told is not None):
+        raise problem or gone(keeper.folder)
     if found is not None and copies is not None:
         copies.begin(found[0])
     return found
@@ -152,10 +158,15 @@ def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             f"No checkpoint in {folder} can be used. {listed} Put a good copy back, or remove {folder} to start afresh."
         )
     if (folder / LATEST).exists() or any(folder.glob("damaged-*")):
-        raise CheckpointError(
-            f"{folder} has had checkpoints, and all are gone. Put one back, or remove {folder} to start afresh."
-        )
+        raise gone(folder)
     return None
+
+
+def gone(folder: Path) -> CheckpointError:
+    """What is said where there were checkpoints: never a silent start from scratch."""
+    return CheckpointError(
+        f"{folder} has had checkpoints, and all are gone. Put one back, or remove {folder.parent} to start afresh."
+    )
 
 
 def set_aside(path: Path) -> None:

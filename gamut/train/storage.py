@@ -83,6 +83,7 @@ class Writer(CheckpointEngine):
 
     def write(self) -> None:
         """Write what was taken, hashed and durable. Raises CheckpointError, a sentence, where that fails."""
+        files.appears(self.root)
         while self._files:
             self._write(*self._files.pop(0))
 

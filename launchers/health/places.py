@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from gamut import files
-from gamut.track.store import network_file_system, public
+from gamut.track.store import public
 from launchers.health import BROKEN, FINE, WARNING, Check
 
 SAMPLE = 256 * 2**20  # bytes written and read to find a rate
@@ -143,7 +143,7 @@ def _mlflow(uri: str, runs: Path) -> list[Check]:
 
 
 def _database(path: Path) -> Check:
-    kind = network_file_system(path)
+    kind = files.network_file_system(path)
     if kind is not None:
         remedy = "Name a server, track.mlflow=http://..., or a local file, track.mlflow=sqlite:////local/mlflow.db"
         return Check("MLflow", WARNING, f"{path} is on a network file system ({kind})", remedy)

@@ -12,7 +12,7 @@ import pytest
 
 from gamut.errors import RunError, ShardError
 from gamut.evaluate.probe import probe
-from gamut.probe import fit
+from gamut.files import LAG
 from gamut.probe.background import Background, place
 from gamut.probe.fit import PICTURE, RESULT, embedding, gather, leave, main
 
@@ -66,7 +66,7 @@ def test_shares_come_together_without_the_clips_that_could_not_be_read(
     np.testing.assert_array_equal(fold, known["fold"][there])
     with pytest.raises(ShardError, match="None of the clips"):
         gather(tmp_path / "a", 0)
-    monkeypatch.setattr(fit, "PATIENCE", 0.3)
+    monkeypatch.setenv(LAG, "0.3")
     with pytest.raises(RunError, match="share of rank 3"):
         gather(tmp_path / "a", 4)
 

@@ -332,6 +332,7 @@ def test_a_recipe_becomes_a_policy() -> None:
         ("precision: fp16", ["precision", "wrong.yaml", "bf16"]),
         ("- a\n- b", ["wrong.yaml", "key: value"]),
         ("epochs: 1\nepochs: 2", ["wrong.yaml", "epochs", "twice"]),
+        ("? [seed, epochs]\n: 1\n", ["wrong.yaml", "a key must be one word"]),
         ("epochs: [1", ["wrong.yaml", "line"]),
         ("defaults: bse", ["bse", "wrong.yaml", "base"]),
         ("defaults: {a: 1}", ["defaults", "wrong.yaml"]),

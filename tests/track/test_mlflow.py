@@ -99,10 +99,13 @@ class Cut(Exception):
 
 
 class Shaky:
-    """A client whose calls fail now and then, before or after the store has done what was asked."""
+    """A client whose calls fail now and then, before or after the store has done what was asked.
 
-    def __init__(self, client: Any, rng: random.Random) -> None:
-        self._client, self._rng = client, rng
+    sent: how often each (key, step) has come to the store. SQLite drops what comes again; other stores show it twice.
+    """
+
+    def __init__(self, client: Any, rng: random.Random, sent: collections.Counter[tuple[str, int]]) -> None:
+        self._client, self._rng, self._sent = client, rng, sent
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._client, name)
@@ -112,6 +115,7 @@ class Shaky:
             if fate < 0.04:
                 raise Cut(name)
             answer = real(*args, **kwargs)
+            self._sent.update((metric.key, metric.step) for metric in kwargs.get("metrics", ()))
             if fate > 0.96:
                 raise Cut(name)
             return answer
@@ -126,7 +130,10 @@ def test_cut_off_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     wanted = recipe(tmp_path)
     folder = RunFolder.open(wanted)
     monkeypatch.setattr("gamut.track.feed.BATCH", 7)
-    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda tracking_uri: Shaky(MlflowClient(tracking_uri), rng))
+    sent: collections.Counter[tuple[str, int]] = collections.Counter()
+    monkeypatch.setattr(
+        "mlflow.tracking.MlflowClient", lambda tracking_uri: Shaky(MlflowClient(tracking_uri), rng, sent)
+    )
     file = MetricsFile(folder.metrics, 1)
     file.append({"host": "here"}, event="start")
     cuts = 0
@@ -147,6 +154,7 @@ def test_cut_off_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert cuts > 2
     _, children, points = shown(str(store_uri(wanted)))
     assert set(points) == {(key, step) for key in ("loss", "lr") for step in range(1, 61)}
+    assert {*sent.values()} == {1}
     assert len(children) == 1
 
 
