@@ -30,15 +30,15 @@ if __name__ == "__main__":  # started by its path, from wherever
 
 from bench.peers import Peer
 from gamut.audio.decode import decode_flac, encode_flac, read_audio, to_int16_16k
+from gamut.audio.kinds import is_sound
 from gamut.numbers import RATE
-from gamut.shards.convert.folder import SUFFIXES
 
 SAMPLES = 10 * RATE
 
 
 def recorded(folder: Path, clips: int) -> list[np.ndarray]:
     """10 s clips of the sound files under a folder, int16 [160000] each."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if is_sound(path))
     if not paths:
         raise SystemExit(f"There are no sound files under {folder}.")
     pieces: list[np.ndarray] = []

@@ -12,15 +12,16 @@ import io
 import itertools
 import mmap
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import miniaudio
 import numpy as np
 import soundfile
 import soxr
 
-from gamut.audio.containers import check_whole
+from gamut.audio.containers import check_whole, samples_in, tagged, unpatched
 from gamut.audio.longest import Longest
 from gamut.audio.mpeg import unannounced
 from gamut.errors import AudioError
@@ -29,6 +30,9 @@ from gamut.numbers import RATE
 BLOCK = 1 << 17  # samples over all channels that are decoded at a time: what a core's own cache holds
 UNKNOWN = 1 << 62  # frames: libsndfile states 2^63 - 1 where the file does not say
 LOST_MPEG_FRAMES = 10
+UNPATCHED = "without a length in their header, read to the end of the file"
+BY_FFMPEG = "read by ffmpeg"
+SOUNDFILE, MINIAUDIO, FFMPEG = "soundfile", "miniaudio", "ffmpeg"  # readers
 
 Blocks = Generator[tuple[np.ndarray, int]]
 
@@ -50,15 +54,83 @@ class _Bytes(io.BytesIO):
             return self.tell()
 
 
-def open_sound(source: Path | bytes, name: str) -> soundfile.SoundFile:
-    """A file or its bytes, to be read forward. Raises AudioError (empty, unreadable)."""
+class _Mended(io.RawIOBase):
+    """A mapped file from byte `start` on, a few of whose bytes are others."""
+
+    def __init__(self, file: BinaryIO, start: int, place: int, content: bytes) -> None:
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._map[place : place + len(content)] = content
+        self._start, self._at = start, 0
+
+    def readinto(self, into: Any) -> int:
+        first = self._start + self._at
+        part = self._map[first : first + len(into)]
+        into[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, len(self._map) - self._start)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        self._map.close()
+        super().close()
+
+
+@dataclass
+class Way:
+    """How a sound was read."""
+
+    reader: str = SOUNDFILE  # what decoded it
+    unpatched: bool = False  # its header states no length, and it was read to the end of the file
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of it, and counted."""
+        return (UNPATCHED,) * self.unpatched + (BY_FFMPEG,) * (self.reader == FFMPEG)
+
+
+class UnreadableError(AudioError):
+    """What libsndfile does not open; ffmpeg may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "unreadable")
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes, name: str, way: Way | None = None) -> Iterator[tuple[soundfile.SoundFile, Any]]:
+    """A file or its bytes, to be read forward, and the bytes, without holding those of a file; `way` is filled in.
+
+    Raises AudioError (empty), UnreadableError, OSError.
+    """
     if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise AudioError(f"{name} has no bytes.", "empty")
-    try:
-        return _Forward(_Bytes(source) if isinstance(source, bytes) else source)
-    except (soundfile.LibsndfileError, UnicodeDecodeError) as error:
-        said = getattr(error, "error_string", error)
-        raise AudioError(f"{name} is not a sound file that can be read: {said}", "unreadable") from error
+    with contextlib.ExitStack() as held:
+        payload: Any = source
+        if not isinstance(source, bytes):
+            raw = held.enter_context(open(source, "rb"))
+            payload = held.enter_context(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            given: Any = _Bytes(source) if isinstance(source, bytes) else source
+            start, patch = tagged(payload), unpatched(payload)
+            place, content = patch or (0, b"")
+            if start or patch:
+                if isinstance(source, bytes):
+                    given = _Bytes(source[start:place] + content + source[max(start, place + len(content)) :])
+                else:
+                    given = held.enter_context(_Mended(raw, start, place, content))
+            if way and patch:
+                way.unpatched = True
+            file = held.enter_context(_Forward(given))
+        except (soundfile.LibsndfileError, UnicodeDecodeError, OverflowError) as error:
+            said = getattr(error, "error_string", error)
+            said = str(said).rstrip(". ")
+            raise UnreadableError(f"{name} is not a sound file that libsndfile reads: {said}.") from error
+        yield file, payload
 
 
 def frames_of(file: soundfile.SoundFile) -> int | None:
@@ -66,16 +138,22 @@ def frames_of(file: soundfile.SoundFile) -> int | None:
     return file.frames if 0 <= file.frames < UNKNOWN else None
 
 
-def blocks(source: Path | bytes, name: str, longest: Longest) -> Blocks:
-    """A whole file of any format that libsndfile reads.
+def blocks(source: Path | bytes, name: str, longest: Longest, way: Way | None = None) -> Blocks:
+    """A whole file of any format that libsndfile reads; `way` is filled in.
 
     libsndfile reads truncated WAV, Ogg and MP3 short without an error; here they raise. Raises AudioError (see
-    `gamut.audio.decode`), OSError where the file cannot be read.
+    `gamut.audio.decode`), UnreadableError before the first block, OSError where the file cannot be read.
     """
-    with open_sound(source, name) as file, _mapped(source) as payload:
+    with opened(source, name, way) as (file, payload):
         check_whole(payload, file.format, file.extra_info, name)
+        if file.format != "MP3" and "MPEG" in file.subtype and (samples := samples_in(payload)):
+            # In a WAV an MP3 has a length that libsndfile estimates: it is read as it would be without one.
+            yield from blocks(bytes(payload[samples.begin :][: samples.stated]), name, longest, way)
+            return
         stated = frames_of(file)
         if file.format == "MP3" and (part := unannounced(payload)):
+            if way:
+                way.reader = MINIAUDIO
             yield from _mpeg(payload, part, file.samplerate, file.channels, name, longest)
             return
         longest.check(stated or 0, file.samplerate, file.channels, name)
@@ -118,16 +196,6 @@ def _mpeg(payload: Any, part: tuple[int, int, int], rate: int, channels: int, na
     # A stream cut out of a longer one begins with frames that need bytes from before it, and so give nothing.
     if done < max(1, frames - LOST_MPEG_FRAMES) * each:
         raise AudioError(f"{name} decodes to {done} samples, but has {frames} frames of {each}.", "corrupt")
-
-
-@contextlib.contextmanager
-def _mapped(source: Path | bytes) -> Iterator[Any]:
-    """The bytes, without holding those of a file."""
-    if isinstance(source, bytes):
-        yield source
-        return
-    with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as payload:
-        yield payload
 
 
 def joined(sound: Blocks, name: str) -> tuple[np.ndarray, int]:

@@ -4,7 +4,7 @@ Everything that soundfile reads becomes 16 kHz mono int16, the only form that sh
 depends on its bytes alone, and so is the same on every machine: an `AudioError` carries a short `reason` for counting:
 
     empty        no bytes, or no sample (of the source, or after resampling to 16 kHz)
-    unreadable   not a sound file that libsndfile knows
+    unreadable   not a sound file that libsndfile knows, nor ffmpeg where that is installed
     truncated    the file ends before its own header says it should
     corrupt      the file is whole but damaged inside
     not_finite   NaN or infinite samples
@@ -22,8 +22,9 @@ import miniaudio
 import numpy as np
 import soundfile
 
-from gamut.audio.blocks import blocks, joined, of_array, open_sound, waveform
+from gamut.audio.blocks import joined, of_array, opened, waveform
 from gamut.audio.longest import CLIP, Longest
+from gamut.audio.sound import sound
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
@@ -35,8 +36,7 @@ def read_audio(source: str | Path | bytes, longest: Longest = CLIP) -> tuple[np.
     module); OSError where the file cannot be read, which says nothing about its content.
     """
     name = "This audio" if isinstance(source, bytes) else str(source)
-    payload = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return joined(blocks(payload, name, longest), name)
+    return joined(sound(source if isinstance(source, bytes) else Path(source), name, longest), name)
 
 
 def to_int16_16k(audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
@@ -87,7 +87,7 @@ def decode_flac(payload: bytes, samples: int) -> np.ndarray:
 
 def _decode_with_soundfile(payload: bytes, samples: int) -> np.ndarray:
     try:
-        with open_sound(payload, "The FLAC") as file:
+        with opened(payload, "The FLAC") as (file, _):
             whole = file.read(samples + 1, dtype="int16")
     except soundfile.LibsndfileError as error:
         raise AudioError(f"The FLAC is damaged: {error.error_string}", "corrupt") from error

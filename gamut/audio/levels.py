@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,19 @@ from gamut.errors import AudioError
 
 BULK = 0.05  # share of the samples: more of them are not clipped
 LOSSY = 2.0  # times full scale: Vorbis and MP3 of a clipped recording have up to 1.5 % of their samples beyond it
+EXACT = ("FLOAT", "DOUBLE")  # encodings, as soundfile calls them, whose samples may be beyond full scale
 GAINS = 8.0  # times full scale: beyond it samples are not loud, but in the range of integers
 
 
+def require_level(saturated: int, samples: int, again: Callable[[], Blocks], source: Path | bytes | None) -> None:
+    """`refuse_clipped` where as many of a clip's samples are saturated, for which the sound is read again."""
+    if saturated > BULK * samples:
+        refuse_clipped(again(), source)
+
+
 def refuse_clipped(sound: Blocks, source: Path | bytes | None) -> None:
-    """Raise AudioError (`level`) where more than BULK of the samples are beyond full scale. To be asked only of what
-    has as many saturated samples: it reads the sound again. `source`: its file, or None for a bare array."""
+    """Raise Beyond (`level`) where more than BULK of the samples are beyond full scale. `source`: its file, or None for
+    a bare array."""
     limit = _limit(source)
     there = beyond = 0
     peak = 0.0
@@ -62,9 +70,10 @@ def divided(sound: Blocks, divisor: float) -> Blocks:
 def _limit(source: Path | bytes | None) -> float:
     """Full scale; of what went through a lossy encoder, more."""
     try:
-        exact = source is None or soundfile.info(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        ).subtype in ("FLOAT", "DOUBLE")
+        exact = (
+            source is None
+            or soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else str(source)).subtype in EXACT
+        )
     except soundfile.LibsndfileError:
         exact = False
     return 1.0 if exact else LOSSY

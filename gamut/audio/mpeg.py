@@ -68,11 +68,16 @@ def stream(payload: bytes, begin: int) -> Iterator[Frame]:
 
 def first_frame(payload: bytes) -> int | None:
     """Where the stream begins, after any ID3v2 tags; None for free format and streams of a single frame."""
+    return next(chains(payload, after_tags(payload)), None)
+
+
+def after_tags(payload: bytes) -> int:
+    """The first byte after any ID3v2 tags."""
     at = 0
     while payload[at : at + 3] == b"ID3" and at + 10 <= len(payload):
         high, middle, low, last = payload[at + 6 : at + 10]
         at += 10 + (high << 21 | middle << 14 | low << 7 | last)
-    return next(chains(payload, at), None)
+    return at
 
 
 def check_frames(payload: bytes, name: str) -> None:

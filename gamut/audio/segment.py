@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from gamut.audio.blocks import BLOCK, Blocks, blocks, frames_of, open_sound, read
-from gamut.audio.ffmpeg import ffmpeg_blocks, needs_ffmpeg
+from gamut.audio.blocks import BLOCK, Blocks, UnreadableError, Way, blocks, frames_of, opened, read
 from gamut.audio.longest import CLIP, RECORDING, Longest
+from gamut.audio.sound import by_ending, from_ffmpeg, sound
 from gamut.errors import AudioError
 
 OVERHANG = 1.0  # seconds that a segment may reach over the end of its recording: annotations are rounded
@@ -51,8 +51,9 @@ class Segment:
         return first, min(last, there)
 
 
-def load(path: Path, segment: Segment | None = None, longest: Longest = CLIP) -> Blocks:
-    """A file of any kind, or a segment of it, block by block: float32 [n, channels] in [-1, 1), and its rate in Hz.
+def load(path: Path, segment: Segment | None = None, longest: Longest = CLIP, way: Way | None = None) -> Blocks:
+    """A file of any kind, or a segment of it, block by block: float32 [n, channels] in [-1, 1), and its rate in Hz;
+    `way` is filled in.
 
     WAV, FLAC, similar formats and HDF5 are read from the segment's first sample to its last; Ogg and MP3 are decoded
     from their beginning, since a clip's samples must not depend on how a decoder seeks; the rest goes through ffmpeg.
@@ -60,24 +61,35 @@ def load(path: Path, segment: Segment | None = None, longest: Longest = CLIP) ->
     be read, ShardError without ffmpeg.
     """
     if segment is None:
-        yield from ffmpeg_blocks(path, longest) if needs_ffmpeg(path) else blocks(path.read_bytes(), AUDIO, longest)
+        yield from sound(path, AUDIO, longest, way)
         return
-    if segment.member:
-        sound = _array(path, segment, longest)
-    elif needs_ffmpeg(path):
-        sound = _through_ffmpeg(path, segment, longest)
-    else:
-        sound = _stretch(path, segment, longest)
-    for block, rate in sound:
+    way = way or Way()
+    for block, rate in _array(path, segment, longest, way) if segment.member else _part(path, segment, longest, way):
         yield block if segment.gain == 1 else block * np.float32(segment.gain), rate
 
 
-def _stretch(path: Path, segment: Segment, longest: Longest) -> Blocks:
+def _part(path: Path, segment: Segment, longest: Longest, way: Way) -> Blocks:
+    refused = None
+    if not by_ending(path):
+        try:
+            yield from _stretch(path, segment, longest, way)
+            return
+        except UnreadableError as error:
+            refused = error
+    done = rate = 0
+    for block, rate in from_ffmpeg(path, AUDIO, longest, way, refused, segment.start, segment.end):
+        yield block, rate
+        done += len(block)
+    segment.frames(rate, round(segment.start * rate) + done)  # its recording ends where ffmpeg's does
+
+
+def _stretch(path: Path, segment: Segment, longest: Longest, way: Way) -> Blocks:
     """Damage behind the segment does not matter to it."""
     name = "The file"
-    with open_sound(path, name) as file:  # raises OSError where the file cannot be read
+    with opened(path, name, way) as (file, _):  # raises OSError where the file cannot be read
         rate, channels, there = file.samplerate, file.channels, frames_of(file)
-        if file.format not in COMPRESSED and there is not None and soundfile.SoundFile.seekable(file):
+        exact = file.format not in COMPRESSED and "MPEG" not in file.subtype
+        if exact and there is not None and soundfile.SoundFile.seekable(file):
             first, last = segment.frames(rate, there)
             longest.check(last - first, rate, channels, name)
             file.seek(first)
@@ -85,7 +97,7 @@ def _stretch(path: Path, segment: Segment, longest: Longest) -> Blocks:
             return
     begin, end = round(segment.start * rate), None if segment.end is None else round(segment.end * rate)
     done = taken = 0
-    with contextlib.closing(blocks(path.read_bytes(), name, RECORDING)) as whole:
+    with contextlib.closing(blocks(path.read_bytes(), name, RECORDING, way)) as whole:
         for block, _ in whole:
             if len(inside := block[max(0, begin - done) : None if end is None else max(0, end - done)]):
                 taken += len(inside)
@@ -97,15 +109,8 @@ def _stretch(path: Path, segment: Segment, longest: Longest) -> Blocks:
     segment.frames(rate, done)
 
 
-def _through_ffmpeg(path: Path, segment: Segment, longest: Longest) -> Blocks:
-    done = rate = 0
-    for block, rate in ffmpeg_blocks(path, longest, segment.start, segment.end):
-        yield block, rate
-        done += len(block)
-    segment.frames(rate, round(segment.start * rate) + done)  # its recording ends where ffmpeg's does
-
-
-def _array(path: Path, segment: Segment, longest: Longest) -> Blocks:
+def _array(path: Path, segment: Segment, longest: Longest, way: Way) -> Blocks:
+    way.reader = "h5py"
     os.stat(path)  # raises OSError for a missing file, before HDF5 raises its own
     try:
         array = _member(path, segment.member)

@@ -24,7 +24,7 @@ from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Outcome
 
-FORMAT = 2  # of what is kept of a tar
+FORMAT = 3  # of what is kept of a tar
 SCANS = "scans"  # folder beside the index
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
@@ -134,6 +134,7 @@ def _report(found: list[Found], texts: list[list[list[str]]], tars: Tars) -> Rep
         quarantined=tuple(quarantined for one in found for quarantined in one.quarantined),
         saturated={f"{one.part.shard}/{key}": samples for one in found for key, samples in one.saturated.items()},
         ignored=dict(ignored.most_common()),
+        read=dict(sum((Counter(one.read) for one in found), Counter[str]()).most_common()),
         damaged={tars.full(one.part.shard): one.damage for one in found if one.damage},
     )
 

@@ -9,15 +9,17 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from gamut.audio.blocks import blocks
-from gamut.audio.levels import BULK, refuse_clipped
+from gamut.audio.blocks import Way
+from gamut.audio.kinds import FFMPEG, SOUND
 from gamut.audio.longest import CLIP, Longest
-from gamut.audio.members import CODECS, read_member, stated_samples
+from gamut.audio.members import read_member, stated_samples
 from gamut.errors import AudioError, ShardError
 from gamut.shards.labels import ENDINGS, LARGEST, Labels, LabelSource
 from gamut.shards.part import MEMBER, MERGED, Part, checksum_of, merge, within
 from gamut.shards.tar import Member, members, refuse_compressed
 from gamut.shards.write import Quarantined
+
+CODECS = {"oga": "ogg", "opus": "ogg", "wave": "wav"}  # ending -> name in the index; of others it is the ending
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Found:
     quarantined: list[Quarantined] = field(default_factory=list)
     saturated: dict[str, int] = field(default_factory=dict)  # key -> samples held to the int16 range
     ignored: dict[str, int] = field(default_factory=dict)  # what -> members passed over
+    read: dict[str, int] = field(default_factory=dict)  # how -> clips, as `Way.notes`
     damage: str = ""  # of the tar itself: clips after it are lost
 
     def dump(self) -> dict:
@@ -98,13 +101,17 @@ def _sort_out(
                 ignored["members without a key"] += 1  # WebDataset skips them too
                 continue
             key, ending = match[1], match[2].lower()
-            codec = CODECS.get(ending.rpartition(".")[2])
+            last = ending.rpartition(".")[2]
+            codec = CODECS.get(last, last) if f".{last}" in SOUND else None
             if codec is None and ending not in ENDINGS:
                 ignored[f".{ending} members" if ending.isprintable() else "members without a key"] += 1
             elif not key.isprintable():
                 _quarantine(found, member, "name", "has a name that cannot be printed or is not UTF-8")
             elif codec is None:
                 described.setdefault(key, {})[ending] = member
+            elif key in audio and (f".{last}" in FFMPEG) != (f".{audio[key][1]}" in FFMPEG):
+                ignored["videos beside the sound of the same clip"] += 1
+                audio[key] = audio[key] if f".{last}" in FFMPEG else (member, codec)
             elif key in audio:
                 _quarantine(found, member, "duplicate", f"is a second clip of the key {key} in this tar")
             else:
@@ -136,12 +143,11 @@ def _add(
     labels, events = _labels(file, key, described, taking.labels)
     file.seek(member.offset)
     payload = file.read(member.size)
-    samples = stated_samples(payload, taking.longest) if taking.fast else None
+    way = Way()
+    samples = stated_samples(payload, taking.longest, way) if taking.fast else None
     saturated = 0
     if samples is None:
-        waveform, saturated = read_member(payload, taking.longest)
-        if saturated > BULK * len(waveform):
-            refuse_clipped(blocks(payload, "The audio", taking.longest), payload)
+        waveform, saturated = read_member(payload, taking.longest, way)
         samples = len(waveform)
     try:
         timed, fewer = merge((*within(onset, offset, samples), name) for onset, offset, name in events)
@@ -157,6 +163,8 @@ def _add(
     found.labels.append(labels)
     found.events.append(timed)
     ignored[MERGED] += fewer
+    for note in way.notes:
+        found.read[note] = found.read.get(note, 0) + 1
     if saturated:
         found.saturated[key] = saturated
 

@@ -49,6 +49,8 @@ def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
     if report.saturated:
         keys = ", ".join(list(report.saturated)[:3]) + (", ..." if len(report.saturated) > 3 else "")
         _say(f"peaks over full scale were clipped in {len(report.saturated):,} clips ({keys})")
+    for how, count in report.read.items():
+        _say(f"{count:,} clips {how}")
     if report.ignored:
         _say(f"passed over: {', '.join(f'{count:,} {what}' for what, count in sorted(report.ignored.items()))}")
     if report.quarantined:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import xxhash
 
-from gamut.audio.ffmpeg import needs_ffmpeg
+from gamut.audio.kinds import needs_ffmpeg
 from gamut.audio.logmel import RunningStatistics, log_mel
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
@@ -34,7 +34,7 @@ from gamut.threads import one_thread
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 COUNTED = ("clips", "clipped", "padded")  # clipped: with samples held to full scale; padded: under 16 frames
 SHORT = (PATCH - 1) * HOP + WINDOW  # samples of 16 frames
-READERS = {".mp3": "soundfile or miniaudio", ".hdf5": "h5py", ".h5": "h5py"}  # miniaudio: an MP3 that states no length
+READERS = {".hdf5": "h5py", ".h5": "h5py"}  # of conversions that did not record it
 RAREST = 10  # classes
 
 
@@ -178,7 +178,9 @@ def _source_rates(clips: ShardClips, file: BinaryIO) -> tuple[Counter[str], dict
 def _source(provenance: Mapping[str, Any]) -> str:
     """What kind of file a clip was made from, and what read it."""
     ending = os.path.splitext(provenance["file"])[1].lower()
-    reader = READERS.get(ending, "ffmpeg" if needs_ffmpeg(provenance["file"]) else "soundfile")
+    reader = provenance.get("reader") or READERS.get(
+        ending, "ffmpeg" if needs_ffmpeg(provenance["file"]) else "soundfile"
+    )
     return f"{ending.removeprefix('.') or 'no ending'}, {provenance['rate']:g} Hz, by {reader}"
 
 

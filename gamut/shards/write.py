@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from gamut.audio.blocks import Blocks, Waveform, waveform
+from gamut.audio.blocks import BY_FFMPEG, SOUNDFILE, Blocks, Waveform, Way, waveform
 from gamut.audio.decode import encode_flac
-from gamut.audio.levels import BULK, Beyond, divided, refuse_clipped
+from gamut.audio.ffmpeg import ffmpeg_version, require_ffmpeg
+from gamut.audio.levels import Beyond, divided, require_level
 from gamut.audio.longest import CLIP, Longest
 from gamut.audio.segment import load
 from gamut.errors import AudioError, ShardError
@@ -69,6 +70,7 @@ class Outcome:
     quarantined: tuple[Quarantined, ...]
     saturated: dict[str, int]  # clip -> samples held to the int16 range
     ignored: dict[str, int]  # what -> how many files, rows or members were passed over
+    read: dict[str, int] = field(default_factory=dict)  # how -> clips, as `Way.notes`
     doubles: Doubles | None = None  # once the index is there
 
     @property
@@ -83,6 +85,7 @@ class Outcome:
             "files": [asdict(one) for one in self.quarantined],
             "saturated": self.saturated,
             "ignored": self.ignored,
+            "read": self.read,
             **more,
         }
         write_bytes(folder / "index" / "quarantine.json", json.dumps(content, indent=1).encode(), ShardError)
@@ -96,6 +99,8 @@ class Written:
     quarantined: tuple[Quarantined, ...]
     saturated: dict[str, int]  # key -> samples held to the int16 range, where there are any
     longest: float  # seconds that a clip could have
+    read: dict[str, int]  # how -> clips, as `Way.notes`
+    ffmpeg: str = ""  # version of the one that read some
 
     def save(self, path: Path) -> None:
         content = {
@@ -103,6 +108,8 @@ class Written:
             "quarantined": [asdict(one) for one in self.quarantined],
             "saturated": self.saturated,
             "longest": self.longest,
+            "read": self.read,
+            "ffmpeg": self.ffmpeg,
         }
         write_bytes(path, json.dumps(with_digest(content)).encode(), ShardError)
 
@@ -114,7 +121,12 @@ class Written:
             require_digest(content)
             quarantined = tuple(Quarantined(**one) for one in content["quarantined"])
             return cls(
-                Part.parse(content["part"]), quarantined, content["saturated"], content.get("longest", CLIP.seconds)
+                Part.parse(content["part"]),
+                quarantined,
+                content["saturated"],
+                content.get("longest", CLIP.seconds),
+                content.get("read", {}),
+                content.get("ffmpeg", ""),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -153,29 +165,34 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
 
     quarantined: list[Quarantined] = []
     saturated: dict[str, int] = {}
+    read = Counter[str]()
     with replacing(job.tar, ShardError) as file:
         with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
             for record in job.stretch.records():
                 try:
-                    flac, about = convert_clip(record, job)
+                    way = Way()
+                    flac, about = convert_clip(record, job, way)
                 except AudioError as error:
                     if job.stop:
                         raise
                     quarantined.append(Quarantined(record.key, str(record.path), error.reason, str(error)))
                 else:
                     tar.write({"__key__": record.key, "flac": flac, "json": json.dumps(about, sort_keys=True).encode()})
+                    read.update(way.notes)
                     if about["saturated"]:
                         saturated[record.key] = about["saturated"]
                 advance(1)
         file.flush()
         part = scan(file, job.tar)
-    Written(part, tuple(quarantined), saturated, job.longest.seconds).save(job.part)
+    ffmpeg = ffmpeg_version(require_ffmpeg("A clip")) if BY_FFMPEG in read else ""
+    Written(part, tuple(quarantined), saturated, job.longest.seconds, dict(read), ffmpeg).save(job.part)
 
 
-def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
-    """A record's KEY.flac and the content of its KEY.json. Raises AudioError where the file is unusable."""
+def convert_clip(record: Record, job: Job, way: Way) -> tuple[bytes, dict]:
+    """A record's KEY.flac and the content of its KEY.json; `way` is filled in. Raises AudioError where the file is
+    unusable."""
     try:
-        made, divisor = _waveform(record, job)
+        made, divisor = _waveform(record, job, way)
     except AudioError as error:
         raise AudioError(f"{_called(record)}: {error}", error.reason) from error
     except FileNotFoundError as error:
@@ -204,25 +221,27 @@ def convert_clip(record: Record, job: Job) -> tuple[bytes, dict]:
             "rate": made.rate,
             "channels": made.channels,
             "seconds": made.frames / made.rate,
+            **({} if way.reader == SOUNDFILE else {"reader": way.reader}),
+            **({"unpatched": True} if way.unpatched else {}),
             **({} if divisor == 1 else {"divided": divisor}),
         },
     }
 
 
-def _waveform(record: Record, job: Job) -> tuple[Waveform, float]:
+def _waveform(record: Record, job: Job, way: Way) -> tuple[Waveform, float]:
     """A clip, and what its samples were divided by. Raises AudioError, OSError, ShardError."""
 
     def sound() -> Blocks:
-        return load(Path(record.path), record.segment, job.longest)
+        return load(Path(record.path), record.segment, job.longest, way)
 
     made = waveform(sound(), "The audio")
-    if made.saturated > BULK * len(made.samples):
-        try:
-            refuse_clipped(sound(), None if record.segment and record.segment.member else Path(record.path))
-        except Beyond as error:
-            if job.levels == SCALE:
-                return waveform(divided(sound(), error.divisor), "The audio"), error.divisor
-            raise AudioError(f"{error} Mend the file, or convert with --levels scale.", error.reason) from error
+    source = None if record.segment and record.segment.member else Path(record.path)
+    try:
+        require_level(made.saturated, len(made.samples), sound, source)
+    except Beyond as error:
+        if job.levels == SCALE:
+            return waveform(divided(sound(), error.divisor), "The audio"), error.divisor
+        raise AudioError(f"{error} Mend the file, or convert with --levels scale.", error.reason) from error
     return made, 1.0
 
 

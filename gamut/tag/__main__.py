@@ -204,11 +204,11 @@ def _output(path: str | None) -> Iterator[IO[str]]:
 
 def _seconds(files: list[Path]) -> float:
     """Of all files, as their headers state; what libsndfile does not read, or does not say, counts nothing."""
-    from gamut.audio.blocks import frames_of, open_sound
+    from gamut.audio.blocks import frames_of, opened
 
     total = 0.0
     for path in files:
-        with contextlib.suppress(AudioError, OSError), open_sound(path, str(path)) as file:
+        with contextlib.suppress(AudioError, OSError), opened(path, str(path)) as (file, _):
             total += (frames_of(file) or 0) / file.samplerate
     return total
 

@@ -9,22 +9,21 @@ from pathlib import Path
 
 from gamut.errors import RecipeError
 
-SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}  # and what ffmpeg reads
 NAMED = 3  # files of those that a folder has beside its sounds
 
 
 def sound_files(given: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     """Files that are named or lie in folders, and the name of each below the folder that was given. What folders hold
     besides is said on stderr. Raises RecipeError where a folder has none."""
-    from gamut.audio.ffmpeg import SUFFIXES
+    from gamut.audio.kinds import is_sound
 
     for one in given:
         if not one.is_dir():
             yield one, Path(one.name)
             continue
         inside = sorted(path for path in one.rglob("*") if path.is_file())
-        sounds = [path for path in inside if path.suffix.lower() in SOUNDS | SUFFIXES]
-        others = [path for path in inside if path.suffix.lower() not in SOUNDS | SUFFIXES]
+        sounds = [path for path in inside if is_sound(path) and not path.name.startswith(".")]
+        others = sorted(set(inside) - set(sounds))
         if others:
             print(_passed_over(one, others), file=sys.stderr)
         if not sounds:
@@ -37,4 +36,4 @@ def _passed_over(folder: Path, others: list[Path]) -> str:
     kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
     names = ", ".join(str(path.relative_to(folder)) for path in others[:NAMED])
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return f"{folder}: passed over what has no ending of a sound file: {kinds} ({names}{more})"
+    return f"{folder}: passed over what is hidden or has no ending of a sound file: {kinds} ({names}{more})"

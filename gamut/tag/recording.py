@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from gamut.audio.blocks import blocks, resampled
-from gamut.audio.ffmpeg import needs_ffmpeg, to_file_with_ffmpeg
+from gamut.audio.blocks import Blocks, Way, blocks, resampled
+from gamut.audio.levels import Beyond, require_level
 from gamut.audio.longest import RECORDING, Longest
+from gamut.audio.sound import readable
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
@@ -57,23 +58,25 @@ class Recording:
     """
 
     def __init__(self, path: str | Path, longest: Longest = RECORDING) -> None:
-        """longest: no more is decoded. Raises AudioError where the file is no sound, is cut off, has no sample or lasts
-        longer; ShardError where ffmpeg is needed and not there."""
+        """longest: no more is decoded. Raises AudioError where the file is no sound, is cut off, has no sample, lasts
+        longer or is far beyond full scale; ShardError where ffmpeg is needed and not there."""
         self.path = Path(path)
+        self.way = Way()  # how it is read
         self._longest = longest
         self._decoded: tempfile.TemporaryDirectory[str] | None = None
-        self._file = self.path
         try:
-            if needs_ffmpeg(self.path):
-                self._decoded = tempfile.TemporaryDirectory(prefix="gamut-tag-")
-                self._file = to_file_with_ffmpeg(self.path, Path(self._decoded.name) / "sound.wav", longest)
-            self.samples = 0
+            self._file = readable(self.path, self._folder, longest, self.way)
+            self.samples = saturated = 0
             self._held: list[np.ndarray] = []
             for block in self.blocks():
                 self.samples += len(block)
+                saturated += int(np.count_nonzero(np.abs(block) > 1))
                 self._held.append(block)
                 if self.samples > HELD:
                     self._held.clear()
+            require_level(saturated, self.samples, self._native, self.path)
+        except Beyond as error:
+            raise AudioError(f"{self.path}: {error}", error.reason) from error
         except OSError as error:
             raise AudioError(f"{self.path} cannot be read: {error.strerror or error}.", "unreadable") from error
         if not self.samples:
@@ -96,4 +99,11 @@ class Recording:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] in [-1, 1), of some seconds each, from the beginning. Raises AudioError."""
-        yield from self._held or resampled(blocks(self._file, str(self.path), self._longest), str(self.path))
+        yield from self._held or resampled(self._native(), str(self.path))
+
+    def _native(self) -> Blocks:
+        return blocks(self._file, str(self.path), self._longest, self.way)
+
+    def _folder(self) -> Path:
+        self._decoded = tempfile.TemporaryDirectory(prefix="gamut-tag-")
+        return Path(self._decoded.name)

@@ -18,10 +18,11 @@ import soundfile
 from gamut.audio import mpeg
 from gamut.audio.blocks import BLOCK, blocks, waveform
 from gamut.audio.decode import decode_flac, encode_flac, read_audio
-from gamut.audio.ffmpeg import ffmpeg_blocks, to_file_with_ffmpeg
+from gamut.audio.ffmpeg import by_ffmpeg
 from gamut.audio.longest import Longest
 from gamut.audio.members import decode_member, read_member, stated_samples
 from gamut.audio.segment import Segment, load
+from gamut.audio.sound import sound as read_sound
 from gamut.errors import AudioError
 from gamut.shards import Index
 from gamut.tag.recording import Recording
@@ -170,10 +171,10 @@ def test_what_goes_through_ffmpeg_is_cut_at_the_limit(tmp_path: Path) -> None:
     words = ["ffmpeg", "-v", "error", "-i", tmp_path / "x.wav", "-c:a", "flac", tmp_path / "x.mkv"]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     with pytest.raises(AudioError, match=r"x\.mkv lasts longer than 1 s"):
-        list(ffmpeg_blocks(tmp_path / "x.mkv", SHORT))
+        list(read_sound(tmp_path / "x.mkv", "x.mkv", SHORT))
     with pytest.raises(AudioError, match=r"x\.mkv lasts longer than 1 s"):
         Recording(tmp_path / "x.mkv", SHORT)
-    out = to_file_with_ffmpeg(tmp_path / "x.mkv", tmp_path / "out.wav", SHORT)
+    out = by_ffmpeg(tmp_path / "x.mkv", "x.mkv", tmp_path, SHORT)
     assert out.stat().st_size < 3 * 16_000 * 4
 
 
@@ -194,7 +195,7 @@ def test_a_playlist_does_not_lead_to_another_file(kind: str, tmp_path: Path) -> 
     path = tmp_path / "clip.mp4"
     path.write_text(PLAYLISTS[kind].format(folder=tmp_path))
     with pytest.raises(AudioError, match=r"ffmpeg cannot read .*clip\.mp4"):
-        list(ffmpeg_blocks(path, SHORT))
+        list(read_sound(path, str(path), SHORT))
 
 
 @needs_ffmpeg
@@ -207,7 +208,7 @@ def test_a_name_is_a_file_and_nothing_else_to_ffmpeg(name: str, tmp_path: Path, 
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     (tmp_path / "x.mkv").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert sum(len(block) for block, _ in ffmpeg_blocks(Path(name), SHORT)) == 8_000
+    assert sum(len(block) for block, _ in read_sound(Path(name), "x", SHORT)) == 8_000
 
 
 def hdf5(tmp_path: Path, fill: Callable[[h5py.File], object]) -> Path:

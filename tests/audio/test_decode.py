@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gamut.audio import decode, mpeg
+from gamut.audio.blocks import Way
 from gamut.audio.decode import decode_flac, encode_flac, flac_header, read_audio, to_int16_16k
+from gamut.audio.longest import CLIP
+from gamut.audio.segment import Segment, load
+from gamut.audio.sound import sound
 from gamut.errors import AudioError
+from gamut.tag.recording import Recording
 
 # container, subtype, rate: one of each way in which a container says how long it is
 FORMATS = [
@@ -154,15 +160,28 @@ def test_what_is_no_audio_has_a_reason_and_a_name(tmp_path) -> None:
         read_audio(tmp_path / "cat.wav")
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])
-def test_a_wav_written_to_a_pipe_states_no_size_and_is_whole(size: int) -> None:
-    payload = bytearray(encoded(noise(1_000), 16000, "WAV"))
-    at = payload.index(b"data") + 4
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF])
+def test_a_wav_whose_size_was_never_stated_is_read_to_its_end(size: int, tmp_path: Path) -> None:
+    whole = encoded(noise(1_000), 16000, "WAV")
+    payload, at = bytearray(whole), whole.index(b"data") + 4
     payload[at : at + 4] = size.to_bytes(4, "little")
-    if size:
-        assert read_audio(bytes(payload))[0].shape == (1, 1_000)
-    else:
-        assert reason(bytes(payload)) == "empty"
+    (tmp_path / "x.wav").write_bytes(payload)
+    for source in (bytes(payload), tmp_path / "x.wav"):
+        way = Way()
+        (block, _), *more = sound(source, "x", CLIP, way)
+        assert (block.shape, more, way.unpatched) == ((1_000, 1), [], True)
+        np.testing.assert_array_equal(block.T, read_audio(whole)[0])
+    part = np.concatenate([block for block, _ in load(tmp_path / "x.wav", Segment(0.01, 0.05))])
+    np.testing.assert_array_equal(part.T, read_audio(whole)[0][:, 160:800])
+    with Recording(tmp_path / "x.wav") as recording:
+        assert (recording.samples, recording.way.unpatched) == (1_000, True)
+
+
+def test_a_wav_of_no_sample_is_empty_whatever_follows() -> None:
+    empty = encoded(noise(0), 16000, "WAV")
+    assert empty[-4:] == bytes(4)
+    for tail in (b"", b"LIST\4\0\0\0INFO", b"LIST\4\0\0\0INFOid3 \2\0\0\0xx"):
+        assert reason(empty + tail) == "empty"
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 192_000])

@@ -52,10 +52,10 @@ def test_a_cut_file_is_not_taken_as_a_whole_one(name: str, tmp_path: Path) -> No
     whole = path.read_bytes()
     for share in (0.55, 0.8):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(AudioError, match=rf"{name}.* cut off|ffmpeg cannot read .*{name}") as caught:
+        with pytest.raises(AudioError, match=r"This audio is cut off|ffmpeg cannot read This audio") as caught:
             waveform(load(path), name)
         assert caught.value.reason in ("truncated", "corrupt")
-        with pytest.raises(AudioError):
+        with pytest.raises(AudioError, match=rf"{name}.* cut off|ffmpeg cannot read .*{name}"):
             Recording(path)
 
 
@@ -65,7 +65,7 @@ def test_damage_inside_is_not_left_out_in_silence(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 600] = bytes(range(200)) * 3
     path.write_bytes(content)
-    with pytest.raises(AudioError, match=r"x\.webm is cut off or damaged\. ffmpeg says: "):
+    with pytest.raises(AudioError, match=r"audio is cut off or damaged\. ffmpeg says: "):
         waveform(load(path), "x")
 
 
@@ -75,7 +75,7 @@ def test_joined_recordings_are_whole_and_pictures_alone_have_no_sound(tmp_path: 
     (tmp_path / "both.webm").write_bytes(path.read_bytes() * 2)
     found = waveform(load(tmp_path / "both.webm"), "x").samples
     assert len(found) == pytest.approx(2 * SECONDS * RATE, abs=0.2 * RATE)
-    with pytest.raises(AudioError, match=r"x\.mp4 holds no sound") as caught:
+    with pytest.raises(AudioError, match="holds no sound") as caught:
         waveform(load(made(tmp_path, "x.mp4", "-an")), "x")
     assert caught.value.reason == "empty"
 

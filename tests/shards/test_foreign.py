@@ -146,7 +146,8 @@ def test_what_is_for_tars_of_others_is_refused_for_ours(shards: Path, words: lis
 def test_headers_tell_the_length_that_decoding_gives() -> None:
     for number, ending in enumerate(FORMS):
         payload = sound(number, ending)
-        assert stated_samples(payload) == len(read_member(payload)[0])
+        # Of floats the samples alone show whether they are in [-1, 1].
+        assert stated_samples(payload) == (None if "FLOAT" in FORMS[ending] else len(read_member(payload)[0]))
     for rate in (8000, 11025, 12345, 32000, 96000, 192000):
         for samples in (1, 2, 7, 441, 5003):
             payload = encode(np.zeros(samples), rate)

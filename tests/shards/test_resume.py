@@ -210,7 +210,7 @@ def test_a_worker_that_is_killed_or_hangs_ends_the_command_with_a_sentence(
     script = (
         "import os, sys, time, gamut.shards.pool as pool, gamut.shards.write as write\n"
         "from gamut.shards.__main__ import main\n"
-        f"def lost(record, job): {ends}\n"
+        f"def lost(record, job, way): {ends}\n"
         f"write.convert_clip, pool.LIMIT = lost, {2.0 if 'sleep' in ends else 99.0}\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )

@@ -190,6 +190,6 @@ def test_a_video_without_sound_is_said_to_be_one(tmp_path: Path) -> None:
         str(tmp_path / "x.mp4"),
     ]
     subprocess.run(words, check=True)
-    with pytest.raises(AudioError, match=r"x\.mp4 holds no sound: it has pictures alone") as raised:
+    with pytest.raises(AudioError, match=r"holds no sound: it has pictures alone") as raised:
         list(load(tmp_path / "x.mp4"))
     assert raised.value.reason == "empty"

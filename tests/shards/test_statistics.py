@@ -156,7 +156,7 @@ def test_how_clips_were_read_is_told_by_kind_of_file(tmp_path: Path, capsys) -> 
     assert main(["stats", str(dst), "--workers", "2"]) == 0
     content = json.loads((dst / "index" / "statistics.json").read_bytes())
     assert content["sources"] == {
-        "mp3, 16000 Hz, by soundfile or miniaudio": {"clips": 1, "clipped": 0, "padded": 0},
+        "mp3, 16000 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 0},
         "wav, 16000 Hz, by soundfile": {"clips": 4, "clipped": 1, "padded": 1},
         "wav, 44100 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 0},
     }

@@ -132,7 +132,9 @@ def test_a_folder_says_what_it_passed_over(sounds: Path, run, tmp_path: Path, ca
         (tmp_path / name).write_bytes((sounds / "a.wav").read_bytes() if name.endswith("wav") else b"text")
     assert main([str(run[0]), str(tmp_path)]) == 0
     told = "3 .txt, 1 without an ending, 1 .json (b/README, b/c/more.TXT, b/list.json and 2 more)"
-    assert f"{tmp_path}: passed over what has no ending of a sound file: {told}\n" in capsys.readouterr().err
+    assert (
+        f"{tmp_path}: passed over what is hidden or has no ending of a sound file: {told}\n" in capsys.readouterr().err
+    )
     assert main([str(run[0]), str(tmp_path / "b" / "c")]) == 2
     assert "1 .txt (more.TXT)\nerror: There is no sound file in" in capsys.readouterr().err
 

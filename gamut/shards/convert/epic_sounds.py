@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from gamut.audio.kinds import is_sound
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, key_of
 from gamut.shards.convert.table import integer, number, records
-from gamut.shards.convert.tree import is_sound, preference, walk
+from gamut.shards.convert.tree import preference, walk
 from gamut.shards.labels import filled
 
 RATE = 24_000  # Hz, of the published HDF5 and of the samples in the tables

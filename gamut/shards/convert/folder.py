@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from gamut.audio.kinds import is_sound, suffix_of
 from gamut.errors import ShardError
 from gamut.shards.convert.source import Listing, Record, Source, unique_keys
-from gamut.shards.convert.tree import SOUND, walk
+from gamut.shards.convert.tree import walk
 from gamut.shards.labels import in_order
 
 
@@ -48,9 +49,8 @@ def _sound_files(folder: Path) -> tuple[list[str], Counter[str]]:
             ignored["outside a class folder"] += len(files)
             continue
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SOUND:
+            if is_sound(name):
                 paths.append(f"{place}/{name}")
             else:
-                ignored[f"{suffix} files" if suffix else "files without an ending"] += 1
+                ignored[f"{suffix} files" if (suffix := suffix_of(name)) else "files without an ending"] += 1
     return sorted(paths), ignored

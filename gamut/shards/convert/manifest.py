@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from gamut.audio.ffmpeg import needs_ffmpeg, require_ffmpeg
+from gamut.audio.ffmpeg import require_ffmpeg
+from gamut.audio.kinds import needs_ffmpeg
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError
 from gamut.files import TEMPORARY, refusal, replacing

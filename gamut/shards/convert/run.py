@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -222,6 +223,7 @@ def _finish(conversion: Conversion) -> Report:
         saturated={key: samples for written in shards for key, samples in written.saturated.items()},
         ignored=conversion.ignored,
         missing=conversion.manifest.missing,
+        read=dict(sum((Counter(written.read) for written in shards), Counter[str]()).most_common()),
     )
     report.save(folder, missing=report.missing)
     if not report.clips:
@@ -231,7 +233,11 @@ def _finish(conversion: Conversion) -> Report:
         )
     if conversion.manifest.missing:
         write_bytes(folder / "index" / MISSING, (conversion.manifest.folder / MISSING).read_bytes(), ShardError)
-    about = {"source": settings["source"], "tools": settings["tools"]}
+    tools = settings["tools"]
+    if versions := {written.ffmpeg for written in shards} - {"", tools.get("ffmpeg", "")}:  # for what no ending told of
+        tools = settings["tools"] = {**tools, "ffmpeg": "; ".join(sorted(versions))}
+        write_bytes(folder / "index" / "convert.json", json.dumps(settings, indent=1).encode(), ShardError)
+    about = {"source": settings["source"], "tools": tools}
     parts = [written.part for written in shards]
     build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
     shutil.rmtree(conversion.manifest.folder, ignore_errors=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import soundfile
 
+from gamut.audio.kinds import is_sound
 from gamut.audio.segment import Segment
 from gamut.errors import ShardError, nearest
 from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, hash_of, key_of, slashed
-from gamut.shards.convert.tree import is_sound
 from gamut.text import read_lines
 
 NOISE = "_background_noise_"

@@ -7,17 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import soundfile
-
-from gamut.audio.ffmpeg import SUFFIXES as FFMPEG
+from gamut.audio.kinds import suffix_of
 from gamut.errors import ShardError
 from gamut.shards.convert.source import slashed
 
-# The formats that libsndfile reads, by their usual endings, except RAW, which has no header.
-SOUNDFILE = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
-    ".aif", ".aifc", ".snd", ".oga", ".opus", ".mp2", ".wave", ".sph", ".8svx", ".iff"
-}  # fmt: skip
-SOUND = SOUNDFILE | FFMPEG
 # The order of preference among several files of one clip: uncompressed formats come first.
 PREFERRED = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm", ".mp4", ".mkv")
 
@@ -54,14 +47,9 @@ def _first_time(place: str, name: str, linked: set[str]) -> bool:
     return True
 
 
-def is_sound(name: str) -> bool:
-    """Whether libsndfile or ffmpeg reads files with this ending."""
-    return os.path.splitext(name)[1].lower() in SOUND
-
-
 def preference(path: str) -> tuple[int, str]:
     """A key to sort the files of one clip by, with the preferred file first."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = suffix_of(path)
     return (PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED), path)
 
 

@@ -13,7 +13,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from gamut.shards.convert.tree import is_sound, preference, walk
+from gamut.audio.kinds import is_sound
+from gamut.shards.convert.tree import preference, walk
 
 # A file is taken for an ID before it is taken for a prefix and an ID: IDs may begin with Y.
 NAME = re.compile(
