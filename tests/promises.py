@@ -90,8 +90,8 @@ MUTATIONS = [
     ),
     (
         "gamut/track/feed.py",
-        "            if marks.in_doubt:",
-        "            if False:",
+        "        if doubted:\n            for key",
+        "        if False:\n            for key",
         "tests/track/test_mlflow.py::test_cut_off_at_every_call",
     ),
     (

@@ -2,8 +2,9 @@
 
 Two ranks with a loader worker each pretrain a tiny model on a CPU. Time and again a rank, the launcher or a worker gets
 SIGKILL: anywhere in a step, while it starts, in the middle of a save. Between kills the disk is slow for a while, or
-full. Whatever ends is started again, as a scheduler would, and nothing else is done. Most attempts are forked from a
-process with all imports done, so that hundreds take minutes; some go through the real launcher.
+full, or the clock goes back. Whatever ends is started again, as a scheduler would, and nothing else is done. Most
+attempts are forked from a process with all imports done, so that hundreds take minutes; some go through the real
+launcher.
 
 Ends with 1 where anything but a kill or a full disk ended an attempt, where a process outlived its run, or where one
 bit of the last checkpoint (weights, teacher, centres, optimiser, random state, counters) or of any step's loss differs.
@@ -53,7 +54,8 @@ probe: {every_epochs: 0}
 run: {threads: 1, timeout_seconds: 60}
 """
 KILLS = {"rank": 30, "launcher": 15, "worker": 15, "saving": 30, "starting": 10}  # what is killed, and how often
-SHARES = {"slow": 0.15, "full": 0.05, "cold": 0.03}  # of attempts: on a slow disk, a full one, by the real launcher
+# Of attempts: on a slow disk, a full one, with a clock that goes back in the middle, by the real launcher
+SHARES = {"slow": 0.15, "full": 0.05, "back": 0.1, "cold": 0.03}
 END_SECONDS = 60.0  # within which all of a run must be gone once a part of it was killed
 FULL_SAYS = ("cannot be written", "the disk is full", "could not write", "No space left")
 
@@ -236,9 +238,11 @@ class Soak:
             return status
         if self.full_left:
             return self.wait(attempt, lambda: False)
-        if chosen.random() < self.shares["slow"]:
-            self.faults.set(slow=chosen.uniform(0.005, 0.05))
-            self.spells["slow disk"] += 1
+        slow = chosen.uniform(0.005, 0.05) if chosen.random() < self.shares["slow"] else 0.0
+        back = chosen.uniform(60.0, 86_400.0) if chosen.random() < self.shares["back"] else 0.0
+        self.spells["slow disk"] += slow > 0
+        self.spells["clock back"] += back > 0
+        self.faults.set(slow=slow)
         if kind == "starting":
             moment = time.monotonic() + chosen.uniform(0.0, 10.0 if attempt.cold else 2.0)
             status = self.wait(attempt, lambda: time.monotonic() > moment)
@@ -246,6 +250,7 @@ class Soak:
             before = steps.follow(), len(steps.times)
             status = self.wait(attempt, lambda: steps.follow() >= step and len(steps.times) > before[1])
             self.back.append(time.monotonic() - attempt.began)
+        self.faults.set(slow=slow, back=back)
         if status is None and kind == "saving":
             saves = self.folder / "runs" / "stormy" / "checkpoints"
             status = self.wait(attempt, lambda: any(saves.glob(f"{SAVING}*")))

@@ -1,5 +1,5 @@
 /* A bad disk, for the processes that have this library preloaded: below the folder FAULTS_UNDER files are written slowly
-   or not at all, as the integers in the file FAULTS_CONTROL say (tests/soak/faults.py). */
+   or not at all, and the clock is behind, as the integers in the file FAULTS_CONTROL say (tests/soak/faults.py). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,11 +11,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 struct control {
     volatile int slow; /* microseconds that each write, fsync and rename takes */
     volatile int full; /* 1: the disk is full: of a write the first half gets through, then nothing; 2: for checkpoints */
+    volatile int back; /* seconds by which the clock of the day is behind */
 };
 
 static struct control nothing, *control = &nothing;
@@ -72,4 +75,23 @@ int fsync(int descriptor) {
 int rename(const char *from, const char *to) {
     if (control->slow && concerns(to)) usleep(control->slow);
     return REAL(rename)(from, to);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *out) {
+    int result = REAL(clock_gettime)(clock, out);
+    if (!result && clock == CLOCK_REALTIME) out->tv_sec -= control->back;
+    return result;
+}
+
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+
+int gettimeofday(struct timeval *out, void *zone) {
+    int result = REAL(gettimeofday)(out, zone);
+    if (!result && out) out->tv_sec -= control->back;
+    return result;
 }

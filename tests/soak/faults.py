@@ -1,5 +1,6 @@
-"""Faults of a file system, for processes that are started with `environment`: what they write below a folder is slow,
-or finds the disk full, while it is said to. A C library is put before the system's, so it holds for whatever writes."""
+"""Faults of a machine, for processes that are started with `environment`: what they write below a folder is slow, or
+finds the disk full, or the clock goes back, while it is said to. A C library is put before the system's, so it holds
+for whatever writes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Faults:
         with open(control, "r+b") as file:
             self._control = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
-    def set(self, *, slow: float = 0.0, full: str = "") -> None:
+    def set(self, *, slow: float = 0.0, full: str = "", back: float = 0.0) -> None:
         """slow: seconds that each write, fsync and rename takes; full: `all`, or for `checkpoints` alone: of a write
-        half gets through, then nothing."""
-        self._control[:8] = struct.pack("ii", round(slow * 1e6), ["", "all", "checkpoints"].index(full))
+        half gets through, then nothing; back: seconds by which the clock of the day is behind."""
+        control = round(slow * 1e6), ["", "all", "checkpoints"].index(full), round(back)
+        self._control[:12] = struct.pack("iii", *control)

@@ -42,7 +42,7 @@ class Steps:
         """Seconds that the steps took which were not lost."""
         took: dict[int, float] = {}
         for before, now in zip(self.times, self.times[1:]):
-            if now[0] == before[0]:
+            if now[0] == before[0] and now[2] >= before[2]:  # else the clock went back
                 took[now[1]] = now[2] - before[2]
         usual = statistics.median(took.values())
         return sum(took.get(step, usual) for step in self.taken)
