@@ -28,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         one.add_argument("folder", type=Path, metavar="DST", help="the folder of tasks that it goes to")
         one.add_argument("--name", help="of the task (default: the name of the set's folder)")
         one.add_argument("--column", default="", help="which one tells folds or splits (default: fold, else split)")
+        if layout == "hear":
+            one.add_argument(
+                "--events",
+                action="store_true",
+                help="a task of events, for sets whose labels have onset and offset (default: of whole clips)",
+            )
     one = what.add_parser(
         "score",
         help="a model's score in a task of HEAR",
@@ -43,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gamut.benchmarks.clips import read_labelled
     from gamut.benchmarks.layouts import write_hear, write_xares
 
-    clips = read_labelled(options.shards, options.column)
+    clips = read_labelled(options.shards, options.column, timed=getattr(options, "events", False))
     write = write_hear if options.what == "hear" else write_xares
     place = write(clips, options.folder, options.name or options.shards.resolve().name)
     counts = ", ".join(f"{split}: {len(rows)}" for split, rows in clips.splits.items())
-    without = f"; {clips.unlabelled} without a label left out" if clips.unlabelled else ""
+    lack = "times of all labels" if clips.timed else "a label"
+    without = f"; {clips.unlabelled} without {lack} left out" if clips.unlabelled else ""
     print(
         f"{len(clips.index.labels)} classes, clips of {'folds ' if clips.folds else ''}{counts}{without}",
         file=sys.stderr,

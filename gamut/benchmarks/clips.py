@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gamut.errors import AudioError, ShardError
+from gamut.numbers import RATE
 from gamut.shards import Index
 from gamut.shards.read import ShardClips
 
@@ -28,7 +30,8 @@ class Labelled:
     index: Index
     splits: dict[str, np.ndarray]
     folds: bool
-    unlabelled: int  # clips of these splits that were left out since they have no label
+    unlabelled: int  # clips of these splits that were left out since they have no label, or none with times
+    timed: bool = False  # whether every clip's labels have onset and offset, and are to be found with these
 
     @property
     def one_label(self) -> bool:
@@ -37,6 +40,13 @@ class Labelled:
 
     def labels(self, row: int) -> list[str]:
         return [self.index.labels[label] for label in self.index.label_ids(row)]
+
+    def events(self, row: int) -> list[dict[str, Any]]:
+        """By onset: `label`, and `start` and `end` in milliseconds."""
+        return [
+            {"label": self.index.labels[label], "start": 1000 * onset / RATE, "end": 1000 * end / RATE}
+            for onset, end, label in self.index.events(row).tolist()
+        ]
 
     def name(self, row: int) -> str:
         """Of a clip's file: unlike any other's, without a dot, a slash or a digit at its end."""
@@ -60,13 +70,15 @@ class Labelled:
                         ) from error
 
 
-def read_labelled(folder: Path, column: str = "") -> Labelled:
+def read_labelled(folder: Path, column: str = "", timed: bool = False) -> Labelled:
     """The clips of the shard set in `folder` by folds, or by train, validation and test.
 
     column: which one says so; by default `fold` where the set has it, else `split`. A column whose values are named
-    train, validation (valid, val, dev) and test (testing, eval) is one of splits, any other one of folds.
+    train, validation (valid, val, dev) and test (testing, eval) is one of splits, any other one of folds. timed: only
+    clips all of whose labels have times.
 
-    Raises ShardError where the set has no labels, no such column, fewer than three folds, or a split without clips.
+    Raises ShardError where the set has no labels, or no times of them, no such column, fewer than three folds, or a
+    split without clips.
     """
     index = Index.open(folder)
     if not len(index.label):
@@ -89,6 +101,11 @@ def read_labelled(folder: Path, column: str = "") -> Labelled:
                 "score, one to choose on and one to train on."
             )
     labelled = np.diff(index.label_offset) > 0
+    if timed:
+        if index.event_offset is None:
+            raise ShardError(f"No clip of {folder} has events, labels with onset and offset: leave --events out.")
+        for row in np.flatnonzero(labelled).tolist():
+            labelled[row] = {*index.events(row)[:, 2].tolist()} == {*index.label_ids(row).tolist()}
     kept = {split: rows[labelled[rows]].astype(np.int64) for split, rows in splits.items()}
     if empty := [split for split, rows in kept.items() if not len(rows)]:
         raise ShardError(
@@ -96,4 +113,4 @@ def read_labelled(folder: Path, column: str = "") -> Labelled:
             "need clips to train on, to choose on and to score."
         )
     without = sum(map(len, splits.values())) - sum(map(len, kept.values()))
-    return Labelled(index, kept, "train" not in kept, without)
+    return Labelled(index, kept, "train" not in kept, without, timed)

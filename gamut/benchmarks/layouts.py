@@ -18,6 +18,7 @@ from gamut.files import write_text
 from gamut.numbers import RATE
 
 METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
+EVENT_SCORES = ["event_onset_200ms_fms", "segment_1s_er"]  # as of HEAR's own task of events, DCASE 2016
 TAR = 1000  # clips of a tar of X-ARES, at most
 X_ARES = '''"""A task of X-ARES, written by Gamut: the clips of {name}."""
 
@@ -51,7 +52,9 @@ def {task}_config(encoder):
 
 def write_hear(clips: Labelled, folder: Path, name: str) -> Path:
     """Write the task `folder`/`name` and return its folder: `task_metadata.json`, written last, `labelvocabulary.csv`,
-    and of each split SPLIT.json (file -> labels) and 16000/SPLIT/FILE.wav. Raises ShardError where it is there already.
+    and of each split SPLIT.json (file -> labels, or events in milliseconds) and 16000/SPLIT/FILE.wav.
+
+    Raises ShardError where it is there already.
     """
     task = _new(folder / name)
     index, one = clips.index, clips.one_label
@@ -62,7 +65,8 @@ def write_hear(clips: Labelled, folder: Path, name: str) -> Path:
         for row, waveform in clips.waveforms(split):
             lengths.add(len(waveform))
             soundfile.write(task / str(RATE) / there / f"{clips.name(row)}.wav", waveform, RATE, "PCM_16")
-        said = {f"{clips.name(row)}.wav": clips.labels(row) for row in clips.splits[split].tolist()}
+        told = clips.events if clips.timed else clips.labels
+        said = {f"{clips.name(row)}.wav": told(row) for row in clips.splits[split].tolist()}
         write_text(task / f"{there}.json", json.dumps(said, indent=1))
     table = io.StringIO()
     csv.writer(table).writerows([("idx", "label"), *enumerate(index.labels)])
@@ -70,12 +74,12 @@ def write_hear(clips: Labelled, folder: Path, name: str) -> Path:
     metadata = {
         "task_name": name,
         "version": f"gamut-{index.fingerprint[:8]}",
-        "embedding_type": "scene",
-        "prediction_type": "multiclass" if one else "multilabel",
+        "embedding_type": "event" if clips.timed else "scene",
+        "prediction_type": "multiclass" if one and not clips.timed else "multilabel",
         "split_mode": "presplit_kfold" if clips.folds else "trainvaltest",
         "splits": list(splits),
         "sample_duration": lengths.pop() / RATE if len(lengths) == 1 else None,  # None: one clip at a time
-        "evaluation": ["top1_acc"] if one else ["mAP", "d_prime", "aucroc"],
+        "evaluation": EVENT_SCORES if clips.timed else ["top1_acc"] if one else ["mAP", "d_prime", "aucroc"],
     }
     write_text(task / METADATA, json.dumps(metadata, indent=1))
     return task

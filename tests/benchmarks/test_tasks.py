@@ -20,6 +20,7 @@ from gamut.benchmarks.score import read_task, score
 from gamut.errors import AudioError, ShardError
 from gamut.probe.__main__ import main as probe
 from gamut.shards import Index
+from gamut.shards.__main__ import main as shards
 from launchers.corpus import CLASSES, synthesise
 from tests.benchmarks.test_hear import kept, said
 from tests.close import assert_close
@@ -53,8 +54,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "two"
 
 
-def written(layout: str, shards: Path, folder: Path, *more: str) -> Path:
-    assert main([layout, str(shards), str(folder), *more]) == 0
+def written(layout: str, given: Path, folder: Path, *more: str) -> Path:
+    assert main([layout, str(given), str(folder), *more]) == 0
     return folder
 
 
@@ -100,12 +101,37 @@ def test_splits_in_hears_layout(words: Path, tmp_path: Path) -> None:
         assert sorted(int(file[:8]) for file in files) == index.where({"split": [name]}).tolist()
 
 
+def test_events_in_hears_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str], folds: Path) -> None:
+    """Milliseconds, as heareval reads them; a clip without times is left out, and counted."""
+    clips, events = ["path,labels,fold"], ["filename,onset,offset,event_label"]
+    for number in range(9):
+        sound(tmp_path / f"{number}.wav", 1.0, seed=number)
+        clips.append(f"{number}.wav,dog;rain,{number % 3}")
+        if number != 4:
+            events += [f"{number}.wav,0.25,0.5,dog", f"{number}.wav,0.1,0.9,rain"]
+    (tmp_path / "clips.csv").write_text("\n".join(clips))
+    (tmp_path / "events.csv").write_text("\n".join(events))
+    words = ["csv", str(tmp_path / "clips.csv"), str(tmp_path / "set"), "--events", str(tmp_path / "events.csv")]
+    assert shards(["convert", *words, "--workers", "1"]) == 0
+    task = written("hear", tmp_path / "set", tmp_path / "tasks", "--events") / "set"
+    assert "1 without times of all labels left out" in capsys.readouterr().err
+    metadata = json.loads((task / "task_metadata.json").read_text())
+    assert (metadata["embedding_type"], metadata["prediction_type"]) == ("event", "multilabel")
+    found = [said for split in metadata["splits"] for said in json.loads((task / f"{split}.json").read_text()).values()]
+    rain, dog = {"label": "rain", "start": 100.0, "end": 900.0}, {"label": "dog", "start": 250.0, "end": 500.0}
+    assert found == [[rain, dog]] * 8
+    with pytest.raises(ShardError, match="a task of events: heareval scores it"):
+        read_task(task)
+    assert main(["hear", str(folds), str(tmp_path / "none"), "--events"]) == 2
+    assert "has events, labels with onset and offset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["folds", "words"])
 def test_x_ares_layout(kind: str, folds: Path, words: Path, tmp_path: Path) -> None:
     """Tars by the names that its task asks for, read by the library that it reads with."""
-    shards = {"folds": folds, "words": words}[kind]
-    written("xares", shards, tmp_path, "--name", "a task")
-    index, expected = Index.open(shards), waveforms(Index.open(shards))
+    given = {"folds": folds, "words": words}[kind]
+    written("xares", given, tmp_path, "--name", "a task")
+    index, expected = Index.open(given), waveforms(Index.open(given))
     names = [f"wds-audio-fold-{n}" for n in range(1, 6)] if kind == "folds" else ["train", "valid", "test"]
     tars = sorted((tmp_path / "a_task").glob("*.tar"))
     assert sorted(tar.name for tar in tars) == sorted(f"{name}-00000.tar" for name in names)
