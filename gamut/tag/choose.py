@@ -62,6 +62,11 @@ def load(
     about = metadata_of(found)
     if "head" in about:
         beside = found.parent / EXPORTED
+        if text and encoder is None and beside.is_dir():
+            raise RecipeError(
+                f"{place} was exported with the encoder of its Whisper alone, which writes no text: name the whole "
+                "Whisper with --encoder (encoder= in Python)."
+            )
         encoder = encoder or (beside if beside.is_dir() else about["encoder"]["name"] if _end_to_end(about) else None)
         if encoder is None:
             raise RecipeError(

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from gamut.errors import CheckpointError
+from gamut.errors import CheckpointError, RecipeError
 from gamut.export.__main__ import main
 from gamut.features.encoders import load_encoder
 from gamut.models.backbone import build
@@ -153,6 +153,17 @@ def test_the_cards_code_runs_beside_the_folder(
     capsys.readouterr()
     exec(block, {})
     assert capsys.readouterr().out
+
+
+def test_an_exported_head_has_no_text_without_the_whole_whisper(tmp_path: Path, capsys) -> None:
+    whisper = talking_whisper(tmp_path / "whisper")
+    words = ["--to", "safetensors", str(tmp_path / "made"), "--encoder", str(whisper)]
+    assert main([str(a_head(tmp_path / "run")[0]), *words]) == 0
+    with pytest.raises(
+        RecipeError, match="with the encoder of its Whisper alone, which writes no text: name the whole"
+    ):
+        load(tmp_path / "made", text=True)
+    load(tmp_path / "made", text=True, encoder=whisper)
 
 
 def test_an_exported_folder_can_be_exported_again(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -62,22 +63,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """It calls nobody outside, and what was uploaded is gone when it ends."""
-    temporary = tmp_path_factory.mktemp("temporary")
-    words = [
-        sys.executable,
-        "-c",
-        WATCHED,
-        str(run),
-        "--port",
-        "0",
-        "--every",
-        "2",
-        "--largest",
-        "1",
-        "--longest",
-        "20",
-    ]
+    limits = ["--largest", "1", "--longest", "20"]
+    with served(tmp_path_factory.mktemp("temporary"), str(run), "--every", "2", *limits) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served(temporary: Path, *typed: str) -> Iterator[Server]:
+    """`gamut serve`: it calls nobody outside, and what was uploaded is gone when it ends."""
+    words = [sys.executable, "-c", WATCHED, *typed, "--port", "0"]
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("GRADIO", "HF_"))}
     with open(temporary / "said", "w+") as said:
         process = subprocess.Popen(
@@ -87,7 +81,12 @@ def server(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         line = process.stdout.readline()
         found = re.match(r"Open (http://127\.0\.0\.1:\d+) in a browser", line)
         assert found, (temporary / "said").read_text()
-        yield Server(found[1], process)
+        try:
+            yield Server(found[1], process)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         assert list(temporary.glob("gamut-serve-*/**/*.wav"))
         with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a-page", timeout=60):  # which is open still
             process.send_signal(signal.SIGTERM)
