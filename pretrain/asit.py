@@ -57,7 +57,7 @@ class Asit(Pretraining):
         self.narrow = copy.deepcopy(self.teacher).bfloat16() if recipe.precision == "bf16" and not cut else None
         self.rebuilds = recipe.asit.weight_reconstruction > 0
         self.epochs = recipe.epochs
-        self.centres = Centres(recipe.asit, device)
+        self.centres = Centres(recipe.asit, recipe.model.dim, device)
 
     @property
     def backbone(self) -> Backbone:
@@ -87,7 +87,6 @@ class Asit(Pretraining):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         views: MaskedBatch = prepared.inputs
         options = self.options
-        everything = torch.arange(len(views.clean), device=self.device)
         with mixed(self.model, self.precision, self.device):
             student: Outputs = engine(
                 views.hidden,
@@ -97,6 +96,7 @@ class Asit(Pretraining):
                 None if views.rebuild is None else views.number[views.rebuild],
                 frozen=at.epoch < options.freeze_output_epochs,
                 with_vectors=True,
+                gaps=views.gaps,
             )
         sums: dict[str, torch.Tensor] = {}
         metrics: dict[str, torch.Tensor] = {}
@@ -107,14 +107,17 @@ class Asit(Pretraining):
         if student.classes is not None or student.data is not None:
             runs = self.teacher if self.narrow is None else self.narrow
             with torch.no_grad(), mixed(runs, self.precision, self.device):
-                teacher = runs(views.clean, views.teacher, None, everything)
+                teacher = cast(AsitNetwork, runs).teach(views.clean, views.teacher)
         if student.data is not None and teacher.data is not None:
             sharpness = warmth, options.student_temperature
             ordered = views.clones == 1 and len(views.local) == len(views.clean)
             rows = None if ordered else views.heard(views.local), views.local_counts
-            taught = self.centres.distil(student.data, teacher.data, *rows, sharpness, self.compiled())
-            sums["local"] = taught.loss
-            metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
+            if options.targets == "features":
+                sums["local"] = self.centres.regress(student.data, teacher.data, *rows)
+            else:
+                taught = self.centres.distil(student.data, teacher.data, *rows, sharpness, self.compiled())
+                sums["local"] = taught.loss
+                metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
         if student.classes is not None and teacher.classes is not None:
             target = self.centres.target("", teacher.classes, warmth)
             sharpened = student.classes.detach().float() / options.student_temperature
@@ -201,7 +204,8 @@ class Asit(Pretraining):
         """
         views: MaskedBatch = self.prepare(batch, at).inputs
         with evaluating(self.model, self.precision, self.device):
-            pixels = self.model(views.hidden, views.student, None, None, views.number[views.given]).pixels.float()
+            rows = views.number[views.given]
+            pixels = self.model(views.hidden, views.student, None, None, rows, gaps=views.gaps).pixels.float()
         first = len(views.clean)  # of a view's masks the first
         rebuilt = torch.zeros_like(views.own.patches).index_copy(0, views.given, pixels)[:first]
         return views.clean, views.own.masks.patches[:first], rebuilt

@@ -136,12 +136,16 @@ class Centres:
     The losses that are on, and their metrics, are told apart by an ending: "" of class tokens, "_data" of data tokens.
     """
 
-    def __init__(self, asit: schema.Asit, device: torch.device) -> None:
+    def __init__(self, asit: schema.Asit, dim: int, device: torch.device) -> None:
         self.classes = Centre(asit.prototypes, asit.centre_momentum, device)
         self.data = Centre(asit.prototypes_data or asit.prototypes, asit.centre_momentum, device)
         on = {"": (asit.weight_global, self.classes), "_data": (asit.weight_local, self.data)}
         self.on = {of: centre for of, (weight, centre) in on.items() if weight}
-        widths = {f"teacher/spread{of}": len(centre.value) for of, centre in self.on.items()}
+        self.outputs = {of: len(centre.value) for of, centre in self.on.items()}
+        if asit.targets == "features":  # which need no centre, but may be alike
+            del self.on["_data"]
+            self.outputs["_data"] = dim
+        widths = {f"teacher/spread{of}": width for of, width in self.outputs.items()}
         widths |= {"student/spread": asit.prototypes} if "" in self.on else {}
         self.spreads = {name: Spread(width, device) for name, width in widths.items()}
 
@@ -173,16 +177,28 @@ class Centres:
         self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
         return given
 
+    def regress(
+        self, student: torch.Tensor, teacher: torch.Tensor, rows: torch.Tensor | None, counts: torch.Tensor | None
+    ) -> torch.Tensor:
+        """As `distil` for features [m, D] and [n, D], float32: the loss's sum."""
+        if rows is not None:
+            teacher = torch.index_select(teacher, 0, rows)
+        some = teacher if counts is None else teacher * counts[:, None]
+        number = len(teacher) if counts is None else counts.sum()
+        sums = some.sum(0, dtype=torch.float64), some.square().sum(dtype=torch.float64)
+        self.spreads["teacher/spread_data"].gather(*sums, number)
+        return losses.regression(student, teacher, counts)
+
     def values(self) -> dict[str, torch.Tensor]:
         """Metrics of the step that was gathered, over all ranks, which call it together: float64 []."""
         sum_up(self._gathered())
         values = {name: spread.value for name, spread in self.spreads.items()}
-        values |= {f"teacher/spread_share{of}": self.spreads[f"teacher/spread{of}"].share for of in self.on}
+        values |= {f"teacher/spread_share{of}": self.spreads[f"teacher/spread{of}"].share for of in self.outputs}
         return values | {f"teacher/centre_norm{of}": centre.coming.norm().double() for of, centre in self.on.items()}
 
     def collapsed(self, values: dict[str, float]) -> str:
         """What is wrong with the step of these metrics, in words, or ""."""
-        return next(filter(None, (collapse(of, len(centre.value), values) for of, centre in self.on.items())), "")
+        return next(filter(None, (collapse(of, outputs, values) for of, outputs in self.outputs.items())), "")
 
     def move(self) -> None:
         """The step was applied."""

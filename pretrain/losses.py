@@ -132,6 +132,15 @@ class _Distil(torch.autograd.Function):
         return gradient * given[0], *[None] * 6
 
 
+def regression(predicted: torch.Tensor, target: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum over rows of the mean square difference to the target (data2vec). float32 scalar.
+
+    predicted, target: [n, D]; counts: bool [n], the rows that are summed; None: all.
+    """
+    each = (predicted.float() - target).square().mean(-1)
+    return each.sum() if counts is None else (each * counts).sum()
+
+
 def crosswise(target: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Sum over clips and over both directions of the CLS cross-entropy between a clip's two views (Eq. 7).
 

@@ -3,9 +3,10 @@
 Group-masked model learning: blocks hide a share of a spectrogram's pixels. They overlap, have a uniform start and a
 uniform size of up to `time_share` T by `frequency_share` F, are cut at the border, and are laid down until the target
 share of *pixels* is hidden, so a patch may be hidden in part (ASiT, section III-A and the published sampler). Aligned
-ones are a patch high and wide at least, and start before the last row and column of patches. In other variants a block
-reaches over all frequencies (`time`) or over all of the segment's time (`frequency`), or blocks are all that is not
-hidden (`inverse`; data2vec 2.0, EAT). All blocks of all segments are drawn and laid at once, on the training device.
+ones are a patch high and wide at least, and start before the last row and column of patches where they reach it from
+there. In other variants a block reaches over all frequencies (`time`) or over all of the segment's time (`frequency`),
+or blocks are all that is not hidden (`inverse`; data2vec 2.0, EAT). All blocks of all segments are drawn and laid at
+once, on the training device.
 
 Where the student encodes visible patches alone, so many of them as the plan says, masks are adjusted to that number.
 
@@ -34,6 +35,8 @@ from gamut.numbers import BINS, PATCH
 from gamut.randomness import Begun, Purpose, begun, integers_torch, key_torch, normal_torch, uniform_torch
 from gamut.recipe import schema
 
+# Aligned sizes below it are all of one patch: the last row or column would be reached from nowhere but itself.
+TWO = PATCH + PATCH // 2
 CHUNK = 60  # blocks laid by one matrix product: 4**-60 is still a normal float32
 NOISE = 0.5  # standard deviation of the noise: that of the data, after (x - mean) / (2 * std)
 
@@ -164,7 +167,9 @@ def draw_blocks(keys: torch.Tensor, frames: torch.Tensor, number: torch.Tensor, 
     extent, least = frames[:, None], blocks.least
     tallest = (extent.double() * blocks.time_share).long().clamp_min(least + 1)
     widest = max(least + 1, int(BINS * blocks.frequency_share))
-    rows, columns = (extent - PATCH).clamp_min(1) if blocks.aligned else extent, BINS - PATCH * blocks.aligned
+    rows, columns = extent, BINS
+    if blocks.aligned:
+        rows, columns = extent - PATCH * (tallest > TWO), BINS - PATCH * (widest > TWO)
     beyond = torch.stack([rows, torch.full_like(extent, columns), tallest, torch.full_like(extent, widest)])
     low = which // 2 * least if blocks.aligned else which // 2  # a call less on a GPU
     drawn = integers_torch(key_torch(keys[:, None], number, which), low, beyond)
@@ -243,11 +248,12 @@ def enough_blocks(frames: int, target: float, blocks: Blocks) -> int:
 
 def _chances(extent: int, share: float, blocks: Blocks) -> np.ndarray:
     """float64 [extent]: the chance of each place along an axis to lie in a block of `draw_blocks`."""
-    size, place = np.arange(blocks.least, max(blocks.least + 1, int(extent * share))), np.arange(extent)
+    largest = max(blocks.least + 1, int(extent * share))
+    size, place = np.arange(blocks.least, largest), np.arange(extent)
     beyond = extent
     if blocks.aligned:
+        beyond -= PATCH * (largest > TWO)
         size, place = (size + PATCH // 2) // PATCH * PATCH, place // PATCH * PATCH + PATCH - 1
-        beyond = max(1, extent - PATCH)
     # Those of the starts up to `place` reach it that lie less than a block's size before it.
     shorter = np.searchsorted(size, place + 1)
     starts = np.concatenate([[0], size.cumsum()])[shorter] + (len(size) - shorter) * (place + 1)

@@ -12,6 +12,7 @@ import torch
 
 from gamut.data.batch import PackedBatch
 from gamut.models.layout import BANDS, Layout
+from gamut.models.predictor import Gaps, gaps
 from gamut.numbers import PATCH
 from gamut.randomness import Begun, Purpose, begun
 from gamut.recipe import schema
@@ -27,8 +28,9 @@ class MaskedBatch:
     teacher: Layout
     hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
     student: Layout
-    number: torch.Tensor  # int64 [P], which of the student's patches is at each place, if any
-    given: torch.Tensor  # int64, ascending: the places of which the student says anything
+    number: torch.Tensor  # int64 [P], which of the patches that the network gives is at each place, if any
+    given: torch.Tensor  # int64, ascending: the places of which the network says anything
+    gaps: Gaps | None  # the places that are predicted; None: there is no predictor
     drop_keys: torch.Tensor  # int64 [S], where the batch came from, the host's memory or the device's
     local: torch.Tensor  # int64: the places of the local loss
     local_counts: torch.Tensor | None  # bool, which of these count; None: all
@@ -89,16 +91,23 @@ def masked_batch(
         places, number = layout(frames, sizes), torch.arange(len(heard), device=clean.device)
     own = hide(heard, places, frames, sizes, keys, whole, batch.pack_clips * clones, options, compiled)
     hidden, student, given = own.patches, places, torch.arange(len(heard), device=clean.device)
+    missing = None
     if crops:
         hidden, student = patches.index_copy(0, number, own.patches), layout(batch.frames, batch.sizes)
     if own.kept is not None:
-        given = own.kept.patch
-        number = number.index_copy(0, given, torch.arange(len(given), device=clean.device))
-        hidden, student = torch.index_select(own.patches, 0, given), layout(frames, sizes, own.kept)
+        kept = own.kept.patch
+        hidden, student = torch.index_select(own.patches, 0, kept), layout(frames, sizes, own.kept)
+        if options.predictor == "none":
+            given, number = kept, number.index_copy(0, kept, torch.arange(len(kept), device=clean.device))
+        else:
+            missing = gaps(places, own.kept)
     masked = options.mask_target > 0
     fixed = clean.device.type != "cpu" if fixed is None else fixed
-    touched = torch.index_select(own.masks.touched, 0, given) if own.kept is not None else own.masks.touched
-    rebuild = torch.index_select(given, 0, touched.nonzero()[:, 0]) if masked and not fixed else given
+    if missing is not None and options.mask_aligned:  # all that is masked is predicted, and its number known
+        rebuild, fixed = missing.hidden, False
+    else:
+        touched = torch.index_select(own.masks.touched, 0, given) if len(given) < len(heard) else own.masks.touched
+        rebuild = torch.index_select(given, 0, touched.nonzero()[:, 0]) if masked and not fixed else given
     on_masked = masked and options.local_on == "masked" and options.weight_local > 0
     local = rebuild if on_masked else given
     return MaskedBatch(
@@ -109,6 +118,7 @@ def masked_batch(
         student=student,
         number=number,
         given=given,
+        gaps=missing,
         drop_keys=segments.word,
         local=local if options.weight_local else given[:0],
         local_counts=touched if on_masked and fixed else None,

@@ -47,6 +47,24 @@ def pooling_attention(
     return _attend(q, k, v, where, ones, segments.to(torch.int32), 1, segments[:-1], scale, backend)
 
 
+def cross_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    where: Layout,
+    queries: tuple[torch.Tensor, tuple[int, ...], torch.Tensor],
+    scale: float | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Any number of queries a segment attend to its tokens: [Q, heads, d] from q [Q, heads, d] and k, v [T, heads, d].
+
+    queries: how many each segment has (int64 [S]), the same as Python numbers, and each one's segment (int64 [Q]).
+    """
+    counts, sizes, segment = queries
+    offset = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+    return _attend(q, k, v, where, sizes, offset, max(sizes, default=0), segment, scale, backend)
+
+
 def _attend(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -109,7 +127,8 @@ def _loop(
     query_split = [queries * n for queries, _, n in runs]
     split = [keys * n for _, keys, n in runs]
     outputs = []
-    for (_, _, n), *qkv in zip(runs, q.split(query_split), k.split(split), v.split(split)):
-        qs, ks, vs = (x.unflatten(0, (n, -1)).transpose(1, 2) for x in qkv)  # [n, heads, length, d]
+    for (*lengths_of, n), *qkv in zip(runs, q.split(query_split), k.split(split), v.split(split)):
+        each = (lengths_of[0], lengths_of[1], lengths_of[1])
+        qs, ks, vs = (x.unflatten(0, (n, size)).transpose(1, 2) for x, size in zip(qkv, each))  # [n, heads, length, d]
         outputs.append(F.scaled_dot_product_attention(qs, ks, vs, scale=scale).transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

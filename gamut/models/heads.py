@@ -61,6 +61,20 @@ class ProjectionHead(nn.Module):
         return self.last_layer(self.features(tokens), frozen)
 
 
+class FeatureHead(nn.Module):
+    """A linear map to what a teacher's blocks give (data2vec)."""
+
+    def __init__(self, dim: int, seed: int = 0) -> None:
+        super().__init__()
+        with unfilled():
+            self.linear = nn.Linear(dim, dim)
+        initialise(self, seed)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[N, dim] from tokens [N, dim]."""
+        return self.linear(tokens)
+
+
 class ReconstructionHead(nn.Module):
     """D-hidden-GELU-hidden-GELU-bottleneck, then pixels (ASiT).
 

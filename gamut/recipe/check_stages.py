@@ -92,6 +92,18 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
             "(or asit.mask_target_least) at least 0.01",
         )
     yield from _sparse(recipe)
+    if asit.targets == "features" and (not asit.weight_local or asit.prototypes_data or asit.heads != "shared"):
+        yield (
+            ("asit.targets", "asit.weight_local", "asit.prototypes_data", "asit.heads"),
+            "asit.targets features is of a local loss without prototypes: asit.weight_local must be above 0, "
+            "asit.prototypes_data null and asit.heads shared",
+        )
+    if asit.target_blocks is not None and (asit.targets != "features" or asit.target_blocks > model.depth):
+        yield (
+            ("asit.target_blocks", "asit.targets", "model.depth"),
+            f"asit.target_blocks ({asit.target_blocks}) needs asit.targets features, and as many blocks (model.depth "
+            f"{model.depth})",
+        )
     if asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes):
         yield (
             ("asit.prototypes_data", "asit.heads"),
@@ -137,6 +149,8 @@ def _sparse(recipe: Recipe) -> Iterator[Problem]:
             ("asit.visible", "asit.encode"),
             "asit.visible is the share that is encoded with asit.encode visible: set that too",
         )
+    if asit.predictor != "none":
+        yield from _predictor(recipe)
     if not visible:
         return
     if asit.mask_target_least is not None or asit.mask_copied:
@@ -157,11 +171,35 @@ def _sparse(recipe: Recipe) -> Iterator[Problem]:
             "asit.visible needs masks: set asit.mask_target above 0, or asit.visible to null",
         )
     on_masked = asit.weight_reconstruction or (asit.weight_local and asit.local_on == "masked")
-    if asit.mask_target and asit.mask_aligned and on_masked:
+    if asit.mask_target and asit.mask_aligned and on_masked and asit.predictor == "none":
         yield (
             ("asit.encode", "asit.mask_aligned", "asit.weight_reconstruction", "asit.local_on"),
-            "with asit.mask_aligned no visible patch is masked, so nothing is left to reconstruct: take masks that "
-            "ignore the patch grid, or set asit.weight_reconstruction to 0 and asit.local_on to all",
+            "with asit.mask_aligned no visible patch is masked, so nothing is left to reconstruct: take a predictor "
+            "(asit.predictor), or masks that ignore the patch grid, or set asit.weight_reconstruction to 0 and "
+            "asit.local_on to all",
+        )
+
+
+def _predictor(recipe: Recipe) -> Iterator[Problem]:
+    """What a predictor of hidden patches needs."""
+    asit, model = recipe.asit, recipe.model
+    dim, what = asit.predictor_dim or model.dim // 2, f"asit.predictor {asit.predictor}"
+    if not asit.unseen:
+        yield (
+            ("asit.predictor", "asit.encode", "asit.mask_target", "asit.visible"),
+            f"{what} is for patches that are not encoded: set asit.encode to visible, asit.mask_target above 0 and "
+            "asit.visible below 1",
+        )
+    if not (asit.weight_reconstruction or asit.weight_local):
+        yield (
+            ("asit.predictor", "asit.weight_reconstruction", "asit.weight_local"),
+            f"{what} is trained by reconstruction and the local loss: one of asit.weight_reconstruction and "
+            "asit.weight_local must be above 0",
+        )
+    if dim % 4 or dim % model.heads:
+        yield (
+            ("asit.predictor_dim", "model.heads", "model.dim"),
+            f"asit.predictor_dim ({dim}) must be a multiple of 4 and of model.heads ({model.heads})",
         )
 
 

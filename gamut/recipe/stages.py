@@ -60,6 +60,24 @@ class Asit:
         "hears it once (data2vec 2.0, EAT: 16)",
         PLAN["clones"],
     )
+    predictor: str = key(
+        "none",
+        "encode visible: what gives tokens for hidden patches, for reconstruction and the local loss: none (these are "
+        "then over visible patches that are masked in part), cross (hidden patches attend to their view's encoded "
+        "tokens), or blocks (over encoded and hidden patches together)",
+        one_of("none", "cross", "blocks"),
+    )
+    predictor_dim: int | None = key(
+        None, "its width, a multiple of 4 and of `model.heads`; null: half of `model.dim`", at_least(4)
+    )
+    predictor_depth: int = key(2, "its blocks", at_least(1))
+    targets: str = key(
+        "prototypes",
+        "of the local loss: prototypes (the teacher's distribution; ASiT), or features (mean square difference to the "
+        "mean of its last blocks, normalised; data2vec, EAT)",
+        one_of("prototypes", "features"),
+    )
+    target_blocks: int | None = key(None, "targets features: last blocks that are averaged; null: all", at_least(1))
     hidden: int = key(2048, "width of the projection and reconstruction MLPs", at_least(1))
     bottleneck: int = key(256, "width before the output layer", at_least(1))
     prototypes: int = key(8192, "K: outputs for class tokens (or pooled tokens)", at_least(2))

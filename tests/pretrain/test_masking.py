@@ -201,3 +201,14 @@ def test_patches_are_cut_like_the_model_s_tokens() -> None:
     masks = block_masks(keys(1), torch.tensor(sizes), sizes, 0.4)
     patch = masks.patches.view(2, 8, 16, 16)
     assert torch.equal(patch[1, 3], masks.pixels[16:32, 48:64])
+
+
+@pytest.mark.parametrize("shape", ["blocks", "time"])
+@pytest.mark.parametrize("frames", [16, 32, 48, 64, 80])
+def test_aligned_blocks_reach_all_of_a_short_view(frames: int, shape: str) -> None:
+    """Whose blocks are all of one patch: the last row of patches is hidden as often as any other."""
+    number = torch.full((200,), frames)
+    masks = block_masks(keys(200), number, (frames,) * 200, 0.7, Blocks(shape, aligned=True))
+    hidden = masks.touched.view(200, frames // 16, 8).float()
+    assert hidden.mean() >= 0.7
+    assert (hidden.mean((0, 2)) > 0.55).all()
