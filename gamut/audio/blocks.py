@@ -23,7 +23,7 @@ import soxr
 
 from gamut.audio.containers import check_whole, samples_in, tagged, unpatched
 from gamut.audio.longest import Longest
-from gamut.audio.mpeg import unannounced
+from gamut.audio.mpeg import Part, unannounced
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
@@ -177,12 +177,11 @@ def read(file: soundfile.SoundFile, stated: int | None, name: str, longest: Long
         raise AudioError(f"{name} ends after {done} of its {stated} samples.", "truncated")
 
 
-def _mpeg(payload: Any, part: tuple[int, int, int], rate: int, channels: int, name: str, longest: Longest) -> Blocks:
+def _mpeg(payload: Any, part: Part, rate: int, channels: int, name: str, longest: Longest) -> Blocks:
     """An MP3 whose length libsndfile would only guess, by miniaudio."""
-    begin, frames, each = part
-    longest.check(frames * each, rate, channels, name)
+    longest.check(part.frames * part.samples, rate, channels, name)
     done = 0
-    with memoryview(payload) as view, miniaudio.ffi.from_buffer(view[begin:]) as data:
+    with memoryview(payload) as view, miniaudio.ffi.from_buffer(view[part.begin : part.end]) as data:
         try:
             decoded = miniaudio.stream_memory(
                 data, miniaudio.SampleFormat.FLOAT32, channels, rate, max(1, BLOCK // channels)
@@ -194,8 +193,10 @@ def _mpeg(payload: Any, part: tuple[int, int, int], rate: int, channels: int, na
         except miniaudio.DecodeError as error:
             raise AudioError(f"{name} is damaged: its MPEG frames do not decode.", "corrupt") from error
     # A stream cut out of a longer one begins with frames that need bytes from before it, and so give nothing.
-    if done < max(1, frames - LOST_MPEG_FRAMES) * each:
-        raise AudioError(f"{name} decodes to {done} samples, but has {frames} frames of {each}.", "corrupt")
+    if done < max(1, part.frames - LOST_MPEG_FRAMES) * part.samples:
+        raise AudioError(
+            f"{name} decodes to {done} samples, but has {part.frames} frames of {part.samples}.", "corrupt"
+        )
 
 
 def joined(sound: Blocks, name: str) -> tuple[np.ndarray, int]:

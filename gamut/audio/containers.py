@@ -39,8 +39,19 @@ def check_whole(payload: bytes, form: str, log: str, name: str) -> None:
             raise AudioError(
                 f"{name} has only {there} of the {found.stated} bytes of audio that its header states.", "truncated"
             )
+    elif packet := _packet(payload):
+        if len(payload) % packet:
+            raise AudioError(f"{name} ends in the middle of a packet of MPEG-TS, at byte {len(payload)}.", "truncated")
     else:
         _check_log(log, name)
+
+
+def _packet(payload: bytes) -> int:
+    """Bytes of each packet of an MPEG-TS (ISO 13818-1; with times before each, of Blu-ray and AVCHD); else 0."""
+    for size, first in ((188, 0), (192, 4)):
+        if [payload[at : at + 1] for at in range(first, 5 * size, size)] == [b"G"] * 5:
+            return size
+    return 0
 
 
 class Samples(NamedTuple):
@@ -134,13 +145,15 @@ def _check_ogg(payload: bytes, name: str) -> None:
         if _ogg_checksum(payload[at:end]) != int.from_bytes(payload[at + 22 : at + 26], "little"):
             raise AudioError(f"{name} is damaged: the Ogg page at byte {at} fails its checksum.", "corrupt")
         serial, number = payload[at + 14 : at + 18], int.from_bytes(payload[at + 18 : at + 22], "little")
+        if ended and payload[at + 5] & 2:
+            raise AudioError(
+                f"{name} holds several consecutive Ogg streams, of which only one would be read. Write it anew: ffmpeg "
+                "-i OLD.ogg NEW.wav.",
+                "format",
+            )
         if number != numbers.get(serial, number - 1) + 1:
             raise AudioError(f"{name} is damaged: pages are missing before byte {at}.", "corrupt")
         numbers[serial] = number
-        if ended and payload[at + 5] & 2:
-            raise AudioError(
-                f"{name} holds several consecutive Ogg streams, of which only one would be read.", "format"
-            )
         ended = bool(payload[at + 5] & 4)
         at = end
     if not ended:

@@ -107,8 +107,17 @@ def check_frames(payload: bytes, name: str) -> None:
             raise AudioError(f"{name} goes on in another sample rate at byte {other}. {REMEDY}", "format")
 
 
-def unannounced(payload: bytes) -> tuple[int, int, int] | None:
-    """(first byte, frames, samples a frame) of a stream whose header does not give its true number of frames.
+class Part(NamedTuple):
+    """Which bytes of an MP3 are sound."""
+
+    begin: int  # first byte
+    end: int  # the byte after the last: decoders lose the last frame where anything but a tag follows it
+    frames: int
+    samples: int  # of a frame
+
+
+def unannounced(payload: bytes) -> Part | None:
+    """The sound of a stream whose header does not give its true number of frames.
 
     Without a Xing or Info header libsndfile guesses the length from the first frame's size, and reads a stream of
     variable bit rate short, to a third of it or less, without an error; of several files joined together it reads
@@ -119,11 +128,13 @@ def unannounced(payload: bytes) -> tuple[int, int, int] | None:
         return None
     first, *others = stream(payload, begin)
     stated = _stated_frames(payload[begin : begin + first.size])
+    behind = begin + first.size
+    end = behind + sum(frame.size for frame in others)
     if stated is None:
-        return begin, 1 + len(others), first.samples
+        return Part(begin, end, 1 + len(others), first.samples)
     if len(others) <= stated + 1:  # as it says (some writers do not count the last frame), or cut off and refused later
         return None
-    return begin + first.size, len(others), first.samples
+    return Part(behind, end, len(others), first.samples)
 
 
 def _stated_frames(frame: bytes) -> int | None:
