@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from gamut.runs.slurm import newest_job
 from gamut.shards.__main__ import main as shards
+from gamut.track.checkpoints import Checkpoints, step_of, verify
 from gamut.track.metrics import History
 from gamut.track.store import quiet
 from launchers.corpus import synthesise
@@ -277,3 +279,31 @@ def test_a_conversion_that_is_stopped_goes_on(slurm: Slurm, tmp_path: Path) -> N
     made = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tar")} for name in ("alone", "shards")]
     assert len(made[0]) == 12
     assert made[0] == made[1]
+
+
+@pytest.mark.long
+def test_a_job_that_is_killed_again_and_again_ends_bit_for_bit(slurm: Slurm, folder: Path) -> None:
+    """A rank, or its whole step by SLURM, right after each of seven checkpoints."""
+    quick = ["epochs=80", "checkpoint.every_epochs=2", "checkpoint.least_minutes=0"]
+    job, run, log = submit(slurm, folder, "stormy", *quick, partition="spare")
+    checkpoints, chosen = Checkpoints(run / "checkpoints"), random.Random(17)
+    for count in range(7):
+        at = steps_at(checkpoints)
+        slurm.wait("a checkpoint is new", lambda at=at: steps_at(checkpoints) > at, 240, log)
+        if chosen.random() < 0.5:
+            slurm.run("scancel", "--signal=KILL", f"{job}.0")
+        else:
+            nodes = slurm.run("scontrol", "show", "hostnames", slurm.job(job)["NodeList"]).split()
+            os.kill(min(slurm.tasks(chosen.choice(nodes))), signal.SIGKILL)
+        slurm.wait("the job is back", lambda count=count: slurm.job(job)["Restarts"] == str(count + 1), 120, log)
+    slurm.wait("the job ends", lambda: ended(slurm, job), 400, log)
+    assert (slurm.job(job)["JobState"], slurm.job(job)["Restarts"]) == ("COMPLETED", "7"), log.read_text()
+    job, quiet, log = submit(slurm, folder, "quiet", *quick, partition="spare")
+    slurm.wait("the other ends", lambda: ended(slurm, job), 240, log)
+    ends = [verify(Checkpoints(place / "checkpoints").newest())["files"] for place in (quiet, run)]
+    assert ends[0] == ends[1]
+
+
+def steps_at(checkpoints: Checkpoints) -> int:
+    """Of the newest checkpoint, 0 where there is none."""
+    return max(map(step_of, checkpoints.saved()), default=0)
