@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gamut.errors import ShardError, nearest
-from gamut.shards.convert.table import class_labels, refuse_again
+from gamut.shards.convert.table import class_labels, integer, records, refuse_again
 from gamut.text import lines_of, read_lines
 
 FIELDS = ("labels", "label", "target", "tags")  # of a KEY.json; the first one present counts
@@ -253,8 +253,9 @@ def filled(names: Mapping[int, str]) -> list[str]:
 
 
 def read_classes(path: Path) -> Classes:
-    """(class names in order of their ids, id of each name) of a file with a name a line, or of a CSV with a column
-    display_name, whose column `mid`, if it has one, names the classes, too. Raises ShardError naming the line.
+    """(class names in order of their ids, id of each name) of a file with a name a line; of a CSV with a column
+    display_name, whose column `mid`, if it has one, names the classes, too; or of HEAR's labelvocabulary.csv (`label`,
+    `idx`). Raises ShardError naming the line.
     """
     lines = read_lines(path, ShardError)
     while lines and not lines[-1]:
@@ -262,6 +263,8 @@ def read_classes(path: Path) -> Classes:
     if lines and "display_name" in lines[0]:
         names, others = class_labels(path, ("display_name",))
         return list(names), others | {name: number for number, name in enumerate(names)}
+    if lines and sorted(lines[0].split(",")) == ["idx", "label"]:
+        return _vocabulary(path)
     ids: dict[str, int] = {}
     for line, name in enumerate(lines, 1):
         refuse_again(path, line, name, ids)
@@ -269,3 +272,17 @@ def read_classes(path: Path) -> Classes:
     if not ids:
         raise ShardError(f"{path} names no classes: there must be one a line.")
     return list(ids), ids
+
+
+def _vocabulary(path: Path) -> Classes:
+    numbers: dict[int, str] = {}
+    for line, row in records(path, ("label", "idx")):
+        number, name = integer(path, line, "idx", row["idx"]), row["label"].strip()
+        refuse_again(path, line, name, numbers.values())
+        if number in numbers:
+            raise ShardError(f"{path}, line {line}: idx {number} is there already, for {numbers[number]!r}.")
+        numbers[number] = name
+    names = [numbers.get(number, "") for number in range(len(numbers))]
+    if not names or "" in names:
+        raise ShardError(f"{path}: idx must be the whole numbers from 0 to the number of classes less one.")
+    return names, {name: number for number, name in enumerate(names)}

@@ -369,3 +369,49 @@ def test_a_file_that_is_not_whole_is_refused_in_words(name: str, coded: Callable
         with pytest.raises(AudioError) as member:
             read_member(payload)
         assert member.value.reason in reasons
+
+
+# What docs/data.md says, and the cases that show it.
+ACCEPTED = {
+    "WAV of integers, floats, A-law or mu-law; also RIFX, RF64 and W64": (
+        "plain.wav int24.wav six.wav uint8.wav ulaw.wav alaw.wav float.wav double.wav rifx.wav rf64.wav x.w64 rate11.wav"
+        " rate96.wav"
+    ),
+    "AIFF, AU, CAF, VOC, NIST": "float.aifc ulaw.au x.caf x.voc x.sph piped.au",
+    "WAV, RF64 and AIFF whose size was never stated (0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF): to the end of"
+    " the file": (
+        "zero.wav zero_riff.wav float_zero.wav max31.wav min31.wav less36.wav max32.wav sox.wav id3_zero.wav piped.wav"
+        " piped_rf64.wav piped.aiff"
+    ),
+    "FLAC, also without a length": "int24.flac piped.flac",
+    "Ogg with Vorbis or Opus": "vorbis.oga opus.ogg",
+    "MP3 whose header states its length": "lame.mp3",
+    "MP3 without such a header, MP2, and MP3 in WAV": "bare.mp3 layer2.mp2 mp3_in.wav mp3_in_piped.wav",
+    "these with ID3v1, ID3v2 or APE tags, other chunks or zeros before or behind the sound": (
+        "id3.wav id3v1_behind.wav list_behind.wav id3.aiff id3.flac id3v1.flac id3v1.mp3 ape.mp3 both.mp3 twice_id3.mp3"
+        " zeros.mp3 zeros_bare.mp3 ape_bare.mp3"
+    ),
+    "these under the ending of another": "flac_called.wav wav_called.mp3 mp3_called.wav",
+    "Ogg with FLAC or Speex": "flac_in.ogg speex.ogg",
+    "AC-3 or G.722 in WAV, ALAC in CAF, CAF whose size was never stated": "ac3_in.wav g722.wav alac.caf piped.caf",
+    "AAC, AC-3, M4A and MP4, WebM and Matroska, WMA, MPEG-TS, WavPack, TTA, under any ending of a sound": (
+        "id3.aac x.ac3 m4a_called.wav webm_called.mp3 adts_called.mp3 wma_called.flac x.mka x.ts x.wv tta_called.wav"
+    ),
+    "anything under the ending of a video": "wav_called.mp4",
+}
+
+
+def accepted() -> str:
+    """The table of docs/data.md."""
+    readers = {name: reader for name, (*_, reader) in [*READ.items(), *TAGGED.items()]}
+    rows = ["| content | read by |", "| --- | --- |"]
+    for content, names in ACCEPTED.items():
+        by = sorted({readers.pop(name) for name in names.split()}, reverse=True)
+        rows.append(f"| {content} | {' or '.join(by)} |")
+    assert not readers, f"These are in no row: {sorted(readers)}"
+    return "\n".join(rows) + "\n"
+
+
+def test_the_table_of_what_is_accepted_is_what_these_tests_read() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert accepted() in docs, f"Put this table into docs/data.md:\n{accepted()}"

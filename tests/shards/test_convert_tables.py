@@ -179,6 +179,34 @@ def test_ast_json_with_folds_writes_a_clip_once(tmp_path: Path, capsys: pytest.C
         assert (status, message in capsys.readouterr().err) == ((2, True) if message else (0, True))
 
 
+def test_ast_json_says_what_is_both_trained_and_scored_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tmp_path / "src"
+    names = ("train/Yab-_cdefghi.wav", "eval/ab-_cdefghi.wav", "train/01.wav", "eval/01.wav", "both.wav")
+    for name in names:
+        sound(src / name)
+    (src / "class_labels_indices.csv").write_text(LABELS)
+    video, again, one, other, both = ((name, "/m/07rwj00") for name in names)
+    data_file(src / "balanced_train_data.json", video, one)
+    data_file(src / "eval_data.json", other, again)
+    assert convert("ast-json", src, tmp_path / "set") == 0
+    said = (
+        "1 clips of eval_data.json are in balanced_train_data.json, too, such as eval/ab-_cdefghi.wav: what is trained"
+    )
+    assert said in capsys.readouterr().out
+    for file in src.glob("*.json"):
+        file.unlink()
+    for number, (train, score) in enumerate(((one, both), (both, one)), 1):  # each other's folds: as it should be
+        data_file(src / f"esc_train_data_{number}.json", train)
+        data_file(src / f"esc_eval_data_{number}.json", score)
+    assert convert("ast-json", src, tmp_path / "folds") == 0
+    assert "too, such as" not in capsys.readouterr().out
+    data_file(src / "esc_eval_data_1.json", one, both)
+    assert convert("ast-json", src, tmp_path / "wrong") == 0
+    assert (
+        "1 clips of esc_eval_data_1.json are in esc_train_data_1.json, too, such as train/01" in capsys.readouterr().out
+    )
+
+
 def test_ast_json_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("gamut.shards.convert.ast_json.BLOCK", 23)
     path = tmp_path / "x.json"

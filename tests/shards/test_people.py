@@ -135,6 +135,8 @@ def test_class_tables_are_read_alike_everywhere(tmp_path: Path, form: bytes) -> 
     ):
         (tmp_path / name).write_bytes(form % content)
         assert read_classes(tmp_path / name)[0] == list(read_labels(tmp_path / name)) == ["ant", "bee, wild"]
+    (tmp_path / "labelvocabulary.csv").write_text('label,idx\n"bee, wild",1\nant,0\n')  # HEAR's
+    assert read_classes(tmp_path / "labelvocabulary.csv") == (["ant", "bee, wild"], {"ant": 0, "bee, wild": 1})
     assert read_classes(tmp_path / "t.csv")[1] == {"ant": 0, "bee, wild": 1, "/m/a": 0, "/m/b": 1}
 
 
@@ -144,6 +146,8 @@ def test_class_tables_are_read_alike_everywhere(tmp_path: Path, form: bytes) -> 
         ("a\n\nb\n", "line 2 names no class"),
         ("a\nb\na\n", "line 3 names 'a' again"),
         ("index,display_name\n0,a\n2,b\n", "line 3: index 2 of 'b' is out of order"),
+        ("idx,label\n0,a\n0,b\n", "line 3: idx 0 is there already, for 'a'"),
+        ("idx,label\n0,a\n2,b\n", "idx must be the whole numbers from 0"),
         ('display_name\n"a\nb\n', "line 2: a quote"),
         ("", "names no classes"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,18 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.shards.convert.source import SPLIT, Listing, Missing, Record, Source, Stems, hash_of, key_of, slashed
+from gamut.shards.convert.source import (
+    SPLIT,
+    Listing,
+    Missing,
+    Record,
+    Source,
+    Stems,
+    hash_of,
+    key_of,
+    slashed,
+    stem_of,
+)
 from gamut.shards.convert.table import class_labels
 from gamut.shards.convert.tree import Folders
 from gamut.text import open_text
@@ -21,6 +34,9 @@ from gamut.text import open_text
 CLASSES = "class_labels_indices.csv"
 BLOCK = 1 << 20  # characters
 MOST = 62  # files at once: one bit each
+SCORED = re.compile("eval|test|val")  # in the name of a file whose clips are scored
+FOLD = re.compile(r"fold[_-]?\d+|\d+$")  # its number in the name of a file
+YOUTUBE = re.compile(r"Y?([\w-]{11})")  # the name of a clip of AudioSet
 ABOVE = 3  # folders above the JSON file that relative paths may start from
 
 
@@ -50,7 +66,39 @@ class AstJson(Source):
         made = _records(files, numbers, seen, columns, ignored)
         splits = {SPLIT: {stem: (number,) for number, stem in enumerate(stems)}} if apart else {}
         name = files[0].stem if folder.is_file() else folder.resolve().name
-        return Listing(name, names, columns, made, ignored, splits)
+        return Listing(name, names, columns, made, ignored, splits, _leaks(files, stems))
+
+
+def _leaks(files: list[Path], stems: list[str]) -> list[str]:
+    """A sentence for each pair of a file to train on and one to score on, of the same fold, that share clips: the same
+    paths, or videos of YouTube by their ids."""
+    said = []
+    for train, score in itertools.product(range(len(files)), repeat=2):
+        if "train" not in stems[train] or not SCORED.search(stems[score]) or _fold(stems[train]) != _fold(stems[score]):
+            continue
+        one, other = (
+            np.fromiter((hash_of(_sound(entry["wav"])) for _, entry in entries(files[at])), np.uint64)
+            for at in (train, score)
+        )
+        shared = np.flatnonzero(np.isin(other, one))
+        if len(shared):
+            _, entry = next(itertools.islice(entries(files[score]), int(shared[0]), None))
+            said.append(
+                f"{len(shared):,} clips of {files[score].name} are in {files[train].name}, too, such as {entry['wav']}:"
+                " what is trained on the one is scored on what it has heard."
+            )
+    return said
+
+
+def _fold(stem: str) -> str:
+    number = FOLD.search(stem)
+    return number[0].strip("fold_-") if number else ""
+
+
+def _sound(wav: str) -> str:
+    """The video that a clip is of, as far as its name tells, or its path."""
+    video = YOUTUBE.fullmatch(stem_of(wav))
+    return video[1] if video else wav
 
 
 def _class_table(folder: Path) -> Path:
