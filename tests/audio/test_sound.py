@@ -293,7 +293,7 @@ def field(at: int, value: int, size: int = 2) -> Callable[[Callable[[str], bytes
 
 def extreme(value: float) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, tone() * value, RATE, format="WAV", subtype="FLOAT")
+    soundfile.write(file, tone() * value if np.isfinite(value) else tone() + value, RATE, format="WAV", subtype="FLOAT")
     return file.getvalue()
 
 
@@ -374,8 +374,8 @@ def test_a_file_that_is_not_whole_is_refused_in_words(name: str, coded: Callable
 # What docs/data.md says, and the cases that show it.
 ACCEPTED = {
     "WAV of integers, floats, A-law or mu-law; also RIFX, RF64 and W64": (
-        "plain.wav int24.wav six.wav uint8.wav ulaw.wav alaw.wav float.wav double.wav rifx.wav rf64.wav x.w64 rate11.wav"
-        " rate96.wav"
+        "plain.wav int24.wav six.wav uint8.wav ulaw.wav alaw.wav float.wav double.wav rifx.wav rf64.wav x.w64"
+        " rate11.wav rate96.wav"
     ),
     "AIFF, AU, CAF, VOC, NIST": "float.aifc ulaw.au x.caf x.voc x.sph piped.au",
     "WAV, RF64 and AIFF whose size was never stated (0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF): to the end of"
