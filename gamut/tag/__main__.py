@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from gamut.audio.longest import RECORDING, Longest
 from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
-from gamut.files import write_bytes
+from gamut.files import refusal, write_bytes
 from gamut.tag.arguments import add_choice, add_model, choice_of, open_model
 from gamut.tag.files import sound_files
 from gamut.tag.formats import FORMATS, as_lines
@@ -184,22 +184,21 @@ def _into(place: Path, text: str) -> None:
 
 
 def _write(path: str | None, pieces: Iterable[str]) -> None:
-    with _output(path) as out:
-        for piece in pieces:
-            out.write(piece)
-            out.flush()
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[IO[str]]:
+    """Each piece as it comes, to a file or to standard output."""
     if path is None:
-        yield sys.stdout
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
         return
+    wanted = 0
     try:
         with open(path, "w", encoding="utf-8") as file:
-            yield file
+            for piece in pieces:
+                wanted += len(piece.encode())
+                file.write(piece)
+                file.flush()
     except OSError as error:
-        raise GamutError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise GamutError(refusal(error, path, wanted)) from error
 
 
 def _seconds(files: list[Path]) -> float:

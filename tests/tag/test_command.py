@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,12 @@ def test_python_reads_like_the_command(sounds: Path, run: tuple[Path, Classify])
     assert tagged.spans[0].top(1)[0] == int(np.argmax(tagged.spans[0].probabilities))
     with pytest.raises(CheckpointError, match="nothing that tags"):
         load(sounds)
+
+
+def test_a_full_disk_is_one_sentence(sounds: Path, run, capsys) -> None:
+    file = next(iter(sorted(sounds.glob("*.wav"))))
+    assert main([str(run[0]), str(file), "--format", "json", "--out", "/dev/full"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"/dev/full cannot be written: No space left on device \(\d{2,} bytes wanted, .* bytes free\)\.", said
+    )

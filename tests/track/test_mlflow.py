@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
 import socket
 import stat
@@ -316,3 +317,54 @@ def test_off_and_null(tmp_path: Path) -> None:
 def test_a_uri_is_shown_without_its_password() -> None:
     assert public("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert public("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+FULL = """
+import shutil, sys, time
+from pathlib import Path
+from gamut.recipe.load import load_recipe
+from gamut.track.run import RunFolder
+from gamut.track.tracker import Tracker
+disk, runs = map(Path, sys.argv[1:])
+recipe = load_recipe("pretrain", "asit_tiny", [f"run.folder={runs}", "run.name=one", f"track.mlflow=sqlite:///{disk}/m.db"])
+folder = RunFolder.open(recipe)
+slowest = 0.0
+with Tracker(folder, recipe) as tracker:
+    def log(first, last):
+        global slowest
+        for step in range(first, last + 1):
+            since = time.monotonic()
+            tracker.log(step, {"loss": 1.0 / step})
+            slowest = max(slowest, time.monotonic() - since)
+        tracker.checkpoint(last)
+    def until(true):
+        end = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    log(1, 100)
+    marks = folder.path / "mlflow.json"
+    until(lambda: marks.exists() and '"loss": 100' in marks.read_text())
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+    log(101, 4000)
+    until(lambda: tracker._feeder._down)
+    (disk / "ballast").unlink()
+    log(4001, 4100)
+print("slowest", slowest)
+shutil.copy(disk / "m.db", runs / "m.db")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_store_on_a_full_disk_ends_nothing_and_gets_every_point_once_there_is_room(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    mounted = 'mount -t tmpfs -o size=4m none "$1" && exec "$0" -c "$3" "$1" "$2"'
+    words = ["unshare", "-m", "sh", "-c", mounted, sys.executable, str(tmp_path / "disk"), str(tmp_path / "runs"), FULL]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "does not take metrics" in done.stdout
+    assert "full" in done.stdout
+    assert "answers again" in done.stdout
+    assert float(done.stdout.split("slowest")[1]) < 1.0
+    _, _, points = shown(f"sqlite:///{tmp_path}/runs/m.db")
+    assert set(points) == {("loss", step) for step in range(1, 4101)}
