@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamut.audio.blocks import UnreadableError, Way, frames_of, opened, waveform
+from gamut.audio.blocks import FFMPEG, MINIAUDIO, SOUNDFILE, UnreadableError, Way, frames_of, opened, waveform
 from gamut.audio.containers import check_whole
 from gamut.audio.decode import decode_flac
 from gamut.audio.ffmpeg import has_ffmpeg, require_ffmpeg
@@ -65,6 +65,16 @@ def stated_samples(payload: bytes, longest: Longest = CLIP, way: Way | None = No
             return max(0, (2 * frames * RATE + file.samplerate) // (2 * file.samplerate)) or None
     except UnreadableError:
         return None  # to libsndfile: ffmpeg may know it
+
+
+def read_by(payload: bytes) -> tuple[int, str]:
+    """(rate in Hz, 0 where libsndfile does not open it; what reads it) of a member. Raises AudioError (empty)."""
+    try:
+        with opened(payload, AUDIO) as (file, _):
+            bare = "MPEG" in file.subtype and not _announced(file.format, payload)
+            return file.samplerate, MINIAUDIO if bare else SOUNDFILE
+    except UnreadableError:
+        return 0, FFMPEG
 
 
 def _announced(form: str, payload: bytes) -> bool:

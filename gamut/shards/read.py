@@ -19,6 +19,7 @@ from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 
 LARGEST_JSON = 16 << 20  # bytes
+Payload = bytes  # of a clip; `ShardClips.bytes` is a number
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ShardClips:
     bytes: np.ndarray  # int64 [k]
     samples: np.ndarray  # int64 [k]
     checksum: np.ndarray  # uint64 [k]
+    codecs: tuple[str, ...]  # of third-party shards; empty for ours
 
     @classmethod
     def of(cls, index: Index, shard: int, rows: Sequence[int] | None = None) -> ShardClips:
@@ -47,10 +49,19 @@ class ShardClips:
             bytes=index.size[some],
             samples=index.samples[some],
             checksum=index.checksum[some],
+            codecs=() if index.codec is None else tuple(index.codecs[codec] for codec in index.codec[some].tolist()),
         )
 
     def waveform(self, file: BinaryIO, clip: int) -> np.ndarray:
-        """int16 [samples], 16 kHz: clip 0 to k - 1, from the opened tar.
+        """int16 [samples], 16 kHz: clip 0 to k - 1, from the opened tar. Raises AudioError as `payload`."""
+        payload = self.payload(file, clip)
+        try:
+            return self.decode(payload, int(self.samples[clip]))
+        except AudioError as error:
+            raise AudioError(f"does not decode: {error}", error.reason) from error
+
+    def payload(self, file: BinaryIO, clip: int) -> Payload:
+        """The bytes of clip 0 to k - 1, from the opened tar.
 
         Raises AudioError with what is wrong, to be read after the clip's name: `fails its checksum`.
         """
@@ -60,10 +71,7 @@ class ShardClips:
             raise AudioError(f"is cut off: {len(payload)} of its {expected} bytes are there", "truncated")
         if xxhash.xxh3_64_intdigest(payload) != int(self.checksum[clip]):
             raise AudioError("fails its checksum", "checksum")
-        try:
-            return self.decode(payload, int(self.samples[clip]))
-        except AudioError as error:
-            raise AudioError(f"does not decode: {error}", error.reason) from error
+        return payload
 
 
 def descriptions(file: BinaryIO, path: str | Path, keys: Container[str]) -> Iterator[tuple[str, Any]]:

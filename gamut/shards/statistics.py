@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ import xxhash
 
 from gamut.audio.kinds import needs_ffmpeg
 from gamut.audio.logmel import RunningStatistics, log_mel
+from gamut.audio.members import read_by
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
 from gamut.numbers import HOP, PATCH, RATE, WINDOW
@@ -79,7 +80,7 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
     sources: dict[str, Counter[str]] = {}
     sounds: list[np.ndarray] = []  # in the order of the index, whose rows are in that of the shards
     with Progress("log-mel statistics", len(index)) as progress:
-        each = functools.partial(_shard_statistics, folder)
+        each = functools.partial(_shard_statistics, folder, frozenset(_left(folder).get("saturated", ())))
         for one in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
             total.merge(one.frames)
             rates.update(one.rates)
@@ -138,7 +139,9 @@ class _Shard(NamedTuple):
     silent: int
 
 
-def _shard_statistics(folder: Path, clips: ShardClips, advance: Callable[[int], None]) -> _Shard:
+def _shard_statistics(
+    folder: Path, clipped: Container[str], clips: ShardClips, advance: Callable[[int], None]
+) -> _Shard:
     statistics, sounds, silent = RunningStatistics(), np.zeros(len(clips.keys), np.uint64), 0
     clip = 0
     try:
@@ -149,7 +152,7 @@ def _shard_statistics(folder: Path, clips: ShardClips, advance: Callable[[int], 
                 silent += not waveform.any() or bool((waveform == waveform[0]).all())
                 statistics.add(clip_log_mel(waveform))
                 advance(1)
-            rates, sources = _source_rates(clips, file)
+            rates, sources = _of_members(clips, file, clipped) if clips.codecs else _source_rates(clips, file)
     except AudioError as error:
         raise ShardError(
             f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
@@ -175,6 +178,20 @@ def _source_rates(clips: ShardClips, file: BinaryIO) -> tuple[Counter[str], dict
     return rates, sources
 
 
+def _of_members(
+    clips: ShardClips, file: BinaryIO, clipped: Container[str]
+) -> tuple[Counter[str], dict[str, Counter[str]]]:
+    """The same of third-party shards, as their members tell it; `clipped`: TAR/KEY of what `index` found so."""
+    rates, sources = Counter[str](), dict[str, Counter[str]]()
+    for clip, (key, codec) in enumerate(zip(clips.keys, clips.codecs)):
+        rate, reader = read_by(clips.payload(file, clip))
+        told = f"{rate} Hz" if rate else "unknown"
+        rates[told] += 1
+        counts = {"clips": 1, "clipped": f"{clips.name}/{key}" in clipped, "padded": int(clips.samples[clip] < SHORT)}
+        sources.setdefault(f"{codec}, {told}, by {reader}", Counter()).update(counts)
+    return rates, sources
+
+
 def _source(provenance: Mapping[str, Any]) -> str:
     """What kind of file a clip was made from, and what read it."""
     ending = os.path.splitext(provenance["file"])[1].lower()
@@ -187,10 +204,18 @@ def _source(provenance: Mapping[str, Any]) -> str:
 def _unusable(folder: Path) -> dict[str, dict[str, int]]:
     """Ending -> reason -> files that `convert` or `index` left out; nothing where that is not known."""
     found: dict[str, Counter[str]] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        for one in json.loads((folder / "index" / "quarantine.json").read_bytes())["files"]:
+    with contextlib.suppress(KeyError, TypeError):
+        for one in _left(folder).get("files", ()):
             found.setdefault(os.path.splitext(one["file"])[1].lower(), Counter())[one["reason"]] += 1
     return {ending: dict(counts.most_common()) for ending, counts in sorted(found.items())}
+
+
+def _left(folder: Path) -> dict[str, Any]:
+    """What `convert` or `index` wrote of clips that it left out, or held to full scale."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / "index" / "quarantine.json").read_bytes())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _histogram(seconds: np.ndarray) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -164,3 +165,31 @@ def test_how_clips_were_read_is_told_by_kind_of_file(tmp_path: Path, capsys) -> 
     out = capsys.readouterr().out
     assert "how the clips were read" in out
     assert "left out as unusable: .wav: 1 truncated" in out
+
+
+def test_how_members_of_others_are_read_is_told_too(tmp_path: Path, capsys) -> None:
+    noise = np.random.default_rng(0).normal(scale=0.1, size=16000)
+    (tmp_path / "theirs").mkdir()
+    with tarfile.open(tmp_path / "theirs" / "0.tar", "w") as tar:
+        for name, content in {
+            "plain.wav": encode(noise, 44100),
+            "peaks.wav": encode(np.where(np.arange(16000) % 100, noise, 1.5), 16000, "WAV", "FLOAT"),
+            "short.flac": encode(noise[:2799], 16000, "FLAC"),
+            "song.mp3": encode(noise, 16000, "MP3"),
+            "cut.wav": encode(noise, 16000)[:5000],
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for fast in ([], ["--fast"]):
+        assert main(["index", str(tmp_path / "theirs"), "--workers", "1", *fast]) == 0
+        assert main(["stats", str(tmp_path / "theirs"), "--workers", "1"]) == 0
+        content = json.loads((tmp_path / "theirs" / "index" / "statistics.json").read_bytes())
+        assert content["sources"] == {
+            "flac, 16000 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 1},
+            "mp3, 16000 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 0},
+            "wav, 16000 Hz, by soundfile": {"clips": 1, "clipped": 1, "padded": 0},
+            "wav, 44100 Hz, by soundfile": {"clips": 1, "clipped": 0, "padded": 0},
+        }
+        assert content["rates"] == {"16000 Hz": 3, "44100 Hz": 1}
+        assert content["unusable"] == {".wav": {"truncated": 1}}
