@@ -86,6 +86,14 @@ def ancestors(top: int | None = None) -> list[Process]:
     return line
 
 
+def let_threads_sleep() -> None:
+    """Let threads of torch, if it is not imported yet, sleep while they wait, unless the user has said how they do.
+
+    They would spin, by GNU's OpenMP: where other programs use the cores too, a small model is twenty times slower so.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def name_launcher() -> None:
     """Say in the environment that this process will start ranks. Between their start and their first line it may end,
     and then nothing else would tell them that there was one."""

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gamut.commands import ROOT
 from gamut.processes import LAUNCHER, Process, ancestors
 
 LEAF = """
@@ -121,3 +124,30 @@ def test_a_rank_whose_launcher_ended_before_its_first_line_ends_at_once() -> Non
         )
         assert (done.returncode, done.stdout) == ((113, "") if ended else (0, "lives\n"))
         assert (f"its ancestor {named.pid} is gone" in done.stderr) == ended
+
+
+@pytest.mark.parametrize(
+    "words", [["tag", "/no", "x.wav"], ["embed", "/no", "x.wav", "--out", "x.npz"], ["serve", "/no"]]
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(words: list[str], tmp_path: Path) -> None:
+    """It is said before torch is imported, which reads it once."""
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            print(os.environ["OMP_WAIT_POLICY"], flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+from importlib import import_module
+import_module(f"gamut.{sys.argv[1]}.__main__").main(sys.argv[2:])
+"""
+    (tmp_path / "x.wav").write_bytes(b"no sound")
+    port = ["--port", "0"] if words[0] == "serve" else []
+    for environment, told in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | environment
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, *port], cwd=tmp_path, text=True, capture_output=True, check=False,
+            env=bare | {"PYTHONPATH": str(ROOT)}, timeout=120,
+        )  # fmt: skip
+        assert done.stdout.split() == [told], done.stderr

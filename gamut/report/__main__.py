@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gamut.commands import command, parser_of
+from gamut.errors import RecipeError
 
 ABOUT = """A run as one page that needs nothing but itself, and the same as Markdown: what it came to and what it
 was, curves of all its attempts, probes, pictures, confusion, classes, calibration, the worst errors to listen to, and
@@ -23,6 +24,10 @@ EXAMPLE = """examples:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    if arguments.out is not None and arguments.out.suffix in (".html", ".md") and not arguments.out.is_dir():
+        raise RecipeError(
+            f"--out {arguments.out} is called like a file: name a folder, which gets both of the report's."
+        )
 
     from gamut.report.write import report  # here: what it needs takes its time, and --help does without
 

@@ -144,7 +144,7 @@ def print_run(place: Path) -> None:
     for part in one.rounds or (one,):
         _print_part(part, indent="    " if one.rounds else "  ", name=bool(one.rounds))
     if one.scores:
-        print(table(("  score", ""), [(f"  {name}", f"{value:.6g}") for name, value in one.scores.items()]))
+        print(table(("  score", ""), [(f"  {name}", number(name, value)) for name, value in one.scores.items()]))
     for problem in one.problems:
         print(f"  damaged: {problem}")
 

@@ -207,6 +207,8 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 2
     assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err
+    assert main([str(run), "--out", str(tmp_path / "page.html")]) == 2
+    assert "is called like a file: name a folder" in capsys.readouterr().err
     assert main([str(run), "--out", str(tmp_path / "file" / "in")]) == 2
     assert "Name another folder with --out" in capsys.readouterr().err
 
