@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from gamut.export.source import Source
+from gamut.export.source import WHISPER, Source
 from gamut.export.story import Story
 from gamut.recipe.resolved import portable
 from gamut.tag.units import UNIT
@@ -55,6 +55,11 @@ def _front_end(source: Source) -> str:
         encoder = source.about["encoder"]
         seconds = encoder.get("front", {}).get("seconds", source.recipe.head.seconds)
         blocks, steps = encoder.get("blocks", ["all"]), encoder.get("pooling", {}).get("steps", UNIT)
+        if source.reads != WHISPER:
+            return (
+                f"Front end: that of {source.reads} with a window of {seconds:g} s; the outputs of the blocks "
+                f"{', '.join(map(str, blocks))} of {encoder['name']}, counted from 0, as means of {steps} steps."
+            )
         return (
             f"Front end: sound at 16 kHz, mono; Whisper's log-mel of a window of {seconds:g} s, to which a sound is "
             f"cut or padded with silence; the outputs of the blocks {', '.join(map(str, blocks))} of the Whisper "

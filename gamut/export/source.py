@@ -61,13 +61,17 @@ class Source:
             )
         return self.network.backbone if isinstance(self.network, ClassifierNetwork) else self.network
 
+    @property
+    def reads(self) -> str:
+        """The kind of the encoder whose features a head reads."""
+        return self.about.get("encoder", {}).get("model", {}).get("kind", WHISPER)
+
     def require_whisper(self) -> None:
         """Raises ExportError for a head on the features of another encoder."""
-        reads = self.about.get("encoder", {}).get("model", {}).get("kind", WHISPER)
-        if reads != WHISPER:
+        if self.reads != WHISPER:
             raise ExportError(
-                f"{self.weights} is a head on the features of {reads}, and only a Whisper goes out with its head: --to "
-                "safetensors (without --encoder) holds the head by itself, to go on training it on such features."
+                f"{self.weights} is a head on the features of {self.reads}, and only a Whisper goes out with its head: "
+                "--to safetensors (without --encoder) holds the head by itself, to go on training it on such features."
             )
 
     def without_classifier(self) -> Source:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gamut.errors import ExportError
 from gamut.export.card import card
 from gamut.export.folder import CARD
-from gamut.export.source import Source
+from gamut.export.source import WHISPER, Source
 from gamut.files import write_text
 from gamut.models.find import ENCODER, MODEL
 from gamut.models.folder import CONFIG
@@ -41,11 +41,15 @@ def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
         raise ExportError("--to safetensors holds all lengths that the run does: leave --seconds out.")
     write_weights(source, folder)
     alone = source.network is None and source.speech is None  # a head without what it reads
-    what = "backbone" if not source.labels else "classifier" if source.network else "head on Whisper's features"
+    what = (
+        "backbone" if not source.labels else "classifier" if source.network else f"head on features of {source.reads}"
+    )
     command = "tag" if source.labels else "embed"
+    known = source.network is not None or source.reads == WHISPER
+    opened = f"`gamut {command} FOLDER{' --encoder WHISPER' if alone else ''}`, " if known else ""
     kind = (
-        f"Weights of a {what} that Gamut trained, for Gamut: `gamut {command} FOLDER`, `init=FOLDER`. `{MODEL}` says "
-        "in its metadata all that is needed to use them."
+        f"Weights of a {what} that Gamut trained, for Gamut: {opened}`init=FOLDER`. `{MODEL}` says in its metadata all "
+        "that is needed to use them."
     )
     layout = "A sound of any rate and length in; " + (
         f"probabilities of {len(source.labels)} classes out."
@@ -54,8 +58,10 @@ def write(source: Source, folder: Path, seconds: float | None) -> Iterator[str]:
     )
     use = WEIGHTS if alone else USE.strip() + (TAGS if source.labels else "")
     write_text(folder / CARD, card(source, kind, layout, use))
-    if alone:
+    if alone and known:
         yield "the head alone: to use it, name its Whisper with --encoder, here or there"
+    elif alone:
+        yield f"the head alone, to go on training it (init=) on features of {source.reads}: only one on a Whisper tags"
 
 
 def write_weights(source: Source, folder: Path) -> None:

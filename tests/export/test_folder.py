@@ -155,6 +155,22 @@ def test_the_cards_code_runs_beside_the_folder(
     assert capsys.readouterr().out
 
 
+def test_a_head_on_another_encoder_goes_out_by_itself_and_says_what_for(tmp_path: Path, capsys) -> None:
+    run, head = a_head(tmp_path / "run")
+    weights = find_weights(run)
+    about = metadata_of(weights)
+    about["encoder"]["model"]["kind"], about["encoder"]["name"] = "hubert", "hubert_base"
+    save_weights(weights, head, about)
+    assert main([str(run), "--to", "safetensors", str(tmp_path / "made")]) == 0
+    assert "to go on training it (init=) on features of hubert: only one on a Whisper tags" in capsys.readouterr().err
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "Weights of a head on features of hubert that Gamut trained, for Gamut: `init=made`." in card
+    assert "hisper" not in card.partition("## Training")[0]
+    for to in ("onnx", "hf"):
+        assert main([str(run), "--to", to, str(tmp_path / to)]) == 2
+        assert "only a Whisper goes out with its head: --to safetensors (without --encoder)" in capsys.readouterr().err
+
+
 def test_an_exported_head_has_no_text_without_the_whole_whisper(tmp_path: Path, capsys) -> None:
     whisper = talking_whisper(tmp_path / "whisper")
     words = ["--to", "safetensors", str(tmp_path / "made"), "--encoder", str(whisper)]
