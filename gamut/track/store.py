@@ -9,7 +9,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from gamut.files import network_file_system
+from gamut.files import TEMPORARY, network_file_system, sync
 from gamut.recipe.schema import Recipe
 
 SQLITE = "sqlite:///"  # a URI of a file begins so
@@ -61,8 +61,29 @@ def connect(uri: str) -> Any:
         database = Path(uri.removeprefix(SQLITE))
         warn_of_network(database)
         with contextlib.suppress(OSError):  # MLflow says what is wrong with the place
-            os.close(os.open(database, os.O_CREAT | os.O_CLOEXEC, 0o600))  # recipes and results are not for everyone
+            _make(database)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make(database: Path) -> None:
+    """Make MLflow's file, unless it is there: whole or not at all, since MLflow cannot go on with one that a kill left
+    half made. Of processes that make it at once the first one's stays."""
+    from mlflow.tracking import MlflowClient
+
+    if database.exists():
+        return
+    made = database.with_name(f"{database.name}.{os.getpid()}{TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):
+        made.unlink()  # of a process of this number that was killed
+    try:
+        os.close(os.open(made, os.O_CREAT | os.O_CLOEXEC, 0o600))  # recipes and results are not for everyone
+        MlflowClient(tracking_uri=f"{SQLITE}{made}").search_experiments(max_results=1)
+        sync(made)
+        with contextlib.suppress(FileExistsError):
+            os.link(made, database)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            made.unlink()
 
 
 def experiment_id(client: Any, uri: str, name: str) -> str:

@@ -368,3 +368,30 @@ def test_a_store_on_a_full_disk_ends_nothing_and_gets_every_point_once_there_is_
     assert float(done.stdout.split("slowest")[1]) < 1.0
     _, _, points = shown(f"sqlite:///{tmp_path}/runs/m.db")
     assert set(points) == {("loss", step) for step in range(1, 4101)}
+
+
+def test_a_store_that_a_kill_leaves_half_made_is_made_anew(tmp_path: Path) -> None:
+    """Killed at each of many moments while MLflow lays out its tables; then all begins as if it never had been."""
+    wanted = recipe(tmp_path)
+    uri = str(store_uri(wanted))
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(exist_ok=True)
+    for number in range(4):
+        made = subprocess.Popen(
+            [sys.executable, "-c", f"from gamut.track.store import connect; connect({uri!r}).search_experiments()"]
+        )
+        end = time.monotonic() + 60
+        while not (parts := [path for path in tmp_path.glob("mlflow.db.*.partial") if path.stat().st_size]):
+            assert made.poll() is None
+            assert time.monotonic() < end
+        time.sleep(0.05 * number)
+        made.kill()
+        made.wait()
+        assert parts
+        if database.exists():  # it was faster
+            database.unlink()
+    with Tracker(RunFolder.open(wanted), wanted) as tracker:
+        tracker.log(1, {"loss": 1.0})
+        tracker.checkpoint(1)
+    assert set(shown(uri)[2]) == {("loss", 1)}
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
