@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 LAUNCHER = "GAMUT_LAUNCHER"  # in a rank's environment: its launcher's pid and start
+DEEPSPEED = "CROSS_RANK"  # in the environment of ranks that DeepSpeed's launcher has started
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,22 @@ def _watch_once(pid: int) -> None:
     launcher = Process(*map(int, os.environ[LAUNCHER].split())) if LAUNCHER in os.environ else None
     if launcher is not None and not launcher.alive():  # else it is alive, and in the line that is watched
         _end_without(launcher.pid, 113)
+    if launcher is None and DEEPSPEED in os.environ and not _below("deepspeed"):
+        _end_without("DeepSpeed's launcher", 113)
+
+
+def _below(name: str) -> bool:
+    """Whether the command line of a process above this one has this name in it."""
+    pid = os.getppid()
+    while pid:
+        try:
+            if name in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                return True
+        except OSError:
+            return False
+        found = _stat(pid)
+        pid = 0 if found is None else found[0]
+    return False
 
 
 def watch_ancestors(
@@ -143,6 +160,6 @@ def watch_ancestors(
     return thread
 
 
-def _end_without(gone: int, status: int) -> NoReturn:
+def _end_without(gone: int | str, status: int) -> NoReturn:
     print(f"process {os.getpid()} ends: its ancestor {gone} is gone", file=sys.stderr, flush=True)
     os._exit(status)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gamut.commands import ROOT
-from gamut.processes import LAUNCHER, Process, ancestors
+from gamut.processes import DEEPSPEED, LAUNCHER, Process, ancestors
 
 LEAF = """
 import sys, time
@@ -124,6 +124,17 @@ def test_a_rank_whose_launcher_ended_before_its_first_line_ends_at_once() -> Non
         )
         assert (done.returncode, done.stdout) == ((113, "") if ended else (0, "lives\n"))
         assert (f"its ancestor {named.pid} is gone" in done.stderr) == ended
+
+
+@pytest.mark.parametrize("name", ["deepspeed.launcher.launch", "sh"])
+def test_a_rank_of_deepspeed_without_its_launcher_above_ends_at_once(name: str) -> None:
+    """DeepSpeed's own command says its number to nobody: it is found by its name, by whatever is between."""
+    rank = "from gamut.processes import watch_launcher; watch_launcher(); print('lives')"
+    environment = {key: value for key, value in os.environ.items() if key != LAUNCHER} | {"RANK": "0", DEEPSPEED: "0"}
+    words = ["sh", "-c", 'sh -c \'"$@"; exit $?\' sh "$@"; exit $?', name, sys.executable, "-c", rank]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == ((113, "") if name == "sh" else (0, "lives\n")), done.stderr
+    assert ("ancestor DeepSpeed's launcher is gone" in done.stderr) == (name == "sh")
 
 
 @pytest.mark.parametrize(
