@@ -98,11 +98,10 @@ def _asit(recipe: Recipe) -> Iterator[Problem]:
             "asit.targets features is of a local loss without prototypes: asit.weight_local must be above 0, "
             "asit.prototypes_data null and asit.heads shared",
         )
-    if asit.target_blocks is not None and (asit.targets != "features" or asit.target_blocks > model.depth):
+    if asit.target_blocks is not None and asit.targets != "features":
         yield (
-            ("asit.target_blocks", "asit.targets", "model.depth"),
-            f"asit.target_blocks ({asit.target_blocks}) needs asit.targets features, and as many blocks (model.depth "
-            f"{model.depth})",
+            ("asit.target_blocks", "asit.targets"),
+            "asit.target_blocks are of asit.targets features: set that too, or asit.target_blocks to null",
         )
     if asit.heads == "shared" and asit.prototypes_data not in (None, asit.prototypes):
         yield (

@@ -77,7 +77,9 @@ class Asit:
         "mean of its last blocks, normalised; data2vec, EAT)",
         one_of("prototypes", "features"),
     )
-    target_blocks: int | None = key(None, "targets features: last blocks that are averaged; null: all", at_least(1))
+    target_blocks: int | None = key(
+        None, "targets features: so many last blocks are averaged, of fewer all; null: all", at_least(1)
+    )
     hidden: int = key(2048, "width of the projection and reconstruction MLPs", at_least(1))
     bottleneck: int = key(256, "width before the output layer", at_least(1))
     prototypes: int = key(8192, "K: outputs for class tokens (or pooled tokens)", at_least(2))

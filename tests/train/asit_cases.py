@@ -69,11 +69,12 @@ def asit_run(
     precision: str = "fp32",
     compute: schema.Compute | None = None,
     look: Callable[[Engine, Any], None] | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Four steps: losses, gradient norms, weights, teacher and centres, and how far the teacher is from an average of
     whole students."""
     recipe = recipe_of(engine_of, precision, compute or schema.Compute())
-    options = replace(RECIPE.asit, weight_koleo=0.1)
+    options = replace(RECIPE.asit, weight_koleo=0.1, **changes)
     engine_keys = {"engine": recipe.engine, "deepspeed": recipe.deepspeed}
     task = Asit(replace(RECIPE, precision=precision, asit=options, **engine_keys), -4.0, 4.0, world.device)
     before = {name: value.clone() for name, value in task.teacher.state_dict().items()}
@@ -115,7 +116,7 @@ def asit_run(
         "weights": {name: value.numpy().copy() for name, value in engine.weights().items()},
         "extra": {name: value.numpy().copy() for name, value in extra.items()},
         "from dense": max(float((teacher[name] - dense[name]).abs().max()) for name in dense),
-        "moved": min(float((teacher[name] - before[name]).abs().max()) for name in before if "weight" in name),
+        "still": [name for name in before if "weight" in name and not (teacher[name] - before[name]).any()],
     }
     engine.close()
     batch = packed([64, 64], views=2)
@@ -128,13 +129,13 @@ def _inputs(task: Any, batch: Any) -> tuple[Any, ...]:
     return views.hidden, views.student, None, None, None
 
 
-def engines(world: World, folder: Path) -> dict[str, dict]:
-    """The run with each engine."""
+def engines(world: World, folder: Path, changes: dict[str, Any]) -> dict[str, dict]:
+    """The run with each engine. changes: of the objective."""
     return {
-        "1": asit_run(world, 1),
-        "3": asit_run(world, 3),
-        "oss": asit_run(world, "oss"),
-        "3-bf16": asit_run(world, 3, "bf16"),
+        "1": asit_run(world, 1, **changes),
+        "3": asit_run(world, 3, **changes),
+        "oss": asit_run(world, "oss", **changes),
+        "3-bf16": asit_run(world, 3, "bf16", **changes),
     }
 
 

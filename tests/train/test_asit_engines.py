@@ -23,14 +23,30 @@ def assert_alike(mine: dict, theirs: dict, rtol: float = 1e-5, parts: float = 0.
                 assert np.abs(value - theirs[part][name]).max() < parts * RATE, name
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(1, marks=pytest.mark.long)])
-def test_engines_train_asit_alike_and_the_cut_teacher_is_the_whole_average(tmp_path: Path, size: int) -> None:
-    answers = run(size, engines, tmp_path)
+SPARSE = {"encode": "visible", "visible": 0.5, "clones": 2, "predictor": "blocks"}
+FEATURES = SPARSE | {"predictor": "cross", "targets": "features", "mask_aligned": True}
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        (2, {}),
+        pytest.param(1, {}, marks=pytest.mark.long),
+        pytest.param(2, SPARSE, marks=pytest.mark.long),
+        pytest.param(2, FEATURES, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_engines_train_asit_alike_and_the_cut_teacher_is_the_whole_average(
+    tmp_path: Path, size: int, changes: dict[str, object]
+) -> None:
+    answers = run(size, engines, tmp_path, changes)
     for answer in answers:
         for name, mine in answer.items():
             # bf16 students move by steps that their rounding may swallow; the teacher follows what they are.
             assert mine["from dense"] == 0.0, name
-            assert mine["moved"] > 0.0, name
+            swallowed = "norm" if changes and name == "3-bf16" else "none"  # a step next to 1 is the first that is
+            assert not [weight for weight in mine["still"] if swallowed not in weight], name
             assert all(line["loss/koleo"] for line in mine["lines"]), name  # its clips have neighbours
         assert_alike(answer["3"], answer["1"])
         assert_alike(answer["oss"], answer["1"])
