@@ -27,7 +27,7 @@ from gamut.audio.mpeg import Part, unannounced
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
-BLOCK = 1 << 17  # samples over all channels that are decoded at a time: what a core's own cache holds
+BLOCK = 1 << 18  # samples over all channels that are decoded at a time: what a core's own cache holds
 UNKNOWN = 1 << 62  # frames: libsndfile states 2^63 - 1 where the file does not say
 LOST_MPEG_FRAMES = 10
 UNPATCHED = "without a length in their header, read to the end of the file"
