@@ -119,6 +119,8 @@ def _tagged(
             for file in files[first : first + size]:
                 try:
                     recordings.append(held.enter_context(Recording(file, longest)))
+                    if recordings[-1].way.unpatched:
+                        print(f"{file} states no length: it was read to its end.", file=sys.stderr)
                 except (AudioError, ShardError) as error:  # a ShardError: the file needs ffmpeg
                     print(f"error: {error}", file=sys.stderr)
                     failed.append(file)

@@ -140,6 +140,14 @@ def test_a_folder_says_what_it_passed_over(sounds: Path, run, tmp_path: Path, ca
     assert "1 .txt (more.TXT)\nerror: There is no sound file in" in capsys.readouterr().err
 
 
+def test_a_file_without_a_length_is_said_to_be_read_to_its_end(sounds: Path, run, tmp_path: Path, capsys) -> None:
+    payload = (sounds / "a.wav").read_bytes()
+    at = payload.index(b"data") + 4
+    (tmp_path / "x.wav").write_bytes(payload[:at] + bytes(4) + payload[at + 4 :])
+    assert main([str(run[0]), str(tmp_path / "x.wav")]) == 0
+    assert f"{tmp_path / 'x.wav'} states no length: it was read to its end.\n" in capsys.readouterr().err
+
+
 def test_a_file_each_of_what_holds_one_recording(sounds: Path, run, tmp_path: Path, capsys) -> None:
     whole = [str(run[0]), str(sounds), "--every", "2", "--top", "1"]
     assert main([*whole, "--format", "srt"]) == 2
