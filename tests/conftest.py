@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from gamut.processes import Process
+from gamut.processes import Process, let_threads_sleep
 from tests.stand_in import stand_in
 
+let_threads_sleep()  # there are more workers than cores
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
