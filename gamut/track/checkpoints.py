@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -153,7 +154,12 @@ def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
         there = path.stat()
         if there.st_size != entry["size"] or not stat.S_ISREG(there.st_mode):  # before it is read
             raise CheckpointError(f"The checkpoint file {path} has {there.st_size} bytes instead of {entry['size']}.")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # another machine has just put it there anew (NFS)
+                raise
+            data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"The checkpoint file {path} cannot be read ({error.strerror}).") from error
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:

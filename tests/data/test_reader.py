@@ -76,23 +76,29 @@ def test_reads_in_small_pieces_are_joined(corpus, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(Reader(corpus.index).decode(12), corpus.waveforms[12])
 
 
-def test_a_failed_read_is_tried_again_and_then_stops_the_run(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    pread = os.pread
+@pytest.mark.parametrize("problem", [errno.EIO, errno.ESTALE])
+def test_a_failed_read_is_tried_again_and_then_stops_the_run(
+    corpus, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    """On a handle of its own each time: a stale one (NFS) stays so."""
+    pread, opened, used = os.pread, os.open, []
+    monkeypatch.setattr(os, "open", lambda *words, **more: used.append(opened(*words, **more)) or used[-1])
     failures = 0
 
     def failing(file: int, size: int, at: int) -> bytes:
         nonlocal failures
         if failures:
             failures -= 1
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(problem, os.strerror(problem))
         return pread(file, size, at)
 
     monkeypatch.setattr(os, "pread", failing)
     reader = Reader(corpus.index, tries=4, pause=0.001)
     failures = 3
     np.testing.assert_array_equal(reader.decode(12), corpus.waveforms[12])
+    assert len(used) == 4
     failures = 4
-    with pytest.raises(ShardError, match=r"could not be read .*4 tries.*Input/output error") as caught:
+    with pytest.raises(ShardError, match=rf"could not be read .*4 tries.*{os.strerror(problem)}") as caught:
         reader.decode(12)
     shard = corpus.index.shard_path(int(corpus.index.shard[12]))
     assert corpus.index.key(12) in str(caught.value)

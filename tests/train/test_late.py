@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import signal
 import socket
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from gamut.errors import CheckpointError
 from gamut.files import LAG
 from gamut.shards.__main__ import main as shards
-from gamut.track.checkpoints import Checkpoints, verify
+from gamut.track.checkpoints import Checkpoints, read_verified, verify
 from gamut.track.metrics import History
 from launchers.corpus import synthesise
 from tests.late import Late
@@ -109,3 +112,21 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(folder: Path) -> N
         assert "has had checkpoints, and all are gone" in (folder / "quiet-0.log").read_text()
     finally:
         (folder / "elsewhere").rename(run / "checkpoints")
+
+
+def test_a_stale_handle_of_a_checkpoints_file_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(b"all of it")
+    entry = {"size": 9, "sha256": hashlib.sha256(b"all of it").hexdigest()}
+    read, left = Path.read_bytes, [1]
+
+    def stale(path: Path) -> bytes:
+        if left:
+            left.pop()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    assert read_verified(tmp_path / "x", entry) == b"all of it"
+    left += [1, 1]
+    with pytest.raises(CheckpointError, match="Stale file handle"):
+        read_verified(tmp_path / "x", entry)
