@@ -18,6 +18,13 @@ from gamut.recipe import schema
 # that a user wrote are read with a warning, those that a program wrote without.
 RENAMED = {"guard.leap": "guard.loss_spike", "guard.drift_steps": "guard.divergence_steps"}
 
+# What other programs call them (last name -> our key), for whoever types it out of habit
+ELSEWHERE = {
+    "batch_size": "step.clips", "learning_rate": "optim.lr", "max_epochs": "epochs",
+    "num_epochs": "epochs", "num_train_epochs": "epochs", "num_workers": "loader.workers", "output_dir": "run.folder",
+    "pretrained": "init", "wd": "optim.weight_decay",
+}  # fmt: skip
+
 
 def current(key: str) -> str:
     """The current name of a dotted key.
@@ -92,6 +99,8 @@ def nearest_key(key: str) -> str:
     """
     known = list(keys())
     section, _, last = key.rpartition(".")
+    if last in ELSEWHERE:
+        return f"; it is called {ELSEWHERE[last]} here"
     same = [k for k in known if k.rpartition(".")[2] == last]
     if len(same) == 1:
         return f"; the nearest valid name is {same[0]}"

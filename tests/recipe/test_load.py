@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gamut.errors import RecipeError
 from gamut.recipe.find import STAGES, list_recipes
 from gamut.recipe.load import load_recipe
-from gamut.recipe.names import keys
+from gamut.recipe.names import ELSEWHERE, keys
 from gamut.recipe.policy import evaluation_policy, training_policy
 from gamut.recipe.resolved import decisive, differences, read_resolved, recipe_hash, resolved_yaml
 from gamut.recipe.schema import Recipe
@@ -185,6 +185,8 @@ def test_a_bomb_is_one_sentence_at_once(configs: Path, text: str, what: str) -> 
     [
         ("optim.lrr=1", ["optim.lrr", "command line", "optim.lr"]),
         ("lr=1", ["optim.lr", "command line"]),
+        ("optim.learning_rate=1", ["optim.learning_rate", "it is called optim.lr here"]),
+        ("batch_size=64", ["it is called step.clips here"]),
         ("optm.lr=1", ["optm", "optim"]),
         ("optim=3", ["optim", "section"]),
         ("optim.lr=fast", ["optim.lr", "a number", "'fast'"]),
@@ -389,3 +391,8 @@ def test_a_recipe_is_frozen() -> None:
     assert isinstance(recipe, Recipe)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.epochs = 3  # type: ignore[misc]
+
+
+def test_what_other_programs_call_a_key_leads_to_one_that_there_is() -> None:
+    assert {*ELSEWHERE.values()} <= {*keys()}
+    assert not {*ELSEWHERE} & {key.rpartition(".")[2] for key in keys()}
