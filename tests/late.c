@@ -22,7 +22,7 @@
 struct table {
     atomic_int count;
     atomic_int hidden; /* how often something was not shown */
-    struct { ino64_t inode; int node; double when; } made[ENTRIES];
+    struct { ino64_t inode; int node, made; double when; } known[ENTRIES]; /* who made it, and who was told of it */
 };
 
 static struct table *table;
@@ -70,14 +70,17 @@ static const char *placed(int descriptor, const char *name, char path[PATH_MAX])
 }
 
 static int late(ino64_t inode) {
-    int count = atomic_load(&table->count), hide = 0;
-    for (int at = (count < ENTRIES ? count : ENTRIES) - 1; at >= 0; at--)
-        if (table->made[at].inode == inode) {
-            if (table->made[at].node == node) return 0;
-            hide |= now() - table->made[at].when < seconds;
-        }
-    if (hide) atomic_fetch_add(&table->hidden, 1);
-    return hide;
+    int count = atomic_load(&table->count);
+    for (int at = (count < ENTRIES ? count : ENTRIES) - 1; at >= 0; at--) {
+        if (table->known[at].inode != inode) continue;
+        if (table->known[at].node == node) return 0;
+        if (!table->known[at].made) continue;
+        /* Whatever stands further up is of a file that had this number before. */
+        int hide = now() - table->known[at].when < seconds;
+        if (hide) atomic_fetch_add(&table->hidden, 1);
+        return hide;
+    }
+    return 0;
 }
 
 /* Whether a folder on the way to a name is not shown yet, or with `itself` the name. */
@@ -97,16 +100,17 @@ static int hides(int descriptor, const char *name, int itself) {
 }
 
 /* This node made it, or was told by the server that it is there. */
-static void note(int descriptor, const char *name) {
+static void note(int descriptor, const char *name, int made) {
     char absolute[PATH_MAX];
     const char *path = placed(descriptor, name, absolute);
     struct stat64 there;
     if (!path || REAL(lstat64)(path, &there)) return;
     int at = atomic_fetch_add(&table->count, 1);
     if (at >= ENTRIES) return;
-    table->made[at].node = node;
-    table->made[at].when = now();
-    table->made[at].inode = there.st_ino;
+    table->known[at].node = node;
+    table->known[at].made = made;
+    table->known[at].when = now();
+    table->known[at].inode = there.st_ino;
 }
 
 #define UNSEEN(descriptor, name) if (hides(descriptor, name, 1)) { errno = ENOENT; return -1; }
@@ -119,7 +123,7 @@ static int opened(int descriptor, const char *name, int flags, mode_t mode) {
         return -1;
     }
     int result = REAL(openat64)(descriptor, name, flags, mode), problem = errno;
-    if (makes && (is ? hides(descriptor, name, 1) : result >= 0)) note(descriptor, name);
+    if (makes && (is ? hides(descriptor, name, 1) : result >= 0)) note(descriptor, name, !is);
     errno = problem;
     return result;
 }
@@ -138,7 +142,7 @@ int mkdir(const char *name, mode_t mode) {
         return -1;
     }
     int result = REAL(mkdir)(name, mode), problem = errno;
-    if (!result || (problem == EEXIST && hides(AT_FDCWD, name, 1))) note(AT_FDCWD, name);
+    if (!result || (problem == EEXIST && hides(AT_FDCWD, name, 1))) note(AT_FDCWD, name, !result);
     errno = problem;
     return result;
 }

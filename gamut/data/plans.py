@@ -123,6 +123,7 @@ def _write(epoch: Epoch, folder: Path) -> None:
 def _map(folder: Path, name: str, files: Mapping[str, Mapping[str, int]], verify: bool) -> np.ndarray:
     path = folder / f"{ON_DISK.get(name, name)}.npy"
     about = files[path.stem]
+    appears(path)  # it is named, so it is there, or damage
     if path.stat().st_size != about["bytes"]:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
     if verify and _crc32(path) != about["crc32"]:

@@ -39,7 +39,11 @@ def start(folder: Path, name: str, late: Late | None, nodes: tuple[int, ...]) ->
     ranks = []
     for rank, node in enumerate(nodes):
         told = {"RANK": rank, "WORLD_SIZE": len(nodes), "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-        environment = os.environ | {"MASTER_ADDR": "127.0.0.1", LAG: "20"} | {key: str(told[key]) for key in told}
+        environment = (
+            os.environ
+            | {"MASTER_ADDR": "127.0.0.1", LAG: "20" if late is not None else "0.5"}
+            | {key: str(told[key]) for key in told}
+        )
         environment |= late.environment(node) if late is not None else {}
         with open(folder / f"{name}-{rank}.log", "ab") as log:
             ranks.append(
