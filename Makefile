@@ -43,7 +43,7 @@ programs:
 NUMERIC := tests/audio/test_logmel.py tests/audio/test_augment.py tests/evaluate tests/models/test_attention.py \
 	tests/models/test_heads.py tests/models/test_positions.py tests/models/test_vit.py tests/models/test_weights.py \
 	tests/pretrain/test_asit.py tests/pretrain/test_koleo.py tests/pretrain/test_losses.py \
-	tests/pretrain/test_variants.py tests/train/test_clipping.py
+	tests/pretrain/test_sparse.py tests/pretrain/test_variants.py tests/train/test_clipping.py
 OLDER_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=2
 
 # A worker more than there are cores, as many tests wait for processes, timers and schedulers (tests/conftest.py says
