@@ -30,7 +30,10 @@ UNSOUND = (
 )  # fmt: skip
 DIGEST = "digest"  # key of a JSON file's digest of the rest
 LAG = "GAMUT_STORAGE_LAG"
-_NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "9p", "afs"}
+_NETWORK = {
+    "nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "9p", "afs", "fuse.sshfs", "fuse.s3fs",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone",
+}  # fmt: skip
 TEMPORARY = ".partial"  # ending of names that a kill may leave behind
 
 # Called before each write, fsync and rename with its name and path. A test makes the process die there.
@@ -93,7 +96,7 @@ def free(path: Path) -> str:
 
 def network_file_system(path: Path) -> str | None:
     """The kind of network file system that a file lies on, or would; None where it is local."""
-    place, kind = Path("/"), ""
+    path, place, kind = path.resolve(), Path("/"), ""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -101,7 +104,7 @@ def network_file_system(path: Path) -> str | None:
     for point, system in mounts:
         if path.is_relative_to(point) and Path(point).is_relative_to(place):
             place, kind = Path(point), system
-    return kind if kind in _NETWORK or kind.startswith("fuse.") else None
+    return kind if kind in _NETWORK else None
 
 
 def appears(path: Path) -> bool:
@@ -109,19 +112,22 @@ def appears(path: Path) -> bool:
 
     A network file system may show to one machine, for up to a minute, what was before another wrote. Whoever was told
     of a file asks here before calling it lost. The wait is that of the environment's GAMUT_STORAGE_LAG in seconds, or a
-    minute on a network file system and none elsewhere.
+    minute on a network file system and none elsewhere. Raises GamutError where that is no number.
     """
     if os.path.exists(path):
         return True
-    told = os.environ.get(LAG, "")
-    until = time.monotonic() + (float(told) if told else 60.0 if network_file_system(path.absolute()) else 0.0)
+    told = os.environ.get(LAG) or ("60" if network_file_system(path) else "0")
+    try:
+        until = time.monotonic() + float(told)
+    except ValueError:
+        raise GamutError(f"{LAG} must be a number of seconds, not {told!r}.") from None
     while time.monotonic() < until:
         time.sleep(0.2)
         with contextlib.suppress(OSError):
             os.listdir(path.parent)  # has some systems look anew
         if os.path.exists(path):
             return True
-    return os.path.exists(path)
+    return False
 
 
 def write_bytes(path: Path, content: bytes, error: type[GamutError] | None = None) -> None:

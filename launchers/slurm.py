@@ -128,11 +128,12 @@ def _sweep(options: argparse.Namespace) -> int:
         for point in made:
             print(f"  {point.place}")
         return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    _warn_of_idle(options, typed, cluster)
     for point in made:
         RunFolder.require_same(point.typed.recipe)
-        cli.require_data(point.typed.recipe)
+        if not options.after:
+            cli.require_data(point.typed.recipe)
         require_idle(point.place)
-    _warn_of_idle(options, typed, cluster)
     sweep.submit(options.stage, made, stage_environment(cluster), cluster, options.at_once or len(made), options.after)
     return 0
 

@@ -7,8 +7,8 @@ job's files in itself, as if it had been submitted alone: it is requeued, follow
 from __future__ import annotations
 
 import itertools
-import json
 import re
+import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,8 +99,8 @@ def submit(
     except Exception as error:  # submitit raises its own kinds, and the system's
         for job in jobs:
             Path(job.path).unlink(missing_ok=True)
+        shutil.rmtree(links)
         raise RunError(f"SLURM did not take the jobs: {error}") from error
-    (links / "runs.json").write_text(json.dumps([str(point.place) for point in made], indent=1))
     print(f"job {number}: an array of {len(made)} runs, each {cluster.tasks} tasks on {cluster.nodes} nodes")
     for index, point in enumerate(made):
         print(f"  {number}_{index}  {point.place}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from gamut import files
-from gamut.errors import ShardError
+from gamut.errors import GamutError, ShardError
+from gamut.files import LAG, appears, network_file_system
 from tests.volatile import Volatile
 
 
@@ -124,3 +126,26 @@ def test_a_renamed_folder_survives_the_power(tmp_path: Path) -> None:
     disk.cut(tmp_path)
     assert os.listdir(tmp_path) == ["final"]
     assert (tmp_path / "final" / "b").read_text() == "whole"
+
+
+def test_what_does_not_show_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not appears(tmp_path / "x")  # a local file system shows all at once
+    monkeypatch.setenv(LAG, "20")
+    late = threading.Timer(0.5, (tmp_path / "x").touch)
+    late.start()
+    assert appears(tmp_path / "x")
+    late.join()
+    monkeypatch.setenv(LAG, "a minute")
+    with pytest.raises(GamutError, match="GAMUT_STORAGE_LAG must be a number of seconds, not 'a minute'"):
+        appears(tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"), [("nfs4", True), ("fuse.sshfs", True), ("fuse.overlayfs", False), ("ext4", False)]
+)
+def test_which_file_systems_are_of_a_network(monkeypatch: pytest.MonkeyPatch, kind: str, network: bool) -> None:
+    read = Path.read_text
+    mounts = f"none / ext4 rw 0 0\nserver:/x /shared/runs {kind} rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: mounts if str(path) == "/proc/mounts" else read(path))
+    assert network_file_system(Path("/shared/runs/a/b")) == (kind if network else None)
+    assert network_file_system(Path("/shared/other")) is None

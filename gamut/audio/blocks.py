@@ -127,8 +127,7 @@ def opened(source: Path | bytes, name: str, way: Way | None = None) -> Iterator[
                 way.unpatched = True
             file = held.enter_context(_Forward(given))
         except (soundfile.LibsndfileError, UnicodeDecodeError, OverflowError) as error:
-            said = getattr(error, "error_string", error)
-            said = str(said).rstrip(". ")
+            said = str(getattr(error, "error_string", error)).rstrip(". ")
             raise UnreadableError(f"{name} is not a sound file that libsndfile reads: {said}.") from error
         yield file, payload
 
@@ -229,10 +228,11 @@ def _mono(block: np.ndarray) -> np.ndarray:
     """float32 [n]: the mean of [n, channels], in the channels' order."""
     if block.shape[1] == 1:
         return block[:, 0]
-    total = block[:, 0] + block[:, 1]
-    for channel in range(2, block.shape[1]):
-        total += block[:, channel]
-    total /= block.shape[1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = block[:, 0] + block[:, 1]
+        for channel in range(2, block.shape[1]):
+            total += block[:, channel]
+        total /= block.shape[1]
     return total
 
 

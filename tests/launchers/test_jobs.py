@@ -290,3 +290,20 @@ def test_sweeps_that_are_refused(
 
 def test_commas_in_brackets_divide_nothing() -> None:
     assert values_of("views.scale=[0.5,1],[1,1]") == ["views.scale=[0.5,1]", "views.scale=[1,1]"]
+
+
+def test_a_sweep_that_slurm_refuses_leaves_no_array(
+    programs: Program, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs("sbatch", "echo 'sbatch: error: invalid partition specified: no' >&2; exit 1")
+    assert slurm.main([*pretraining(data, tmp_path), "--sweep", "seed=0,1", "--partition", "no"]) == 2
+    assert "invalid partition specified: no" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "runs" / "demo").iterdir()) == ["seed-0", "seed-1"]
+    assert not [*(tmp_path / "runs").rglob("job-*.json")]
+
+
+def test_a_sweep_behind_a_job_may_be_on_what_that_makes(programs: Program, data: Path, tmp_path: Path) -> None:
+    words = [word.replace(f"{data}/shards", f"{tmp_path}/later") for word in pretraining(data, tmp_path)]
+    assert slurm.main([*words, "--sweep", "seed=0,1"]) == 2
+    assert slurm.main([*words, "--sweep", "seed=0,1", "--after", "77"]) == 0
+    assert flag((tmp_path / "script-101").read_text(), "dependency") == "afterok:77"

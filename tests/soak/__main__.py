@@ -117,7 +117,7 @@ class Soak:
         self.attempts = 0
         self.full_left = 0  # attempts that the disk stays full for
         self.gone: list[float] = []  # seconds from a kill until all of the run was gone
-        self.back: list[float] = []  # seconds from a start to its first step
+        self.starts: list[float] = []  # seconds from a start to its first step
         self.server: subprocess.Popen[str] | None = None
         self.attempt: Attempt | None = None
 
@@ -249,7 +249,7 @@ class Soak:
         else:
             before = steps.follow(), len(steps.times)
             status = self.wait(attempt, lambda: steps.follow() >= step and len(steps.times) > before[1])
-            self.back.append(time.monotonic() - attempt.began)
+            self.starts.append(time.monotonic() - attempt.began)
         self.faults.set(slow=slow, back=back)
         if status is None and kind == "saving":
             saves = self.folder / "runs" / "stormy" / "checkpoints"
