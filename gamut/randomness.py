@@ -56,6 +56,8 @@ class Purpose(IntEnum):
     MIX_WEIGHT = 24
     PARTNER_CROP = 25
     CLONE = 26
+    HALVES = 27
+    ASCENDING = 28
 
 
 def _mix(word: Any) -> Any:

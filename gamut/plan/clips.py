@@ -76,6 +76,10 @@ class Clips:
                 )
         return Clips(**{name: getattr(self, name)[which] for name in self.types()})
 
+    def lengths(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [k] each: row in the index, and samples, of the clips at these places."""
+        return self.row[places], self.samples[places]
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits of everything that a plan reads about the clips, except weights: rows, ids, shards,
         lengths and sets, in order.

@@ -13,11 +13,13 @@ from gamut.randomness import Purpose, key
 
 
 class Draws(NamedTuple):
-    """The multiset of an epoch, N draws in the order of the table of clips; copies of a clip lie side by side."""
+    """The multiset of an epoch, or of a block of one: N draws in the order of the table of clips; copies of a clip lie
+    side by side."""
 
     place: np.ndarray  # int64 [N], ascending: places in the table of clips
     draw: np.ndarray  # int32 [N], which copy of its clip, from 0
     copies: np.ndarray  # int32 [N], how many copies of its clip there are
+    turn: np.ndarray  # int32 [N], which of these it is: `draw`, but where a block has some of an epoch's copies
 
     @property
     def repeated(self) -> bool:
@@ -32,10 +34,16 @@ def set_draws(clips: Clips, policy: Policy) -> list[int]:
     what rounding leaves goes to the largest remainders. Raises PlanError where a set has no clip, or so small a part
     that it would not be drawn.
     """
-    total = len(clips) if policy.draws is None else policy.draws
     if clips.source is None:
+        return parts_of(np.array([len(clips)]), policy)
+    return parts_of(np.bincount(clips.source, minlength=len(policy.proportions)), policy, mixture=True)
+
+
+def parts_of(there: np.ndarray, policy: Policy, mixture: bool = False) -> list[int]:
+    """`set_draws` where sets have so many clips, int64 [sets]."""
+    total = int(there.sum()) if policy.draws is None else policy.draws
+    if not mixture:
         return [total]
-    there = np.bincount(clips.source, minlength=len(policy.proportions))
     if len(there) > len(policy.proportions) or not there.all():
         raise PlanError(
             f"A mixture of {len(policy.proportions)} sets needs clips of each; there are {there.tolist()}. Check the "
@@ -62,8 +70,8 @@ def draw_clips(clips: Clips, seed: int, epoch: int, policy: Policy) -> Draws:
     """
     n = len(clips)
     if not n or (clips.weight is None and clips.source is None and policy.draws in (None, n)):
-        once = np.ones(n, np.int32)
-        return Draws(np.arange(n, dtype=np.int64), np.zeros(n, np.int32), once)
+        once, zeros = np.ones(n, np.int32), np.zeros(n, np.int32)
+        return Draws(np.arange(n, dtype=np.int64), zeros, once, zeros)
     counts = np.empty(n, np.int64)
     for number, draws in enumerate(set_draws(clips, policy)):
         mine = slice(None) if clips.source is None else np.flatnonzero(clips.source == number)
@@ -73,8 +81,8 @@ def draw_clips(clips: Clips, seed: int, epoch: int, policy: Policy) -> Draws:
             counts[mine] = _by_weight(clips.weight[mine], draws, seed, epoch, number)
     place = np.repeat(np.arange(n, dtype=np.int64), counts)
     first = np.cumsum(counts) - counts
-    draw = np.arange(len(place)) - first[place]
-    return Draws(place, draw.astype(np.int32), counts[place].astype(np.int32))
+    draw = (np.arange(len(place)) - first[place]).astype(np.int32)
+    return Draws(place, draw, counts[place].astype(np.int32), draw)
 
 
 def _permutations(clip_id: np.ndarray, draws: int, seed: int, epoch: int) -> np.ndarray:

@@ -25,6 +25,8 @@ ARRAYS: dict[str, type] = {
     "frames": np.int32,
     "tokens": np.int64,
 }
+# Where an epoch is planned in blocks, which of it a plan is.
+OF_BLOCKS = ("block", "blocks", "first_step", "first_draw", "whole")
 # Arrays that only some policies need.
 OPTIONAL: dict[str, type] = {
     "pool": np.int32,
@@ -39,6 +41,9 @@ OPTIONAL: dict[str, type] = {
 class Epoch:
     """S steps of P packs; pack p of step s is number s * P + p; draws of pack k are rows pack_offset[k] :
     pack_offset[k + 1] of the arrays of draws. Times are in samples at 16 kHz.
+
+    Where the epoch is planned in `blocks`, this is one of them: its S steps are `first_step` to `end` of the epoch, and
+    steps are named by their number in the epoch.
 
     View v of draw i reads `length[i, v]` samples of its clip from `start[i, v]` (where the epoch is `rolled`, from the
     clip's end on at its beginning), zero-pads them to (frames * pool - 1) * hop + 400 samples, and makes `frames[i, v]`
@@ -78,11 +83,51 @@ class Epoch:
     pack_clips: int | None = None  # clips a pack; None: packs of a budget of tokens
     cut: int = 0  # clips that were over `max_frames` or `max_samples`
     fingerprint: Mapping[str, str] = field(default_factory=dict)  # what the plan was made from, field by field
+    block: int = 0  # which of the epoch's blocks this is
+    blocks: int = 1
+    first_step: int = 0  # steps of the blocks before this one
+    first_draw: int = 0  # draws in these steps
+    whole: int | None = None  # draws of all blocks together; None: there is one
 
     @property
     def draws(self) -> int:
         """Draws of the whole epoch."""
-        return len(self.row)
+        return len(self.row) if self.whole is None else self.whole
+
+    @property
+    def end(self) -> int:
+        """The step of the epoch after the last one of this block."""
+        return self.first_step + self.steps
+
+    @property
+    def last(self) -> bool:
+        """Whether the epoch ends with this block."""
+        return self.block + 1 == self.blocks
+
+    @property
+    def following(self) -> tuple[int, int]:
+        """Number and block of the plan after this one."""
+        return (self.number + 1, 0) if self.last else (self.number, self.block + 1)
+
+    @property
+    def all_steps(self) -> tuple[int, bool]:
+        """(steps of the whole epoch, whether that is exact).
+
+        Exact where there is one block, where this is the last, and where packs have a number of clips; else a forecast
+        from the draws a step of this block. A block without a whole step knows only that a pack has a clip or more.
+        """
+        if self.last:
+            return self.end, True
+        if self.pack_clips is not None:
+            return -(-self.draws // (self.packs * self.pack_clips)), True
+        if not self.steps:
+            return self.end + -(-(self.draws - self.first_draw) // self.packs), False
+        return self.end + -(-(self.draws - self.draws_before(self.end)) * self.steps // len(self.row)), False
+
+    def packs_of(self, step: int) -> slice:
+        """The numbers of the packs of a step of the epoch."""
+        first = (step - self.first_step) * self.packs
+        return slice(first, first + self.packs)
 
     def needed(self, draws: slice | np.ndarray) -> np.ndarray:
         """int64 [k, V]: samples of the views of some draws, padding included."""
@@ -91,11 +136,11 @@ class Epoch:
         return samples_needed(frames, hop, pool)
 
     def draws_before(self, step: int) -> int:
-        """Draws of all steps before this one; `step` may be `steps`."""
-        return int(self.pack_offset[step * self.packs])
+        """Draws of all steps of the epoch before this one, which is of this block or its `end`."""
+        return self.first_draw + int(self.pack_offset[self.packs_of(step).start])
 
     def summary(self, world: int = 1, per_forward: int = 1) -> dict[str, float]:
-        """What to know before the epoch is run, on `world` ranks with `per_forward` packs a forward.
+        """What to know before these steps are run, on `world` ranks with `per_forward` packs a forward.
 
         `padding`: share of the token budget of non-empty packs that no token fills (0 without a budget). `waste`: share
         of the capacity of all packs that are run (`forwards`), empty ones included, that is unused: in tokens, or in
@@ -114,14 +159,14 @@ class Epoch:
             padding, used, room = 1 - total / (filled * self.budget), total, places * self.budget
         else:
             assert self.pack_clips is not None
-            padding, used, room = 0.0, self.draws, places * self.pack_clips
+            padding, used, room = 0.0, len(self.row), places * self.pack_clips
         return {
             "steps": self.steps,
-            "draws": self.draws,
+            "draws": len(self.row),
             "tokens": total,
             "tokens_step_mean": float(step_tokens.mean()),
             "tokens_step_max": int(step_tokens.max()),
-            "draws_step_mean": self.draws / self.steps,
+            "draws_step_mean": len(self.row) / self.steps,
             "packs": filled,
             "empty_packs": self.steps * self.packs - filled,
             "padding": padding,

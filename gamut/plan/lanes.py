@@ -25,6 +25,8 @@ class Packs(NamedTuple):
     steps: int
     order: np.ndarray  # int64 [n], places in the sequence, pack after pack
     pack_offset: np.ndarray  # int64 [steps * P + 1], where each pack starts in `order`
+    left: np.ndarray  # int64 [k], places in the sequence that no step has, lane after lane
+    left_lane: np.ndarray  # int64 [k], their lanes
 
 
 class Lane:
@@ -98,21 +100,33 @@ def _in_order(tokens: np.ndarray, first: int, last: int, policy: Policy) -> Lane
     return lane
 
 
-def lay_out(lanes: list[Lane], packs: int) -> Packs:
-    """Give each lane P / L packs of every step, in the lane's order; a lane that has run out gives empty packs."""
+def lay_out(lanes: list[Lane], packs: int, whole: bool = False) -> Packs:
+    """Give each lane P / L packs of every step, in the lane's order; a lane that has run out gives empty packs.
+
+    With `whole` there are only steps to which every lane gives all its packs, and what is in the others is `left`; a
+    lane's last pack, which may be short, is never in one.
+    """
     share = packs // len(lanes)
-    steps = max(-(-lane.packs // share) for lane in lanes)
+    if whole:
+        steps = max(0, min((lane.packs - 1) // share for lane in lanes))
+    else:
+        steps = max(-(-lane.packs // share) for lane in lanes)
     counts = np.zeros(steps * packs, np.int64)
     source = np.zeros(steps * packs, np.int64)  # where a pack starts among the packs of all lanes, lane after lane
     placed = 0
+    left, left_lane = [], []
     for number, lane in enumerate(lanes):
         mine = np.concatenate([np.zeros(0, np.int64), *lane.counts])
-        step, place = np.divmod(np.arange(len(mine)), share)
+        given, more = mine[: steps * share], int(mine[steps * share :].sum())
+        step, place = np.divmod(np.arange(len(given)), share)
         pack = step * packs + number * share + place
-        counts[pack] = mine
-        source[pack] = placed + np.cumsum(mine) - mine
-        placed += int(mine.sum())
+        counts[pack] = given
+        source[pack] = placed + np.cumsum(given) - given
+        placed += int(given.sum())
+        left.append(np.arange(placed, placed + more))
+        left_lane.append(np.full(more, number, np.int64))
+        placed += more
     offset = np.concatenate([[0], np.cumsum(counts)])
-    taken = np.repeat(source - offset[:-1], counts) + np.arange(placed)
+    taken = np.repeat(source - offset[:-1], counts) + np.arange(offset[-1])
     order = np.concatenate([part for lane in lanes for part in lane.order])
-    return Packs(steps, order[taken], offset)
+    return Packs(steps, order[taken], offset, order[np.concatenate(left)], np.concatenate(left_lane))

@@ -33,9 +33,9 @@ def draw_keys(clips: Clips, drawn: Draws, seed: int, epoch: int) -> Keys:
     keys = clip_keys(clips, seed, epoch)
     if not drawn.repeated:
         return Keys(keys, keys)
-    copies, draw = drawn.copies.astype(np.uint64), drawn.draw.astype(np.uint64)
+    copies, turn = drawn.copies.astype(np.uint64), drawn.turn.astype(np.uint64)
     lane = key(seed, epoch, clips.clip_id, drawn.draw, 1, Purpose.ORDER_CLIPS)
-    return Keys(lane, draw * (np.uint64(2**64 - 1) // copies) + keys // copies)
+    return Keys(lane, turn * (np.uint64(2**64 - 1) // copies) + keys // copies)
 
 
 def sequence(clips: Clips, keys: np.ndarray, seed: int, epoch: int, policy: Policy) -> np.ndarray:
@@ -89,21 +89,49 @@ def in_passes(
     return order if sets == 1 else order[np.lexsort((_progress(lane * sets + source[order]), lane))]
 
 
-def lane_bounds(tokens: np.ndarray, policy: Policy, lanes: int) -> np.ndarray:
+def lane_bounds(tokens: np.ndarray, policy: Policy, lanes: int, has: np.ndarray | None = None) -> np.ndarray:
     """int64 [lanes + 1]: where each lane's stretch of the sequence starts, and the end of the last.
 
     `tokens` are those of the clips in sequence. Packs of a token budget: stretches of equal tokens, cut at clip
     boundaries. Packs of a number of clips: stretches of equally many whole packs, so that only the epoch's last pack
     can be short and no lane runs out early.
+
+    `has` int64 [lanes]: tokens (or clips) that each lane has already; it gets so much less.
     """
     share = np.arange(lanes + 1, dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(has)]) if has is not None else np.zeros(lanes + 1, np.int64)
     if policy.clips is not None:
-        packs = -(-len(tokens) // policy.clips)
-        return np.minimum(share * packs // lanes * policy.clips, len(tokens))
-    ends = np.cumsum(tokens)
-    bounds = np.searchsorted(ends, share * int(ends[-1]) // lanes, side="right")
-    bounds[0] = 0
-    return bounds.astype(np.int64)
+        total = len(tokens) + int(before[-1])
+        ends = np.minimum(share * -(-total // policy.clips) // lanes * policy.clips, total)
+        bounds = np.clip(ends - before, 0, len(tokens))
+    else:
+        ends = np.cumsum(tokens)
+        total = int(tokens.sum()) + int(before[-1])
+        bounds = np.searchsorted(ends, share * total // lanes - before, side="right")
+        bounds[[0, -1]] = 0, len(tokens)
+    return np.maximum.accumulate(bounds).astype(np.int64)
+
+
+def behind_kept(
+    order: np.ndarray, tokens: np.ndarray, lane: np.ndarray, policy: Policy, lanes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [n], the sequence; int64 [lanes + 1], where its lanes begin) where the first m draws keep to their lanes.
+
+    Each lane begins with its own of them, then comes its stretch of the others. `order` int64 [n]: the sequence of
+    all; `tokens` int64 [n], of each draw; `lane` int64 [m], ascending, of each that is kept.
+    """
+    m = len(lane)
+    others = order[order >= m]
+    kept = np.bincount(lane, minlength=lanes)
+    has = kept if policy.clips is not None else np.bincount(lane, weights=tokens[:m], minlength=lanes).astype(np.int64)
+    bounds = lane_bounds(tokens[others], policy, lanes, has)
+    starts = np.concatenate([[0], np.cumsum(kept)])
+    parts = [
+        part
+        for number in range(lanes)
+        for part in (np.arange(*starts[number : number + 2]), others[slice(*bounds[number : number + 2])])
+    ]
+    return np.concatenate(parts), bounds + starts
 
 
 def block_bounds(lanes: np.ndarray, window: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gamut.plan.catalogue import Catalogue
 from gamut.plan.clips import Clips
 from gamut.plan.policy import Policy
 from gamut.randomness import Purpose, integers, key, uniform
@@ -37,7 +38,8 @@ def beta_weights(keys: np.ndarray, beta: int) -> np.ndarray:
 
 
 def choose_partners(
-    clips: Clips,
+    whole: Clips | Catalogue,
+    clip_id: np.ndarray,
     place: np.ndarray,
     draw: np.ndarray,
     needed: np.ndarray,
@@ -57,32 +59,32 @@ def choose_partners(
     the same length would (anywhere, or at 0 without random crops); a partner shorter than the view is used whole.
 
     Args:
-        place: int64 [n], places of the draws in `clips`; draw: which copy of the clip.
+        whole: the clips, by place. clip_id: uint64 [n], of the draws; place: int64 [n], theirs in `whole`; draw: which
+            copy of the clip.
         needed, length: int64 [n, V], samples of each view, and those it has of its own clip.
-        sequence: int64, places in `clips` in the order of the epoch; at: int64 [n], where in it each draw stands.
+        sequence: int64, places in `whole` in the order of the epoch; at: int64 [n], where in it each draw stands.
         edges: int64 [windows + 1], where each window of `sequence` begins, and the end of the last.
     """
     n, views = needed.shape
-    clip_id = clips.clip_id[place]
     mixed = uniform(key(seed, epoch, clip_id, draw, 0, Purpose.MIXUP)) < policy.mixup
     near = policy.locality == "node" or policy.cached
     if near:
         window = np.searchsorted(edges, at, side="right") - 1
         first, count, own = edges[window], edges[window + 1] - edges[window], at
     else:
-        first, count, own = np.zeros(n, np.int64), np.full(n, len(clips)), place
+        first, count, own = np.zeros(n, np.int64), np.full(n, len(whole)), place
     mixed &= count > 1
     chosen = first + integers(key(seed, epoch, clip_id, draw, 0, Purpose.PARTNER), 0, np.maximum(count - 1, 1))
     chosen = np.minimum(chosen + (chosen >= own), first + count - 1)
     partner = sequence[chosen] if near else chosen
     mixed &= partner != place  # another copy of the same clip in the window
 
-    row = np.where(mixed, clips.row[partner], -1)
+    row, samples = whole.lengths(partner)
+    row = np.where(mixed, row, -1)
     weight = np.ones(n, np.float32)
     weight[mixed] = beta_weights(
         key(seed, epoch, clip_id[mixed], draw[mixed], 0, Purpose.MIX_WEIGHT), policy.mixup_beta
     )
-    samples = clips.samples[partner]
     start = np.zeros((n, views), np.int64)
     if policy.random_crop:
         for view in range(views):

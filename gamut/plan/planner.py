@@ -8,24 +8,28 @@ import numpy as np
 
 from gamut.errors import PlanError
 from gamut.plan.balance import ALPHA, PARTNER, TEACHER
+from gamut.plan.catalogue import Catalogue
 from gamut.plan.clips import Clips
 from gamut.plan.crops import crops, measure, samples_needed, segment_tokens, view_tokens
 from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
-from gamut.plan.lanes import Spread, fill_lanes, lay_out
-from gamut.plan.order import block_bounds, draw_keys, in_passes, lane_bounds, sequence, shuffle_blocks
+from gamut.plan.lanes import Packs, Spread, fill_lanes, lay_out
+from gamut.plan.order import behind_kept, block_bounds, draw_keys, in_passes, lane_bounds, sequence, shuffle_blocks
 from gamut.plan.partners import choose_partners
 from gamut.plan.policy import Policy
 
 
-def plan_fingerprint(clips: Clips, seed: int, policy: Policy) -> dict[str, str]:
+def plan_fingerprint(clips: Clips | Catalogue, seed: int, policy: Policy) -> dict[str, str]:
     """What decides a run's plans, by name: `index`, `weights` where clips have any, `seed`, `planner` and each field of
-    the policy.
+    the policy; of a catalogue, whose plans are made in blocks, also `block`.
 
     Two runs with equal fingerprints have equal plans; `differing` names the fields in which two differ.
     """
-    weights = {} if clips.weight is None else {"weights": clips.weights_fingerprint()}
-    return {"index": clips.fingerprint(), **weights, "seed": str(seed), **policy.fields()}
+    large = isinstance(clips, Catalogue)
+    weighted = clips.mass is not None if isinstance(clips, Catalogue) else clips.weight is not None
+    weights = {"weights": clips.weights_fingerprint()} if weighted else {}
+    blocks = {"block": str(policy.block)} if large else {}
+    return {"index": clips.fingerprint(), **weights, "seed": str(seed), **policy.fields(), **blocks}
 
 
 def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy, spread: Spread = map) -> Epoch:
@@ -37,7 +41,7 @@ def plan_epoch(clips: Clips, seed: int, epoch: int, policy: Policy, spread: Spre
     """
     fingerprint = plan_fingerprint(clips, seed, policy) | {"epoch": str(epoch)}
     drawn = draw_clips(clips, seed, epoch, policy)
-    return _plan(clips, drawn, seed, epoch, policy, policy.lanes, fingerprint, spread)
+    return plan_draws(clips, drawn_of(clips, drawn), drawn, seed, epoch, policy, policy.lanes, fingerprint, spread)[0]
 
 
 def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
@@ -60,11 +64,18 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
         replace(clips, weight=None, source=None),
     )
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
-    return _plan(clips, draw_clips(clips, 0, 0, policy), 0, 0, policy, 1, fingerprint)
+    return plan_draws(clips, clips, draw_clips(clips, 0, 0, policy), 0, 0, policy, 1, fingerprint)[0]
 
 
-def _plan(
-    whole: Clips,
+def drawn_of(whole: Clips, drawn: Draws) -> Clips:
+    """The clips of the draws, a row a draw."""
+    once = len(drawn.place) == len(whole) and not drawn.repeated
+    return whole if once else whole.select(drawn.place)
+
+
+def plan_draws(
+    whole: Clips | Catalogue,
+    clips: Clips,
     drawn: Draws,
     seed: int,
     epoch: int,
@@ -72,18 +83,29 @@ def _plan(
     lanes: int,
     fingerprint: dict[str, str],
     spread: Spread = map,
-) -> Epoch:
-    once = len(drawn.place) == len(whole) and not drawn.repeated
-    clips = whole if once else whole.select(drawn.place)  # a row is a draw
+    kept: np.ndarray | None = None,
+    last: bool = True,
+) -> tuple[Epoch, Packs, np.ndarray]:
+    """Pack draws and cut their crops: (the plan; its packs; int64 [n], the draws in the order of the packs' sequence).
+
+    Args:
+        whole: what partners are chosen from; clips: of the draws, a row a draw.
+        kept: int64 [m], ascending, the lanes of the first m draws, which keep to them; the others get lanes by the
+            order of the epoch.
+        last: whether these are the epoch's last draws; else its steps are whole and some draws are left (`lay_out`).
+    """
     size = measure(clips, seed, epoch, policy, drawn.draw)
     keys = draw_keys(clips, drawn, seed, epoch)
     in_sequence = sequence(clips, keys.lane, seed, epoch, policy)
-    bounds = lane_bounds(size.tokens[in_sequence], policy, lanes)
+    if kept is not None and len(kept):
+        in_sequence, bounds = behind_kept(in_sequence, size.tokens, kept, policy, lanes)
+    else:
+        bounds = lane_bounds(size.tokens[in_sequence], policy, lanes)
     windows = block_bounds(bounds, policy.window)
     if policy.shuffle:
         in_sequence = in_passes(in_sequence, bounds, keys.time, drawn.copies, clips, policy)
         in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
-    packs = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs)
+    packs = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs, whole=not last)
     order = in_sequence[packs.order]
 
     clip_id = clips.clip_id[order]
@@ -97,7 +119,9 @@ def _plan(
         place, sequenced, at = drawn.place[order], drawn.place[in_sequence], packs.order
         if policy.cached:  # the pack is the window
             sequenced, at, edges = place, np.arange(len(place)), packs.pack_offset
-        partners = choose_partners(whole, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges)
+        partners = choose_partners(
+            whole, clip_id, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges
+        )
     pack_tokens = _sum_packs(tokens, packs.pack_offset)
     squares = _sum_packs((segment_tokens(frames, policy) ** 2).sum(1), packs.pack_offset)
     pack_cost = pack_tokens + ALPHA * squares
@@ -106,7 +130,7 @@ def _plan(
         pack_cost += TEACHER * _sum_packs((heard + ALPHA * heard**2).sum(1), packs.pack_offset)
     if partners is not None:
         pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), packs.pack_offset)
-    return Epoch(
+    planned = Epoch(
         number=epoch,
         steps=packs.steps,
         packs=policy.packs,
@@ -134,6 +158,7 @@ def _plan(
         cut=size.cut,
         fingerprint=fingerprint,
     )
+    return planned, packs, in_sequence
 
 
 def _sum_packs(values: np.ndarray, pack_offset: np.ndarray) -> np.ndarray:

@@ -45,7 +45,8 @@ class Policy:
     Frames of every view are a multiple of 16; patches are 16x16 and `stride` apart in time and frequency. A view may
     also have a `class_token` and a `distillation_token`.
 
-    An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py).
+    An epoch has `draws` (of a mixture of sets in these `proportions`; see gamut/plan/draws.py). A set with clips or
+    draws for two blocks of `block` draws is planned a block at a time (see gamut/plan/blocks.py).
 
     Raises PlanError for an invalid value, naming the field and what it may be.
     """
@@ -83,6 +84,7 @@ class Policy:
     locality: str = bounded("none", one_of("none", "node"))
     draws: int | None = bounded(None, at_least(1))  # an epoch; None: as many as there are clips
     proportions: tuple[float, ...] = bounded((), above(0))  # of the draws, one for each set of a mixture
+    block: int = bounded(1 << 20, at_least(1))  # draws that are planned together, at least; decides large sets alone
 
     def __post_init__(self) -> None:
         for field in ("hops", "pools"):
@@ -110,6 +112,7 @@ class Policy:
         are left out unless they are set.
         """
         values = {FINGERPRINTED.get(name, name): value for name, value in asdict(self).items()}
+        del values["block"]  # most sets are one: `plan_fingerprint` adds it for the others
         named = {name: json.dumps(value) for name, value in values.items() if ADDED.get(name, MISSING) != value}
         return {"planner": str(PLANNER_VERSION)} | named
 
