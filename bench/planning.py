@@ -2,15 +2,17 @@
 
     python bench/planning.py                       2,000,000 clips, three mixes of lengths: minutes on a busy machine
     python bench/planning.py --clips 200000 --class-token
+    python bench/planning.py --clips 20000000      planned in blocks: all but `open` is then of the first
 
 Each mix imitates the lengths of a data set (bench/packing.py); the index is written to disk as `convert` would, no
 audio is read. Every mix runs in a process of its own, whose peak memory is shown. Seconds are of the processor, not of
 the clock, so that other work on the machine does not count; planning uses one core.
 
-`open`: index opened, table of clips. `plan`: an epoch in memory. `first`, by the clock: the index opened and the first
-epoch planned by a run's background process, saved and mapped: what stands between the start of a run and its first
-batch (up to four processes share it, since the run waits). `resume`: a second process opens the index, checks that the
-saved plan is of these clips, and maps it. `in order`: padding of batches of 12 packed in order (ElasticAST, section
+`open`: index opened, table of clips. `plan`: an epoch in memory, or the first block of a large set's. `first`, by the
+clock: the index opened and the first plan made by a run's background process, saved and mapped: what stands between the
+start of a run and its first batch (up to four processes share it, since the run waits). `resume`: a second process
+opens the index, checks that the saved plan is of these clips, and maps it. `peak`, `run`: memory of the process that
+plans, and of a run whose plan another makes. `in order`: padding of batches of 12 packed in order (ElasticAST, section
 3.1).
 `padding`: of packs that have clips; `waste`: of all packs of a step that are run, empty ones included.
 `ranks`, `nodes`: how far the costliest of 64 ranks is over the mean, packs dealt over all ranks, or within 8 nodes.
@@ -37,10 +39,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.packing import MAX_CLIPS, MIXES, mix, published
 from gamut.data.ahead import Ahead
-from gamut.plan import Epoch, Policy, crops, deal, plan_epoch
+from gamut.plan import Catalogue, Clips, Epoch, Policy, crops, deal, first_plan
 from gamut.shards import Index
 from gamut.shards.build import build
 from gamut.shards.part import Part
+from gamut.shards.select import select
 
 CUT_AT = 2992  # frames: 30 s
 A_SHARD = 1000
@@ -80,44 +83,54 @@ def policy_of(name: str, options: argparse.Namespace) -> Policy:
     )  # fmt: skip
 
 
+def opened_clips(folder: Path, policy: Policy) -> Clips | Catalogue:
+    return select(Index.open(folder, tars=False, intact=False), {}, "", policy)
+
+
 def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Open, plan, save, map; then what the plan is worth."""
+    """Open and plan; then what the plan is worth."""
     since = time.process_time()
-    clips = Index.open(folder, tars=False, intact=False).table()
-    opened = time.process_time() - since
     policy = policy_of(name, options)
-    epoch = plan_epoch(clips, options.seed, 0, policy)
+    clips = opened_clips(folder, policy)
+    opened = time.process_time() - since
+    epoch = first_plan(clips, options.seed, policy)
     planned = time.process_time() - since - opened
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     summary = epoch.summary(options.world)
-    found = {"open": opened, "plan": planned, "peak": peak, "steps": summary["steps"]}
+    found = {"open": opened, "plan": planned, "peak": peak, "draws": len(epoch.row)}
+    found["steps"] = epoch.forecast().steps
     found |= {"padding": summary["padding"], "waste": summary["waste"]}
     found["ranks"] = imbalance(epoch, options.world, 1)
-    local = plan_epoch(clips, options.seed, 0, replace(policy, locality="node"))
+    local = first_plan(clips, options.seed, replace(policy, locality="node"))
     found["nodes"] = imbalance(local, options.world, NODES)
-    tokens = crops.measure(clips, options.seed, 0, policy).tokens[: 12 * 20_000]
+    some = clips.select(np.arange(min(len(clips), 12 * 20_000)))
+    tokens = crops.measure(some, options.seed, 0, policy).tokens
     found["in_order"] = 1 - int(tokens.sum()) / (published(tokens, options.tokens) * options.tokens)
-    del epoch, local
+    return found
+
+
+def begin(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """As a run begins."""
     since = time.perf_counter()
-    clips = Index.open(folder, tars=False, intact=False).table()
-    with Ahead(folder / "plan", clips, options.seed, policy, epochs=1) as plans:
+    policy = policy_of(name, options)
+    with Ahead(folder / "plan", opened_clips(folder, policy), options.seed, policy, epochs=1) as plans:
         plans.begin()
         plans.take(0)
-        found["first"] = time.perf_counter() - since
-    return found
+        first = time.perf_counter() - since
+    return {"first": first, "run": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 def resume(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     since = time.process_time()
-    clips = Index.open(folder, tars=False, intact=False).table()
-    with Ahead(folder / "plan", clips, options.seed, policy_of(name, options), epochs=1) as plans:
+    policy = policy_of(name, options)
+    with Ahead(folder / "plan", opened_clips(folder, policy), options.seed, policy, epochs=1, lead=False) as plans:
         epoch = plans.take(0)
     assert epoch.row[epoch.pack_offset[epoch.steps // 2 * epoch.packs]] >= 0  # the middle is there at once
     return {"resume": time.process_time() - since}
 
 
 def elsewhere(what: str, name: str, folder: Path) -> dict[str, float]:
-    """`measure` or `resume` in a process of its own."""
+    """`measure`, `begin` or `resume` in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--do", what, name, str(folder)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
@@ -135,13 +148,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.do:
         what, name, folder = options.do
-        print(json.dumps({"measure": measure, "resume": resume}[what](name, Path(folder), options)))
+        print(json.dumps({"measure": measure, "begin": begin, "resume": resume}[what](name, Path(folder), options)))
         return
 
     speed = Table(title=f"{options.clips:,} clips: seconds of one core, and peak memory")
     worth = Table(title=f"Packs of {options.tokens:,} tokens, {options.packs} a step, {options.world} ranks")
     for table, columns in (
-        (speed, ("mix", "open", "plan", "clips/s", "first", "resume", "peak GB")),
+        (speed, ("mix", "open", "plan", "clips/s", "first", "resume", "peak GB", "run GB")),
         (worth, ("mix", "steps", "in order", "padding", "waste", "ranks", "nodes")),
     ):
         for column in columns:
@@ -151,10 +164,12 @@ def main() -> None:
         speed.caption = f"index built of its parts in {write_index(folder, options.clips):.1f} s"
         for name in options.mix or MIXES:
             np.save(folder / "index" / "samples.npy", mix(name, options.clips, options.seed).samples)
-            found = elsewhere("measure", name, folder) | elsewhere("resume", name, folder)
+            found = {}
+            for what in ("measure", "begin", "resume"):
+                found |= elsewhere(what, name, folder)
             shutil.rmtree(folder / "plan")
-            seconds = [f"{found[key]:.2f}" for key in ("open", "plan", "first", "resume", "peak")]
-            seconds.insert(2, f"{options.clips / found['plan']:,.0f}")
+            seconds = [f"{found[key]:.2f}" for key in ("open", "plan", "first", "resume", "peak", "run")]
+            seconds.insert(2, f"{found['draws'] / found['plan']:,.0f}")
             speed.add_row(name, *seconds)
             shares = [f"{found[key]:.3%}" for key in ("padding", "waste", "ranks", "nodes")]
             worth.add_row(name, f"{found['steps']:,.0f}", f"{found['in_order']:.1%}", *shares)

@@ -12,7 +12,7 @@ from gamut.data.assemble import assemble
 from gamut.data.batch import PackedBatch
 from gamut.models.layout import BANDS
 from gamut.numbers import PATCH, RATE
-from gamut.plan import Clips, plan_evaluation
+from gamut.plan import Catalogue, Clips, plan_evaluation
 from gamut.probe.features import Encoder
 from gamut.probe.pictures import attention_figures
 from gamut.recipe.policy import evaluation_policy
@@ -33,14 +33,20 @@ class Pictures:
     """
 
     def __init__(
-        self, objective: Pretraining, encode: Encoder, recipe: Recipe, index: Index, clips: Clips, tracker: NullTracker
+        self,
+        objective: Pretraining,
+        encode: Encoder,
+        recipe: Recipe,
+        index: Index,
+        clips: Clips | Catalogue,
+        tracker: NullTracker,
     ) -> None:
         self.objective = objective
         self.encode = encode
         self.recipe = recipe
         self.index = index
         self.tracker = tracker
-        self.clips = clips.select(np.array([0, len(clips.row) // 2]))
+        self.clips = clips.select(np.array([0, len(clips) // 2]))
         self.epoch = plan_evaluation(self.clips, evaluation_policy(recipe))
 
     def __call__(self, epoch: int, at: Moment) -> None:

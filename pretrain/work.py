@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from gamut.estimate.packs import forward_of
-from gamut.plan import Clips
+from gamut.plan import Catalogue, Clips
 from gamut.preemption import Preempted
 from gamut.probe.features import Encoder, FrontEnd
 from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
+from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
 from gamut.report.write import at_end
 from gamut.shards import Index
@@ -26,10 +27,10 @@ class Pretrain(Work):
 
     def __init__(self, recipe: Recipe, index: Index) -> None:
         super().__init__(recipe, index)
-        self.clips = select(index, recipe.subset, recipe.plan.weights)
+        self.clips = select(index, recipe.subset, recipe.plan.weights, training_policy(recipe))
         self.probed, self.reason = labelled(recipe, index) if recipe.probe.every_epochs > 0 else (None, "")
 
-    def first(self) -> tuple[Recipe, Clips, str]:
+    def first(self) -> tuple[Recipe, Clips | Catalogue, str]:
         return self.recipe, self.clips, f"probe: {self.probed or self.reason or 'none'}"
 
     def run(self, world: World, mean: float, std: float) -> bool:

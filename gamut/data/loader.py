@@ -42,9 +42,10 @@ class Loader:
     `features` clips are read from that cache instead of from the shards; the plan must be one of `cached` clips.
     `waited` is the time in seconds that the consumer has spent waiting for batches since the loader was made.
 
-    A run's epochs share one loader: `later` gives an epoch by its number as soon as it is planned, None until then.
-    After an epoch's last step its workers then stay for the next one (`go_on`), whose first steps they have read by
-    then if it was planned in time. They end when an epoch is left in the middle, and on `close`.
+    A run's plans share one loader, be they epochs or blocks of one: `later` gives a plan by its number and block as
+    soon as it is there, None until then. After a plan's last step the workers then stay for the next one (`go_on`),
+    whose first steps they have read by then if it was made in time. They end when a plan is left in the middle, and on
+    `close`.
 
     Raises at the step concerned: ShardError, PlanError or FeatureError as `assemble` does, in whichever process it
     happens; MachineError where a worker process died.
@@ -58,19 +59,23 @@ class Loader:
         rank: int,
         world: int,
         per_forward: int,
-        start_step: int = 0,
+        start_step: int | None = None,
         workers: int = 2,
         prefetch: int = 2,
         pin: bool = False,
         nodes: int = 1,
         neighbours: bool = False,
         features: Features | None = None,
-        later: Callable[[int], Epoch | None] | None = None,
+        later: Callable[[int, int], Epoch | None] | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
-        if not 0 <= start_step <= epoch.steps:
-            raise ValueError(f"step {start_step} is not one of the {epoch.steps} steps of epoch {epoch.number}")
+        start_step = epoch.first_step if start_step is None else start_step
+        if not epoch.first_step <= start_step <= epoch.end:
+            raise ValueError(
+                f"step {start_step} is not one of the {epoch.steps} steps of epoch {epoch.number} from "
+                f"{epoch.first_step} on"
+            )
         self.epoch = epoch
         self.start_step = start_step
         self.workers = workers
@@ -82,7 +87,7 @@ class Loader:
         self._source = _MicroBatches(index, epoch, rank, dealing, features, workers > 0 or pin, later)
         self._loader: DataLoader | None = None
         self._parcels: Any = None
-        self._read_until = -1  # the epoch that the workers have come to
+        self._read_until = (-1, -1)  # the plan that the workers have come to, by number and block
 
     @property
     def accumulation(self) -> int:
@@ -94,12 +99,12 @@ class Loader:
         return self._source.forwards(step)
 
     def __len__(self) -> int:
-        """Steps from `start_step` to the end of the epoch."""
-        return self.epoch.steps - self.start_step
+        """Steps from `start_step` to the end of the plan."""
+        return self.epoch.end - self.start_step
 
     def go_on(self, epoch: Epoch) -> None:
-        """Take up the epoch after the one that has been iterated to its end, from its first step."""
-        self.epoch, self.start_step = epoch, 0
+        """Take up the plan after the one that has been iterated to its end, from its first step."""
+        self.epoch, self.start_step = epoch, epoch.first_step
         self._source.epoch = epoch
 
     def close(self) -> None:
@@ -113,7 +118,7 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
         stay = False
         try:
-            for step in range(self.start_step, self.epoch.steps):
+            for step in range(self.start_step, self.epoch.end):
                 since = time.perf_counter()
                 batches = [self._next() for _ in range(self.forwards(step))]
                 self.waited += time.perf_counter() - since
@@ -121,22 +126,22 @@ class Loader:
             stay = self._later is not None
         finally:
             if stay:
-                self.start_step = self.epoch.steps
+                self.start_step = self.epoch.end
             else:
                 self.close()
 
-    def _items(self) -> Iterator[tuple[int, int, int]]:
-        """The work of this epoch, and of those after it that are planned when their turn comes."""
+    def _items(self) -> Iterator[Item]:
+        """The work of this plan, and of those after it that are there when their turn comes."""
         epoch, start = self.epoch, self.start_step
         while True:
-            self._read_until = epoch.number
-            for step in range(start, epoch.steps):
+            self._read_until = _name(epoch)
+            for step in range(start, epoch.end):
                 for part in range(self._source.forwards(step, epoch)):
-                    yield epoch.number, step, part
-            following = self._later(epoch.number + 1) if self.workers and self._later else None
+                    yield Item(*_name(epoch), step, part)
+            following = self._later(*epoch.following) if self.workers and self._later else None
             if following is None:
                 return
-            epoch, start = following, 0
+            epoch, start = following, following.first_step
 
     def _start(self) -> None:
         """Begin to read; workers that there are go on with what they have open."""
@@ -176,7 +181,7 @@ class Loader:
     def _next(self) -> PackedBatch:
         died = None
         try:
-            if self._parcels is None or self._read_until < self.epoch.number:
+            if self._parcels is None or self._read_until < _name(self.epoch):
                 self._start()
             item = next(self._parcels)
         except (RuntimeError, EOFError, OSError) as error:
@@ -195,13 +200,26 @@ class Loader:
         return item.open() if isinstance(item, Parcel) else item
 
 
-class _Work(Sampler):
-    """What torch asks anew for the items of each epoch."""
+class Item(NamedTuple):
+    """A micro-batch by its place in the run: epoch, block of it, step of the epoch, and which of the step's it is."""
 
-    def __init__(self, items: Callable[[], Iterator[tuple[int, int, int]]]) -> None:
+    number: int
+    block: int
+    step: int
+    part: int
+
+
+def _name(epoch: Epoch) -> tuple[int, int]:
+    return epoch.number, epoch.block
+
+
+class _Work(Sampler):
+    """What torch asks anew for the items of each plan."""
+
+    def __init__(self, items: Callable[[], Iterator[Item]]) -> None:
         self._items = items
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+    def __iter__(self) -> Iterator[Item]:
         return self._items()
 
 
@@ -215,7 +233,7 @@ class Dealing(NamedTuple):
 
 
 class _MicroBatches(Dataset):
-    """Item (number, step, a) is micro-batch a of a step of an epoch, or the GamutError that stopped it.
+    """An item is a micro-batch, or the GamutError that stopped it.
 
     An error is returned, not raised, since torch would rebuild a raised one from its traceback as text.
     """
@@ -228,7 +246,7 @@ class _MicroBatches(Dataset):
         dealing: Dealing,
         features: Features | None,
         parcels: bool,
-        later: Callable[[int], Epoch | None] | None,
+        later: Callable[[int, int], Epoch | None] | None,
     ) -> None:
         self.index = index
         self.features = features
@@ -240,38 +258,39 @@ class _MicroBatches(Dataset):
         self.accumulation = -(-epoch.packs // (dealing.world * dealing.per_forward))
         self._reader: Reader | Readers | FeatureReader | None = None  # opened in the process that reads
         # The step dealt last: its micro-batches are requested one after another.
-        self._dealt: tuple[tuple[int, int], Any] = ((-1, -1), None)
+        self._dealt: tuple[tuple[int, int], Any] = ((-1, -1), None)  # by epoch and step
 
     def forwards(self, step: int, epoch: Epoch | None = None) -> int:
         return forwards(_cost(epoch or self.epoch, step), *self.dealing)
 
-    def __getitem__(self, item: tuple[int, int, int]) -> Parcel | PackedBatch | GamutError:
-        number, step, part = item
+    def __getitem__(self, item: Item) -> Parcel | PackedBatch | GamutError:
+        number, block, step, part = item
         if self._reader is None:
             self._reader = (
                 open_reader(self.index) if self.features is None else FeatureReader(self.index, self.features)
             )
         try:
-            if number != self.epoch.number:
-                self.epoch = self._open(number)
+            if (number, block) != _name(self.epoch):
+                self.epoch = self._open(number, block)
             if self._dealt[0] != (number, step):
                 dealt = deal(_cost(self.epoch, step), *self.dealing)
                 self._dealt = (number, step), dealt[self.rank]
-            packs = [step * self.epoch.packs + int(pack) for pack in self._dealt[1][part] if pack >= 0]
+            first = self.epoch.packs_of(step).start
+            packs = [first + int(pack) for pack in self._dealt[1][part] if pack >= 0]
             made = assemble(self._reader, self.epoch, packs)
             return Parcel.of(made) if self.parcels else made
         except GamutError as error:
             return error
 
-    def _open(self, number: int) -> Epoch:
-        epoch = self.later(number) if self.later else None
+    def _open(self, number: int, block: int) -> Epoch:
+        epoch = self.later(number, block) if self.later else None
         if epoch is None:
             raise PlanError(f"The plan of epoch {number} was there when its reading began, and is gone.")
         return epoch
 
 
 def _cost(epoch: Epoch, step: int) -> np.ndarray:
-    return np.asarray(epoch.pack_cost[step * epoch.packs : (step + 1) * epoch.packs])
+    return np.asarray(epoch.pack_cost[epoch.packs_of(step)])
 
 
 def _settle(parent: int, worker: int) -> None:

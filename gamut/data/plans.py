@@ -18,7 +18,7 @@ import numpy as np
 from gamut.errors import PlanError
 from gamut.files import appears, lock, rename_folder, require_digest, sync, with_digest, write_text
 from gamut.plan import Epoch, differing
-from gamut.plan.epoch import ARRAYS, OPTIONAL, SCALARS
+from gamut.plan.epoch import ARRAYS, OF_BLOCKS, OPTIONAL, SCALARS
 
 FORMAT = 2
 DESCRIPTION = "plan.json"
@@ -67,7 +67,8 @@ def load_epoch(folder: str | Path, expect: Mapping[str, str] | None = None, veri
             raise PlanError(f"The saved plan {folder} differs in {', '.join(changed)}. {remedy}")
         names = [*ARRAYS, *(name for name in OPTIONAL if name in about["files"])]
         arrays: dict[str, Any] = {name: _map(folder, name, about["files"], verify) for name in names}
-        scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, "fingerprint")}
+        of_blocks = OF_BLOCKS if "block" in about else ()
+        scalars: dict[str, Any] = {name: about[name] for name in (*SCALARS, *of_blocks, "fingerprint")}
     except FileNotFoundError as error:
         raise PlanError(f"The saved plan {folder} lacks {Path(error.filename).name}. {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,7 +114,7 @@ def _write(epoch: Epoch, folder: Path) -> None:
         files[path.stem] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
     description = {
         "format": FORMAT,
-        **{name: getattr(epoch, name) for name in SCALARS},
+        **{name: getattr(epoch, name) for name in (*SCALARS, *(OF_BLOCKS if epoch.whole is not None else ()))},
         "fingerprint": dict(epoch.fingerprint),
         "files": files,
     }

@@ -17,10 +17,12 @@ import xxhash
 
 from gamut.data.cache import Cache
 from gamut.errors import ShardError
-from gamut.plan import Clips, Policy
+from gamut.plan import Catalogue, Clips, Policy
 from gamut.remote.fetch import fetch, open_store
 from gamut.remote.store import Store
 from gamut.shards import Index
+
+AT_ONCE = 1 << 22  # clips of a pass
 
 
 class RemoteShards:
@@ -143,7 +145,7 @@ def pieces_of(index: Index) -> Pieces:
     return cut_pieces(index, None if index.tars.place.startswith("pipe:") else settings.piece_bytes)
 
 
-def cache_needed(index: Index, clips: Clips, policy: Policy, nodes: int = 1) -> int:
+def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: int = 1) -> int:
     """Bytes that a node's cache must hold so that an epoch fetches nothing twice: lanes a node x window bytes.
 
     With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. All of the set is needed where
@@ -153,7 +155,11 @@ def cache_needed(index: Index, clips: Clips, policy: Policy, nodes: int = 1) -> 
     if not len(clips):
         return 0
     pieces = pieces_of(index)
-    touched = np.unique(np.searchsorted(pieces.first, clips.row, side="right") - 1)
+    there = np.zeros(len(pieces), bool)
+    for first in range(0, len(clips), AT_ONCE):
+        row, _ = clips.lengths(np.arange(first, min(first + AT_ONCE, len(clips))))
+        there[np.searchsorted(pieces.first, row, side="right") - 1] = True
+    touched = np.flatnonzero(there)
     total, largest = int(pieces.sizes[touched].sum()), int(pieces.sizes[touched].max())
     window = policy.window if policy.shuffle else 0
     if len(clips) <= window or (policy.mixup and policy.locality == "none"):

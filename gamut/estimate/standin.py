@@ -14,9 +14,10 @@ import numpy as np
 from gamut.errors import GamutError, RecipeError
 from gamut.models.cost import ENCODERS
 from gamut.numbers import RATE
-from gamut.plan import Clips
-from gamut.randomness import Purpose, key, uniform
+from gamut.plan import Catalogue, Clips
+from gamut.randomness import Purpose, integers, key, uniform
 from gamut.recipe import cli, schema
+from gamut.recipe.policy import training_policy
 
 MOST = 16_384  # clips that are planned with; their number a step is the same for all
 STEPS = 25  # of cached features: 10 s, 20 of Whisper's steps of 20 ms averaged
@@ -116,12 +117,15 @@ def _of_the_set(recipe: schema.Recipe) -> tuple[Sounds | None, str]:
         subset = recipe.subset
         if recipe.stage == "finetune" and folds.train:
             subset = subset | {folds.column: list(folds.train)}
-        every = select(index, subset, "")
+        every = select(index, subset, "", training_policy(recipe))
     except GamutError:
         return None, f"{recipe.data or 'its data'} is not here"
     draws = recipe.plan.draws or len(every)
-    few = every
-    if len(every) > MOST:
+    if isinstance(every, Catalogue):
+        few = every.select(np.unique(integers(key(0, np.arange(MOST), Purpose.SAMPLE), 0, len(every))))
+    elif len(every) <= MOST:
+        few = every
+    else:
         order = np.argsort(key(0, every.clip_id, Purpose.SAMPLE), kind="stable")
         few = every.select(np.sort(order[:MOST]))
     labels = [len(index.label_ids(int(row))) for row in few.row[:200]]

@@ -11,7 +11,7 @@ mapped by `gamut.data.plans`, and planned ahead by `gamut.data.ahead`; those of 
 from __future__ import annotations
 
 from gamut.plan.balance import deal, forwards
-from gamut.plan.blocks import Border, block_count, plan_block
+from gamut.plan.blocks import Border, block_count, first_plan, plan_block
 from gamut.plan.catalogue import Catalogue, Held, in_blocks
 from gamut.plan.clips import Clips
 from gamut.plan.crops import frames_within
@@ -31,6 +31,7 @@ __all__ = [
     "deal",
     "differing",
     "digest",
+    "first_plan",
     "forwards",
     "frames_within",
     "in_blocks",

@@ -21,11 +21,12 @@ import numpy as np
 
 from gamut.errors import PlanError
 from gamut.plan.ascending import Ascending
-from gamut.plan.catalogue import Catalogue
+from gamut.plan.catalogue import Catalogue, Held, in_blocks
+from gamut.plan.clips import Clips
 from gamut.plan.draws import Draws, parts_of
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import Spread
-from gamut.plan.planner import plan_draws, plan_fingerprint
+from gamut.plan.planner import plan_draws, plan_epoch, plan_fingerprint
 from gamut.plan.policy import Policy
 from gamut.randomness import Purpose, key
 
@@ -87,7 +88,7 @@ def plan_block(
     fingerprint = plan_fingerprint(catalogue, seed, policy) | {"epoch": str(epoch), "part": f"{block} of {blocks}"}
     drawn = draw_block(catalogue, seed, epoch, policy, block, blocks)
     drawn = Draws(*(np.concatenate([getattr(border, name), getattr(drawn, name)]) for name in Draws._fields))
-    clips = catalogue.at(drawn.place)
+    clips = catalogue.select(drawn.place)
     last = block + 1 == blocks
     planned, packs, sequence = plan_draws(
         catalogue, clips, drawn, seed, epoch, policy, policy.lanes, fingerprint, spread, border.lane, last
@@ -234,6 +235,15 @@ class _Line:
             chosen = np.searchsorted(np.cumsum(weight), at[low:high] - begins, side="right")
             parts.append(first + np.minimum(chosen, int(np.flatnonzero(weight)[-1])))
         return np.concatenate(parts)
+
+
+def first_plan(clips: Clips | Catalogue, seed: int, policy: Policy) -> Epoch:
+    """The plan that a run begins with: of its first epoch, or of the first block of that."""
+    if isinstance(clips, Clips) and in_blocks(len(clips), policy):
+        clips = Held(clips)
+    if isinstance(clips, Catalogue):
+        return plan_block(clips, seed, 0, policy, 0, Border())[0]
+    return plan_epoch(clips, seed, 0, policy)
 
 
 def plan_in_blocks(catalogue: Catalogue, seed: int, epoch: int, policy: Policy) -> list[Epoch]:

@@ -4,6 +4,7 @@ for."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Catalogue(ABC):
         return [there[of == number] for number in range(int(of.max(initial=-1)) + 1)]
 
     @abstractmethod
-    def at(self, places: np.ndarray) -> Clips:
+    def select(self, places: np.ndarray) -> Clips:
         """The clips at these places (int64 [k], in any order, a place any number of times), without weights."""
 
     @abstractmethod
@@ -48,6 +49,10 @@ class Catalogue(ABC):
     @abstractmethod
     def weights(self, first: int, last: int) -> np.ndarray:
         """float64 [last - first]: weights of the clips at these places, which are of one shard."""
+
+    @abstractmethod
+    def sent(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The catalogue as another process can be told of it: a JSON object, and arrays by name."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -74,7 +79,7 @@ class Held(Catalogue):
             owner = np.repeat(np.arange(len(begin)), self.counts)
             self.mass = np.bincount(owner, weights=clips.weight, minlength=len(begin))
 
-    def at(self, places: np.ndarray) -> Clips:
+    def select(self, places: np.ndarray) -> Clips:
         names = (name for name in self.clips.types() if name != "weight")
         return Clips(**{name: getattr(self.clips, name)[places] for name in names})
 
@@ -84,6 +89,9 @@ class Held(Catalogue):
     def weights(self, first: int, last: int) -> np.ndarray:
         assert self.clips.weight is not None
         return self.clips.weight[first:last]
+
+    def sent(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {}, {name: getattr(self.clips, name) for name in self.clips.types()}
 
     def fingerprint(self) -> str:
         return self.clips.fingerprint()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +37,21 @@ OPTIONAL: dict[str, type] = {
     "partner_start": np.int64,
     "partner_length": np.int64,
 }
+
+
+GROUPS = 16  # of steps, by which their number is forecast
+
+
+class Forecast(NamedTuple):
+    """Steps of an epoch: how many are likely, and between which numbers they lie; all equal where that is known."""
+
+    steps: int
+    low: int
+    high: int
+
+    @property
+    def exact(self) -> bool:
+        return self.low == self.high
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,20 +126,26 @@ class Epoch:
         """Number and block of the plan after this one."""
         return (self.number + 1, 0) if self.last else (self.number, self.block + 1)
 
-    @property
-    def all_steps(self) -> tuple[int, bool]:
-        """(steps of the whole epoch, whether that is exact).
+    def forecast(self) -> Forecast:
+        """Steps of the whole epoch, by this block.
 
-        Exact where there is one block, where this is the last, and where packs have a number of clips; else a forecast
-        from the draws a step of this block. A block without a whole step knows only that a pack has a clip or more.
+        Exact where the epoch ends with it, and where packs have a number of clips. Else the draws that are left are
+        divided by those of a mean step, give or take three standard errors of that mean, as groups of steps show it.
         """
+        rest = self.draws - self.draws_before(self.end)
+        if self.pack_clips is not None and not self.last:
+            steps = -(-self.draws // (self.packs * self.pack_clips))
+            return Forecast(steps, steps, steps)
         if self.last:
-            return self.end, True
-        if self.pack_clips is not None:
-            return -(-self.draws // (self.packs * self.pack_clips)), True
-        if not self.steps:
-            return self.end + -(-(self.draws - self.first_draw) // self.packs), False
-        return self.end + -(-(self.draws - self.draws_before(self.end)) * self.steps // len(self.row)), False
+            return Forecast(self.end, self.end, self.end)
+        if not self.steps:  # it is known only that a pack has a clip or more
+            return Forecast(self.end + -(-rest // self.packs), self.end + 1, self.end + rest)
+        groups = np.array_split(np.diff(self.pack_offset[:: self.packs]), min(GROUPS, self.steps))
+        means = np.array([group.mean() for group in groups])
+        mean = len(self.row) / self.steps
+        error = 3 * means.std(ddof=1) * math.sqrt((1 - 1 / self.blocks) / len(means)) if len(means) > 1 else mean / 2
+        likely, fewest, most = (math.ceil(rest / each) for each in (mean, mean + error, max(mean - error, 1.0)))
+        return Forecast(self.end + likely, self.end + fewest, self.end + most)
 
     def packs_of(self, step: int) -> slice:
         """The numbers of the packs of a step of the epoch."""

@@ -107,10 +107,13 @@ def plan_draws(
         in_sequence = shuffle_blocks(in_sequence, keys.time, windows, clips.source)
     packs = lay_out(fill_lanes(size.tokens[in_sequence], bounds, policy, spread), policy.packs, whole=not last)
     order = in_sequence[packs.order]
+    del keys  # columns of all draws: what is not needed any more makes room
 
     clip_id = clips.clip_id[order]
     draw = drawn.draw[order]
     hop, pool, frames, tokens = (of[order] for of in (size.hop, size.pool, size.frames, size.tokens))
+    cut = size.cut
+    del size
     needed = samples_needed(frames, hop[:, None], pool[:, None])
     start, length = crops(clip_id, draw, clips.samples[order], needed, seed, epoch, policy)
     partners = None
@@ -155,7 +158,7 @@ def plan_draws(
         rolled=policy.roll > 0,
         budget=policy.tokens,
         pack_clips=policy.clips,
-        cut=size.cut,
+        cut=cut,
         fingerprint=fingerprint,
     )
     return planned, packs, in_sequence

@@ -52,6 +52,7 @@ def training_fields(recipe: Recipe) -> dict[str, Any]:
         shuffle=plan.shuffle,
         locality=plan.locality,
         draws=plan.draws,
+        block=plan.block,
         proportions=tuple(recipe.mixture.values()) if len(recipe.mixture) > 1 else (),
     )
 

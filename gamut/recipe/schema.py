@@ -196,6 +196,11 @@ class PlanOptions:
         "none", "none, or node (the ranks of a node read the same shards, front to back)", PLAN["locality"]
     )
     draws: int | None = key(None, "clips drawn an epoch; null: as many as there are", PLAN["draws"])
+    block: int = key(
+        1 << 20,
+        "draws planned together, at least; a set of fewer than two blocks is planned an epoch at a time",
+        PLAN["block"],
+    )
     weights: str = key(
         "",
         "draw clips by weight, with replacement: balanced (over labels), or a file of keys and weights; empty: no",

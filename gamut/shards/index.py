@@ -225,7 +225,11 @@ class Index:
         after its name is ignored where the set does not have it. Raises ShardError for a column or a name that the set
         does not have, and for an integer that is also the name of another value.
         """
-        chosen = np.ones(len(self), bool)
+        return np.flatnonzero(self.holds(subset, slice(0, len(self)))).astype(np.int64)
+
+    def holds(self, subset: Mapping[str, Sequence[int | str]], rows: slice) -> np.ndarray:
+        """bool [rows]: which of some rows `where` would give. Raises ShardError as that does."""
+        chosen = np.ones(rows.stop - rows.start, bool)
         for name, values in subset.items():
             column = name.removesuffix("?")
             if column not in self.columns:
@@ -233,8 +237,8 @@ class Index:
                     continue
                 there = f"its columns are {', '.join(self.columns)}" if self.columns else "it has none"
                 raise ShardError(f"The shards in {self.folder} have no column {column}; {there}.")
-            chosen &= np.isin(self.columns[column], self._values(column, values))
-        return np.flatnonzero(chosen).astype(np.int64)
+            chosen &= np.isin(self.columns[column][rows], self._values(column, values))
+        return chosen
 
     def _values(self, column: str, wanted: Sequence[int | str]) -> np.ndarray:
         names = self.names.get(column, {})

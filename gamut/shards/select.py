@@ -12,7 +12,7 @@ way to a `split` given as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from gamut.errors import ShardError, nearest
-from gamut.plan import Clips
+from gamut.plan import Catalogue, Clips, Policy, in_blocks
 from gamut.randomness import Purpose, key
+from gamut.shards.catalogue import Chosen, Indexed
 from gamut.shards.index import Index
 from gamut.text import read_lines
 
@@ -31,19 +32,124 @@ BALANCED = "balanced"
 LINE = re.compile(r"\s*(.+?)\s*[,\s]\s*([^,\s]+)\s*")  # a key, which may hold blanks, and a number
 
 
-def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips:
-    """The clips that the subset asks for, with weights where the recipe draws by weight (`plan.weights`).
+def select(
+    index: Index, subset: Mapping[str, Any], weights: str = "", policy: Policy | None = None
+) -> Clips | Catalogue:
+    """The clips that the subset asks for, with weights where the recipe draws by weight (`plan.weights`): as a table,
+    or where the policy plans so many clips in blocks, as a catalogue. Without a policy always as a table.
 
     Raises ShardError where there are none, and as `chosen_rows` and `clip_weights` do.
     """
+    if policy is not None and in_blocks(len(index), policy):
+        return _select_of_many(index, subset, weights, policy)
     clips = index.table()
     if subset or not len(clips):
         clips = clips.select(chosen_rows(index, subset))
+    return _weighted(index, clips, weights)
+
+
+def _weighted(index: Index, clips: Clips, weights: str) -> Clips:
     if not weights:
         return clips
     weight = clip_weights(index, clips.row, weights)
     # A clip that is never drawn is nobody's mixup partner either.
     return replace(clips, weight=weight).select(weight > 0)
+
+
+def _select_of_many(index: Index, subset: Mapping[str, Any], weights: str, policy: Policy) -> Clips | Catalogue:
+    """`select` from a large set. Few of its clips are a table all the same."""
+    chosen = chosen_of_many(index, subset) if subset else None
+    found = Indexed.of(index, chosen)
+    if not in_blocks(len(found), policy):
+        return _weighted(index, found.select(np.arange(len(found))), weights)
+    if not weights:
+        return found
+    if weights != BALANCED:
+        rows = found.rows(np.arange(len(found)))
+        weight = clip_weights(index, rows, weights)
+        return Indexed.of(index, Chosen.among(rows[weight > 0], len(index)), weight=weight[weight > 0])
+    return Indexed.of(index, *_balanced(index, found))
+
+
+def _balanced(index: Index, found: Indexed) -> tuple[Chosen, np.ndarray]:
+    """(the clips that have a label, float64 [classes]: what each of its labels adds to a clip's `balanced_weights`)."""
+    there = np.zeros(len(index.labels), np.int64)
+    ids = {name: number for number, name in enumerate(index.labels)}
+    joined = [np.array([ids[name] for name in one.labels], np.int64) for one in index.sets]
+
+    def labelled() -> Iterator[np.ndarray]:
+        for stretch in found.stretches():
+            one, own = index.sets[stretch.part], stretch.own
+            offset = np.asarray(one.label_offset[own.start : own.stop + 1])
+            counts = np.diff(offset)
+            if found.chosen is not None:
+                counts = counts * found.chosen.mask(stretch.first, stretch.last)
+            label = one.label[offset[0] : offset[-1]][np.repeat(counts > 0, np.diff(offset))]
+            there[:] += np.bincount(joined[stretch.part][label], minlength=len(there))
+            yield counts > 0
+
+    chosen = Chosen.of(labelled(), len(index))
+    if not len(chosen):
+        raise _without_labels(index, f"plan.weights: {BALANCED}")
+    return chosen, of_class(there)
+
+
+def chosen_of_many(index: Index, subset: Mapping[str, Any]) -> Chosen:
+    """`chosen_rows` of a large set, some millions of rows at a time. With `keys` and `per_class` all of a set's keys,
+    or labels, are looked up at once, in some 100 bytes a clip."""
+    if "keys" in subset or "per_class" in subset:
+        return Chosen.among(chosen_rows(index, subset), len(index))
+    columns = _columns_of(subset)
+    wanted = _label_numbers(index, as_list(subset["label"])) if "label" in subset else None
+    names = {index.labels[number] for number in wanted or ()}
+
+    def masks() -> Iterator[np.ndarray]:
+        for stretch in Indexed.of(index).stretches():
+            one, own = index.sets[stretch.part], stretch.own
+            mask = one.holds(columns, own)
+            if wanted is not None:
+                numbers = [number for number, name in enumerate(one.labels) if name in names]
+                offset = np.asarray(one.label_offset[own.start : own.stop + 1])
+                mask &= _any_of(one.label[offset[0] : offset[-1]], offset - offset[0], numbers)
+            yield mask
+
+    chosen = Chosen.of(masks(), len(index))
+    if "share" in subset and len(chosen):
+        chosen = _share(index, chosen, subset["share"], int(subset.get("seed", 0)))
+    if not len(chosen):
+        raise _selects_none(index, subset)
+    return chosen
+
+
+def _share(index: Index, chosen: Chosen, share: float, seed: int) -> Chosen:
+    """As many rows of the chosen ones as the share says, by the order of their hash: its upper half is counted first,
+    then those are sorted where the count is reached."""
+    every = Indexed.of(index, chosen)
+    number = max(1, round(len(chosen) * share))
+
+    def hashed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for stretch in every.stretches():
+            mask = chosen.mask(stretch.first, stretch.last)
+            yield mask, key(seed, every.columns[stretch.part]["clip_id"][stretch.own], 0, 2, Purpose.DRAW)
+
+    counts = np.zeros(1 << 16, np.int64)
+    for mask, keys in hashed():
+        counts += np.bincount((keys[mask] >> np.uint64(48)).astype(np.int64), minlength=len(counts))
+    ends = np.cumsum(counts)
+    last = int(np.searchsorted(ends, number))
+    among = np.concatenate([keys[mask & (keys >> np.uint64(48) == last)] for mask, keys in hashed()])
+    limit = np.sort(among)[number - int(ends[last] - counts[last]) - 1]
+    equal = number - int(ends[last] - counts[last]) - int((among < limit).sum())  # of equal keys the first rows go
+
+    def masks() -> Iterator[np.ndarray]:
+        nonlocal equal
+        for mask, keys in hashed():
+            ties = mask & (keys == limit)
+            ties &= np.cumsum(ties) <= equal
+            equal -= int(ties.sum())
+            yield (mask & (keys < limit)) | ties
+
+    return Chosen.of(masks(), len(index))
 
 
 def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
@@ -53,12 +159,7 @@ def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
     nearest that it has.
     """
     seed = int(subset.get("seed", 0))
-    columns = {
-        name: as_list(value)
-        for name, value in subset.items()
-        if name not in RESERVED and (not name.endswith("?") or name[:-1] not in subset)
-    }
-    chosen = index.where(columns)
+    chosen = index.where(_columns_of(subset))
     if "label" in subset:
         chosen = chosen[_with_label(index, as_list(subset["label"]))[chosen]]
     if "keys" in subset:
@@ -69,8 +170,21 @@ def chosen_rows(index: Index, subset: Mapping[str, Any]) -> np.ndarray:
         order = np.argsort(key(seed, index.clip_id[chosen], 0, 2, Purpose.DRAW), kind="stable")
         chosen = np.sort(chosen[order[: max(1, round(len(chosen) * subset["share"]))]])
     if not len(chosen):
-        raise ShardError(f"The subset {dict(subset)} selects no clip of {index.folder}.")
+        raise _selects_none(index, subset)
     return chosen
+
+
+def _columns_of(subset: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The entries that are columns of the set, with their values."""
+    return {
+        name: as_list(value)
+        for name, value in subset.items()
+        if name not in RESERVED and (not name.endswith("?") or name[:-1] not in subset)
+    }
+
+
+def _selects_none(index: Index, subset: Mapping[str, Any]) -> ShardError:
+    return ShardError(f"The subset {dict(subset)} selects no clip of {index.folder}.")
 
 
 def sample(index: Index, rows: np.ndarray, most: int) -> np.ndarray:
@@ -91,6 +205,17 @@ def as_list(value: Any) -> list[Any]:
 
 def _with_label(index: Index, wanted: Iterable[int | str]) -> np.ndarray:
     """bool [n]: clips with any of these labels, each a class id or a name of the class table."""
+    return _any_of(index.label, index.label_offset, _label_numbers(index, wanted))
+
+
+def _any_of(label: np.ndarray, offset: np.ndarray, numbers: list[int]) -> np.ndarray:
+    """bool [n]: which stretches of the labels, as `offset` [n + 1] says, have any of these numbers."""
+    hit = np.concatenate([[0], np.cumsum(np.isin(label, numbers))])
+    return np.diff(hit[np.asarray(offset)]) > 0
+
+
+def _label_numbers(index: Index, wanted: Iterable[int | str]) -> list[int]:
+    """Class ids of labels, each a class id or a name of the class table."""
     ids = {name: number for number, name in enumerate(index.labels)}
     numbers = []
     for label in wanted:
@@ -107,8 +232,7 @@ def _with_label(index: Index, wanted: Iterable[int | str]) -> np.ndarray:
                 f"{index.folder}; if the name is meant, write it in quotes: ['{label}']."
             )
         numbers.append(number)
-    hit = np.concatenate([[0], np.cumsum(np.isin(index.label, numbers))])
-    return np.diff(hit[np.asarray(index.label_offset)]) > 0
+    return numbers
 
 
 def _with_key(index: Index, file: Path) -> np.ndarray:
@@ -148,8 +272,12 @@ def _labels_of(index: Index, rows: np.ndarray, why: str) -> tuple[np.ndarray, np
     first = np.cumsum(counts) - counts
     at = np.repeat(offset[rows] - first, counts) + np.arange(int(counts.sum()))
     if not len(at):
-        raise ShardError(f"`{why}` needs labels, but none of the selected clips of {index.folder} has any.")
+        raise _without_labels(index, why)
     return counts, np.asarray(index.label)[at]
+
+
+def _without_labels(index: Index, why: str) -> ShardError:
+    return ShardError(f"`{why}` needs labels, but none of the selected clips of {index.folder} has any.")
 
 
 def per_class(label_offset: np.ndarray, label: np.ndarray, keys: np.ndarray, number: int) -> np.ndarray:
@@ -200,8 +328,13 @@ def balanced_weights(index: Index, rows: np.ndarray) -> np.ndarray:
     """float64 [k]: the sum over a clip's labels of 1000 / (count + 0.01), counted over these rows (AST, balanced
     sampling). A clip without a label has weight 0: it is never drawn."""
     counts, label = _labels_of(index, rows, f"plan.weights: {BALANCED}")
-    of_class = 1000.0 / (np.bincount(label, minlength=len(index.labels)) + 0.01)
-    return np.bincount(np.repeat(np.arange(len(rows)), counts), weights=of_class[label], minlength=len(rows))
+    weight = of_class(np.bincount(label, minlength=len(index.labels)))
+    return np.bincount(np.repeat(np.arange(len(rows)), counts), weights=weight[label], minlength=len(rows))
+
+
+def of_class(counts: np.ndarray) -> np.ndarray:
+    """float64 [classes]: what a label adds to its clip's weight, where so many clips have it."""
+    return 1000.0 / (counts + 0.01)
 
 
 def _from_file(index: Index, rows: np.ndarray, file: Path) -> np.ndarray:

@@ -128,8 +128,10 @@ class _Training:
         with contextlib.closing(self.trace), self.ending:
             self.ending.callback(self.keeper.leave)
             while self.state.epoch < self.recipe.epochs:
-                epoch = take(self.session, self.state.epoch)
-                if not (self._steps(epoch) and self._end(epoch)):
+                epoch = take(self.session, self.state.epoch, self.state.step_in_epoch)
+                if not self._steps(epoch):
+                    return "preempted"
+                if epoch.last and not self._end(epoch):
                     return "preempted"
             self.keeper.finish()
         self.engine.close()
@@ -138,11 +140,11 @@ class _Training:
         return "finished"
 
     def _steps(self, epoch: Epoch) -> bool:
-        """Take the steps of an epoch that are left; False where the attempt ends among them."""
+        """Take the steps of an epoch, or of the block of it, that are left; False where the attempt ends among them."""
         self.objective.model.train()
         WATCHDOG.beat(f"step {self.state.step + 1}")
         meter = Meter(epoch, self.world.device, self.world.size, self.session.peak_seconds)
-        facts = meter.facts() if self.world.first else {}  # logged once an epoch
+        facts = meter.facts() if self.world.first else {}  # logged once a plan
         self.asked = False
         self.trace.before(self.state.step + 1)
         since = time.perf_counter()
@@ -168,14 +170,14 @@ class _Training:
                 self._leave(epoch)
                 return False
             self.asked = outcome.asks.save
-            if self.asked and self.state.step_in_epoch < epoch.steps:
+            if self.asked and not self._through(epoch):
                 self._save()
             self.trace.before(self.state.step + 1)
             since = time.perf_counter()
         return True
 
     def _coming(self, epoch: Epoch) -> Steps:
-        """The epoch's steps that are left."""
+        """The plan's steps that are left."""
 
         def at(number: int) -> Moment:
             state = self.state
@@ -194,7 +196,7 @@ class _Training:
         return Asks(self.session.preemption.asked, save, self.keeper.busy)
 
     def _loader(self, epoch: Epoch) -> Loader:
-        """One for all epochs: its workers go on from one to the next."""
+        """One for all plans: its workers go on from one to the next."""
         if self.loader is not None:
             self.loader.go_on(epoch)
             return self.loader
@@ -273,6 +275,10 @@ class _Training:
         WATCHDOG.beat(f"step {step + 1}")
         self.garbage.after_step(step)
 
+    def _through(self, epoch: Epoch) -> bool:
+        """Whether all steps of the whole epoch are taken, of which this is a block."""
+        return epoch.last and self.state.step_in_epoch == epoch.end
+
     def _end(self, epoch: Epoch) -> bool:
         """An epoch's steps are taken: average and evaluate, then save where a checkpoint is due. False where the
         attempt ends in the evaluation: the next one begins with it."""
@@ -302,7 +308,7 @@ class _Training:
 
     def _leave(self, epoch: Epoch) -> None:
         """Save, as the attempt ends here; the next one begins with what is left of the epoch, be it its evaluation."""
-        if self.state.step_in_epoch == epoch.steps:
+        if self._through(epoch):
             self._average()  # here, since there will be no other checkpoint of this step
         self._save()
         self.keeper.finish()
@@ -359,12 +365,13 @@ def too_large(recipe: schema.Recipe, error: Exception) -> str:
     return f"The GPU's memory is not enough ({str(error).split('. ')[0]}). {fewer}. The run goes on where it was saved."
 
 
-def take(session: Session, number: int) -> Epoch:
-    """The plan of an epoch, or on every rank the error of the one that could not get it."""
+def take(session: Session, number: int, step: int = 0) -> Epoch:
+    """The plan of a step of an epoch and those after it, or on every rank the error of the one that could not get
+    it."""
     epoch, problem = None, None
     WATCHDOG.beat(f"planning epoch {number}")
     try:
-        epoch = session.plans.take(number)
+        epoch = session.plans.take(number, step)
     except (GamutError, OSError) as error:
         problem = error
     session.world.agree(problem, f"get the plan of epoch {number}")

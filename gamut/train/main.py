@@ -16,7 +16,7 @@ from gamut.recipe.schema import Recipe
 from gamut.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
-    from gamut.plan import Clips
+    from gamut.plan import Catalogue, Clips
     from gamut.shards import Index
     from gamut.train.world import World
 
@@ -31,7 +31,7 @@ class Work(ABC):
         self.recipe, self.index = recipe, index
 
     @abstractmethod
-    def first(self) -> tuple[Recipe, Clips, str]:
+    def first(self) -> tuple[Recipe, Clips | Catalogue, str]:
         """(recipe, clips to train on) of the first run, for a dry run, and what else that is to say."""
 
     def normalisation(self) -> tuple[float, float]:

@@ -23,7 +23,8 @@ class Meter:
         self._clear()
 
     def facts(self) -> dict[str, float]:
-        """What the plan did to clips of this epoch: draws of under 16 frames, and clips over `max_frames`."""
+        """What the plan did to its clips, an epoch's or those of a block of one: draws of under 16 frames, and clips
+        over `max_frames`."""
         short = np.asarray(self.epoch.length) < self.epoch.needed(slice(None))
         short &= np.asarray(self.epoch.frames) == PATCH
         return {"padded_short": int(short.any(1).sum()), "cut": self.epoch.cut}
@@ -36,7 +37,7 @@ class Meter:
         """Count a step of the epoch: its time, of which `waited` (mean over ranks) went by for want of data, and the
         bytes `read` for it from storage, by all ranks."""
         epoch = self.epoch
-        packs = slice(step * epoch.packs, (step + 1) * epoch.packs)
+        packs = epoch.packs_of(step)
         draws = slice(int(epoch.pack_offset[packs.start]), int(epoch.pack_offset[packs.stop]))
         self._clips += draws.stop - draws.start
         self._tokens += int(np.sum(epoch.pack_tokens[packs]))

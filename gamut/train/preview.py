@@ -8,32 +8,45 @@ from rich.table import Table
 
 from gamut.data.remote import cache_needed, require_cache
 from gamut.numbers import HOP, RATE, WINDOW
-from gamut.plan import Clips, Epoch, plan_epoch
+from gamut.plan import Catalogue, Clips, Epoch, first_plan
+from gamut.plan.epoch import Forecast
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import AUTO, Recipe, Views
 from gamut.shards import Index
 from gamut.train.schedule import Schedule
 
+LOOKED_AT = 100_000  # clips of a large set, evenly spread
+
 
 def preview(
-    recipe: Recipe, clips: Clips, world: int, console: Console | None = None, *, index: Index, nodes: int = 1
+    recipe: Recipe,
+    clips: Clips | Catalogue,
+    world: int,
+    console: Console | None = None,
+    *,
+    index: Index,
+    nodes: int = 1,
 ) -> Epoch:
-    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan.
+    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan, or the
+    first block of it, which then stands for all.
 
     Raises ShardError, after the table, where the cache of a node is too small for a remote set.
     """
     console = console or Console()
     console.print(resolved_yaml(recipe), highlight=False, markup=False)
-    epoch = plan_epoch(clips, recipe.seed, 0, training_policy(recipe))
+    epoch = first_plan(clips, recipe.seed, training_policy(recipe))
     auto = recipe.loader.packs_per_forward == AUTO
     per_forward = -(-epoch.packs // world) if auto else recipe.loader.per_forward
     facts = epoch.summary(world, per_forward)
-    schedule = Schedule.of(recipe.optim, recipe.epochs, epoch.draws, epoch.steps)
+    coming = epoch.forecast()
+    schedule = Schedule.of(recipe.optim, recipe.epochs, epoch.draws, coming.steps)
     accumulation = -(-epoch.packs // (world * per_forward))
     table = Table(title=f"{recipe.run.name} on {world} rank{'s' * (world > 1)}: the plan", show_header=False)
-    table.add_row("clips an epoch", f"{facts['draws']:,}")
-    table.add_row("steps", f"{facts['steps']:,} an epoch, {facts['steps'] * recipe.epochs:,} in {recipe.epochs} epochs")
+    table.add_row("clips an epoch", f"{epoch.draws:,}")
+    if epoch.blocks > 1:
+        table.add_row("planned in blocks", f"{epoch.blocks:,}; below, shares and numbers of clips are of the first")
+    table.add_row("steps", _steps(coming, recipe.epochs))
     table.add_row("clips a step", f"{facts['draws_step_mean']:,.1f} in {epoch.packs} packs")
     table.add_row("tokens a step", f"{facts['tokens_step_mean']:,.0f} mean, {facts['tokens_step_max']:,} most")
     more = "; on GPUs as many as fit (auto), on CPU 1" * auto
@@ -53,7 +66,7 @@ def preview(
         table.add_row("cache a node", f"{needed / 1e9:,.3f} GB needed, {recipe.remote.cache_gb:g} GB allowed")
     rises = schedule.warmup * recipe.epochs
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
-    table.add_row("warm-up", f"{rises * facts['steps']:,.0f} steps, {rises:.3g} epochs")
+    table.add_row("warm-up", f"{rises * coming.steps:,.0f} steps, {rises:.3g} epochs")
     console.print(table)
     for note in [*schedule.notes, short_clips_warning(recipe.views, clips)]:
         if note:
@@ -63,13 +76,27 @@ def preview(
     return epoch
 
 
-def short_clips_warning(views: Views, clips: Clips) -> str:
-    """A warning where more than 10 % of the clips are shorter than the crop, so that their views coincide; or ''."""
+def _steps(coming: Forecast, epochs: int) -> str:
+    if coming.exact:
+        return f"{coming.steps:,} an epoch, {coming.steps * epochs:,} in {epochs} epochs"
+    return (
+        f"about {coming.steps:,} an epoch ({coming.low:,} to {coming.high:,}, by the first block), "
+        f"{coming.steps * epochs:,} in {epochs} epochs"
+    )
+
+
+def short_clips_warning(views: Views, clips: Clips | Catalogue) -> str:
+    """A warning where more than 10 % of the clips are shorter than the crop, so that their views coincide; or ''. Of a
+    catalogue some 100,000 clips are looked at."""
     frames = views.frames
     if frames is None or not views.random or not views.pad:
         return ""
     needed = (frames - 1) * HOP + WINDOW
-    share = float(np.mean(np.asarray(clips.samples) < needed))
+    if isinstance(clips, Catalogue):
+        _, samples = clips.lengths(np.arange(0, len(clips), max(1, len(clips) // LOOKED_AT)))
+    else:
+        samples = clips.samples
+    share = float(np.mean(np.asarray(samples) < needed))
     if share <= 0.10:
         return ""
     return (

@@ -16,7 +16,7 @@ from gamut import files
 from gamut.data.ahead import Ahead
 from gamut.data.remote import cache_needed, require_cache
 from gamut.errors import RecipeError, RunError
-from gamut.plan import Clips, Epoch
+from gamut.plan import Catalogue, Clips, Epoch
 from gamut.plan.balance import rests
 from gamut.preemption import PREEMPTION, Preemption
 from gamut.progress import NullProgress, TrainingProgress
@@ -32,13 +32,13 @@ from gamut.watchdog import WATCHDOG
 
 
 class Plans(Protocol):
-    """Gives the plan of an epoch (`gamut.data.ahead.Ahead`)."""
+    """Gives the plan of an epoch, or of the block of it that has a step (`gamut.data.ahead.Ahead`)."""
 
     fingerprint: dict[str, str]
 
-    def take(self, number: int) -> Epoch: ...
+    def take(self, number: int, step: int = 0) -> Epoch: ...
 
-    def planned(self, number: int) -> Epoch | None: ...
+    def planned(self, number: int, block: int = 0) -> Epoch | None: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(recipe: Recipe, world: World, index: Index, clips: Clips, forward: Forward) -> Iterator[Session]:
+def open_session(
+    recipe: Recipe, world: World, index: Index, clips: Clips | Catalogue, forward: Forward
+) -> Iterator[Session]:
     """Hold the recipe's run folder, record this attempt, and close both however the run ends. All ranks enter it.
 
     `clips`: what the run trains on; `forward`: whose packs the session's recipe then has in the place of auto.

@@ -32,7 +32,7 @@ class State:
     recent_losses: list[float] = field(default_factory=list)  # of the last applied steps: what a spike is measured by
     collapsed_in_a_row: int = 0
     epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
-    epoch_steps: int = 0
+    epoch_steps: int = 0  # of an epoch in blocks a forecast, by its first block
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> State:
@@ -67,7 +67,7 @@ def beginning(first: Epoch) -> State:
     """The state of a run that has not begun. Every epoch has the draws of the first."""
     if not first.draws:
         raise PlanError("The plan has no clips: look at the recipe's `subset` and at the shard set.")
-    return State(epoch_draws=first.draws, epoch_steps=first.steps)
+    return State(epoch_draws=first.draws, epoch_steps=first.forecast().steps)
 
 
 def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
@@ -81,6 +81,11 @@ def crosses(at: Moment, epoch: Epoch, every: float) -> bool:
     if every <= 0:
         return False
     tiny = 1e-9  # a multiple that rounding put just below its step
-    before = (at.epoch + at.step_in_epoch / epoch.steps) / every
-    after = (at.epoch + (at.step_in_epoch + 1) / epoch.steps) / every
+
+    def share(step: int) -> float:
+        """Of the epoch, before the step: in steps, or where their number is not known yet in draws."""
+        return step / epoch.steps if epoch.blocks == 1 else epoch.draws_before(step) / epoch.draws
+
+    before = (at.epoch + share(at.step_in_epoch)) / every
+    after = (at.epoch + share(at.step_in_epoch + 1)) / every
     return int(after + tiny) > int(before + tiny)

@@ -107,7 +107,7 @@ def test_one_loader_gives_all_epochs_as_one_each_would(corpus, equal, policy, wo
     epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(4)]
     here, taken, asked = os.getpid(), 1, []
 
-    def later(number: int) -> Epoch | None:
+    def later(number: int, block: int) -> Epoch | None:
         if os.getpid() == here:
             asked.append(number)
         known = len(epochs) if ahead or os.getpid() != here else taken
@@ -140,7 +140,7 @@ def test_a_plan_that_is_gone_before_a_worker_opens_it_is_said(corpus, policy) ->
     epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(2)]
     here = os.getpid()
 
-    def later(number: int) -> Epoch | None:
+    def later(number: int, block: int) -> Epoch | None:
         return epochs[number] if number < 2 and os.getpid() == here else None
 
     loader = Loader(corpus.index, epochs[0], rank=0, world=1, per_forward=1, workers=1, later=later)

@@ -118,7 +118,7 @@ def test_a_killed_worker_is_an_error_that_says_so(corpus, epoch) -> None:
 def test_a_worker_that_is_killed_between_epochs_is_missed_in_the_next(corpus, policy, ahead: bool) -> None:
     epochs = [plan_epoch(corpus.index.table(), 3, number, policy("two padded crops")) for number in range(2)]
 
-    def later(number: int):
+    def later(number: int, block: int):
         return epochs[number] if ahead and number < 2 else None
 
     loader = Loader(corpus.index, epochs[0], rank=0, world=1, per_forward=1, workers=2, prefetch=1, later=later)
@@ -169,7 +169,7 @@ def test_workers_end_with_the_iteration(corpus, epoch) -> None:
     next(steps)
     del steps
     assert not _workers()
-    following = Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2, later=lambda number: None)
+    following = Loader(corpus.index, epoch, rank=0, world=1, per_forward=1, workers=2, later=lambda number, block: None)
     for _ in following:
         assert len(_workers()) == 2
         break  # preempted: left in the middle

@@ -59,7 +59,7 @@ def test_every_clip_once_and_every_step_but_the_last_is_full(
         assert plan.last or (in_pack > 0).all()
         if policy.clips is not None:
             assert plan.last or (in_pack == policy.clips).all()
-            assert plan.all_steps == (-(-n // (policy.clips * packs)), True)
+            assert plan.forecast() == (-(-n // (policy.clips * packs)),) * 3
         else:
             assert policy.tokens is not None
             assert in_pack.max(initial=0) <= policy.max_clips
@@ -69,7 +69,7 @@ def test_every_clip_once_and_every_step_but_the_last_is_full(
         assert_partners_fit(clips, plan)
         steps, draws = steps + plan.steps, draws + len(plan.row)
         assert (plan.end, plan.draws_before(plan.end)) == (steps, draws)
-    assert plans[-1].all_steps == (steps, True)
+    assert plans[-1].forecast() == (steps, steps, steps)
     if policy.clips is not None:
         sizes = np.concatenate([np.diff(plan.pack_offset) for plan in plans])
         assert np.count_nonzero((sizes > 0) & (sizes < policy.clips)) <= 1
@@ -235,9 +235,11 @@ def test_borders_waste_no_packs(make_clips, packer: str) -> None:
     whole = plan_epoch(clips, 0, 0, policy).summary()
     assert 1 - tokens / (filled * 2048) <= whole["padding"] + 0.002
     assert plans[-1].end == whole["steps"]
-    forecast, exact = plans[0].all_steps
-    assert not exact
-    assert abs(forecast - whole["steps"]) <= 0.02 * whole["steps"]
+    for plan in plans[:-1]:
+        forecast = plan.forecast()
+        assert not forecast.exact
+        assert forecast.low <= whole["steps"] <= forecast.high
+        assert abs(forecast.steps - whole["steps"]) <= 0.02 * whole["steps"]
 
 
 def test_epochs_and_blocks_differ_and_each_crops_anew(make_clips) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from gamut.data.batch import Hole, PackedBatch
 from gamut.errors import CheckpointError
-from gamut.plan import deal, forwards
+from gamut.plan import Epoch, deal, forwards
 from gamut.preemption import PREEMPTION, Preemption
 from gamut.recipe import schema
 from gamut.train.loop import train
@@ -36,6 +36,13 @@ class ToyEpoch:
     pack_offset: np.ndarray
     row: np.ndarray
     cut: int = 0
+    block: int = 0
+    blocks: int = 1
+    first_step: int = 0
+
+    end, last, following = Epoch.end, Epoch.last, Epoch.following
+    forecast, packs_of = Epoch.forecast, Epoch.packs_of
+    pack_clips = None
 
     @property
     def draws(self) -> int:
@@ -270,10 +277,10 @@ class ToyPlans:
         self.steps, self.packs = steps, packs
         self.fingerprint = {"index": "toy", "packs": str(packs)}
 
-    def take(self, number: int) -> ToyEpoch:
+    def take(self, number: int, step: int = 0) -> ToyEpoch:
         return toy_epoch(number, self.steps, self.packs)
 
-    def planned(self, number: int) -> None:
+    def planned(self, number: int, block: int = 0) -> None:
         return None
 
 
