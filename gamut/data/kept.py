@@ -200,7 +200,7 @@ def _load(path: Path) -> Border:
     try:
         content = json.loads(path.read_text())
         require_digest(content)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             name: np.frombuffer(base64.b64decode(content[name]), np.dtype(dtype).newbyteorder("<")).astype(dtype)
             for name, dtype in KEPT.items()
         }

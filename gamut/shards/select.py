@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -32,6 +32,10 @@ BALANCED = "balanced"
 LINE = re.compile(r"\s*(.+?)\s*[,\s]\s*([^,\s]+)\s*")  # a key, which may hold blanks, and a number
 
 
+@overload
+def select(index: Index, subset: Mapping[str, Any], weights: str = "") -> Clips: ...
+@overload
+def select(index: Index, subset: Mapping[str, Any], weights: str, policy: Policy | None) -> Clips | Catalogue: ...
 def select(
     index: Index, subset: Mapping[str, Any], weights: str = "", policy: Policy | None = None
 ) -> Clips | Catalogue:
