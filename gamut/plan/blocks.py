@@ -238,12 +238,17 @@ class _Line:
 
 
 def first_plan(clips: Clips | Catalogue, seed: int, policy: Policy) -> Epoch:
-    """The plan that a run begins with: of its first epoch, or of the first block of that."""
+    """The plan that a run begins with: of its first epoch, or of the first block of that which has a step."""
     if isinstance(clips, Clips) and in_blocks(len(clips), policy):
         clips = Held(clips)
-    if isinstance(clips, Catalogue):
-        return plan_block(clips, seed, 0, policy, 0, Border())[0]
-    return plan_epoch(clips, seed, 0, policy)
+    if not isinstance(clips, Catalogue):
+        return plan_epoch(clips, seed, 0, policy)
+    border, block = Border(), 0
+    while True:
+        plan, border = plan_block(clips, seed, 0, policy, block, border)
+        if plan.steps:  # as the last one has
+            return plan
+        block += 1
 
 
 def plan_in_blocks(catalogue: Catalogue, seed: int, epoch: int, policy: Policy) -> list[Epoch]:

@@ -14,7 +14,7 @@ from scipy.stats import binomtest, chisquare, kstest
 from gamut.errors import PlanError
 from gamut.plan import Clips, Epoch, Policy, differing, plan_epoch, plan_fingerprint
 from gamut.plan.ascending import PIECE, Ascending
-from gamut.plan.blocks import Border, block_count, draw_block, plan_block, plan_in_blocks, set_parts
+from gamut.plan.blocks import Border, block_count, draw_block, first_plan, plan_block, plan_in_blocks, set_parts
 from gamut.plan.catalogue import Held, in_blocks
 from gamut.plan.draws import set_draws
 
@@ -267,6 +267,22 @@ def test_a_set_is_planned_in_blocks_where_it_or_its_draws_fill_two(make_clips) -
     assert differing(one, two) == ["block (100, now 50)"]
     heavier = plan_fingerprint(Held(weighted(clips)), 0, policy)
     assert [text.split()[0] for text in differing(one, heavier)] == ["weights"]
+
+
+def test_a_run_begins_with_the_first_step_there_is(make_clips) -> None:
+    clips = make_clips(400, low=2.0)
+    for policy in (
+        Policy(packs=8, clips=4, block=1),  # 12 blocks of 33: the first one keeps its last packs back
+        Policy(packs=8, clips=4, block=100),
+        Policy(packs=8, clips=4),
+    ):
+        first = first_plan(clips, 0, policy)
+        assert first.steps > 0
+        assert first.first_step == 0
+        if in_blocks(400, policy):
+            assert same(first, next(plan for plan in plan_in_blocks(Held(clips), 0, 0, policy) if plan.steps))
+        else:
+            assert same(first, plan_epoch(clips, 0, 0, policy))
 
 
 def test_a_set_without_clips_and_one_that_is_never_drawn_are_refused(make_clips) -> None:

@@ -63,20 +63,29 @@ def planned(folder: Path, recipe: schema.Recipe) -> dict[int, Counter]:
     return steps
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_borders_and_between_it_ends_as_if_it_never_was(digits: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "size"),
+    [
+        (0, 2),
+        (2, 2),
+        *(pytest.param(workers, size, marks=pytest.mark.long) for workers in (0, 1, 4) for size in (1, 2, 4)),
+    ],
+)
+def test_killed_at_borders_and_between_it_ends_as_if_it_never_was(
+    digits: Path, tmp_path: Path, workers: int, size: int
+) -> None:
     recipe = recipe_of(workers)
-    expected = run(2, consume, tmp_path / "reference", digits, recipe, 0)
+    expected = run(size, consume, tmp_path / "reference", digits, recipe, 0)
     steps = planned(digits, recipe)
     assert len(steps) == EPOCHS * CLIPS // 6
     assert {step: Counter(clips) for step, clips in consumed(tmp_path / "reference").items()} == steps
     folder = tmp_path / "run"
     for attempt, (step, rank, how) in enumerate([(1, 1, "applied"), (4, 0, "prepare"), (11, 1, "applied")]):
-        assert None in Ranks(2, consume, folder, digits, recipe, attempt, (step, rank, how)).wait()
+        assert None in Ranks(size, consume, folder, digits, recipe, attempt, (step, rank % size, how)).wait()
         if attempt == 1:  # what is planned may go, too
             shutil.rmtree(folder / "plan")
-    answers = run(2, consume, folder, digits, recipe, 3)
-    assert_same_end(folder, answers, tmp_path / "reference", expected, f"{workers} workers")
+    answers = run(size, consume, folder, digits, recipe, 3)
+    assert_same_end(folder, answers, tmp_path / "reference", expected, f"{workers} workers, {size} ranks")
     assert consumed(folder) == consumed(tmp_path / "reference")
 
 
