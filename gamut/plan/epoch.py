@@ -43,15 +43,12 @@ GROUPS = 16  # of steps, by which their number is forecast
 
 
 class Forecast(NamedTuple):
-    """Steps of an epoch: how many are likely, and between which numbers they lie; all equal where that is known."""
+    """Steps of an epoch: how many there are likely to be, between which numbers, and whether that is known exactly."""
 
     steps: int
     low: int
     high: int
-
-    @property
-    def exact(self) -> bool:
-        return self.low == self.high
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +127,15 @@ class Epoch:
         """Steps of the whole epoch, by this block.
 
         Exact where the epoch ends with it, and where packs have a number of clips. Else the draws that are left are
-        divided by those of a mean step, give or take three standard errors of that mean, as groups of steps show it.
+        divided by those of a mean step, give or take three standard errors of that mean, as groups of steps show it;
+        and lanes may end a step apart.
         """
         rest = self.draws - self.draws_before(self.end)
         if self.pack_clips is not None and not self.last:
             steps = -(-self.draws // (self.packs * self.pack_clips))
-            return Forecast(steps, steps, steps)
+            return Forecast(steps, steps, steps, True)
         if self.last:
-            return Forecast(self.end, self.end, self.end)
+            return Forecast(self.end, self.end, self.end, True)
         if not self.steps:  # it is known only that a pack has a clip or more
             return Forecast(self.end + -(-rest // self.packs), self.end + 1, self.end + rest)
         groups = np.array_split(np.diff(self.pack_offset[:: self.packs]), min(GROUPS, self.steps))
@@ -145,7 +143,7 @@ class Epoch:
         mean = len(self.row) / self.steps
         error = 3 * means.std(ddof=1) * math.sqrt((1 - 1 / self.blocks) / len(means)) if len(means) > 1 else mean / 2
         likely, fewest, most = (math.ceil(rest / each) for each in (mean, mean + error, max(mean - error, 1.0)))
-        return Forecast(self.end + likely, self.end + fewest, self.end + most)
+        return Forecast(self.end + likely, self.end + fewest, self.end + most + 1)
 
     def packs_of(self, step: int) -> slice:
         """The numbers of the packs of a step of the epoch."""

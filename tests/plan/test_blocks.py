@@ -59,7 +59,7 @@ def test_every_clip_once_and_every_step_but_the_last_is_full(
         assert plan.last or (in_pack > 0).all()
         if policy.clips is not None:
             assert plan.last or (in_pack == policy.clips).all()
-            assert plan.forecast() == (-(-n // (policy.clips * packs)),) * 3
+            assert plan.forecast() == (*(-(-n // (policy.clips * packs)),) * 3, True)
         else:
             assert policy.tokens is not None
             assert in_pack.max(initial=0) <= policy.max_clips
@@ -69,7 +69,7 @@ def test_every_clip_once_and_every_step_but_the_last_is_full(
         assert_partners_fit(clips, plan)
         steps, draws = steps + plan.steps, draws + len(plan.row)
         assert (plan.end, plan.draws_before(plan.end)) == (steps, draws)
-    assert plans[-1].forecast() == (steps, steps, steps)
+    assert plans[-1].forecast() == (steps, steps, steps, True)
     if policy.clips is not None:
         sizes = np.concatenate([np.diff(plan.pack_offset) for plan in plans])
         assert np.count_nonzero((sizes > 0) & (sizes < policy.clips)) <= 1
@@ -225,21 +225,25 @@ def test_shards_are_streamed_by_one_lane_also_over_borders(make_clips) -> None:
 
 
 @pytest.mark.parametrize("packer", ["exact", "next_fit"])
-def test_borders_waste_no_packs(make_clips, packer: str) -> None:
-    clips = make_clips(20_000, low=4.0, shards=100)
+@pytest.mark.parametrize("seed", range(4))
+def test_borders_waste_no_packs(make_clips, packer: str, seed: int) -> None:
+    clips = make_clips(20_000, seed, low=4.0, shards=100)
     policy = Policy(packs=64, tokens=2048, packer=packer, block=2500)
     plans = plan_in_blocks(Held(clips), 0, 0, policy)
     assert len(plans) == 4  # 64 packs of up to 64 clips: a step of these fits into each
     tokens = sum(int(plan.pack_tokens.sum()) for plan in plans)
     filled = sum(np.count_nonzero(np.diff(plan.pack_offset)) for plan in plans)
     whole = plan_epoch(clips, 0, 0, policy).summary()
-    assert 1 - tokens / (filled * 2048) <= whole["padding"] + 0.002
-    assert plans[-1].end == whole["steps"]
+    ends = 4 * 16 * (packer == "next_fit")  # of lanes, which cannot put them together
+    assert filled <= whole["packs"] + ends
+    assert 1 - tokens / (filled * 2048) <= whole["padding"] + ends / filled
+    steps = plans[-1].end
+    assert steps <= whole["steps"]
     for plan in plans[:-1]:
         forecast = plan.forecast()
         assert not forecast.exact
-        assert forecast.low <= whole["steps"] <= forecast.high
-        assert abs(forecast.steps - whole["steps"]) <= 0.02 * whole["steps"]
+        assert forecast.low <= steps <= forecast.high
+        assert abs(forecast.steps - steps) <= 0.02 * steps
 
 
 def test_epochs_and_blocks_differ_and_each_crops_anew(make_clips) -> None:
