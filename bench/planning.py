@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +83,13 @@ def policy_of(name: str, options: argparse.Namespace) -> Policy:
     )  # fmt: skip
 
 
+def most_memory() -> float:
+    """GB that this process has held at most. (Of getrusage it would be what its parent held, where that was more.)"""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e9
+
+
 def opened_clips(folder: Path, policy: Policy) -> Clips | Catalogue:
     return select(Index.open(folder, tars=False, intact=False), {}, "", policy)
 
@@ -95,7 +102,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, f
     opened = time.process_time() - since
     epoch = first_plan(clips, options.seed, policy)
     planned = time.process_time() - since - opened
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = most_memory()
     summary = epoch.summary(options.world)
     found = {"open": opened, "plan": planned, "peak": peak, "draws": len(epoch.row)}
     found["steps"] = epoch.forecast().steps
@@ -117,7 +124,7 @@ def begin(name: str, folder: Path, options: argparse.Namespace) -> dict[str, flo
         plans.begin()
         plans.take(0)
         first = time.perf_counter() - since
-    return {"first": first, "run": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {"first": first, "run": most_memory()}
 
 
 def resume(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
