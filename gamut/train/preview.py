@@ -45,7 +45,7 @@ def preview(
     table = Table(title=f"{recipe.run.name} on {world} rank{'s' * (world > 1)}: the plan", show_header=False)
     table.add_row("clips an epoch", f"{epoch.draws:,}")
     if epoch.blocks > 1:
-        table.add_row("planned in blocks", f"{epoch.blocks:,}; below, shares and numbers of clips are of the first")
+        table.add_row("planned in blocks", f"{epoch.blocks:,}; what follows is of the first")
     table.add_row("steps", _steps(coming, recipe.epochs))
     table.add_row("clips a step", f"{facts['draws_step_mean']:,.1f} in {epoch.packs} packs")
     table.add_row("tokens a step", f"{facts['tokens_step_mean']:,.0f} mean, {facts['tokens_step_max']:,} most")
@@ -79,10 +79,8 @@ def preview(
 def _steps(coming: Forecast, epochs: int) -> str:
     if coming.exact:
         return f"{coming.steps:,} an epoch, {coming.steps * epochs:,} in {epochs} epochs"
-    return (
-        f"about {coming.steps:,} an epoch ({coming.low:,} to {coming.high:,}, by the first block), "
-        f"{coming.steps * epochs:,} in {epochs} epochs"
-    )
+    about = f"about {coming.steps:,} an epoch ({coming.low:,} to {coming.high:,})"
+    return f"{about}, {coming.steps * epochs:,} in {epochs} epochs"
 
 
 def short_clips_warning(views: Views, clips: Clips | Catalogue) -> str:

@@ -71,6 +71,21 @@ def test_another_split_or_none_can_be_asked_for(audioset: Path, capsys: pytest.C
         assert dry_run(capsys, "asit_b", f"data={audioset}", "step.packs=2", *words)["clips an epoch"] == clips
 
 
+def test_steps_of_a_set_in_blocks_are_exact_or_said_to_be_a_forecast(
+    audioset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["asit_b", f"data={audioset}", "subset={}", "step.packs=1", "epochs=10", "plan.block=1"]
+    by_clips = dry_run(capsys, *words)
+    assert by_clips["clips an epoch"] == "34"
+    assert by_clips["planned in blocks"].startswith("6;")
+    assert by_clips["steps"] == "7 an epoch, 70 in 10 epochs"
+    by_tokens = dry_run(capsys, *words, "step.clips=null", "step.tokens=2048", "step.max_clips=2")
+    found = re.fullmatch(r"about 17 an epoch \((\d+) to (\d+)\), .*", by_tokens["steps"])
+    assert found is not None
+    assert int(found[1]) <= 17 <= int(found[2])
+    assert dry_run(capsys, *words[:-1])["steps"] == by_clips["steps"]
+
+
 def test_a_set_without_splits_is_heard_whole_and_one_with_others_is_asked_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
