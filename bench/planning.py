@@ -48,6 +48,7 @@ from gamut.shards.select import select
 CUT_AT = 2992  # frames: 30 s
 A_SHARD = 1000
 NODES = 8
+AT_ONCE = 2_000_000
 
 
 def write_index(folder: Path, clips: int) -> float:
@@ -62,6 +63,15 @@ def write_index(folder: Path, clips: int) -> float:
     since = time.process_time()
     build(folder, "set", [str(number) for number in range(527)], parts)
     return time.process_time() - since
+
+
+def write_lengths(folder: Path, name: str, options: argparse.Namespace) -> None:
+    """Give the clips of the index the lengths of a mix, 2 million at a time."""
+    path = folder / "index" / "samples.npy"
+    samples = np.lib.format.open_memmap(path, "w+", np.int64, (options.clips,))
+    for number, first in enumerate(range(0, options.clips, AT_ONCE)):
+        last = min(first + AT_ONCE, options.clips)
+        samples[first:last] = mix(name, last - first, options.seed + number).samples
 
 
 def imbalance(epoch: Epoch, world: int, nodes: int) -> float:
@@ -170,7 +180,7 @@ def main() -> None:
         folder = Path(temporary) / "set"
         speed.caption = f"index built of its parts in {write_index(folder, options.clips):.1f} s"
         for name in options.mix or MIXES:
-            np.save(folder / "index" / "samples.npy", mix(name, options.clips, options.seed).samples)
+            write_lengths(folder, name, options)
             found = {}
             for what in ("measure", "begin", "resume"):
                 found |= elsewhere(what, name, folder)
