@@ -17,7 +17,7 @@ from torch import nn
 
 from gamut.audio.logmel import normalise, patches
 from gamut.data.batch import PackedBatch
-from gamut.data.front import spectrogram
+from gamut.data.front import Mixtures, mixtures, spectrogram
 from gamut.models.backbone import Backbone
 from gamut.models.find import OBJECTIVE
 from gamut.models.strict import require_fit
@@ -72,14 +72,22 @@ class Asit(Pretraining):
 
     def front_end(self, batch: PackedBatch) -> torch.Tensor:
         """Normalised log-mel patches [N, 256] of a batch on the device, float32."""
-        mel = spectrogram(batch, self.mode, self.pad_with, self.compiled())
+        return self._patches(spectrogram(batch, self.mode, self.pad_with, self.compiled()))
+
+    def _patches(self, mel: torch.Tensor) -> torch.Tensor:
         return patches(normalise(mel, self.mean, self.std, self.compiled()))
+
+    def _heard(self, batch: PackedBatch) -> torch.Tensor | Mixtures:
+        """The patches of a batch; in mixtures, also of what is mixed and of the partners."""
+        if batch.partner_gain is None:
+            return self.front_end(batch)
+        return Mixtures(*map(self._patches, mixtures(batch, self.mode, self.pad_with, self.compiled())))
 
     def prepare(self, batch: PackedBatch, at: Moment) -> Prepared:
         segments = begun(self.seed, batch.epoch, *batch.segment_key())  # on the host, where the batch still is there
         batch = batch.to(self.device)
         layout, compiled = self.model.backbone.layout, self.compiled()
-        views = masked_batch(batch, self.front_end(batch), layout, self.options, segments, compiled=compiled)
+        views = masked_batch(batch, self._heard(batch), layout, self.options, segments, compiled=compiled)
         return Prepared(views, views.counts())
 
     def loss(
@@ -107,11 +115,13 @@ class Asit(Pretraining):
         if student.classes is not None or student.data is not None:
             runs = self.teacher if self.narrow is None else self.narrow
             with torch.no_grad(), mixed(runs, self.precision, self.device):
-                teacher = cast(AsitNetwork, runs).teach(views.clean, views.teacher)
+                teacher = cast(AsitNetwork, runs).teach(views.taught, views.teacher)
         if student.data is not None and teacher.data is not None:
             sharpness = warmth, options.student_temperature
-            ordered = views.clones == 1 and len(views.local) == len(views.clean)
-            rows = None if ordered else views.heard(views.local), views.local_counts
+            ordered = views.clones == 1 and len(views.local) == len(views.clean) and views.second is None
+            places = None if ordered else views.heard(views.local)
+            others = None if views.second is None else views.second.patch[views.heard(views.local)]
+            rows = places, others, views.local_counts
             if options.targets == "features":
                 sums["local"] = self.centres.regress(student.data, teacher.data, *rows)
             else:
@@ -120,6 +130,9 @@ class Asit(Pretraining):
                 metrics["teacher/entropy_data"] = taught.entropy / max(totals["local_tokens"], 1.0)
         if student.classes is not None and teacher.classes is not None:
             target = self.centres.target("", teacher.classes, warmth)
+            if views.second is not None:  # a mixture is to say what both of its clips say
+                both = target, torch.index_select(target, 0, views.second.segment)
+                target = (both[0][: len(both[1])] + both[1]) / 2
             sharpened = student.classes.detach().float() / options.student_temperature
             self.centres.spreads["student/spread"].add(sharpened.softmax(dim=-1))
             width = target.shape[1]
@@ -140,6 +153,8 @@ class Asit(Pretraining):
         metrics["mask/pixels"] = views.own.masks.pixels.sum() / max(totals["pixels"], 1.0)
         if options.mask_fill == "clip" or options.mask_copied:
             metrics["mask/clips_alone"] = views.own.alone
+        if options.mixtures:
+            metrics["mixtures/partner_holes"] = torch.tensor(float(views.partner_holes))
         return loss, metrics
 
     def teacher_temperature(self, at: Moment) -> float:

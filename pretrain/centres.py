@@ -161,28 +161,39 @@ class Centres:
         student: torch.Tensor,
         teacher: torch.Tensor,
         rows: torch.Tensor | None,
+        others: torch.Tensor | None,
         counts: torch.Tensor | None,
         sharpness: tuple[float, float],
         compiled: bool = False,
     ) -> losses.Distilled:
         """What the data tokens `rows` of a micro-step are taught (see `losses.distil`); the centre gathers all of them.
 
-        student: logits [m, K] of the rows; teacher: of all, [n, K]; rows: int64 [m]; None: all, in their order.
+        student: logits [m, K] of the rows; teacher: of all, [n, K]; rows: int64 [m]; None: all, in their order;
+        others: int64 [m], whose distributions are the other half of the targets, in mixtures.
         """
         self.on["_data"].add(teacher)
+        other = None if others is None else torch.index_select(teacher, 0, others)
         if rows is not None:
             teacher = torch.index_select(teacher, 0, rows)
-        given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts, compiled)
+        given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts, compiled, other)
         number = len(teacher) if counts is None else counts.sum()
         self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
         return given
 
     def regress(
-        self, student: torch.Tensor, teacher: torch.Tensor, rows: torch.Tensor | None, counts: torch.Tensor | None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        rows: torch.Tensor | None,
+        others: torch.Tensor | None,
+        counts: torch.Tensor | None,
     ) -> torch.Tensor:
         """As `distil` for features [m, D] and [n, D], float32: the loss's sum."""
+        other = None if others is None else torch.index_select(teacher, 0, others)
         if rows is not None:
             teacher = torch.index_select(teacher, 0, rows)
+        if other is not None:
+            teacher = (teacher + other) / 2
         some = teacher if counts is None else teacher * counts[:, None]
         number = len(teacher) if counts is None else counts.sum()
         sums = some.sum(0, dtype=torch.float64), some.square().sum(dtype=torch.float64)

@@ -49,6 +49,7 @@ def distil(
     sharpness: tuple[float, float],
     counts: torch.Tensor | None = None,
     compiled: bool = False,
+    other: torch.Tensor | None = None,
 ) -> Distilled:
     """`cross_entropy` of the student's logits [n, K] with `teacher_distribution` of the teacher's [n, K].
 
@@ -56,8 +57,9 @@ def distil(
     the type of the logits: all of them in float32 would be the largest tensors of a step, several times over.
     sharpness: temperature of the teacher and of the student; counts: bool [n], the rows that are summed; None: all.
     compiled: by torch.compile, as the blocks are: few passes over the logits where torch's operators take twenty.
+    other: [n, K], also the teacher's, where the target is the mean of both distributions.
     """
-    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness, counts, compiled))
+    return Distilled(*_Distil.apply(logits, teacher, centre, *sharpness, counts, compiled, other))
 
 
 def distil_rows(
@@ -68,11 +70,14 @@ def distil_rows(
     cool: float | torch.Tensor,
     counts: torch.Tensor | None,
     gradient: torch.Tensor | None,
+    other: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """`Distilled` of some rows, in float32; `gradient` [n, K] is overwritten with the loss's by `logits`.
 
     Sums go over each row first: with them a compiler does all that comes before `chances` while it has the row."""
     target = teacher_distribution(teacher, centre, warm)
+    if other is not None:
+        target = (target + teacher_distribution(other, centre, warm)) / 2
     if counts is not None:
         target *= counts[:, None]
     log_p = F.log_softmax(logits.float() / cool, dim=-1)
@@ -94,6 +99,7 @@ class _Distil(torch.autograd.Function):
         cool: float,
         counts: torch.Tensor | None,
         compiled: bool,
+        other: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         rows, width = logits.shape
         loss, uncertain, squares, chances = (
@@ -117,6 +123,7 @@ class _Distil(torch.autograd.Function):
                 *sharpness,
                 None if counts is None else counts[some],
                 None if gradient is None else gradient[some],
+                *(() if other is None else (other[some],)),
             )
             for total, part in zip((loss, uncertain, chances, squares), parts):
                 total += part
@@ -129,7 +136,7 @@ class _Distil(torch.autograd.Function):
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         # The loss's own gradient has no dimensions, so the product has the type of the logits.
-        return gradient * given[0], *[None] * 6
+        return gradient * given[0], *[None] * 7
 
 
 def regression(predicted: torch.Tensor, target: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:

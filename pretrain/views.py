@@ -1,16 +1,19 @@
 """A micro-batch as ASiT's teacher and student see it: both views of each clip, whole and masked, and local crops.
 
 Places are the patches of the masked views. Of n masks a view (`asit.clones`) all views of the batch come with the first
-mask, then all with the second, and so on: place p is the teacher's patch p modulo theirs."""
+mask, then all with the second, and so on: place p is the teacher's patch p modulo theirs. Where views are mixtures of
+two clips (`asit.mixtures`) the teacher has the other clips' views, too, after them all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from gamut.data.batch import PackedBatch
+from gamut.data.front import Mixtures
 from gamut.models.layout import BANDS, Layout
 from gamut.models.predictor import Gaps, gaps
 from gamut.numbers import PATCH
@@ -19,11 +22,21 @@ from gamut.recipe import schema
 from pretrain.masking import Hidden, hide, mask_key
 
 
+class Second(NamedTuple):
+    """Where in what the teacher gives of patches and segments the other half of a mixture is; of what is no mixture,
+    the place itself."""
+
+    patch: torch.Tensor  # int64 [G]
+    segment: torch.Tensor  # int64 [S]
+
+
 @dataclass(frozen=True)
 class MaskedBatch:
     """A micro-batch on the training device: clean patches, masks and the packed layout."""
 
-    clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what the teacher gets
+    clean: torch.Tensor  # float32 [G, 256], normalised, of the two views of each clip: what is rebuilt
+    taught: torch.Tensor  # float32 [G + H, 256]: what the teacher gets, the same but in mixtures
+    second: Second | None  # None: there are no mixtures
     own: Hidden  # the same two views, masked, with each of the masks: P = clones * G places
     teacher: Layout
     hidden: torch.Tensor  # float32 [N, 256], masked, local crops included: what the student gets
@@ -41,6 +54,7 @@ class MaskedBatch:
     crops: int  # local crops a clip
     clones: int
     neighbours: int  # segments that have any
+    partner_holes: int  # clips that are no mixtures since their partner could not be read
 
     def heard(self, places: torch.Tensor) -> torch.Tensor:
         """The teacher's patches at these places."""
@@ -60,14 +74,15 @@ class MaskedBatch:
 
 def masked_batch(
     batch: PackedBatch,
-    patches: torch.Tensor,
+    patches: torch.Tensor | Mixtures,
     layout: Callable[..., Layout],
     options: schema.Asit,
     segments: Begun,
     fixed: bool | None = None,
     compiled: bool = False,
 ) -> MaskedBatch:
-    """The views of a batch on the training device, whose clean patches are float32 [N, 256].
+    """The views of a batch on the training device, whose clean patches are float32 [N, 256]; of mixtures also those
+    of what is mixed, and of the partners.
 
     layout: the backbone's. segments: the keys of the segments (seed, epoch, clip id, draw, view), by which masks and
     drops are drawn.
@@ -76,6 +91,8 @@ def masked_batch(
     """
     crops, whole, clones = batch.local_views, batch.views - batch.local_views, options.clones
     assert not crops or (clones == 1 and not options.unseen), "the recipe's checks allow local crops only beside all"
+    patches, mixed, partners = patches if isinstance(patches, Mixtures) else (patches, None, None)
+    assert not crops or mixed is None, "the recipe's checks allow no local crops with mixtures"
     segments = cloned(segments, clones)
     frames, sizes, number, clean = batch.frames, batch.sizes, torch.arange(len(patches), device=patches.device), patches
     keys = mask_key(segments).to(clean.device, non_blocking=True)
@@ -85,9 +102,13 @@ def masked_batch(
         number = patch_numbers(batch.frames, batch.views, whole, sum(sizes) // PATCH * BANDS)
         clean = torch.index_select(patches, 0, number)
     teacher = places = layout(frames, sizes)
-    heard = clean
+    heard, taught, second = clean if mixed is None else mixed, clean, None
+    if partners is not None and batch.mixtures:
+        taught = torch.cat([clean, partners])
+        teacher, second = joint(batch, layout, places)
+        clean = torch.maximum(clean, torch.index_select(taught, 0, second.patch))
     if clones > 1:
-        frames, sizes, heard = frames.repeat(clones), sizes * clones, clean.repeat(clones, 1)
+        frames, sizes, heard = frames.repeat(clones), sizes * clones, heard.repeat(clones, 1)
         places, number = layout(frames, sizes), torch.arange(len(heard), device=clean.device)
     own = hide(heard, places, frames, sizes, keys, whole, batch.pack_clips * clones, options, compiled)
     hidden, student, given = own.patches, places, torch.arange(len(heard), device=clean.device)
@@ -112,6 +133,8 @@ def masked_batch(
     local = rebuild if on_masked else given
     return MaskedBatch(
         clean=clean,
+        taught=taught,
+        second=second,
         own=own,
         teacher=teacher,
         hidden=hidden,
@@ -129,6 +152,27 @@ def masked_batch(
         crops=crops,
         clones=clones,
         neighbours=sum(clips for clips in batch.pack_clips if clips > 1) * whole * clones,
+        partner_holes=len(batch.partner_holes),
+    )
+
+
+def joint(batch: PackedBatch, layout: Callable[..., Layout], own: Layout) -> tuple[Layout, Second]:
+    """The layout of all views and after them of their partners, and which of these belongs to what.
+
+    own: the layout of the views alone.
+    """
+    assert batch.partner_frames is not None
+    device, views, patches = batch.frames.device, batch.segments, len(own.patch)
+    which = torch.tensor(batch.mixtures).to(device, non_blocking=True)
+    frames = torch.cat([batch.frames, batch.partner_frames[which]])
+    both = layout(frames, batch.sizes + tuple(filter(None, batch.partner_sizes)))
+    count = own.columns * own.bands
+    first = (count.cumsum(0) - count)[which]
+    beside = first[both.owner[patches:] - views] + both.time[patches:] * own.bands + both.frequency[patches:]
+    numbers, segments = torch.arange(len(both.patch), device=device), torch.arange(both.segments, device=device)
+    return both, Second(
+        numbers[:patches].index_copy(0, beside, numbers[patches:]),
+        segments[:views].index_copy(0, which, segments[views:]),
     )
 
 

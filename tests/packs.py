@@ -46,11 +46,41 @@ def packed(
     )
 
 
+def with_partners(batch: PackedBatch, frames: list[int], seed: int = 1) -> PackedBatch:
+    """The batch in mixtures with clips of noise, of so many frames in each of its segments, 0 for none."""
+    clips = list(zip(frames[:: batch.views], range(batch.clips)))
+    other, hop = packed([size for size in frames if size], seed=seed), int(batch.hop[0]) if batch.segments else 160
+    assert all(int(one) == hop for one in batch.hop), "partners have the hop of their segment"
+    length = torch.tensor([(size - 1) * hop + 400 if size else 0 for size in frames], dtype=torch.int64)
+    gain = 0.5 + torch.rand(len(frames), generator=torch.Generator().manual_seed(seed))
+    row = torch.tensor([number if size else -1 for size, number in clips], dtype=torch.int64)
+    return replace(
+        batch,
+        partner_waveform=other.waveform,
+        partner_offset=torch.cat([length.new_zeros(1), length.cumsum(0)]),
+        partner_length=length,
+        partner_frames=torch.tensor(frames, dtype=torch.int64),
+        partner_sizes=tuple(frames),
+        partner_gain=torch.where(length > 0, gain, 1.0),
+        partner_row=row,
+    )
+
+
 def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
     """Clips [first, last) of a batch."""
     a, b = first * batch.views, last * batch.views
     begin, end = int(batch.offset[a]), int(batch.offset[b])
     ends = list(accumulate(batch.pack_clips))
+    partners = {}
+    if batch.partner_gain is not None:
+        first_sample, end_sample = int(batch.partner_offset[a]), int(batch.partner_offset[b])
+        partners = {
+            "partner_waveform": batch.partner_waveform[first_sample:end_sample],
+            "partner_offset": batch.partner_offset[a : b + 1] - first_sample,
+            "partner_row": batch.partner_row[first:last],
+            "partner_sizes": batch.partner_sizes[a:b],
+            **{name: getattr(batch, name)[a:b] for name in ("partner_length", "partner_frames", "partner_gain")},
+        }
     spans = [min(last, end) - max(first, end - size) for end, size in zip(ends, batch.pack_clips)]
     return replace(
         batch,
@@ -66,4 +96,5 @@ def part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         label=batch.label[int(batch.label_offset[first]) : int(batch.label_offset[last])],
         sizes=batch.sizes[a:b],
         pack_clips=tuple(clips for clips in spans if clips > 0),
+        **partners,
     )

@@ -77,6 +77,7 @@ def log_mel(
     pool: torch.Tensor | None = None,
     pools: tuple[int, ...] = (),
     partner: Partner | None = None,
+    gain: torch.Tensor | None = None,
     bank: Bank = AST,
     compiled: bool = False,
 ) -> torch.Tensor:
@@ -94,6 +95,8 @@ def log_mel(
             segment by itself (for checking: it goes a segment at a time and waits for the device).
         pool: int64 [S], neighbouring frames averaged into one, and `pools` the same as Python numbers; None: 1.
         partner: the waveforms that the segments are mixed with; None: none.
+        gain: float32 [S], what a segment's samples are multiplied with, where it owns all that lie before the next
+            one's; None: 1.
         bank: ours and AST's; or another's, without a partner.
         compiled: on a device other than a CPU, `fast` by torch.compile: few passes over the samples.
 
@@ -118,6 +121,8 @@ def log_mel(
             samples = mixed(waveform, offset, length, partner, compiled, each=mode == "exact")
         else:
             samples = waveform * SCALE
+        if gain is not None:
+            samples *= torch.repeat_interleave(gain, offset.diff(), output_size=len(samples))
         if bank.full_scale != 1.0:
             samples *= bank.full_scale
         if mode == "exact":

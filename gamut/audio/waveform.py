@@ -14,11 +14,17 @@ RUN = 256  # samples added up together
 
 
 class Partner(NamedTuple):
-    """Mixup partners of S segments."""
+    """What S segments are mixed with."""
 
     waveform: torch.Tensor  # int16 [samples], 16 kHz
     offset: torch.Tensor  # int64 [S + 1]; segment s is mixed with samples [offset[s], offset[s + 1]), or with none
     weight: torch.Tensor  # float32 [S], lambda: the share of the segment's own sound; 1 without a partner
+    gain: torch.Tensor | None = None  # float32 [S], what the partner is multiplied with; None: 1 - weight
+    length: torch.Tensor | None = None  # int64 [S], samples that are the partner's, before zeros; None: all
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return self.offset.diff() if self.length is None else self.length
 
 
 def mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
@@ -36,18 +42,20 @@ def mean_free(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor
 
 
 def mix(samples: torch.Tensor, offset: torch.Tensor, partner: Partner) -> torch.Tensor:
-    """weight * own + (1 - weight) * partner, both free of their means, a segment at a time.
+    """weight * own + gain * partner, both free of their means, a segment at a time.
 
     samples: float32 [samples], what `mean_free` gave, overwritten; offset: int64 [S + 1]. A partner is zero-padded to
     its segment, of whose own samples it has at most as many (the plan has cut it). A segment without one keeps its
     bits.
     """
-    added = mean_free(partner.waveform, partner.offset, partner.offset.diff())
+    added = mean_free(partner.waveform, partner.offset, partner.lengths)
     spans = zip(offset.tolist(), offset[1:].tolist(), partner.offset.tolist(), partner.offset[1:].tolist())
-    for share, (begin, end, first, last) in zip(partner.weight.tolist(), spans):
+    shares = partner.weight.tolist()
+    gains = [1.0 - share for share in shares] if partner.gain is None else partner.gain.tolist()
+    for share, gain, (begin, end, first, last) in zip(shares, gains, spans):
         if last > first:
             samples[begin:end] *= share
-            samples[begin : begin + last - first] += added[first:last] * (1.0 - share)
+            samples[begin : begin + last - first] += added[first:last] * gain
     return samples
 
 
@@ -85,16 +93,16 @@ def mixed_ragged(
     if compiled and len(length) == 1:  # for one segment alone torch would compile anew: an empty one follows
         offset, length = torch.cat([offset, offset[-1:]]), F.pad(length, (0, 1))
         if partner is not None:
-            twice = (torch.cat([part, part[-1:]]) for part in (partner.offset, partner.weight))
-            partner = Partner(partner.waveform, *twice)
+            twice = (None if part is None else torch.cat([part, part[-1:]]) for part in partner[1:4])
+            partner = Partner(partner.waveform, *twice, F.pad(partner.lengths, (0, 1)))
     parts: list[Forward] = [_means, _mixed]
     means, joined = (compiled_function(part, True) for part in parts) if compiled else parts
     given = [waveform, offset, length, means(waveform, offset, length)]
     if partner is not None:
         # For fewer samples than two runs torch would compile anew.
         theirs = means if len(partner.waveform) >= 2 * RUN else _means
-        mean = theirs(partner.waveform, partner.offset, partner.offset.diff())
-        given += [partner.waveform, partner.offset, mean, partner.weight]
+        mean = theirs(partner.waveform, partner.offset, partner.lengths)
+        given += [partner.waveform, partner.offset, mean, *partner[2:]]
     return joined(*given)  # type: ignore[no-any-return]
 
 
@@ -107,6 +115,8 @@ def _mixed(
     partner_offset: torch.Tensor | None = None,
     partner_mean: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
+    gain: torch.Tensor | None = None,
+    partner_length: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `mixed_ragged`; the means are float32 [S]. Places are int32: a batch has less than 37 hours of sound."""
     place = torch.arange(len(waveform), dtype=torch.int32, device=waveform.device)
@@ -120,9 +130,10 @@ def _mixed(
     assert weight is not None
     share = weight[segment]
     at = (partner_offset.int()[segment] + inside).clamp_max(len(partner) - 1)
-    added = (partner[at].float() * SCALE - partner_mean[segment]) * (1.0 - share)
+    added = (partner[at].float() * SCALE - partner_mean[segment]) * (1.0 - share if gain is None else gain[segment])
     own = own * share
-    return torch.where(inside < partner_offset.diff()[segment], own + added, own)
+    there = partner_offset.diff() if partner_length is None else partner_length
+    return torch.where(inside < there[segment], own + added, own)
 
 
 def _means(waveform: torch.Tensor, offset: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from gamut.data.events import events_of_views
 from gamut.data.reader import FeatureReader, Reader, Readers, open_reader
 from gamut.errors import AudioError, PlanError
 from gamut.plan import Epoch
+from gamut.plan.crops import samples_needed
+from gamut.plan.partners import partner_frames
 from gamut.shards import Index
 
 
@@ -21,7 +24,7 @@ def assemble(source: Index | Reader | Readers | FeatureReader, epoch: Epoch, pac
 
     A negative number, like a pack without clips, adds nothing. Each clip is decoded once for all its views. A clip
     whose bytes are unusable becomes a hole and is left out; that depends on the bytes alone, so every rank and every
-    replay leaves out the same clips. If a mixup partner is unusable, its clip stays unmixed. Raises ShardError where
+    replay leaves out the same clips. If a partner is unusable, its clip stays unmixed. Raises ShardError where
     a shard cannot be read, PlanError where the plan asks for samples that a clip does not have, FeatureError where a
     clip is missing or damaged in the cache.
     """
@@ -79,15 +82,17 @@ def _sounds(
         samples = _decode(reader, int(row[clip]), holes)
         if samples is None:
             continue
+        views = []
         for view in range(epoch.views):
             first, own, size = int(start[clip, view]), int(length[clip, view]), int(needed[clip, view])
             if own > size:
                 raise _of_another_index(index, epoch, int(row[clip]), first, own, len(samples))
             waveform[used : used + own] = _cut(index, epoch, int(row[clip]), samples, first, own, epoch.rolled)
             waveform[used + own : used + size] = 0
+            views.append(waveform[used : used + own])
             used += size
         if partners is not None:
-            partners.add(clip)
+            partners.add(clip, views)
         kept.append(clip)
     read = row[kept] if partners is None else np.concatenate([row[kept], [one for one in partners.rows if one >= 0]])
     payload = {
@@ -135,36 +140,47 @@ def _features(
 
 
 class _Partners:
-    """The mixup partners of a batch, clip after clip."""
+    """The partners of a batch, of mixup or in mixtures, clip after clip."""
 
     def __init__(self, reader: Reader | Readers, epoch: Epoch, draws: np.ndarray) -> None:
         assert epoch.partner is not None
-        assert epoch.partner_weight is not None
         assert epoch.partner_start is not None
         assert epoch.partner_length is not None
         self.reader = reader
         self.epoch = epoch
         self.row = np.asarray(epoch.partner[draws], np.int64)
-        self.weight = np.asarray(epoch.partner_weight[draws], np.float32)
+        self.apart = epoch.partner_weight is None
+        self.weight = None if epoch.partner_weight is None else np.asarray(epoch.partner_weight[draws], np.float32)
         self.start = np.asarray(epoch.partner_start[draws], np.int64)
         self.length = np.asarray(epoch.partner_length[draws], np.int64)
+        hop, pool = (np.ones(1) if part is None else part[draws] for part in (epoch.hop, epoch.pool))
+        hop, pool = hop.astype(np.int64), pool.astype(np.int64)
+        self.frames = partner_frames(self.length, hop, pool)
+        self.needed = np.where(self.frames > 0, samples_needed(self.frames, hop, pool), 0)
         self.parts: list[np.ndarray] = []
         self.rows: list[int] = []
         self.weights: list[float] = []
+        self.heard: list[np.ndarray] = []  # int64 [2, V], samples and frames of the partners' own views
+        self.gains: list[float] = []
         self.holes: list[Hole] = []
 
-    def add(self, clip: int) -> None:
-        """Decode and cut the partner of a clip, which stays unmixed if that is unusable."""
+    def add(self, clip: int, views: list[np.ndarray]) -> None:
+        """Decode and cut the partner of a clip with these views, which stays unmixed if that is unusable."""
         row = int(self.row[clip])
         samples = _decode(self.reader, row, self.holes) if row >= 0 else None
-        if samples is None:
-            self.parts += [np.zeros(0, np.int16)] * self.epoch.views
-        else:
+        parts = [np.zeros(0, np.int16)] * self.epoch.views
+        if samples is not None:
             index, epoch = self.reader.index, self.epoch
             spans = zip(self.start[clip].tolist(), self.length[clip].tolist())
-            self.parts += [_cut(index, epoch, row, samples, first, own) for first, own in spans]
+            parts = [_cut(index, epoch, row, samples, first, own) for first, own in spans]
+        if self.apart:
+            there = samples is not None
+            self.heard.append(np.stack([self.length[clip], self.frames[clip]]) * there)
+            self.gains += [equal_power(view, part) for view, part in zip(views, parts)]
+            parts = [np.pad(part, (0, size - len(part))) for part, size in zip(parts, self.needed[clip] * there)]
+        self.parts += parts
         self.rows.append(row if samples is not None else -1)
-        self.weights.append(float(self.weight[clip]) if samples is not None else 1.0)
+        self.weights.append(float(self.weight[clip]) if samples is not None and self.weight is not None else 1.0)
 
     def fields(self) -> dict:
         row = np.array(self.rows, np.int64)
@@ -172,12 +188,28 @@ class _Partners:
         return {
             "partner_waveform": torch.from_numpy(np.concatenate([np.zeros(0, np.int16), *self.parts])),
             "partner_offset": _starts(np.array([len(part) for part in self.parts], np.int64)),
-            "partner_weight": torch.tensor(self.weights, dtype=torch.float32),
+            **(self._apart() if self.apart else {"partner_weight": torch.tensor(self.weights, dtype=torch.float32)}),
             "partner_row": _int64(row),
             "partner_label_offset": label_offset,
             "partner_label": label,
             "partner_holes": tuple(self.holes),
         }
+
+    def _apart(self) -> dict:
+        length, frames = np.concatenate([np.zeros((2, 0), np.int64), *self.heard], axis=1)
+        return {
+            "partner_length": _int64(length),
+            "partner_frames": _int64(frames),
+            "partner_sizes": tuple(frames.tolist()),
+            "partner_gain": torch.tensor(self.gains, dtype=torch.float32),
+        }
+
+
+def equal_power(own: np.ndarray, other: np.ndarray) -> float:
+    """What `other` (int16) is multiplied with to have the power of `own`, each free of its mean: within 20 dB, since
+    what is barely there is noise; 1 where either is silent."""
+    power = [float(part.astype(np.float64).var()) if len(part) else 0.0 for part in (own, other)]
+    return math.sqrt(min(max(power[0] / power[1], 0.01), 100.0)) if min(power) > 0 else 1.0
 
 
 def _decode(reader: Reader | Readers, row: int, holes: list[Hole]) -> np.ndarray | None:

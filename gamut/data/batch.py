@@ -33,8 +33,9 @@ class PackedBatch:
     there are no samples; `partner_clip` is the clip of the batch that each is mixed with.
 
     Fields that a plan does not use are None or empty. With mixup, segment s is mixed with samples [partner_offset[s],
-    partner_offset[s + 1]) of `partner_waveform`, at most length[s] of them and none for an unmixed clip.
-    `gamut.data.front` makes the log-mel of all this.
+    partner_offset[s + 1]) of `partner_waveform`, at most length[s] of them and none for an unmixed clip. In mixtures
+    these are added at a gain, and are a view of their own, too, of `partner_frames[s]` frames at the segment's hop and
+    pooling; after the first `partner_length[s]` samples come zeros. `gamut.data.front` makes the log-mel of all this.
 
     Where clips of the set have events (strong labels), segment s has events [event_offset[s], event_offset[s + 1]),
     shifted and cut with its crop. Those of a mixup partner are not in the batch.
@@ -58,12 +59,18 @@ class PackedBatch:
     pack_clips: tuple[int, ...] = ()  # clips of each of the m packs, in order; unusable ones left out
     pool: torch.Tensor | None = None  # int64 [S], frames averaged into one; None: 1
     pools: tuple[int, ...] = ()  # the same as Python numbers
-    partner_waveform: torch.Tensor | None = None  # int16 [samples], 16 kHz; None: no mixup in this plan
+    partner_waveform: torch.Tensor | None = None  # int16 [samples], 16 kHz; None: nothing is mixed in this plan
     partner_offset: torch.Tensor | None = None  # int64 [S + 1]
-    partner_weight: torch.Tensor | None = None  # float32 [C], lambda: the clip's own share; 1 without a partner
+    partner_weight: torch.Tensor | None = (
+        None  # float32 [C], lambda: the clip's own share; 1 without a partner; None: equal power
+    )
     partner_row: torch.Tensor | None = None  # int64 [C], row in the index; -1 without a partner
     partner_label_offset: torch.Tensor | None = None  # int64 [C + 1]
     partner_label: torch.Tensor | None = None  # int64 [labels], class ids of the partners
+    partner_length: torch.Tensor | None = None  # int64 [S], samples that are the partner's; None: no mixtures
+    partner_frames: torch.Tensor | None = None  # int64 [S], a multiple of 16; 0 without a partner
+    partner_sizes: tuple[int, ...] = ()  # the same as Python numbers
+    partner_gain: torch.Tensor | None = None  # float32 [S], what brings the partner to the clip's power
     label_timed: torch.Tensor | None = None  # bool [labels], whether the clip has events of it; None: no clip has any
     event_offset: torch.Tensor | None = None  # int64 [S + 1]
     event_onset: torch.Tensor | None = None  # int64 [events], first sample of each, from its segment's first on
@@ -81,6 +88,11 @@ class PackedBatch:
     @property
     def segments(self) -> int:
         return len(self.frames)
+
+    @property
+    def mixtures(self) -> tuple[int, ...]:
+        """Numbers of the segments that are added up with another clip, which is heard apart, too."""
+        return tuple(segment for segment, frames in enumerate(self.partner_sizes) if frames)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device (asynchronous from pinned memory)."""

@@ -149,7 +149,7 @@ def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: 
     """Bytes that a node's cache must hold so that an epoch fetches nothing twice: lanes a node x window bytes.
 
     With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. All of the set is needed where
-    it has no more clips than the window, since it is then permuted as a whole, and where a mixup partner may be any
+    it has no more clips than the window, since it is then permuted as a whole, and where a partner may be any
     clip (not with `locality: node`). Two more pieces a lane are for the ends of its window.
     """
     if not len(clips):
@@ -162,7 +162,7 @@ def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: 
     touched = np.flatnonzero(there)
     total, largest = int(pieces.sizes[touched].sum()), int(pieces.sizes[touched].max())
     window = policy.window if policy.shuffle else 0
-    if len(clips) <= window or (policy.mixup and policy.locality == "none"):
+    if len(clips) <= window or ((policy.mixup or policy.mixtures) and policy.locality == "none"):
         return total
     return min(total, -(-policy.lanes // nodes) * (window * total // len(clips) + 2 * largest))
 

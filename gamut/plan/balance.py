@@ -12,8 +12,8 @@ from gamut.errors import PlanError
 # a token in its matrices and 4 n D in attention, so ALPHA = 1 / (6 D); here for ViT-B, D = 768 (11 % at 496 tokens).
 ALPHA = 1 / 4608
 
-# Cost of a mixup partner, as a share of the clip's tokens: it is decoded, sent to the device and added; the transformer
-# never sees it.
+# Cost of a partner, of mixup or in mixtures, as a share of the clip's tokens: it is decoded, sent to the device and
+# added; the transformer that is trained never sees it.
 PARTNER = 0.02
 
 # Cost of a token that a teacher encodes, of one that is trained on: a forward alone.

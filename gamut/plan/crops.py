@@ -32,6 +32,15 @@ def samples_needed(frames: np.ndarray, hop: np.ndarray, pool: np.ndarray | int =
     return (frames * pool - 1) * hop + WINDOW
 
 
+def whole_frames(samples: np.ndarray, hop: np.ndarray, pool: np.ndarray | int = 1) -> np.ndarray:
+    """Frames of a view of so many samples that is not padded: the next lower multiple of 16, at least 16.
+
+    >>> whole_frames(np.array([100, 16000]), np.array([160, 160]))
+    array([16, 96])
+    """
+    return np.maximum((1 + (samples - WINDOW) // hop) // pool // PATCH * PATCH, PATCH)
+
+
 def view_tokens(frames: np.ndarray, policy: Policy, hidden: float = 0.0) -> np.ndarray:
     """Tokens of views of these `frames`: 8 patches for every 16 frames (more where they overlap), less those that are
     dropped and the share `hidden` (`gamut.numbers.kept`), and the class and distillation tokens."""
@@ -112,7 +121,7 @@ def _native(clips: Clips, hop: np.ndarray, pool: np.ndarray, policy: Policy) -> 
     if policy.max_samples is not None:
         too_long = samples > policy.max_samples
         samples = np.minimum(samples, policy.max_samples)
-    own = np.maximum((1 + (samples - WINDOW) // hop) // pool // PATCH * PATCH, PATCH)
+    own = whole_frames(samples, hop, pool)
     if policy.max_frames is not None:
         too_long |= own > policy.max_frames
     cut = int(too_long.sum())

@@ -65,7 +65,9 @@ class Epoch:
     local crops.
 
     A draw with a mixup partner (`partner[i]` >= 0) is mixed, view by view, with `partner_length[i, v]` samples of that
-    clip from `partner_start[i, v]`: weight * own + (1 - weight) * partner, each free of its mean.
+    clip from `partner_start[i, v]`: weight * own + (1 - weight) * partner, each free of its mean. In mixtures, which
+    have no weight, the partner is brought to the clip's power and added, and heard by a teacher as a view of its own
+    of `partner_frames` (gamut/plan/partners.py).
 
     >>> epoch = plan_epoch(index.table(), 0, 3, policy)      # doctest: +SKIP
     >>> epoch.row[epoch.pack_offset[k] : epoch.pack_offset[k + 1]]      # doctest: +SKIP
@@ -87,8 +89,8 @@ class Epoch:
     frames: np.ndarray  # int32 [n, V], a multiple of 16
     tokens: np.ndarray  # int64 [n], of all views, class tokens included
     pool: np.ndarray | None = None  # int32 [n, V]; None: no averaging
-    partner: np.ndarray | None = None  # int64 [n], row in the index, -1 for none; None: no mixup
-    partner_weight: np.ndarray | None = None  # float32 [n], lambda, 1 for none
+    partner: np.ndarray | None = None  # int64 [n], row in the index, -1 for none; None: nothing is mixed
+    partner_weight: np.ndarray | None = None  # float32 [n], lambda, 1 for none; None: equal power
     partner_start: np.ndarray | None = None  # int64 [n, V]
     partner_length: np.ndarray | None = None  # int64 [n, V]
     local_views: int = 0
@@ -167,7 +169,7 @@ class Epoch:
         of the capacity of all packs that are run (`forwards`), empty ones included, that is unused: in tokens, or in
         clips where packs are of a number of clips. `silence`: share of the views' samples that is padding.
         `padded_short`: draws of under 16 frames. `shorter`: draws with less sound than their views. `cut`: draws over
-        `max_frames` or `max_samples`. `mixed`: draws with a mixup partner.
+        `max_frames` or `max_samples`. `mixed`: draws with a partner.
         """
         step_tokens = np.asarray(self.pack_tokens).reshape(self.steps, self.packs).sum(1)
         filled = int(np.count_nonzero(np.diff(self.pack_offset)))

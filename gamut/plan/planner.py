@@ -15,7 +15,7 @@ from gamut.plan.draws import Draws, draw_clips
 from gamut.plan.epoch import Epoch
 from gamut.plan.lanes import Packs, Spread, fill_lanes, lay_out
 from gamut.plan.order import behind_kept, block_bounds, draw_keys, in_passes, lane_bounds, sequence, shuffle_blocks
-from gamut.plan.partners import choose_partners
+from gamut.plan.partners import choose_partners, partner_frames, partner_tokens
 from gamut.plan.policy import Policy
 
 
@@ -60,7 +60,7 @@ def plan_evaluation(clips: Clips, policy: Policy) -> Epoch:
             )
     policy = replace(policy, packer="next_fit", shuffle=False, random_crop=False, roll=0.0, drop_tokens=0.0, mixup=0.0)
     policy, clips = (
-        replace(policy, hidden=0.0, clones=1, draws=None, proportions=()),
+        replace(policy, hidden=0.0, clones=1, mixtures=0.0, draws=None, proportions=()),
         replace(clips, weight=None, source=None),
     )
     fingerprint = plan_fingerprint(clips, 0, policy) | {"epoch": "evaluation"}
@@ -117,19 +117,23 @@ def plan_draws(
     needed = samples_needed(frames, hop[:, None], pool[:, None])
     start, length = crops(clip_id, draw, clips.samples[order], needed, seed, epoch, policy)
     partners = None
-    if policy.mixup:
+    if policy.mixup or policy.mixtures:
         edges = np.concatenate([[0], *(lane[1:] for lane in windows)])
         place, sequenced, at = drawn.place[order], drawn.place[in_sequence], packs.order
         if policy.cached:  # the pack is the window
             sequenced, at, edges = place, np.arange(len(place)), packs.pack_offset
         partners = choose_partners(
-            whole, clip_id, place, draw, needed, length, seed, epoch, policy, sequenced, at, edges
+            whole, clip_id, place, draw, needed, length, seed, epoch, policy, hop, pool, sequenced, at, edges
         )
     pack_tokens = _sum_packs(tokens, packs.pack_offset)
     squares = _sum_packs((segment_tokens(frames, policy) ** 2).sum(1), packs.pack_offset)
     pack_cost = pack_tokens + ALPHA * squares
-    if policy.hidden or policy.clones > 1:  # else the teacher's is in proportion
+    if policy.hidden or policy.clones > 1 or policy.mixtures:  # else the teacher's is in proportion
         heard = view_tokens(frames[:, : policy.views], policy)
+        if policy.mixtures:
+            assert partners is not None
+            apart = partner_frames(partners.length, hop[:, None], pool[:, None])
+            heard = np.concatenate([heard, partner_tokens(apart, policy)], axis=1)
         pack_cost += TEACHER * _sum_packs((heard + ALPHA * heard**2).sum(1), packs.pack_offset)
     if partners is not None:
         pack_cost += PARTNER * _sum_packs(np.where(partners.row >= 0, tokens, 0), packs.pack_offset)

@@ -15,7 +15,12 @@ from gamut.settings import above, at_least, between, bounded, multiple_of, one_o
 PLANNER_VERSION = 3  # raise it when the same inputs give another plan
 MAX_LANES = 16
 FINGERPRINTED = {"hops": "shifts"}  # earlier names, which fingerprints keep for renamed fields
-ADDED = {"cached": False, "hidden": 0.0, "clones": 1}  # fields that came later, with what was done before
+ADDED = {
+    "cached": False,
+    "hidden": 0.0,
+    "clones": 1,
+    "mixtures": 0.0,
+}  # fields that came later, with what was done before
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Policy:
     rolled, end to beginning, by a random amount before any view is cut. `drop_tokens` is the share of each view's
     patches that the model leaves out; of the views that are not local it also leaves out a share `hidden`, and has each
     of these `clones` times, of which the batch has one (masks of the same view). With probability `mixup` a draw gets a
-    partner, with which it is mixed at a weight from Beta(mixup_beta, mixup_beta).
+    partner, with which it is mixed at a weight from Beta(mixup_beta, mixup_beta); with probability `mixtures` one with
+    which it is added up at equal power, while a teacher hears both apart.
 
     Where the features of clips are `cached`, every clip costs the same, whatever its length: it counts as one token,
     and views, crops and hops say nothing. Its mixup partner is a clip of its own pack, which is read anyway.
@@ -73,6 +79,7 @@ class Policy:
     clones: int = bounded(1, at_least(1))
     mixup: float = bounded(0.0, between(0, 1))
     mixup_beta: int = bounded(10, at_least(1))
+    mixtures: float = bounded(0.0, between(0, 1))
     class_token: bool = True
     cached: bool = False  # the model gets stored features: every clip is one token, and mixed within its pack
     distillation_token: bool = False
@@ -135,6 +142,12 @@ def clashes(policy: Any) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (
             ("cached", "views", "local_views", "roll", "drop_tokens"),
             "{cached} features have one view a clip: {views} 1, and {local_views}, {roll} and {drop_tokens} 0",
+        )
+    if policy.mixtures and (policy.mixup or policy.cached or policy.local_views):
+        yield (
+            ("mixtures", "mixup", "cached", "local_views"),
+            "{mixtures} are sums of two clips' views, of which a teacher hears each: they do not go with {mixup}, "
+            "{cached} or {local_views}, so leave these out or set {mixtures} to 0",
         )
     if policy.pad_to and (policy.crop_frames or not policy.pad):
         yield (

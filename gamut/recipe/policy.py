@@ -21,11 +21,13 @@ KEYS = {
     "roll": "views.roll",
     "drop_tokens": "augment.drop_tokens",
     "cached": "features",
+    "mixup": "augment.mixup",
+    "mixtures": "asit.mixtures",
 }
 
 
 def training_policy(recipe: Recipe) -> Policy:
-    """The plan's policy for training: the recipe's step, views and packer, mixup and token dropout."""
+    """The plan's policy for training: the recipe's step, views and packer, mixup and token dropout, mixtures."""
     return Policy(**training_fields(recipe))
 
 
@@ -44,6 +46,7 @@ def training_fields(recipe: Recipe) -> dict[str, Any]:
         drop_tokens=augment.drop_tokens,
         hidden=recipe.asit.unseen,
         clones=recipe.asit.clones,
+        mixtures=recipe.asit.mixtures,
         mixup=augment.mixup,
         mixup_beta=augment.mixup_beta,
         packer=plan.packer,

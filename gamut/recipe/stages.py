@@ -60,6 +60,12 @@ class Asit:
         "hears it once (data2vec 2.0, EAT: 16)",
         PLAN["clones"],
     )
+    mixtures: float = key(
+        0.0,
+        "not in the paper: share of clips whose views the student hears added up with those of another clip at equal "
+        "power, while the teacher hears both apart; targets hold both (SSLAM)",
+        PLAN["mixtures"],
+    )
     predictor: str = key(
         "none",
         "encode visible: what gives tokens for hidden patches, for reconstruction and the local loss: none (these are "

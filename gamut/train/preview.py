@@ -8,8 +8,9 @@ from rich.table import Table
 
 from gamut.data.remote import cache_needed, require_cache
 from gamut.numbers import HOP, RATE, WINDOW
-from gamut.plan import Catalogue, Clips, Epoch, first_plan
+from gamut.plan import Catalogue, Clips, Epoch, Policy, first_plan
 from gamut.plan.epoch import Forecast
+from gamut.plan.partners import partner_frames, partner_tokens
 from gamut.recipe.policy import training_policy
 from gamut.recipe.resolved import resolved_yaml
 from gamut.recipe.schema import AUTO, Recipe, Views
@@ -35,7 +36,8 @@ def preview(
     """
     console = console or Console()
     console.print(resolved_yaml(recipe), highlight=False, markup=False)
-    epoch = first_plan(clips, recipe.seed, training_policy(recipe))
+    policy = training_policy(recipe)
+    epoch = first_plan(clips, recipe.seed, policy)
     auto = recipe.loader.packs_per_forward == AUTO
     per_forward = -(-epoch.packs // world) if auto else recipe.loader.per_forward
     facts = epoch.summary(world, per_forward)
@@ -59,10 +61,11 @@ def preview(
     table.add_row("padded to 16 frames", f"{facts['padded_short']:,}")
     table.add_row("cut at the longest length", f"{facts['cut']:,}")
     if epoch.partner is not None:
-        table.add_row("mixed with another clip", f"{facts['mixed']:,}")
+        heard = f", {taught_besides(epoch, policy):,} tokens more for the teacher" if policy.mixtures else ""
+        table.add_row("mixed with another clip", f"{facts['mixed']:,}{heard}")
     needed = 0
     if index.tars.is_remote:
-        needed = cache_needed(index, clips, training_policy(recipe), nodes if recipe.plan.locality == "node" else 1)
+        needed = cache_needed(index, clips, policy, nodes if recipe.plan.locality == "node" else 1)
         table.add_row("cache a node", f"{needed / 1e9:,.3f} GB needed, {recipe.remote.cache_gb:g} GB allowed")
     rises = schedule.warmup * recipe.epochs
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
@@ -81,6 +84,13 @@ def _steps(coming: Forecast, epochs: int) -> str:
         return f"{coming.steps:,} an epoch, {coming.steps * epochs:,} in {epochs} epochs"
     about = f"about {coming.steps:,} an epoch ({coming.low:,} to {coming.high:,})"
     return f"{about}, {coming.steps * epochs:,} in {epochs} epochs"
+
+
+def taught_besides(epoch: Epoch, policy: Policy) -> int:
+    """What the teacher encodes of partners in mixtures, of all draws."""
+    assert epoch.partner_length is not None
+    pool = 1 if epoch.pool is None else epoch.pool
+    return int(partner_tokens(partner_frames(epoch.partner_length, epoch.hop, pool), policy).sum())
 
 
 def short_clips_warning(views: Views, clips: Clips | Catalogue) -> str:

@@ -33,6 +33,9 @@ POLICIES = {
     "mixed, pooled, tokens dropped": Policy(
         packs=2, clips=None, tokens=160, pad=False, max_frames=96, pools=(1, 2, 3), mixup=0.7, drop_tokens=0.1
     ),
+    "mixtures, pooled": Policy(
+        packs=2, clips=None, tokens=320, views=2, pad=False, max_frames=96, pools=(1, 2), hops=(160, 200), mixtures=0.7
+    ),
     "in order": Policy(packs=3, clips=None, tokens=96, pad=False, max_frames=64, packer="next_fit", shuffle=False),
 }
 
@@ -102,24 +105,46 @@ class Corpus:
     ) -> None:
         """A clip's partner is the planned cut of the planned clip with its labels; a missing one leaves nothing."""
         assert batch.partner_waveform.dtype == torch.int16
-        assert batch.partner_weight.dtype == torch.float32
+        apart = epoch.partner_weight is None
+        assert (batch.partner_gain if apart else batch.partner_weight).dtype == torch.float32
+        assert (batch.partner_weight is None, batch.partner_gain is None) == (apart, not apart)
+        assert batch.partner_sizes == (tuple(batch.partner_frames.tolist()) if apart else ())
         unusable = []
         for clip, n in enumerate(numbers):
             partner = int(epoch.partner[n])
             labels = batch.partner_label[batch.partner_label_offset[clip] : batch.partner_label_offset[clip + 1]]
             spans = batch.partner_offset[clip * batch.views : (clip + 1) * batch.views + 1].tolist()
+            of_clip = slice(clip * batch.views, (clip + 1) * batch.views)
             if partner < 0 or partner in missing:
-                assert (batch.partner_row[clip], batch.partner_weight[clip], len(labels)) == (-1, 1.0, 0)
+                assert (batch.partner_row[clip], len(labels)) == (-1, 0)
+                assert apart or batch.partner_weight[clip] == 1.0
+                assert not apart or batch.partner_sizes[of_clip] == (0,) * batch.views
                 assert spans[0] == spans[-1]
                 unusable += [partner] * (partner >= 0)
                 continue
-            assert (batch.partner_row[clip], batch.partner_weight[clip]) == (partner, epoch.partner_weight[n])
+            assert batch.partner_row[clip] == partner
+            assert apart or batch.partner_weight[clip] == epoch.partner_weight[n]
             assert [self.index.labels[label] for label in labels] == [self.classes[partner]]
             for view, (first, last) in enumerate(itertools.pairwise(spans)):
                 start, length = int(epoch.partner_start[n, view]), int(epoch.partner_length[n, view])
                 found = batch.partner_waveform[first:last].numpy()
-                np.testing.assert_array_equal(found, self.waveforms[partner][start : start + length])
-                assert last - first <= batch.length[clip * batch.views + view]
+                expected = self.waveforms[partner][start : start + length]
+                segment = clip * batch.views + view
+                if apart:
+                    hop, pool = int(epoch.hop[n, view]), 1 if epoch.pool is None else int(epoch.pool[n, view])
+                    frames = max((1 + (length - 400) // hop) // pool // 16 * 16, 16)
+                    assert (batch.partner_length[segment], batch.partner_frames[segment]) == (length, frames)
+                    assert length in (len(self.waveforms[partner]), (frames * pool - 1) * hop + 400) or frames == 16
+                    own = batch.waveform[batch.offset[segment] :][: batch.length[segment]].double()
+                    power = [
+                        float((part - part.mean()).square().mean()) for part in (own, torch.tensor(expected * 1.0))
+                    ]
+                    gain = np.clip(np.sqrt(power[0] / power[1]), 0.1, 10) if all(power) else 1.0
+                    assert batch.partner_gain[segment] == pytest.approx(gain, rel=1e-5)
+                    expected = np.pad(expected, (0, (frames * pool - 1) * hop + 400 - length))
+                np.testing.assert_array_equal(found, expected)
+                assert last - first <= batch.offset[segment + 1] - batch.offset[segment]
+                assert length <= batch.length[segment]
         assert [hole.row for hole in batch.partner_holes] == unusable
         assert batch.partner_offset[-1] == len(batch.partner_waveform)
         assert len(batch.partner_offset) == batch.segments + 1

@@ -18,6 +18,7 @@ POLICIES = (
     "three crops at mixed resolution",
     "rolled, with local crops",
     "mixed, pooled, tokens dropped",
+    "mixtures, pooled",
     "in order",
 )
 
@@ -72,8 +73,11 @@ def test_unusable_clips_are_holes_and_the_rest_is_untouched(corpus, policy, monk
     assert (nothing.clips, len(nothing.waveform), len(nothing.holes)) == (0, 0, len(rows))
 
 
-def test_an_unusable_partner_leaves_its_clip_as_it_is(corpus, policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = plan_epoch(corpus.index.table(), 5, 0, policy("mixed, pooled, tokens dropped"))
+@pytest.mark.parametrize("name", ["mixed, pooled, tokens dropped", "mixtures, pooled"])
+def test_an_unusable_partner_leaves_its_clip_as_it_is(
+    corpus, policy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = plan_epoch(corpus.index.table(), 5, 0, policy(name))
     packs = list(range(epoch.packs))
     rows = set(epoch.row[: epoch.pack_offset[epoch.packs]].tolist())
     partners = {int(row) for row in epoch.partner[: len(rows)] if row >= 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from torchaudio.compliance import kaldi
 
 from gamut.data.assemble import assemble
-from gamut.data.front import spectrogram
+from gamut.data.front import mixtures, spectrogram
 from gamut.models.layout import drop_tokens, layout
 from gamut.plan import Policy, plan_epoch
 
@@ -111,3 +113,48 @@ def test_the_standard_ast_pads_with_frames_of_zero(corpus) -> None:
     assert padded > 10
     silence = spectrogram(batch)
     assert (silence.split(96)[0] != 0).any()
+
+
+@pytest.mark.parametrize("pad_with", ["silence", "zero"])
+def test_mixtures_are_sums_at_equal_power_and_each_half_is_heard_alone(corpus, pad_with: str) -> None:
+    """Cut, brought to one power and added up by hand."""
+    fixed = pad_with == "zero"
+    policy = Policy(
+        packs=4, clips=4, views=2, crop_frames=64, pad=fixed, hops=(160, 240), pools=(1, 2), mixtures=0.7
+    )  # fmt: skip
+    epoch = plan_epoch(corpus.index.table(), 3, 0, policy)
+    batch = assemble(corpus.index, epoch, list(range(epoch.packs)))
+    own, mixed, partners = mixtures(batch, pad_with=pad_with)
+    plain = plan_epoch(corpus.index.table(), 3, 0, replace(policy, mixtures=0.0))
+    assert torch.equal(own, spectrogram(assemble(corpus.index, plain, list(range(plain.packs))), pad_with=pad_with))
+    alone, together = (each.split(list(batch.sizes)) for each in (own, mixed))
+    pieces = iter(partners.split([size for size in batch.partner_sizes if size]))
+    draws = [n for n in range(int(epoch.pack_offset[epoch.packs])) for _ in range(2)]
+    shorter = 0
+    for segment, n in enumerate(draws):
+        if epoch.partner[n] < 0:
+            assert torch.equal(alone[segment], together[segment])
+            continue
+        view, hop, frames = segment % 2, int(batch.hop[segment]), batch.sizes[segment]
+        pool, heard = batch.pools[segment], batch.partner_sizes[segment]
+        shorter += heard < frames
+        start, length = int(epoch.start[n, view]), int(epoch.length[n, view])
+        first, count = int(epoch.partner_start[n, view]), int(epoch.partner_length[n, view])
+        one = mean_free(corpus.waveforms[int(epoch.row[n])][start : start + length].astype(float))
+        other = mean_free(corpus.waveforms[int(epoch.partner[n])][first : first + count].astype(float))
+        other *= np.clip(one.std() / other.std(), 0.1, 10)
+        both, lone = (np.zeros((size * pool - 1) * hop + 400) for size in (frames, heard))
+        both[:length] = one
+        both[:count] += other
+        lone[:count] = other
+        for wave, found, own_samples in ((both, together[segment], length), (lone, next(pieces), count)):
+            mel = F.avg_pool1d(oracle(wave, hop).T[None], pool)[0].T
+            if fixed:
+                mel[max((1 + (own_samples - 400) // hop) // pool, 16) :] = 0.0
+            assert found.shape == mel.shape
+            assert (found - mel).abs().max() <= 1e-2
+            assert (found - mel).abs().mean() <= 1e-4
+    assert shorter > 1
+    exact = mixtures(batch, "exact", pad_with)
+    for name, value in zip(("own", "mixed", "partners"), (own, mixed, partners)):
+        assert (getattr(exact, name) - value).abs().max() <= 1e-3, name

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import beta, binomtest, chisquare, kstest
 
-from gamut.plan import Clips, Policy, plan_epoch
+from gamut.plan import Clips, Policy, plan_epoch, plan_evaluation
 from gamut.plan.partners import beta_weights
 from gamut.randomness import key
 from tests.close import assert_close
@@ -83,3 +83,33 @@ def test_partners_do_not_depend_on_the_packs_and_are_in_their_cost() -> None:
     more = plans[0].pack_cost - plain.pack_cost
     mixed = np.add.reduceat((plans[0].partner >= 0) * plans[0].tokens, plans[0].pack_offset[:-1])
     assert_close(more, 0.02 * mixed)
+
+
+def test_a_partner_in_mixtures_is_a_view_of_whole_patches_for_the_teacher_and_in_the_cost() -> None:
+    """A shorter one covers only its part; both views have the same partner."""
+    lengths = np.random.default_rng(0).integers(300, 40000, 200)
+    clips = Clips(np.arange(200), np.arange(200) * 7919 + 1, np.zeros(200, np.int64), lengths, lengths)
+    policy = Policy(packs=2, clips=4, views=2, crop_frames=96, hops=(160, 200), pools=(1, 2), mixtures=0.5)
+    epoch, plain = (plan_epoch(clips, 1, 0, each) for each in (policy, replace(policy, mixtures=0.0)))
+    for name in ("row", "start", "length", "frames", "tokens", "pack_tokens"):
+        assert np.array_equal(getattr(epoch, name), getattr(plain, name)), name
+    assert epoch.partner is not None
+    assert epoch.partner_weight is None
+    mixed = epoch.partner >= 0
+    assert binomtest(int(mixed.sum()), 200, 0.5).pvalue > 1e-4
+    heard = np.zeros((200, 2))
+    for draw in np.flatnonzero(mixed):
+        partner = lengths[epoch.partner[draw]]
+        for view in range(2):
+            hop, pool, length = int(epoch.hop[draw, view]), int(epoch.pool[draw, view]), int(epoch.length[draw, view])
+            most = min(partner, length)
+            columns = max((1 + (most - 400) // hop) // pool // 16, 1)
+            assert epoch.partner_length[draw, view] == min(most, (columns * 16 * pool - 1) * hop + 400)
+            assert epoch.partner_start[draw, view] + epoch.partner_length[draw, view] <= partner
+            assert columns * 16 <= epoch.frames[draw, view]
+            heard[draw, view] = 8 * columns + 1
+    assert (epoch.partner_length[~mixed] == 0).all()
+    own = 2 * (48 + 1 + (48 + 1) ** 2 / 4608)
+    each = (heard + heard**2 / 4608).sum(1) / 3 + own / 3 + 0.02 * mixed * epoch.tokens
+    assert_close(epoch.pack_cost - plain.pack_cost, np.add.reduceat(each, epoch.pack_offset[:-1]))
+    assert plan_evaluation(clips, replace(policy, hops=(160,), pools=(1,))).partner is None

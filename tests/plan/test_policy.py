@@ -32,6 +32,7 @@ OTHER = {
     "clones": 4,
     "mixup": 0.5,
     "mixup_beta": 5,
+    "mixtures": 0.5,
     "class_token": False,
     "cached": True,
     "distillation_token": True,
@@ -65,6 +66,12 @@ def test_every_field_is_in_the_fingerprint(make_clips) -> None:
     assert [text.split()[0] for text in differing(base, plan_fingerprint(clips, 1, BASE))] == ["seed"]
     assert [text.split()[0] for text in differing(base, plan_fingerprint(make_clips(10, seed=1), 0, BASE))] == ["index"]
     assert differing(base, plan_fingerprint(make_clips(10), 0, replace(BASE, block=7))) == []
+
+
+def test_plans_without_mixtures_are_those_that_there_were() -> None:
+    """Runs that began before there were any go on."""
+    assert BASE.fingerprint() == "1373edec667e18a1"
+    assert "mixtures" not in BASE.fields()
 
 
 def test_the_planner_version_is_in_the_fingerprint(make_clips, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +108,9 @@ def test_the_planner_version_is_in_the_fingerprint(make_clips, monkeypatch: pyte
         ({"roll": 1.1}, "`roll`"),
         ({"mixup": -0.1}, "`mixup`"),
         ({"mixup_beta": 0}, "`mixup_beta`"),
+        ({"mixtures": 2}, "`mixtures`"),
+        ({"mixtures": 0.5, "mixup": 0.5}, "`mixtures` .* `mixup`"),
+        ({"mixtures": 0.5, "local_views": 2}, "`mixtures` .* `local_views`"),
         ({"drop_tokens": 0.95}, "between 0 and 0.9"),
         ({"cached": True, "views": 2}, "one view a clip"),
     ],

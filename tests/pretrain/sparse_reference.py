@@ -1,5 +1,6 @@
 """ASiT with hidden patches, written out: a loop over masks, clips and views, each padded to the longest, with attention
-masked densely, in float64, by parameters and their names alone. What is given are clean patches and masks."""
+masked densely, in float64, by parameters and their names alone. What is given are clean patches and masks; of mixtures
+of two clips, the patches of each."""
 
 from __future__ import annotations
 
@@ -136,8 +137,10 @@ def loss(
     views: MaskedBatch,
     frames: tuple[int, ...],
     packs: tuple[int, ...],
+    apart: tuple[torch.Tensor, Mapping[int, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Of one step with these views; the weights float64, centres of class and data tokens."""
+    """Of one step with these views; the weights float64, centres of class and data tokens. apart: of mixtures the
+    patches of the views without their partners, and those of the partners [h, 256], by the number of the view."""
     asit, model = recipe.asit, recipe.model
     counts = [size // 2 for size in frames]
     longest = max(counts)
@@ -148,8 +151,19 @@ def loss(
     def one_hot(centre: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         return ((given - centre) / asit.teacher_temperature).softmax(-1)
 
-    clean = padded(views.clean.double())
-    heard = [One(model, teacher, pixels, torch.arange(longest) < count) for pixels, count in zip(clean, counts)]
+    alone, partners = (views.clean, {}) if apart is None else apart
+    clean = padded(alone.double())
+    heard = [[One(model, teacher, pixels, torch.arange(longest) < count)] for pixels, count in zip(clean, counts)]
+    for at, patches in partners.items():  # a partner ends where it ends; after it there is the clip alone
+        other = F.pad(patches.double(), (0, 0, 0, longest - len(patches)))
+        heard[at].append(One(model, teacher, other, torch.arange(longest) < len(patches)))
+        clean[at] = torch.cat([torch.maximum(clean[at], other)[: len(patches)], clean[at][len(patches) :]])
+
+    def of_places(at: int, given: list[torch.Tensor]) -> torch.Tensor:
+        """The mean of what is said of each place by those who hear it."""
+        said = torch.stack(given) * torch.stack([one.seen for one in heard[at]])[..., None]
+        return said.sum(0) / sum(one.seen.double() for one in heard[at]).clamp_min(1)[:, None]
+
     totals, sums, vectors = dict.fromkeys(("pixels", "local", "global"), 0.0), {}, []
     for name in ("reconstruction", "local", "global"):
         sums[name] = torch.zeros((), dtype=torch.float64)
@@ -171,16 +185,21 @@ def loss(
             totals["pixels"] += int(counted.sum())
             rows = masked if asit.local_on == "masked" else said
             if asit.targets == "features":
-                last = heard[at].blocks[-(asit.target_blocks or model.depth) :]
-                mean = torch.stack([F.layer_norm(x, x.shape[-1:]) for x in last]).mean(0)
-                target = F.layer_norm(mean, mean.shape[-1:])[int(one.cls) :]
+                given = []
+                for source in heard[at]:
+                    last = source.blocks[-(asit.target_blocks or model.depth) :]
+                    mean = torch.stack([F.layer_norm(x, x.shape[-1:]) for x in last]).mean(0)
+                    given.append(F.layer_norm(mean, mean.shape[-1:])[int(one.cls) :])
+                target = of_places(at, given)
                 each = (linear(tokens, student, "regression.linear") - target).square().mean(-1)
             else:
-                target = one_hot(centres[1], logits(heard[at].data, teacher, "_data"))
+                given = [one_hot(centres[1], logits(source.data, teacher, "_data")) for source in heard[at]]
+                target = of_places(at, given)
                 each = -(target * (logits(tokens, student, "_data") / asit.student_temperature).log_softmax(-1)).sum(-1)
             sums["local"] += each[rows].sum()
             totals["local"] += int(rows.sum())
-            target = one_hot(centres[0], logits(heard[at ^ 1].pool(model.pooling), teacher, ""))
+            said_of_all = [logits(source.pool(model.pooling), teacher, "") for source in heard[at ^ 1]]
+            target = torch.stack([one_hot(centres[0], given) for given in said_of_all]).mean(0)
             own = logits(one.pool(model.pooling), student, "") / asit.student_temperature
             sums["global"] += -(target * own.log_softmax(-1)).sum()
             totals["global"] += 1
