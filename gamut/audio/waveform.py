@@ -93,8 +93,9 @@ def mixed_ragged(
     if compiled and len(length) == 1:  # for one segment alone torch would compile anew: an empty one follows
         offset, length = torch.cat([offset, offset[-1:]]), F.pad(length, (0, 1))
         if partner is not None:
-            twice = (None if part is None else torch.cat([part, part[-1:]]) for part in partner[1:4])
-            partner = Partner(partner.waveform, *twice, F.pad(partner.lengths, (0, 1)))
+            offsets, weight = (torch.cat([part, part[-1:]]) for part in (partner.offset, partner.weight))
+            gain = None if partner.gain is None else torch.cat([partner.gain, partner.gain[-1:]])
+            partner = Partner(partner.waveform, offsets, weight, gain, F.pad(partner.lengths, (0, 1)))
     parts: list[Forward] = [_means, _mixed]
     means, joined = (compiled_function(part, True) for part in parts) if compiled else parts
     given = [waveform, offset, length, means(waveform, offset, length)]
