@@ -82,19 +82,25 @@ def mixture(sounds: list[tuple[str, np.ndarray]], random: np.random.Generator) -
     return np.clip(np.rint(whole * 32768), -32768, 32767).astype(np.int16), sorted(events)
 
 
-def mix(esc10: Path, folder: Path, each: int, seed: int = 0) -> None:
-    """Write `each` mixtures of every fold, FOLD/NUMBER.wav, and beside them mixtures.csv and events.tsv."""
-    import soundfile
-
+def recordings(esc10: Path) -> dict[int, list[tuple[str, np.ndarray]]]:
+    """The class and the waveform, float32 [n] in [-1, 1), of each recording of each fold."""
     listing = SOURCES["esc50"]().list(esc10)
     folds: dict[int, list[tuple[str, np.ndarray]]] = {}
     for record in listing.records:
         if isinstance(record, Record):
             sound = blocks.waveform(load(Path(record.path), record.segment), record.key).samples / np.float32(32768)
-            folds.setdefault(record.columns["fold"], []).append((listing.labels[record.labels[0]], first_event(sound)))
+            folds.setdefault(record.columns["fold"], []).append((listing.labels[record.labels[0]], sound))
+    return folds
+
+
+def mix(esc10: Path, folder: Path, each: int, seed: int = 0) -> None:
+    """Write `each` mixtures of every fold, FOLD/NUMBER.wav, and beside them mixtures.csv and events.tsv."""
+    import soundfile
+
     clips: list[tuple] = [("path", "labels", "fold")]
     events: list[tuple] = [("filename", "onset", "offset", "event_label")]
-    for fold, sounds in sorted(folds.items()):
+    for fold, whole in sorted(recordings(esc10).items()):
+        sounds = [(name, first_event(sound)) for name, sound in whole]
         random = np.random.default_rng([seed, fold])
         (folder / str(fold)).mkdir(parents=True, exist_ok=True)
         for number in range(each):
@@ -103,11 +109,12 @@ def mix(esc10: Path, folder: Path, each: int, seed: int = 0) -> None:
             soundfile.write(folder / path, waveform, RATE, subtype="PCM_16")
             clips.append((path, ";".join(sorted({name for *_, name in heard})), fold))
             events += [(path, f"{onset:.4f}", f"{offset:.4f}", name) for onset, offset, name in heard]
-    write_text(folder / "events.tsv", _lines(events, "\t"))
-    write_text(folder / "mixtures.csv", _lines(clips, ","))  # written last: if it exists, all mixtures do
+    write_text(folder / "events.tsv", lines(events, "\t"))
+    write_text(folder / "mixtures.csv", lines(clips, ","))  # written last: if it exists, all mixtures do
 
 
-def _lines(rows: list[tuple], delimiter: str) -> str:
+def lines(rows: list[tuple], delimiter: str) -> str:
+    """A table as text, a row a line."""
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -11,8 +11,11 @@ import torch
 
 from gamut.data.batch import Hole, PackedBatch
 from gamut.errors import RecipeError
+from gamut.estimate.step import account
+from gamut.estimate.work import work_of
 from gamut.recipe import schema
 from gamut.recipe.check import check
+from gamut.recipe.load import load_recipe
 from pretrain import asit
 from pretrain.asit import Asit
 from pretrain.views import MaskedBatch
@@ -159,3 +162,29 @@ def test_what_cannot_be_is_said(changes: dict[str, object], said: str) -> None:
     recipe = replace(RECIPE, asit=schema.Asit(mixtures=0.5), step=schema.Step(clips=5), run=schema.Run(name="mixtures"))
     with pytest.raises(RecipeError, match=said):
         check(replace(recipe, **changes))
+
+
+def test_an_account_has_what_the_teacher_hears_besides() -> None:
+    """Of clips that are all as long, in proportion to those that are mixed; the student's part stays as it is."""
+    found = []
+    for share in (0.0, 0.5, 1.0):
+        words = ("data=nowhere", f"asit.mixtures={share}", "step.clips=8")
+        recipe = load_recipe("pretrain", "esc10/sparse_mixtures", words)
+        work = work_of(recipe, 1, 16)
+        draws = slice(*work.epoch.pack_offset[work.micro[0] :][:2])
+        mixed = 0.0 if work.epoch.partner is None else float((work.epoch.partner[draws] >= 0).mean())
+        found.append((mixed, account(recipe, work, "cpu").flops, work.tokens))
+    assert (found[0][0], found[2][0]) == (0.0, 1.0)
+    assert 0 < found[1][0] < 1
+    assert found[0][2] == found[1][2] == found[2][2]
+    more = [flops - found[0][1] for _, flops, _ in found]
+    assert more[1] == pytest.approx(found[1][0] * more[2], rel=0.02)
+    assert 0.2 < more[2] / found[0][1] < 0.35
+
+
+def test_the_recipe_with_mixtures_is_the_sparse_one_but_for_them() -> None:
+    plain, mixtures = (
+        load_recipe("pretrain", f"esc10/{name}", ("data=nowhere",)) for name in ("sparse", "sparse_mixtures")
+    )
+    assert mixtures.asit.mixtures == 0.5
+    assert replace(mixtures, asit=replace(mixtures.asit, mixtures=0.0), run=plain.run) == plain
