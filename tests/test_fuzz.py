@@ -33,8 +33,8 @@ from gamut.files import with_digest
 from gamut.recipe.load import load_recipe
 from gamut.recipe.text import parse_yaml
 from gamut.shards import Index
-from gamut.shards.build import fingerprint
 from gamut.shards.foreign import Taking, scan_foreign
+from gamut.shards.generations import fingerprint
 from gamut.track.checkpoints import verify
 from tests.mutations import Trial, altered, changed, dumped
 from tests.shards.layouts import convert

@@ -18,7 +18,7 @@ from gamut.shards.arguments import THEIRS, listing_of, parser
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit status."""
     arguments = parser().parse_args(argv)
-    commands = {"convert": _convert, "index": _index, "verify": _verify, "stats": _stats, "show": _show}
+    commands = {"convert": _convert, "index": _index, "add": _add, "verify": _verify, "stats": _stats, "show": _show}
     return commands[arguments.command](arguments)
 
 
@@ -82,6 +82,23 @@ def _index(arguments: argparse.Namespace) -> int:
         stop=arguments.on_error == "stop",
     )
     print_adopted(report, folder)
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from gamut.shards.add import add
+
+    if is_remote(arguments.where):
+        raise ShardError(
+            f"The index of {arguments.where} cannot be changed from here: add to a copy of the set, then upload it."
+        )
+    added = add(Path(arguments.where), arguments.new, _remote(arguments))
+    index = added.index
+    print(
+        f"{added.clips:,} clips in {added.shards:,} shards were added to {arguments.where}, which now has "
+        f"{len(index):,} clips in {len(index.shards):,}. A run that began before goes on with the set as it was."
+    )
+    print(f"describe it again: python -m gamut.shards stats {arguments.where}")
     return 0
 
 

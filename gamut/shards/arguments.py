@@ -31,6 +31,7 @@ EXAMPLE = """examples:
   python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png
   python -m gamut.shards verify shards/esc50
   python -m gamut.shards index shards/esc50
+  python -m gamut.shards add shards/birds shards/more-birds
   python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k
   python -m gamut.shards index s3://bucket/fsd50k --out shards/fsd50k
 """
@@ -98,6 +99,16 @@ def parser() -> argparse.ArgumentParser:
         help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
     )
     renew.set_defaults(**THEIRS)
+    more = add(
+        "add",
+        "append sets of the same kind to a set; no byte that a run reads by now is changed",
+        "python -m gamut.shards convert csv new.csv shards/new --name birds\n"
+        "  python -m gamut.shards add shards/birds shards/new",
+    )
+    more.add_argument("where", metavar="SET", help="folder of the set's index")
+    more.add_argument(
+        "new", metavar="NEW", nargs="+", type=Path, help="folder of another, of the same name and columns"
+    )
     check = add(
         "verify",
         "compare every byte with the index and decode every clip; lists all damage, with exit status 1 if there is any",
@@ -122,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
     picture.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
     picture.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
-    for one in (renew, check, describe, picture):
+    for one in (renew, more, check, describe, picture):
         far = one.add_argument_group("for remote tars")
         far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
         far.add_argument("--allow-pipe", action="store_true", help="allow running the command that outputs the tars")

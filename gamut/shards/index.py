@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from gamut.audio.decode import decode_flac
 from gamut.audio.members import decode_member
@@ -22,31 +19,13 @@ from gamut.plan import Clips
 from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
 from gamut.remote.store import refuse_pipe
-from gamut.shards.build import COLUMN, FORMAT, fingerprint
+from gamut.shards.check import MANY_TARS, SMALL, own_share, require_names, require_sense
+from gamut.shards.columns import COLUMN, EVENTS, RAGGED, Page, damaged_columns, dtype_of, map_column, path_of
+from gamut.shards.generations import Generation, damaged, read_generation
+from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
 from gamut.shards.tars import Tars
 
-DTYPES = {
-    "clip_id": np.uint64,
-    "shard": np.int32,
-    "offset": np.int64,
-    "size": np.int64,
-    "samples": np.int64,
-    "checksum": np.uint64,
-    "label_offset": np.int64,
-    "label": np.int32,
-    "key_offset": np.int64,
-    "key": np.uint8,
-}
-FOREIGN = {"codec": np.uint8}  # of third-party shards
-EVENTS = {
-    "event_offset": np.int64,
-    "event_onset": np.int64,
-    "event_end": np.int64,
-    "event": np.int32,
-}  # of strong labels
-RAGGED = {"label": "label_offset", "key": "key_offset"} | dict.fromkeys(list(EVENTS)[1:], "event_offset")
-LARGEST = 1 << 50  # bytes of a tar, samples of a clip
-_intact: set[tuple] = set()  # versions of files that this process, or the one that it was forked from, has checked
+STATISTICS = "statistics.json"  # in the folder of the index
 
 
 class Index:
@@ -60,8 +39,9 @@ class Index:
     folder: Path
     name: str  # of the set
     labels: tuple[str, ...]  # the class table
-    shards: tuple[dict, ...]  # name, size, clips, checksum (hexadecimal) of each tar
     fingerprint: str  # of everything below and the tars' checksums
+    generation: int  # 0, or how many times `add` had appended to the set
+    shard_table: ShardTable  # the tars: names, sizes, clips, checksums
     clip_id: np.ndarray  # uint64 [n], 64-bit hash of (set, shard, key)
     shard: np.ndarray  # int32 [n]
     offset: np.ndarray  # int64 [n], first byte of the audio inside its tar
@@ -74,19 +54,19 @@ class Index:
     event_onset: np.ndarray  # int64 [events], the first sample of each, at 16 kHz
     event_end: np.ndarray  # int64 [events], the sample after its last
     event: np.ndarray  # int32 [events], class ids, each among the clip's labels
-    columns: dict[str, np.ndarray]  # int64 [n] each
+    columns: Mapping[str, np.ndarray]  # int64 [n] each
     names: dict[str, dict[str, list[int]]]  # column -> name -> the values that it stands for
     tars: Tars  # where they are: in `folder`, or elsewhere for third-party and remote ones
     codecs: tuple[str, ...]  # of third-party shards; none: ours, FLAC of 16 kHz, mono, 16 bits
     codec: np.ndarray | None  # uint8 [n], positions in `codecs`
 
-    def __init__(self, folder: Path, content: dict, arrays: Mapping[str, np.ndarray], remote: Remote) -> None:
+    def __init__(
+        self, folder: Path, of: Generation, arrays: Mapping[str, np.ndarray], pages: Sequence[Page], remote: Remote
+    ) -> None:
         self.folder = folder
-        self.name = content["name"]
-        self.labels = tuple(content["labels"])
-        self.shards = tuple(content["shards"])
-        self.fingerprint = content["fingerprint"]
-        self.digests = dict(content["arrays"])  # file -> xxh3_64 (hexadecimal), for `verify`
+        self.name, self.labels, self.fingerprint, self.generation = of.name, of.labels, of.fingerprint, of.number
+        self.shard_table = ShardTable.mapped(arrays) if of.table is None else ShardTable.of(of.table)
+        self.arrays, self.pages = arrays, pages  # all columns by the names of their files; the files' pages
         self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]
         self.size, self.samples, self.checksum = arrays["size"], arrays["samples"], arrays["checksum"]
         self.label_offset, self.label = arrays["label_offset"], arrays["label"]
@@ -95,89 +75,77 @@ class Index:
             arrays.get(name, np.zeros(0, EVENTS[name])) for name in ("event_onset", "event_end", "event")
         )
         self._key_offset, self._key = arrays["key_offset"], arrays["key"]
-        self.columns = {column: arrays[COLUMN + column] for column in content["columns"]}
-        self.names = {column: dict(names) for column, names in content.get("names", {}).items()}
-        self.tars = Tars(content.get("place", str(folder)), tuple(shard["name"] for shard in self.shards), remote)
-        self.codecs, self.codec = tuple(content.get("codecs", ())), arrays.get("codec")
+        self.columns = {column: arrays[COLUMN + column] for column in of.columns}
+        self.names = {column: dict(names) for column, names in of.names.items()}
+        self.tars = Tars(str(folder) if of.place is None else of.place, self.shard_table.name, remote)
+        self.codecs, self.codec = of.codecs, arrays.get("codec")
+        self._sums = None if "shard-samples" not in arrays else _stored_sums(self.shard_table, arrays)
 
     @classmethod
-    def open(cls, folder: str | Path, *, tars: bool = True, intact: bool = True, remote: Remote | None = None) -> Index:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        tars: bool = True,
+        intact: bool = True,
+        remote: Remote | None = None,
+        generation: str = "",
+    ) -> Index:
         """Open the index of the shard set in `folder`, check (with `intact`) that its files are those that were written
         and (with `tars`) that its tars are there, at their size.
 
-        Remote tars are checked only when they are read; `remote` says how.
+        Of an index of over 1 GiB, and of more than 4,096 tars, each rank of a job checks its share: together they read
+        it once. Remote tars are checked only when they are read; `remote` says how. generation: the fingerprint of the
+        generation to open, where `add` has appended to the set; the newest if empty.
 
-        Raises ShardError where the index is missing, damaged, or older than its tars, with the command that repairs it.
+        Raises ShardError where the index is missing, damaged, or older than its tars, with the command that repairs it,
+        and where it has no such generation.
         """
         folder = Path(folder)
-        content = _content(folder)
+        of = read_generation(folder, generation)
         try:
-            require_digest(content)
-            if content["fingerprint"] != fingerprint(content):
-                raise ValueError("index.json does not have its fingerprint")
-            if intact and (damaged := damaged_arrays(folder, content["arrays"])):
-                raise ValueError(f"{damaged[0]} is not what was written")
-            dtypes = {**DTYPES, **(FOREIGN if content.get("codecs") else {})}
-            dtypes |= EVENTS if "event_offset" in content["arrays"] else {}
-            dtypes |= {COLUMN + column: np.int64 for column in content["columns"]}
-            arrays = {name: _array(folder / "index" / f"{name}.npy", dtype) for name, dtype in dtypes.items()}
-            index = cls(folder, content, arrays, remote or Remote())
-            clips = int(content["clips"])
-            for name, array in arrays.items():
-                ragged = arrays.get(RAGGED.get(name, ""))
-                expected = clips + (name in RAGGED.values()) if ragged is None else int(ragged[-1])
-                if len(array) != expected:
-                    raise ValueError(f"{name}.npy has {len(array)} entries where {expected} are expected")
-            index._require_sense(tars)
+            arrays, pages = _map(folder, of)
+            share = own_share(sum(array.nbytes for array in arrays.values()) <= SMALL)
+            if intact and (broken := damaged_columns(folder, _share_of(pages, share))):
+                raise ValueError(f"{broken[0]} is not what was written")
+            index = cls(folder, of, arrays, pages, remote or Remote())
+            require_names(index)
+            if intact:
+                require_sense(index, arrays, tars, share)
         except (*UNSOUND, OSError) as error:
-            raise ShardError(
-                f"The index in {folder} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}"
-            ) from error
+            raise damaged(folder, error) from error
         refuse_pipe(index.tars.place, index.tars.remote)
         if tars and not index.tars.is_remote:
             index._check_tars()
         return index
 
-    def _require_sense(self, tars: bool) -> None:
-        """Raise ValueError where a column points outside of what it points into: an index need not be of our making.
-        tars: also where a clip is outside of its tar."""
-        words = [self.name, *self.labels, *self.codecs, self.tars.place, *self.tars.names]
-        if not all(isinstance(word, str) and "\0" not in word for word in words):
-            raise ValueError("a name is not text")
-        for name in self.tars.names:
-            if Path(name).name != name or name in ("", "..", "."):
-                raise ValueError(f"{name!r} is not the name of a file")
-        sizes = np.array([shard["size"] for shard in self.shards], np.int64)
-        _require_within("shard", self.shard, len(sizes))
-        _require_within("label", self.label, len(self.labels))
-        _require_within("event", self.event, len(self.labels))
-        _require_within("samples", self.samples, LARGEST)
-        _require_within("offset", self.offset, LARGEST)
-        _require_within("size", self.size, LARGEST)
-        if self.codec is not None:
-            _require_within("codec", self.codec, len(self.codecs))
-        if tars and len(self) and (self.offset + self.size > sizes[self.shard]).any():
-            raise ValueError("a clip is outside of its tar")
-        for name, offsets in (
-            ("label_offset", self.label_offset), ("key_offset", self._key_offset), ("event_offset", self.event_offset)
-        ):  # fmt: skip
-            if offsets is not None and (offsets[0] != 0 or (np.diff(offsets) < 0).any()):
-                raise ValueError(f"{name}.npy does not ascend from 0")
-        bytes(self._key).decode()
-        if (self._key[self._key_offset[:-1][np.diff(self._key_offset) > 0]] & 0xC0 == 0x80).any():
-            raise ValueError("a key begins within a character")
-        for column, values in self.names.items():
-            if column not in self.columns or not all(
-                isinstance(number, int) for numbers in values.values() for number in numbers
-            ):
-                raise ValueError(f"the names of the column {column} are not of its values")
+    @property
+    def shards(self) -> Sequence[dict]:
+        """{"name", "size", "clips", "checksum" (hexadecimal)} of each tar."""
+        return self.shard_table
+
+    @functools.cached_property
+    def sums(self) -> ShardSums:
+        """Sums over each shard: of an index of format 2 as it stores them, else by one pass over its columns."""
+        return self._sums or sums_of(self.shard_table, self.samples, self.label_offset, self.label)
+
+    def rows_of(self, shard: int) -> range:
+        """The rows of a shard number."""
+        first = self.shard_table.first
+        return range(int(first[shard]), int(first[shard + 1]))
+
+    def clips_of(self, shards: Sequence[int] | np.ndarray) -> Clips:
+        """What a plan knows of the clips of some shards, in the order given; nothing else of the index is read."""
+        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(*_ends(self.rows_of(int(one)))) for one in shards)])
+        columns = (self.clip_id[rows], self.shard[rows], self.samples[rows], self.size[rows])
+        return Clips(rows, *columns)
 
     def __len__(self) -> int:
         return len(self.clip_id)
 
     def __reduce__(self) -> tuple:
-        # A worker process maps the files again instead of being sent the arrays.
-        return functools.partial(Index.open, remote=self.tars.remote), (self.folder,)
+        # A worker process maps the files again instead of being sent the arrays; they were checked here.
+        return _again, (self.folder, self.tars.remote, self.fingerprint)
 
     def key(self, row: int) -> str:
         """The clip's key in its tar; unique within a shard only, and never a path."""
@@ -185,8 +153,14 @@ class Index:
 
     def keys(self) -> list[str]:
         """All keys in order: a Python object a clip, for looking up what a person wrote."""
-        raw, offset = bytes(self._key), self._key_offset.tolist()
-        return [raw[first:last].decode() for first, last in itertools.pairwise(offset)]
+        return [key for some in self.keys_by(len(self)) for key in some]
+
+    def keys_by(self, rows: int) -> Iterator[list[str]]:
+        """All keys in order, those of so many rows at a time."""
+        for first in range(0, len(self), max(1, rows)):
+            offset = self._key_offset[first : first + rows + 1].tolist()
+            raw = bytes(self._key[offset[0] : offset[-1]])
+            yield [raw[begin - offset[0] : end - offset[0]].decode() for begin, end in itertools.pairwise(offset)]
 
     @property
     def sets(self) -> tuple[Index, ...]:
@@ -195,7 +169,7 @@ class Index:
 
     def shard_path(self, shard: int) -> Path:
         """The tar of a shard number, where it is on this machine's disks (see `tars`)."""
-        return Path(self.tars.place) / self.shards[shard]["name"]
+        return Path(self.tars.place) / self.tars.names[shard]
 
     @property
     def decode(self) -> Callable[[bytes, int], np.ndarray]:
@@ -262,20 +236,19 @@ class Index:
         return found if found is not None and math.isfinite(found[0]) and found[1] > 0 else None
 
     def _statistics(self) -> tuple[float, float] | None:
-        try:
-            content = json.loads((self.folder / "index" / "statistics.json").read_bytes())
-            require_digest(content)
-            if content["index"] != self.fingerprint:
-                return None
-            mean, std = float(content["mean"]), float(content["std"])
-        except FileNotFoundError:
-            return None
-        except (OSError, *UNSOUND) as error:
-            raise ShardError(
-                f"{self.folder / 'index' / 'statistics.json'} is damaged ({error}). "
-                f"Write it again: python -m gamut.shards stats {self.folder}"
-            ) from error
-        return mean, std
+        for path in (self.folder / "index" / STATISTICS, statistics_of(self.folder, self.fingerprint)):
+            try:
+                content = json.loads(path.read_bytes())
+                require_digest(content)
+                if content["index"] == self.fingerprint:
+                    return float(content["mean"]), float(content["std"])
+            except FileNotFoundError:
+                continue
+            except (OSError, *UNSOUND) as error:
+                raise ShardError(
+                    f"{path} is damaged ({error}). Write it again: python -m gamut.shards stats {self.folder}"
+                ) from error
+        return None
 
     def normalisation(self, front: FrontEnd) -> tuple[float, float]:
         """Mean and standard deviation that the log-mel is normalised by: the recipe's, or the set's own `statistics`.
@@ -301,8 +274,9 @@ class Index:
         return found
 
     def _check_tars(self) -> None:
-        for number, shard in enumerate(self.shards):
-            path = self.shard_path(number)
+        number, of = own_share(len(self.shard_table) <= MANY_TARS)
+        for shard in range(number, len(self.shard_table), of):
+            path, expected = self.shard_path(shard), int(self.shard_table.size[shard])
             try:
                 size = path.stat().st_size
             except OSError as error:
@@ -311,66 +285,51 @@ class Index:
                     f"conversion to {self.folder} again, or index the remaining tars: "
                     f"python -m gamut.shards index {self.folder}"
                 ) from error
-            if size != shard["size"]:
+            if size != expected:
                 raise ShardError(
-                    f"{path} has {size} bytes, but {shard['size']} in the index: the index is older than the tar, "
+                    f"{path} has {size} bytes, but {expected} in the index: the index is older than the tar, "
                     f"or the tar is damaged. To find out: python -m gamut.shards verify {self.folder}. "
                     f"If the tar is right: python -m gamut.shards index {self.folder}"
                 )
 
 
-def damaged_arrays(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Names of the files of an index that are not as they were written, each a `digests` of its own. A file is read
-    once a process, as long as its size, its times and its place on the disk stay: 2 million clips have 0.16 GB."""
-    damaged = []
-    for name, digest in digests.items():
-        path = folder / "index" / f"{name}.npy"
-        with path.open("rb") as file:
-            there = os.fstat(file.fileno())
-            version = (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns, digest)
-            if version in _intact:
-                continue
-            if hashlib.file_digest(file, xxhash.xxh3_64).hexdigest() == digest:  # type: ignore[arg-type]
-                _intact.add(version)
-            else:
-                damaged.append(path.name)
-    return damaged
+def statistics_of(folder: Path, fingerprint: str) -> Path:
+    """Where the statistics of a generation are kept once `add` has made another."""
+    return folder / "index" / f"statistics-{fingerprint[:16]}.json"
 
 
-def _content(folder: Path) -> dict:
-    """index.json, of the format that this code reads."""
-    path = folder / "index" / "index.json"
-    try:
-        content = json.loads(path.read_bytes())
-        found = content["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise ShardError(_absent(folder)) from None
-    except (OSError, *UNSOUND) as error:
-        raise ShardError(f"{path} is damaged ({error}). Rebuild it: python -m gamut.shards index {folder}") from error
-    if found != FORMAT:
-        raise ShardError(
-            f"{path} has format {found}, but this version of Gamut reads format {FORMAT}. "
-            f"Rebuild it: python -m gamut.shards index {folder}"
-        )
-    return content
+def _again(folder: Path, remote: Remote, generation: str) -> Index:
+    return Index.open(folder, tars=False, intact=False, remote=remote, generation=generation)
 
 
-def _absent(folder: Path) -> str:
-    if any(folder.glob("*.tar")):
-        return (
-            f"The shards in {folder} have no index. If their conversion did not finish, run it again; otherwise index "
-            f"them: python -m gamut.shards index {folder}"
-        )
-    return f"There are no shards in {folder}. Make them: python -m gamut.shards convert DATASET SRC {folder}"
+def _map(folder: Path, of: Generation) -> tuple[dict[str, np.ndarray], list[Page]]:
+    """(the columns of a generation, their pages). Raises ValueError, OSError."""
+    arrays: dict[str, np.ndarray] = {}
+    start: dict[str, int] = {}
+    for name in sorted(of.entries, key=RAGGED.__contains__):  # those that say where stretches begin come first
+        told = of.entries[name]
+        last = RAGGED.get(name, "")
+        if last and (not len(arrays[last]) or told not in (None, int(arrays[last][-1]))):
+            raise ValueError(f"{name}.npy has not the entries that {last}.npy says")
+        entries = int(arrays[last][-1]) if told is None else told
+        arrays[name], start[name] = map_column(path_of(folder, name), dtype_of(name), entries)
+    return arrays, of.pages(start, {name: len(arrays[name]) for name in of.entries})
 
 
-def _require_within(name: str, values: np.ndarray, end: int) -> None:
-    if len(values) and not 0 <= values.min() <= values.max() < end:
-        raise ValueError(f"{name}.npy has values outside of 0 to {end - 1}")
+def _share_of(pages: Sequence[Page], share: tuple[int, int]) -> Sequence[Page]:
+    return pages[share[0] :: share[1]]
 
 
-def _array(path: Path, dtype: type) -> np.ndarray:
-    array = np.lib.format.open_memmap(path, mode="r")  # which never unpickles
-    if array.dtype != dtype or array.ndim != 1:
-        raise ValueError(f"{path.name} holds {array.dtype} {list(array.shape)}")
-    return np.asarray(array)  # over the same memory: indexing an np.memmap takes several times as long
+def _stored_sums(table: ShardTable, arrays: Mapping[str, np.ndarray]) -> ShardSums:
+    return ShardSums(
+        table.clips,
+        arrays["shard-samples"],
+        table.first[:-1],
+        arrays["shard-label_offset"],
+        arrays["shard-label"],
+        arrays["shard-label_count"],
+    )
+
+
+def _ends(rows: range) -> tuple[int, int]:
+    return rows.start, rows.stop

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import xxhash
 from gamut.errors import ShardError
 from gamut.plan import Clips
 from gamut.remote import Remote
-from gamut.shards.build import COLUMN, FORMAT
-from gamut.shards.index import DTYPES, Index
+from gamut.shards.columns import EVENTS
+from gamut.shards.index import Index
+from gamut.shards.shard_table import ShardSums, ShardTable
+from gamut.shards.tars import Tars
+
+COLUMNS = ("clip_id", "shard", "offset", "size", "samples", "checksum", "_key", "_key_offset", "label", "label_offset")
+EVENT = ("event", "event_offset", "event_onset", "event_end")
 
 
 class Joined(Index):
-    """The sets of a mixture, one after the other: rows, shards and columns are concatenated (in memory, about 60 bytes
-    a clip), class tables are joined by name, in order of first appearance.
+    """The sets of a mixture, one after the other: rows, shards and columns are concatenated, each when it is first
+    asked for (in memory, 8 bytes a clip and column), class tables are joined by name, in order of first appearance.
 
     `sets[k]` is set k; its rows begin at `first[k]`. `labels` maps no id of a set: `label` holds the joined ids.
     Columns are those that every set has.
@@ -39,45 +45,108 @@ class Joined(Index):
                     "told aone. Give each set once, or convert one of them again with another --name."
                 )
             named[one.name] = one.folder
-        labels = list(dict.fromkeys(name for one in sets for name in one.labels))
-        columns = [column for column in sets[0].columns if all(column in one.columns for one in sets)]
-        shared = [name for name in DTYPES if name not in ("shard", "label", "label_offset", "key", "key_offset")]
-        shards = np.cumsum([0, *(len(one.shards) for one in sets)])
-        arrays = {name: np.concatenate([getattr(one, name) for one in sets]) for name in shared}
-        arrays["shard"] = np.concatenate([one.shard + shift for one, shift in zip(sets, shards)]).astype(np.int32)
-        arrays["label"] = np.concatenate([_renamed(one, one.label, labels) for one in sets])
-        arrays["label_offset"] = _offsets([one.label_offset for one in sets])
-        arrays["key"] = np.concatenate([one._key for one in sets])
-        arrays["key_offset"] = _offsets([one._key_offset for one in sets])
-        if any(one.event_offset is not None for one in sets):
-            none = [np.zeros(len(one) + 1, np.int64) for one in sets]
-            offsets = [zeros if one.event_offset is None else one.event_offset for one, zeros in zip(sets, none)]
-            arrays["event_offset"] = _offsets(offsets)
-            arrays["event"] = np.concatenate([_renamed(one, one.event, labels) for one in sets])
-            arrays |= {
-                name: np.concatenate([getattr(one, name) for one in sets]) for name in ("event_onset", "event_end")
-            }
-        arrays |= {COLUMN + name: np.concatenate([one.columns[name] for one in sets]) for name in columns}
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "name": "+".join(named),
-            "labels": labels,
-            "columns": columns,
-            "shards": [shard for one in sets for shard in one.shards],
-            "fingerprint": xxhash.xxh3_128_hexdigest("".join(one.fingerprint for one in sets).encode()),
-            "arrays": {},
-        }
-        super().__init__(Path(" and ".join(str(one.folder) for one in sets)), content, arrays, sets[0].tars.remote)
         self._sets = tuple(sets)
+        self.folder = Path(" and ".join(str(one.folder) for one in sets))
+        self.name, self.generation, self.names, self.pages = "+".join(named), 0, {}, ()
+        self.labels = tuple(dict.fromkeys(name for one in sets for name in one.labels))
+        self.fingerprint = xxhash.xxh3_128_hexdigest("".join(one.fingerprint for one in sets).encode())
+        tables = [one.shard_table for one in sets]
+        self.shard_table = ShardTable(
+            tuple(name for table in tables for name in table.name),
+            *(np.concatenate([getattr(table, of) for table in tables]) for of in ("size", "clips", "checksum")),
+        )
+        self.tars = Tars(str(self.folder), self.shard_table.name, sets[0].tars.remote)
+        self.codecs, self.codec = (), None
+        own = [column for column in sets[0].columns if all(column in one.columns for one in sets)]
+        self.columns = _Lazy(own, lambda name: np.concatenate([one.columns[name] for one in sets]))
         self.first = np.cumsum([0, *(len(one) for one in sets)])
-        self._first_shard = shards
+        self._first_shard = np.cumsum([0, *(len(one.shards) for one in sets)])
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def __getattr__(self, name: str) -> Any:
+        """A column, joined now and kept."""
+        if name not in (*COLUMNS, *EVENT):
+            raise AttributeError(name)
+        value = self._joined_events(name) if name in EVENT else self._joined(name)
+        setattr(self, name, value)
+        return value
+
+    def _joined(self, name: str) -> np.ndarray:
+        if name == "shard":
+            return np.concatenate([one.shard + by for one, by in zip(self.sets, self._first_shard)]).astype(np.int32)
+        if name in ("label_offset", "_key_offset"):
+            return _offsets([getattr(one, name) for one in self.sets])
+        if name == "label":
+            return np.concatenate([self._renamed(one, one.label) for one in self.sets])
+        return np.concatenate([getattr(one, name) for one in self.sets])
+
+    def _joined_events(self, name: str) -> np.ndarray | None:
+        timed = any(one.event_offset is not None for one in self.sets)
+        if name == "event_offset":
+            none = [np.zeros(len(one) + 1, np.int64) for one in self.sets]
+            offsets = [zeros if one.event_offset is None else one.event_offset for one, zeros in zip(self.sets, none)]
+            return _offsets(offsets) if timed else None
+        if not timed:
+            return np.zeros(0, EVENTS[name])
+        if name == "event":
+            return np.concatenate([self._renamed(one, one.event) for one in self.sets])
+        return np.concatenate([getattr(one, name) for one in self.sets])
+
+    def _renamed(self, part: Index, label: np.ndarray) -> np.ndarray:
+        """int32: class ids of a part as ids of the joined table."""
+        ids = {name: number for number, name in enumerate(self.labels)}
+        table = np.array([ids[name] for name in part.labels], np.int32)
+        return table[label] if len(table) else np.zeros(0, np.int32)
+
+    @functools.cached_property
+    def sums(self) -> ShardSums:
+        """Sums over each shard of all sets, the classes as in the joined table."""
+        of = [one.sums for one in self.sets]
+        return ShardSums(
+            self.shard_table.clips,
+            np.concatenate([one.samples for one in of]),
+            self.shard_table.first[:-1],
+            _offsets([one.label_offset for one in of]),
+            np.concatenate([self._renamed(part, one.label) for part, one in zip(self.sets, of)]),
+            np.concatenate([one.label_count for one in of]),
+        )
+
+    @property
+    def source(self) -> np.ndarray:
+        """int32 [shards]: which set each shard is of."""
+        return np.repeat(np.arange(len(self.sets), dtype=np.int32), np.diff(self._first_shard))
+
+    def clips_of(self, shards: Sequence[int] | np.ndarray) -> Clips:
+        which = np.searchsorted(self._first_shard, np.asarray(shards), side="right") - 1
+        tables = []
+        for shard, part in zip(np.asarray(shards).tolist(), which.tolist()):
+            own = self.sets[part].clips_of([shard - int(self._first_shard[part])])
+            source = np.full(len(own), part, np.int32)
+            row, number = own.row + self.first[part], np.full(len(own), shard, np.int32)
+            tables.append(Clips(row, own.clip_id, number, own.samples, own.size, source=source))
+        names = tables[0].types() if tables else {}
+        return Clips(**{name: np.concatenate([getattr(one, name) for one in tables]) for name in names})
+
+    def key(self, row: int) -> str:
+        part, own = self.place(row)
+        return self.sets[part].key(own)
+
+    def keys_by(self, rows: int) -> Iterator[list[str]]:
+        for one in self.sets:
+            yield from one.keys_by(rows)
+
+    def label_ids(self, row: int) -> np.ndarray:
+        part, own = self.place(row)
+        return self._renamed(self.sets[part], self.sets[part].label_ids(own))
 
     @property
     def sets(self) -> tuple[Index, ...]:
         return self._sets
 
     def __reduce__(self) -> tuple:
-        return open_sets, ([part.folder for part in self.sets], self.sets[0].tars.remote)
+        return Joined, (self.sets,)
 
     def place(self, row: int) -> tuple[int, int]:
         """(which set, its row there)."""
@@ -116,11 +185,25 @@ def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> In
     return sets[0] if len(sets) == 1 else Joined(sets)
 
 
-def _renamed(part: Index, label: np.ndarray, labels: list[str]) -> np.ndarray:
-    """int32: class ids of a part as ids of the joined table."""
-    ids = {name: number for number, name in enumerate(labels)}
-    table = np.array([ids[name] for name in part.labels], np.int32)
-    return table[label] if len(table) else np.zeros(0, np.int32)
+class _Lazy(Mapping[str, np.ndarray]):
+    """Columns by name, each made when it is first asked for."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], np.ndarray]) -> None:
+        self._names, self._make = names, make
+        self._made: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _offsets(offsets: Sequence[np.ndarray]) -> np.ndarray:

@@ -39,10 +39,10 @@ class ShardClips:
     @classmethod
     def of(cls, index: Index, shard: int, rows: Sequence[int] | None = None) -> ShardClips:
         """The clips of a shard number, or only those `rows` of the index, which must belong to it."""
-        some = np.flatnonzero(index.shard == shard) if rows is None else np.asarray(rows, np.int64)
+        some = np.asarray(index.rows_of(shard) if rows is None else rows, np.int64)
         return cls(
-            tars=index.tars,
-            name=index.shards[shard]["name"],
+            tars=index.tars.only(shard),
+            name=index.tars.names[shard],
             decode=index.decode,
             keys=tuple(index.key(row) for row in some.tolist()),
             offset=index.offset[some],

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +48,10 @@ class Tars:
         if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
             raise ShardError(f"The tars in {where} must have different names, all in one folder.")
         return tars
+
+    def only(self, number: int) -> Tars:
+        """One of them."""
+        return replace(self, names=(self.names[number],))
 
     @property
     def is_remote(self) -> bool:

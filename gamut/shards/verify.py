@@ -14,7 +14,8 @@ from gamut.errors import AudioError, ShardError
 from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent
-from gamut.shards.index import Index, damaged_arrays
+from gamut.shards.columns import damaged_columns
+from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import spread
 from gamut.shards.read import ShardClips
@@ -105,7 +106,7 @@ def _source(folder: Path) -> str:
 
 def _check_index(index: Index) -> list[Damage]:
     what = f"is damaged; rebuild the index: python -m gamut.shards index {index.folder}"
-    return [Damage(f"index/{name}", what, "index") for name in damaged_arrays(index.folder, index.digests)]
+    return [Damage(f"index/{name}", what, "index") for name in damaged_columns(index.folder, index.pages)]
 
 
 def _check_shard(job: tuple[ShardClips, dict], advance: Callable[[int], None]) -> list[Damage]:

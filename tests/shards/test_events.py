@@ -70,7 +70,7 @@ def test_a_table_of_events_is_in_the_index_and_in_the_tars(
     assert told(index) == WANTED
     labels = {index.key(row): {index.labels[one] for one in index.label_ids(row)} for row in range(3)}
     assert labels == {"a": {"rain", "bell", "dog"}, "b": {"dog"}, "c": {"bell"}}  # what has no time stays
-    assert {"event", "event_offset", "event_onset", "event_end"} <= index.digests.keys()
+    assert {"event", "event_offset", "event_onset", "event_end"} <= index.arrays.keys()
 
     before = index.fingerprint
     for file in (dst / "index").glob("*.npy"):
@@ -101,7 +101,7 @@ def test_a_set_without_events_is_what_it_always_was(source: Path, tmp_path: Path
     convert("csv", source, tmp_path / "set")
     index = Index.open(tmp_path / "set")
     assert index.event_offset is None
-    assert not any(name.startswith("event") for name in index.digests)
+    assert not any(name.startswith("event") for name in index.arrays)
     assert [len(index.events(row)) for row in range(3)] == [0, 0, 0]
 
 

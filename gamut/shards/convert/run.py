@@ -30,6 +30,7 @@ from gamut.shards.build import build, only_writer
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
 from gamut.shards.doubles import find_doubles
+from gamut.shards.generations import grown
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
 from gamut.shards.write import REFUSE, Job, Outcome, finished, write_shard
@@ -170,6 +171,11 @@ def _prepare(
     for place in (folder, folder / "index", folder / "index" / "parts"):
         for left in place.glob(f"*{TEMPORARY}"):
             left.unlink(missing_ok=True)
+    if grown(folder):
+        raise ShardError(
+            f"Shards were added to {folder} since it was converted. Convert into another folder, and append that: "
+            f"python -m gamut.shards add {folder} FOLDER"
+        )
     place, fresh = folder / "index" / MANIFEST, folder / "index" / f"{MANIFEST}-new"
     try:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""Whether an index makes sense, stretch by stretch in bounded memory: it need not be of our making.
+
+A small index is checked by every process that opens it. Of a large one each rank of a job checks its share, so that the
+job reads it once, however many ranks it has: what is wrong ends that rank, and with it the job, before the first step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gamut.shards.index import Index
+
+LARGEST = 1 << 50  # bytes of a tar, samples of a clip
+ROWS = 1 << 20  # clips checked at once
+SMALL = 1 << 30  # bytes of an index that every process checks
+MANY_TARS = 4096  # of more tars each rank looks for its share
+
+
+def own_share(all_of_it: bool) -> tuple[int, int]:
+    """(number, of): which share this process checks: everything, or every `of`-th from `number` on, by its rank."""
+    try:
+        rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    except ValueError:
+        return 0, 1
+    return (0, 1) if all_of_it or not 0 <= rank < ranks else (rank, ranks)
+
+
+def require_names(index: Index) -> None:
+    """Raise ValueError where a name is none."""
+    words = [index.name, *index.labels, *index.codecs, index.tars.place, *index.tars.names]
+    if not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise ValueError("a name is not text")
+    for name in index.tars.names:
+        if "/" in name or name in ("", "..", "."):
+            raise ValueError(f"{name!r} is not the name of a file")
+    for column, values in index.names.items():
+        if column not in index.columns or not all(
+            isinstance(number, int) for numbers in values.values() for number in numbers
+        ):
+            raise ValueError(f"the names of the column {column} are not of its values")
+
+
+def require_sense(index: Index, arrays: Mapping[str, np.ndarray], tars: bool, share: tuple[int, int] = (0, 1)) -> None:
+    """Raise ValueError where a column points outside of what it points into. tars: also where a clip is outside of its
+    tar. share: of the stretches of clips that are looked at."""
+    number, of = share
+    sizes = np.asarray(index.shard_table.size)
+    if index.shard_table.first[-1] != len(index):
+        raise ValueError(f"its tars have {index.shard_table.first[-1]} clips, not {len(index)}")
+    for name in ("label_offset", "key_offset", "event_offset"):
+        if name in arrays and arrays[name][0] != 0:
+            raise ValueError(f"{name}.npy does not ascend from 0")
+    for first in range(number * ROWS, len(index), of * ROWS):
+        rows = slice(first, min(first + ROWS, len(index)))
+        _require_rows(index, arrays, rows, sizes if tars else None)
+        _require_ragged(index, arrays, rows)
+
+
+def _require_rows(index: Index, arrays: Mapping[str, np.ndarray], rows: slice, sizes: np.ndarray | None) -> None:
+    shard, offset, size = (arrays[name][rows] for name in ("shard", "offset", "size"))
+    for name, end in (
+        ("shard", len(index.shards)), ("samples", LARGEST), ("offset", LARGEST), ("size", LARGEST),
+        ("codec", len(index.codecs)),
+    ):  # fmt: skip
+        if name in arrays:
+            _require_within(name, arrays[name][rows], end)
+    expected = np.searchsorted(index.shard_table.first, np.arange(rows.start, rows.stop), side="right") - 1
+    if not np.array_equal(shard, expected):
+        raise ValueError("its clips are not in the order of the tars")
+    if sizes is not None and (offset + size > sizes[shard]).any():
+        raise ValueError("a clip is outside of its tar")
+
+
+def _require_ragged(index: Index, arrays: Mapping[str, np.ndarray], rows: slice) -> None:
+    for name, of in (("label_offset", "label"), ("key_offset", "key"), ("event_offset", "event")):
+        if name not in arrays:
+            continue
+        offsets = arrays[name][rows.start : rows.stop + 1]
+        if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(arrays[of]):
+            raise ValueError(f"{name}.npy does not ascend from 0")
+        values = arrays[of][offsets[0] : offsets[-1]]
+        if name != "key_offset":
+            _require_within(of, values, len(index.labels))
+            continue
+        bytes(values).decode()
+        if (arrays[of][offsets[:-1][np.diff(offsets) > 0]] & 0xC0 == 0x80).any():
+            raise ValueError("a key begins within a character")
+
+
+def _require_within(name: str, values: np.ndarray, end: int) -> None:
+    if len(values) and not 0 <= values.min() <= values.max() < end:
+        raise ValueError(f"{name}.npy has values outside of 0 to {end - 1}")
