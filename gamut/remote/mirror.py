@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
+import math
+import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import xxhash
 
 from gamut import files
 from gamut.errors import ShardError
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent, Denied, fetch, open_store
+from gamut.remote.pages import Page, digest, pages_of
 from gamut.remote.place import full, parse
 from gamut.remote.store import Store
 
@@ -55,7 +59,7 @@ def _mirror(store: Store, base: str, settings: Remote, folder: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     with files.lock(folder / "lock"):
         content = _description(store, base, settings)
-        key = xxhash.xxh3_64_hexdigest(f"{base} {content['place']} {content['fingerprint']}".encode())
+        key = xxhash.xxh3_64_hexdigest(f"{base} {content['place']} {_fingerprint(content)}".encode())
         here = folder / key
         if not here.exists():
             for left in folder.glob("partial-*"):  # left by a killed process, since we hold the lock
@@ -85,9 +89,9 @@ def _description(store: Store, base: str, settings: Remote) -> dict[str, Any]:
         content = json.loads(file.getvalue())
         files.require_digest(content)
         place = content.setdefault("place", base)
-        if not isinstance(place, str) or not isinstance(content["fingerprint"], str):
+        if not isinstance(place, str) or not isinstance(_fingerprint(content), str):
             raise TypeError("its place or fingerprint is not text")
-        if not all(_ARRAY.fullmatch(name) for name in content["arrays"]):
+        if not all(_ARRAY.fullmatch(name) for name in _pages(content)):
             raise ValueError("an array is not named as one")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{full(base, 'index/index.json')} is not the index of a shard set ({error}).") from error
@@ -99,17 +103,43 @@ def _description(store: Store, base: str, settings: Remote) -> dict[str, Any]:
     return content
 
 
-def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to: Path) -> None:
-    for name, digest in content["arrays"].items():
+def _fingerprint(content: dict[str, Any]) -> Any:
+    return content["parts"][-1]["fingerprint"] if "parts" in content else content["fingerprint"]
 
-        def check(file: BinaryIO, name: str = name, digest: str = digest) -> str | None:
-            file.seek(0)
-            found = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()  # type: ignore[arg-type]
-            return None if found == digest else f"{name}.npy does not have the checksum in index.json"
+
+def _pages(content: dict[str, Any]) -> dict[str, list[Page]]:
+    """The pages of each column. Of a set in one part the whole file is one, which ends where its header says."""
+    if "parts" not in content:
+        return {name: [Page(name, 0, -1, digest)] for name, digest in content["arrays"].items()}
+    found: dict[str, list[Page]] = {name: [] for name in content["parts"][-1]["entries"]}
+    for page in pages_of(content["parts"]):
+        found[page.name].append(page)
+    return found
+
+
+def _copy(store: Store, base: str, settings: Remote, content: dict[str, Any], to: Path) -> None:
+    for name, pages in _pages(content).items():
+
+        def check(file: BinaryIO, name: str = name, pages: Sequence[Page] = tuple(pages)) -> str | None:
+            intact = all(digest(file, page.begin, _end(file, page.end)) == page.digest for page in pages)
+            return None if intact else f"{name}.npy does not have the checksum in index.json"
 
         with files.replacing(to / f"{name}.npy") as file:
             fetch(store, base, f"index/{name}.npy", file, settings, check=check, most=LARGEST_ARRAY)
     files.write_text(to / "index.json", json.dumps(files.with_digest(content)))
+
+
+def _end(file: BinaryIO, told: int) -> int:
+    """The byte where a column ends in its file, which is longer while somebody appends to the set."""
+    if told >= 0:
+        return told
+    file.seek(0)
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return file.tell() + math.prod(shape) * dtype.itemsize
+    except files.UNSOUND:
+        return file.seek(0, os.SEEK_END)
 
 
 def _refresh_statistics(store: Store, base: str, settings: Remote, path: Path) -> None:

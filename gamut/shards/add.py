@@ -18,6 +18,7 @@ from gamut.errors import ShardError
 from gamut.files import refusal, replacing, sync, with_digest, write_bytes
 from gamut.progress import Progress
 from gamut.remote import Remote
+from gamut.remote.pages import PAGE
 from gamut.shards.build import Rows, only_writer, refuse_equal_ids, with_part
 from gamut.shards.columns import DTYPES, SHARDS, Appender, map_column, path_of
 from gamut.shards.generations import FORMAT, PARTS, Generation, columns_of, read_generations, together
@@ -56,7 +57,7 @@ def add(folder: Path, new: Sequence[Path], remote: Remote | None = None) -> Adde
         if index.tars.inside(folder):
             _bring(folder, parts, named)
         there = {name: len(array) for name, array in index.arrays.items()}
-        content = _in_parts(content, now, there) | {"labels": labels}
+        content = _in_parts(content, now, index) | {"labels": labels}
         rows = Rows(Appender(folder / "index", there), folder, index.name, now)
         try:
             _append(rows, index, now, parts, named)
@@ -181,7 +182,7 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfileobj(tar, copy, 1 << 20)
 
 
-def _in_parts(content: dict, now: Generation, there: dict[str, int]) -> dict[str, Any]:
+def _in_parts(content: dict, now: Generation, index: Index) -> dict[str, Any]:
     """index.json of format 2 that says what this one says."""
     if content["format"] == PARTS:
         return content
@@ -191,7 +192,10 @@ def _in_parts(content: dict, now: Generation, there: dict[str, int]) -> dict[str
         "classes": len(now.labels),
         "codecs": len(now.codecs),
         "names": now.names,
-        "entries": there,
+        "entries": {name: len(array) for name, array in index.arrays.items()},
+        "page": PAGE,
+        "begins": {},
+        "ends": {page.name: page.end for page in index.pages},
         "arrays": content["arrays"],
         "fingerprint": now.fingerprint,
         "table": content["shards"],

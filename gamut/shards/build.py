@@ -15,6 +15,7 @@ import xxhash
 
 from gamut.errors import ShardError
 from gamut.files import hook, lock, refusal, sync, with_digest, write_bytes
+from gamut.remote import pages
 from gamut.shards.columns import COLUMN, DTYPES, SHARDS, Appender, digest_of, map_column
 from gamut.shards.generations import FORMAT, PARTS, Generation, columns_of, fingerprint, part_fingerprint
 from gamut.shards.part import Part
@@ -167,7 +168,7 @@ class Builder:
 
 def with_part(content: dict, rows: Rows, wanted: Sequence[str], names: Names, clips: int) -> dict:
     """index.json of format 2 with one more part: what `rows` have appended."""
-    entries, digests = rows.to.entries, rows.to.digests
+    entries, digests, edges = rows.to.entries, rows.to.digests, rows.to.edges
     part: dict[str, Any] = {
         "clips": clips,
         "shards": rows.shards,
@@ -175,6 +176,9 @@ def with_part(content: dict, rows: Rows, wanted: Sequence[str], names: Names, cl
         "codecs": len(rows.codecs),
         "names": {column: values for column, values in names.items() if column in content["columns"]},
         "entries": {name: entries[name] for name in wanted},
+        "page": pages.PAGE,
+        "begins": {name: edges[name][0] for name in wanted},
+        "ends": {name: edges[name][1] for name in wanted},
         "arrays": {name: digests[name] for name in wanted},
     }
     before = content["parts"][-1]["fingerprint"] if content["parts"] else ""

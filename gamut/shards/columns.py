@@ -18,6 +18,8 @@ import xxhash
 
 from gamut import files
 from gamut.errors import ShardError
+from gamut.remote import pages
+from gamut.remote.pages import Page
 
 DTYPES = {
     "clip_id": np.uint64,
@@ -58,18 +60,8 @@ RAGGED = {
     "shard-label": "shard-label_offset",
     "shard-label_count": "shard-label_offset",
 }
-PAGE = 1 << 23  # bytes that have a digest of their own
 _BLOCK = 1 << 20
 _intact: set[tuple] = set()  # versions of pages that this process, or the one that it was forked from, has checked
-
-
-class Page(NamedTuple):
-    """Bytes [begin, end) of a column's file, and their xxh3_64 (hexadecimal)."""
-
-    name: str
-    begin: int
-    end: int
-    digest: str
 
 
 class Mapped(NamedTuple):
@@ -110,14 +102,14 @@ def _start(file: BinaryIO, path: Path, dtype: type) -> int:
     return file.tell()
 
 
-def damaged_columns(folder: Path, pages: Iterable[Page]) -> list[str]:
+def damaged_columns(folder: Path, of: Iterable[Page]) -> list[str]:
     """Names of the files of an index of which a page is not as it was written. A page is read once a process, as long
     as the file's size, its times and its place on the disk stay: 2 million clips have 0.16 GB."""
     damaged: dict[str, None] = {}
     opened: BinaryIO | None = None
     name = ""
     try:
-        for page in pages:
+        for page in of:
             if opened is None or page.name != name:
                 if opened is not None:
                     opened.close()
@@ -126,7 +118,7 @@ def damaged_columns(folder: Path, pages: Iterable[Page]) -> list[str]:
             version = (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns, *page)
             if version in _intact:
                 continue
-            if _digest(opened, page.begin, page.end) == page.digest:
+            if pages.digest(opened, page.begin, page.end) == page.digest:
                 _intact.add(version)
             else:
                 damaged[f"{name}.npy"] = None
@@ -134,25 +126,6 @@ def damaged_columns(folder: Path, pages: Iterable[Page]) -> list[str]:
         if opened is not None:
             opened.close()
     return list(damaged)
-
-
-def _digest(file: BinaryIO, begin: int, end: int) -> str | None:
-    """Of these bytes; None where the file ends before."""
-    file.seek(begin)
-    hashed = xxhash.xxh3_64()
-    while begin < end:
-        block = file.read(min(_BLOCK, end - begin))
-        if not block:
-            return None
-        hashed.update(block)
-        begin += len(block)
-    return hashed.hexdigest()
-
-
-def pages_of(name: str, begin: int, end: int, digests: Iterable[str]) -> list[Page]:
-    """The pages of what was appended at once, bytes [begin, end). Raises ValueError where there are more or fewer."""
-    edges = [*range(begin, end, PAGE), end] if end > begin else []
-    return [Page(name, *page) for page in zip(edges[:-1], edges[1:], digests, strict=True)]
 
 
 class Appender:
@@ -201,6 +174,11 @@ class Appender:
         return {name: column.entries for name, column in self._columns.items()}
 
     @property
+    def edges(self) -> dict[str, tuple[int, int]]:
+        """Of each column that was appended to: the bytes of its file where that begins and ends."""
+        return {name: (column.begin, column.file_end) for name, column in self._columns.items()}
+
+    @property
     def digests(self) -> dict[str, list[str]]:
         """Of the pages that were appended to each column, once they are closed."""
         return {name: column.digests for name, column in self._columns.items()}
@@ -211,13 +189,22 @@ class _Column:
         self.path, self.dtype, self.entries, self.fresh = path, dtype, there or 0, there is None
         self.file = path.open("w+b" if there is None else "r+b", buffering=_BLOCK)
         self.digests: list[str] = []
-        self._hash, self._room = xxhash.xxh3_64(), PAGE
+        self._hash, self._room = xxhash.xxh3_64(), pages.PAGE
+        self.begin = 0
         if there is None:
             self._header()
+            self.begin = self.file.tell()
         else:
             end = _start(self.file, path, dtype.type) + there * dtype.itemsize
             self.file.truncate(end)  # what a killed writer left
             self.file.seek(end)
+            self.begin = end
+        self._before = self.entries
+
+    @property
+    def file_end(self) -> int:
+        """Byte of the file where its entries end."""
+        return self.begin + (self.entries - self._before) * self.dtype.itemsize
 
     def write(self, array: np.ndarray) -> None:
         files.hook("write", self.path)
@@ -235,7 +222,7 @@ class _Column:
     def again(self, change: Callable[[np.ndarray], np.ndarray]) -> None:
         start, count = self.file.tell() - self.entries * self.dtype.itemsize, self.entries
         self.entries, self.digests = 0, []
-        self._hash, self._room = xxhash.xxh3_64(), PAGE
+        self._hash, self._room = xxhash.xxh3_64(), pages.PAGE
         for first in range(0, count, _BLOCK):
             at = start + first * self.dtype.itemsize
             self.file.seek(at)
@@ -244,7 +231,7 @@ class _Column:
             self.write(np.ascontiguousarray(change(np.frombuffer(payload, self.dtype)), self.dtype))
 
     def close(self) -> None:
-        if self._room < PAGE:
+        if self._room < pages.PAGE:
             self._end_page()
         if self.fresh:
             self.file.seek(0)
@@ -262,7 +249,7 @@ class _Column:
 
     def _end_page(self) -> None:
         self.digests.append(self._hash.hexdigest())
-        self._hash, self._room = xxhash.xxh3_64(), PAGE
+        self._hash, self._room = xxhash.xxh3_64(), pages.PAGE
 
 
 def digest_of(path: Path) -> str:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from gamut.errors import ShardError
 from gamut.files import DIGEST, UNSOUND, require_digest
-from gamut.shards.columns import COLUMN, DTYPES, EVENTS, FOREIGN, RAGGED, SHARDS, Page, dtype_of, pages_of
+from gamut.remote.pages import Page, pages_of
+from gamut.shards.columns import COLUMN, DTYPES, EVENTS, FOREIGN, RAGGED, SHARDS
 
 FORMAT, PARTS = 1, 2
-Digests = Mapping[str, str | Sequence[str]]  # of a part: of whole files (format 1), or of the pages that it appended
 
 
 @dataclass(frozen=True)
@@ -40,23 +39,21 @@ class Generation:
     shards: int
     entries: Mapping[str, int | None]  # of each column; None: the column that says where its stretches begin says it
     table: tuple[dict, ...] | None = None  # the tars; None: they are columns
-    parts: tuple[tuple[Mapping[str, int], Digests], ...] = field(default=())  # (entries before, digests) of each
+    digests: Mapping[str, str] | None = None  # of whole files, in format 1
+    parts: tuple[dict, ...] = ()  # of index.json, in format 2
     number: int = 0
 
-    def pages(self, start: Mapping[str, int], entries: Mapping[str, int]) -> list[Page]:
-        """All pages that the columns have, column by column; where each begins in its file, and how many entries it
-        has. Raises ValueError."""
-        found: dict[str, list[Page]] = {name: [] for name in entries}
-        ends = [before for before, _ in self.parts[1:]] + [entries]
-        for (before, digests), after in zip(self.parts, ends):
-            for name, told in digests.items():
-                width = np.dtype(dtype_of(name)).itemsize
-                end = start[name] + after[name] * width
-                if isinstance(told, str):
-                    found[name].append(Page(name, 0, end, told))
-                else:
-                    found[name] += pages_of(name, start[name] + before.get(name, 0) * width, end, told)
-        return [page for pages in found.values() for page in pages]
+    def pages(self, ends: Mapping[str, int]) -> list[Page]:
+        """All pages that the columns have, column by column; ends: where each ends in its file, as it was mapped.
+
+        Raises ValueError where index.json says another thing.
+        """
+        if self.digests is not None:
+            return [Page(name, 0, end, self.digests[name]) for name, end in ends.items()]
+        pages = pages_of(self.parts)
+        if {name: end for name, end in self.parts[-1]["ends"].items() if name in ends} != dict(ends):
+            raise ValueError("the pages of its columns are not all of their entries")
+        return pages
 
 
 def read_generations(folder: Path) -> tuple[dict, list[Generation]]:
@@ -144,7 +141,7 @@ def _only(content: dict) -> Generation:
         shards=len(table),
         entries=entries,
         table=table,
-        parts=(({}, digests),),
+        digests=digests,
     )
 
 
@@ -170,7 +167,8 @@ def _nth(content: dict, number: int) -> Generation:
         shards=int(last["shards"]),
         entries=entries,
         table=None if table is None else tuple(table),
-        parts=tuple((was, part["arrays"]) for was, part in zip(before, parts)),
+        digests=first["arrays"] if table is not None else None,
+        parts=tuple(parts),
         number=number,
     )
 

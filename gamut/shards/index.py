@@ -18,9 +18,10 @@ from gamut.files import UNSOUND, require_digest
 from gamut.plan import Clips
 from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
+from gamut.remote.pages import Page
 from gamut.remote.store import refuse_pipe
 from gamut.shards.check import MANY_TARS, SMALL, own_share, require_names, require_sense
-from gamut.shards.columns import COLUMN, EVENTS, RAGGED, Page, damaged_columns, dtype_of, map_column, path_of
+from gamut.shards.columns import COLUMN, EVENTS, RAGGED, damaged_columns, dtype_of, map_column, path_of
 from gamut.shards.generations import Generation, damaged, read_generation
 from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
 from gamut.shards.tars import Tars
@@ -313,7 +314,7 @@ def _map(folder: Path, of: Generation) -> tuple[dict[str, np.ndarray], list[Page
             raise ValueError(f"{name}.npy has not the entries that {last}.npy says")
         entries = int(arrays[last][-1]) if told is None else told
         arrays[name], start[name] = map_column(path_of(folder, name), dtype_of(name), entries)
-    return arrays, of.pages(start, {name: len(arrays[name]) for name in of.entries})
+    return arrays, of.pages({name: start[name] + arrays[name].nbytes for name in of.entries})
 
 
 def _share_of(pages: Sequence[Page], share: tuple[int, int]) -> Sequence[Page]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gamut.data.reader import Reader
 from gamut.errors import ShardError
 from gamut.files import with_digest
+from gamut.remote import pages
 from gamut.shards import Index, build, check, columns
 from gamut.shards.__main__ import main
 from gamut.shards.add import add
@@ -47,18 +48,24 @@ def same(one: Index, other: Index) -> None:
         np.testing.assert_array_equal(getattr(one.sums, name), getattr(other.sums, name), err_msg=name)
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> list[Path]:
-    """Three sets of one name: 10, 9 and 8 clips."""
-    folders = []
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sets of one name, set0 to set2, of 10, 9 and 8 clips, and the sounds of each, src0 to src2."""
+    place = tmp_path_factory.mktemp("converted")
     for number, clips in enumerate((10, 9, 8)):
-        src, dst = tmp_path / f"src{number}", tmp_path / f"set{number}"
+        src, dst = place / f"src{number}", place / f"set{number}"
         write_sounds(src, clips)
         for path in sorted(src.rglob("*.wav")):
             path.rename(path.with_name(f"{number}-{path.name}"))
-        assert main(["convert", "folder", str(src), str(dst), *["--name", "sounds", "--clips-per-shard", "4"]]) == 0
-        folders.append(dst)
-    return folders
+        words = ["--name", "sounds", "--clips-per-shard", "4", "--workers", "1"]
+        assert main(["convert", "folder", str(src), str(dst), *words]) == 0
+    return place
+
+
+@pytest.fixture
+def three(converted: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the sets."""
+    return [Path(shutil.copytree(converted / f"set{number}", tmp_path / f"set{number}")) for number in range(3)]
 
 
 def test_a_set_that_has_grown_is_the_index_of_its_tars_and_its_generations_stay(
@@ -124,7 +131,7 @@ def test_any_generation_is_the_index_made_at_once(
 ) -> None:
     place = tmp_path_factory.mktemp("grown")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "PAGE", page)
+        patch.setattr(pages, "PAGE", page)
         patch.setattr(check, "ROWS", 3)
         patch.setattr(build, "IDS", 4)
         groups = [parts for parts in (first, *more) if any(part.key for part in parts)]
@@ -164,8 +171,9 @@ def _fingerprint(folder: Path, number: int) -> str:
 
 
 def test_a_kill_at_any_write_fsync_or_rename_of_adding_leaves_the_set_as_it_was(
-    three: list[Path], tmp_path: Path
+    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill loses nothing that is not on the disk yet
     reference = Path(shutil.copytree(three[0], tmp_path / "reference"))
     wanted = add(reference, [three[1]]).index
     old = Index.open(three[0])
@@ -203,16 +211,16 @@ def test_a_kill_at_any_write_fsync_or_rename_of_adding_leaves_the_set_as_it_was(
         assert sorted(path.name for path in dst.glob("*.tar")) == sorted(path.name for path in reference.glob("*.tar"))
         same(added, wanted)
         shutil.rmtree(dst)
-        point += 7 if 20 < point < 100 else 1
+        point += 9 if point < 110 else 1  # writes of columns, most of them, come first
     assert point > 100
-    assert unfinished > 30
+    assert unfinished > 20
 
 
 def test_what_is_no_part_of_a_set_is_refused_in_words(
-    three: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three: list[Path], converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = {path: path.read_bytes() for path in (three[0] / "index").iterdir() if path.is_file()}
-    src = tmp_path / "src1"
+    src = converted / "src1"
 
     def converted(name: str, *more: str, source: str = "folder", of: Path = src) -> Path:
         assert main(["convert", source, str(of), str(tmp_path / name), "--workers", "1", *more]) == 0
@@ -241,7 +249,7 @@ def test_what_is_no_part_of_a_set_is_refused_in_words(
     for path, content in whole.items():
         assert (path.read_bytes()[: len(content)] == content) == (path.name != "index.json")
     capsys.readouterr()
-    assert main(["convert", "folder", str(tmp_path / "src0"), str(three[0]), "--name", "sounds"]) == 2
+    assert main(["convert", "folder", str(converted / "src0"), str(three[0]), "--name", "sounds"]) == 2
     assert f"python -m gamut.shards add {three[0]} FOLDER" in capsys.readouterr().err
 
 
@@ -315,9 +323,9 @@ def test_ranks_share_the_checks_of_a_large_index_and_workers_make_none(
     monkeypatch.setenv("WORLD_SIZE", "4")
     read: list[tuple[str, int]] = []
     looked: list[Path] = []
-    digest, stat = columns._digest, Path.stat
+    digest, stat = pages.digest, Path.stat
     monkeypatch.setattr(
-        columns, "_digest", lambda file, begin, end: read.append((file.name, begin)) or digest(file, begin, end)
+        pages, "digest", lambda file, begin, end: read.append((file.name, begin)) or digest(file, begin, end)
     )
 
     def counted(path: Path, **more: object) -> os.stat_result:

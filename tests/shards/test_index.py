@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from gamut.errors import ShardError
-from gamut.shards import Index, columns
+from gamut.remote import pages
+from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.build import build
 from gamut.shards.part import Part
@@ -287,8 +288,8 @@ def test_what_a_resumed_conversion_takes_over_has_its_digest(shards: Path) -> No
 
 def test_an_index_is_read_once_a_process_and_again_when_it_has_changed(shards: Path, monkeypatch) -> None:
     read = []
-    digest = columns._digest
-    monkeypatch.setattr(columns, "_digest", lambda file, *ends: read.append(file.name) or digest(file, *ends))
+    digest = pages.digest
+    monkeypatch.setattr(pages, "digest", lambda file, *ends: read.append(file.name) or digest(file, *ends))
     Index.open(shards)
     files = len(read)
     Index.open(shards)
