@@ -86,7 +86,7 @@ def _index(part: Part) -> Index:
     folders = require_sets(recipe)
     if any("://" in str(folder) or ":/" in str(folder) for folder in folders):
         raise GamutError(f"the shards of {part.path.name} are not on this machine.")
-    index = open_sets(folders, recipe.remote)
+    index = open_sets(folders, recipe.remote, began=str(part.result.get("index") or ""))
     if index.tars.is_remote:
         raise GamutError(f"the shards of {index.folder} are not on this machine.")
     if (then := part.result.get("index")) and then != index.fingerprint:

@@ -109,7 +109,8 @@ class Builder:
         rows.require_labels(labels)
         if list(rows.codecs) != sorted(rows.codecs):
             rows.sort_codecs()
-        rows.to.close()
+        listed = rows.shards <= MANY
+        rows.to.close(passing=SHARDS if listed else ())
         ids = map_column(self.fresh / "clip_id.npy", np.uint64, rows.clips).array
         refuse_equal_ids(ids, 0, rows.to.entries, self.fresh, self.folder)
         content = {
@@ -123,10 +124,7 @@ class Builder:
             "place": place,
         }
         wanted = columns_of(content, rows.timed)
-        if rows.shards <= MANY:
-            content = self._listed(content, wanted, about)
-        else:
-            content = self._many(content, [*wanted, *SHARDS], about)
+        content = self._listed(content, wanted, about) if listed else self._many(content, [*wanted, *SHARDS], about)
         self._move_in()
         write_bytes(self.index / "index.json", json.dumps(with_digest(content), indent=1).encode(), ShardError)
 

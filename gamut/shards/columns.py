@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -155,11 +155,11 @@ class Appender:
         """Change the entries of a column that was begun anew, in place."""
         self._columns[name].again(change)
 
-    def close(self) -> None:
-        """Make what was appended durable."""
-        for column in self._columns.values():
+    def close(self, passing: Collection[str] = ()) -> None:
+        """Make what was appended durable, but for columns that pass."""
+        for name, column in self._columns.items():
             try:
-                column.close()
+                column.close(durable=name not in passing)
             except OSError as error:
                 raise ShardError(files.refusal(error, column.path)) from error
 
@@ -230,15 +230,16 @@ class _Column:
             self.file.seek(at)
             self.write(np.ascontiguousarray(change(np.frombuffer(payload, self.dtype)), self.dtype))
 
-    def close(self) -> None:
+    def close(self, durable: bool) -> None:
         if self._room < pages.PAGE:
             self._end_page()
         if self.fresh:
             self.file.seek(0)
             self._header()
         self.file.flush()
-        files.hook("fsync", self.path)
-        os.fsync(self.file.fileno())
+        if durable:
+            files.hook("fsync", self.path)
+            os.fsync(self.file.fileno())
         self.file.close()
 
     def _header(self) -> None:

@@ -42,6 +42,7 @@ class Generation:
     digests: Mapping[str, str] | None = None  # of whole files, in format 1
     parts: tuple[dict, ...] = ()  # of index.json, in format 2
     number: int = 0
+    of: int = 1  # generations that the set has by now
 
     def pages(self, ends: Mapping[str, int]) -> list[Page]:
         """All pages that the columns have, column by column; ends: where each ends in its file, as it was mapped.
@@ -170,6 +171,7 @@ def _nth(content: dict, number: int) -> Generation:
         digests=first["arrays"] if table is not None else None,
         parts=tuple(parts),
         number=number,
+        of=len(content["parts"]),
     )
 
 

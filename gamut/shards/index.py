@@ -42,6 +42,7 @@ class Index:
     labels: tuple[str, ...]  # the class table
     fingerprint: str  # of everything below and the tars' checksums
     generation: int  # 0, or how many times `add` had appended to the set
+    has_grown: bool  # whether the set has a newer generation by now
     shard_table: ShardTable  # the tars: names, sizes, clips, checksums
     clip_id: np.ndarray  # uint64 [n], 64-bit hash of (set, shard, key)
     shard: np.ndarray  # int32 [n]
@@ -66,6 +67,7 @@ class Index:
     ) -> None:
         self.folder = folder
         self.name, self.labels, self.fingerprint, self.generation = of.name, of.labels, of.fingerprint, of.number
+        self.has_grown = of.number + 1 < of.of
         self.shard_table = ShardTable.mapped(arrays) if of.table is None else ShardTable.of(of.table)
         self.arrays, self.pages = arrays, pages  # all columns by the names of their files; the files' pages
         self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]

@@ -16,11 +16,13 @@ from gamut.errors import ShardError
 from gamut.plan import Clips
 from gamut.remote import Remote
 from gamut.shards.columns import EVENTS
+from gamut.shards.generations import read_generations
 from gamut.shards.index import Index
 from gamut.shards.shard_table import ShardSums, ShardTable
 from gamut.shards.tars import Tars
 
 COLUMNS = ("clip_id", "shard", "offset", "size", "samples", "checksum", "_key", "_key_offset", "label", "label_offset")
+MOST = 1_000_000  # combinations of generations that are tried
 EVENT = ("event", "event_offset", "event_onset", "event_end")
 
 
@@ -48,8 +50,9 @@ class Joined(Index):
         self._sets = tuple(sets)
         self.folder = Path(" and ".join(str(one.folder) for one in sets))
         self.name, self.generation, self.names, self.pages = "+".join(named), 0, {}, ()
+        self.has_grown = any(one.has_grown for one in sets)
         self.labels = tuple(dict.fromkeys(name for one in sets for name in one.labels))
-        self.fingerprint = xxhash.xxh3_128_hexdigest("".join(one.fingerprint for one in sets).encode())
+        self.fingerprint = _together([one.fingerprint for one in sets])
         tables = [one.shard_table for one in sets]
         self.shard_table = ShardTable(
             tuple(name for table in tables for name in table.name),
@@ -176,13 +179,30 @@ class Joined(Index):
         return mean, math.sqrt(square - mean**2)
 
 
-def open_sets(folders: Sequence[str | Path], remote: Remote | None = None) -> Index:
+def open_sets(folders: Sequence[str | Path], remote: Remote | None = None, began: str = "") -> Index:
     """The index of one shard set, or of several as one; `remote` says how to read those that are remote.
 
-    Raises ShardError as `Index.open`, and where two sets have the same name.
+    began: the fingerprint of such an index that a run began with: where `add` has appended to the sets since, their
+    generations of then are opened, if they have them. Raises ShardError as `Index.open`, and where two sets have the
+    same name.
     """
-    sets = [Index.open(folder, remote=remote) for folder in folders]
+    then = _generations_of(folders, began) if began else [""] * len(folders)
+    sets = [Index.open(folder, remote=remote, generation=one) for folder, one in zip(folders, then)]
     return sets[0] if len(sets) == 1 else Joined(sets)
+
+
+def _generations_of(folders: Sequence[str | Path], began: str) -> Sequence[str]:
+    """The fingerprint of each set's generation, which together have this one; the newest ("") where none have."""
+    each = [[one.fingerprint for one in reversed(read_generations(Path(folder))[1])] for folder in folders]
+    for some in itertools.islice(itertools.product(*each), MOST):
+        if _together(some) == began:
+            return some
+    return [""] * len(folders)
+
+
+def _together(fingerprints: Sequence[str]) -> str:
+    """The fingerprint of sets as one."""
+    return fingerprints[0] if len(fingerprints) == 1 else xxhash.xxh3_128_hexdigest("".join(fingerprints).encode())
 
 
 class _Lazy(Mapping[str, np.ndarray]):

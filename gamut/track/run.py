@@ -238,6 +238,11 @@ def git_revision() -> str:
     return f"gamut {number}" if (number := version()) else "unknown"
 
 
+def began_with(recipe: Recipe) -> str:
+    """Fingerprint of the index that the recipe's run, or its first round, began with; empty where it did not begin."""
+    return next(filter(None, (one.index() for one in RunFolder.rounds(RunFolder.place(recipe)))), "")
+
+
 def _git(*words: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20, check=True)  # noqa: S607 (whichever git the user has)
     return done.stdout.strip()

@@ -61,11 +61,12 @@ def main_of(stage: str) -> Callable[..., int]:
     def do(typed: cli.Command) -> int:
         from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
         from gamut.shards.joined import open_sets
+        from gamut.track.run import began_with
         from gamut.train import world as ranks
         from gamut.train.preview import preview
 
         recipe = typed.recipe
-        index = open_sets(cli.require_sets(recipe), recipe.remote)
+        index = open_sets(cli.require_sets(recipe), recipe.remote, began=began_with(recipe))
         work: Work = pkgutil.resolve_name(STAGES[stage].work)(recipe, index)
         if typed.dry_run:
             first, clips, more = work.first()
@@ -77,6 +78,8 @@ def main_of(stage: str) -> Callable[..., int]:
         with WATCHDOG.resting():  # a compiler builds in it, and the ranks wait so long for each other and no longer
             world = ranks.start(recipe.run)
         WATCHDOG.beat("making the model")
+        if index.has_grown and world.first:
+            print(f"{index.folder} has grown since this run began: it goes on with the {len(index):,} clips of then.")
         try:
             done = work.run(world, mean, std)
         except Preempted:

@@ -22,7 +22,9 @@ from gamut.shards import Index, build, check, columns
 from gamut.shards.__main__ import main
 from gamut.shards.add import add
 from gamut.shards.build import clip_id
+from gamut.shards.joined import open_sets
 from gamut.shards.part import Part
+from pretrain.run import main as pretrain
 
 from .conftest import encode, write_sounds
 from .test_resume import in_a_child
@@ -124,7 +126,7 @@ def shards(draw: st.DrawFn) -> list[Part]:
     return parts
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(first=shards(), more=st.lists(shards(), min_size=1, max_size=3), page=st.sampled_from([7, 64, 1 << 23]))
 def test_any_generation_is_the_index_made_at_once(
     tmp_path_factory: pytest.TempPathFactory, first: list[Part], more: list[list[Part]], page: int
@@ -133,6 +135,7 @@ def test_any_generation_is_the_index_made_at_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "PAGE", page)
         patch.setattr(check, "ROWS", 3)
+        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(build, "IDS", 4)
         groups = [parts for parts in (first, *more) if any(part.key for part in parts)]
         so_far: list[Part] = []
@@ -392,3 +395,31 @@ def test_third_party_tars_grow_in_their_place(tmp_path: Path) -> None:
     with Reader(grown) as reader, Reader(whole) as theirs:
         for row, at in enumerate(order):
             np.testing.assert_array_equal(reader.decode(row), theirs.decode(at))
+
+
+def test_sets_are_opened_as_they_were_when_a_run_began(
+    three: list[Path], pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, mixed = open_sets([three[0]]), open_sets([three[0], pristine])
+    run = tmp_path / "runs" / "x"
+    words = [
+        "esc10/sparse", f"data={three[0]}", f"run.folder={run.parent}", "run.name=x", "subset={}", "front.mean=-4",
+        "front.std=4", "--dry-run",
+    ]  # fmt: skip
+    assert pretrain(words) == 0
+    then = [line for line in capsys.readouterr().out.splitlines() if "clips" in line]
+    add(three[0], [three[1]])
+    assert len(open_sets([three[0]])) == 19
+    for sets, began in (([three[0]], alone), ([three[0], pristine], mixed)):
+        again = open_sets(sets, began=began.fingerprint)
+        assert again.has_grown
+        assert (again.fingerprint, again.keys()) == (began.fingerprint, began.keys())
+        assert len(open_sets(sets, began="another")) == len(open_sets(sets)) == len(began) + 9
+        assert not open_sets(sets).has_grown
+    assert pretrain(words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "clips" in line] != then
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("")
+    (run / "metrics.jsonl").write_text(json.dumps({"event": "start", "index": alone.fingerprint}) + "\n")
+    assert pretrain(words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "clips" in line] == then
