@@ -44,7 +44,7 @@ class Joined(Index):
             if one.name in named:
                 raise ShardError(
                     f"{named[one.name]} and {one.folder} are both named {one.name!r}, so their clips could not be "
-                    "told aone. Give each set once, or convert one of them again with another --name."
+                    "told apart. Give each set once, or convert one of them again with another --name."
                 )
             named[one.name] = one.folder
         self._sets = tuple(sets)
