@@ -44,16 +44,20 @@ class Generation:
     number: int = 0
     of: int = 1  # generations that the set has by now
 
-    def pages(self, ends: Mapping[str, int]) -> list[Page]:
-        """All pages that the columns have, column by column; ends: where each ends in its file, as it was mapped.
-
-        Raises ValueError where index.json says another thing.
+    def pages(self, edges: Mapping[str, tuple[int, int]]) -> list[Page]:
+        """All pages that the columns have, column by column; edges: where each begins and ends in its file, as it was
+        mapped. Raises ValueError where they are not pages of all of it.
         """
         if self.digests is not None:
-            return [Page(name, 0, end, self.digests[name]) for name, end in ends.items()]
+            return [Page(name, 0, end, self.digests[name]) for name, (_, end) in edges.items()]
         pages = pages_of(self.parts)
-        if {name: end for name, end in self.parts[-1]["ends"].items() if name in ends} != dict(ends):
-            raise ValueError("the pages of its columns are not all of their entries")
+        done = {name: begin for name, (begin, _) in edges.items()}
+        for page in pages:
+            if page.begin not in (0, done[page.name]):  # 0: a whole file of format 1
+                break
+            done[page.name] = page.end
+        if done != {name: end for name, (_, end) in edges.items()}:
+            raise ValueError("its pages are not all of its columns")
         return pages
 
 

@@ -316,7 +316,7 @@ def _map(folder: Path, of: Generation) -> tuple[dict[str, np.ndarray], list[Page
             raise ValueError(f"{name}.npy has not the entries that {last}.npy says")
         entries = int(arrays[last][-1]) if told is None else told
         arrays[name], start[name] = map_column(path_of(folder, name), dtype_of(name), entries)
-    return arrays, of.pages({name: start[name] + arrays[name].nbytes for name in of.entries})
+    return arrays, of.pages({name: (start[name], start[name] + arrays[name].nbytes) for name in of.entries})
 
 
 def _share_of(pages: Sequence[Page], share: tuple[int, int]) -> Sequence[Page]:
