@@ -37,8 +37,10 @@ def spending(samples: np.ndarray, row: int = ROW, seed: int = 0) -> list[Spendin
     >>> [f"{one.way}: {one.padding:.0%}" for one in spending(np.full(96, 160_000))][:2]
     ['standard AST, 1,024 frames: 3%', 'in order, batches of 12: 0%']
     """
-    order = np.random.default_rng(seed).permutation(len(samples))[:MOST]
-    frames = 1 + (np.asarray(samples, np.int64)[order] - WINDOW) // HOP
+    rng = np.random.default_rng(seed)
+    few = len(samples) <= MOST
+    order = rng.permutation(len(samples)) if few else rng.choice(len(samples), MOST, replace=False)
+    frames = 1 + (np.asarray(samples[order], np.int64) - WINDOW) // HOP
     own = np.maximum(frames // PATCH, 1) * bands()
     tokens = np.minimum(own, min(LONGEST // PATCH * bands(), row))
     standard = STANDARD // PATCH * bands()

@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any, TypeVar
 
 from gamut.errors import ShardError
@@ -18,6 +20,7 @@ from gamut.watchdog import WATCHDOG
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+AHEAD = 4  # jobs a worker that are under way or done and not taken yet
 LIMIT = 1800.0  # seconds without a unit done, after which whoever works on it has hung
 
 _shared: Any = None  # (units done, stop flag) of the pool that this worker process belongs to
@@ -38,38 +41,56 @@ def spread(
     workers: int,
     progress: Callable[[int], None],
 ) -> list[Result]:
-    """`work(job, advance)` for every job, with results in the order of the jobs; `progress(n)` is called for each n
-    units done.
+    """The results of `stream`, at once."""
+    return list(stream(work, jobs, len(jobs), workers, progress))
+
+
+def stream(
+    work: Callable[[Job, Callable[[int], None]], Result],
+    jobs: Iterable[Job],
+    number: int,
+    workers: int,
+    progress: Callable[[int], None],
+) -> Iterator[Result]:
+    """`work(job, advance)` for each of `number` jobs, with results in the order of the jobs; `progress(n)` is called
+    for each n units done. Jobs are taken, and results held, a few a worker.
 
     `work` is a function of a module and calls `advance(n)`. With one worker, or one job, everything runs in this
     process. The first exception stops the other jobs at their next `advance` and is raised. Raises ShardError where a
     process was killed. A process that hangs for `LIMIT` says where on stderr, and ends.
     """
-    if min(workers, len(jobs)) <= 1:
+    if min(workers, number) <= 1:
 
         def advance(units: int) -> None:
             WATCHDOG.beat()
             progress(units)
 
-        with WATCHDOG.within(LIMIT, "one of the shards"):
-            return [work(job, advance) for job in jobs]
+        for job in jobs:
+            with WATCHDOG.within(LIMIT, "one of the shards"):
+                result = work(job, advance)
+            yield result
+        return
     # Spawned, not forked: a forked child would inherit the locks of the caller's threads.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Value("b", 0)
-    seen = 0
+    seen, left = 0, iter(jobs)
     with ProcessPoolExecutor(
-        min(workers, len(jobs)), context, initializer=_begin, initargs=(done, stop, os.getpid(), LIMIT)
+        min(workers, number), context, initializer=_begin, initargs=(done, stop, os.getpid(), LIMIT)
     ) as pool:
-        futures = [pool.submit(_work, work, job) for job in jobs]
+        given: deque[Future[Result]] = deque()  # in the order of the jobs
         try:
-            waiting: set = set(futures)
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
+            while True:
+                given.extend(pool.submit(_work, work, job) for job in islice(left, AHEAD * workers - len(given)))
+                if not given:
+                    return
+                wait([one for one in given if not one.done()], timeout=0.2, return_when=FIRST_COMPLETED)
+                for one in given:
+                    if one.done():
+                        one.result()  # or the exception, whoever's turn it is
                 progress(done.value - seen)
                 seen = done.value
-            return [future.result() for future in futures]
+                while given and given[0].done():
+                    yield given.popleft().result()
         except BrokenProcessPool as error:
             raise ShardError(
                 "A worker process was killed, perhaps because memory ran out, or it hung, and its stacks are above. "

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from gamut.errors import ShardError
 from gamut.progress import Progress
-from gamut.shards.build import Names, build, only_writer
+from gamut.shards.build import Builder, Names, only_writer
 from gamut.shards.labels import filled
 from gamut.shards.part import Part, scan
-from gamut.shards.pool import spread
+from gamut.shards.pool import stream
 from gamut.shards.tars import Tars
 
 
@@ -26,15 +26,19 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
     """
     place = tars.seen_from(folder)
     with only_writer(folder):
-        with Progress("indexing", len(tars.names), "shards") as progress:
-            parts = spread(functools.partial(_scan, tars), tars.names, workers, progress.add)
-        names = {part.name for part in parts if part.key}
-        if not names:
-            raise ShardError(f"The tars in {tars.place} hold no clips.")
-        conversion = _conversion(folder)
-        classes, columns = _class_table(folder, parts, conversion), _names(conversion)
-        build(folder, min(names), classes, parts, {"source": "index"}, place, columns)
-        return sum(len(part.key) for part in parts), _absent(conversion, len(tars.names))
+        seen: dict[int, str] = {}
+        with Builder(folder) as builder:
+            with Progress("indexing", len(tars.names), "shards") as progress:
+                work = functools.partial(_scan, tars)
+                for part in stream(work, tars.names, len(tars.names), workers, progress.add):
+                    _take_labels(folder, part, seen)
+                    builder.add(part)
+            if not builder.rows.clips:
+                raise ShardError(f"The tars in {tars.place} hold no clips.")
+            conversion = _conversion(folder)
+            classes = _class_table(seen, conversion)
+            builder.publish(classes, {"source": "index"}, place, _names(conversion))
+            return builder.rows.clips, _absent(conversion, len(tars.names))
 
 
 def _scan(tars: Tars, name: str, advance: Callable[[int], None]) -> Part:
@@ -69,12 +73,13 @@ def _absent(conversion: dict, tars: int) -> int:
     return max(0, shards - tars) if isinstance(shards, int) else 0
 
 
-def _class_table(folder: Path, parts: list[Part], conversion: dict) -> list[str]:
-    seen: dict[int, str] = {}
-    for part in parts:
-        for label, name in part.label_names.items():
-            if seen.setdefault(label, name) != name:
-                raise ShardError(f"Label {label} is both {seen[label]} and {name} in the tars in {folder}.")
+def _take_labels(folder: Path, part: Part, seen: dict[int, str]) -> None:
+    for label, name in part.label_names.items():
+        if seen.setdefault(label, name) != name:
+            raise ShardError(f"Label {label} is both {seen[label]} and {name} in the tars in {folder}.")
+
+
+def _class_table(seen: dict[int, str], conversion: dict) -> list[str]:
     table = conversion.get("labels", [])
     if seen.items() <= dict(enumerate(table)).items():
         return table

@@ -16,7 +16,7 @@ from gamut.shards.plot import clip_picture
 from gamut.shards.read import ShardClips
 from gamut.shards.statistics import clip_log_mel
 
-COMPARED = 100_000  # keys that a mistyped one is compared with
+COMPARED = 100_000  # keys that are looked through at once, and that a mistyped one is compared with
 NEAREST = 3
 
 
@@ -72,27 +72,35 @@ def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None 
 
 def find(index: Index, key: str) -> int:
     """The row of a clip by its key, or by SHARD/KEY. Raises ShardError where there is none, or more than one."""
-    keys = index.keys()
-    rows = [row for row, one in enumerate(keys) if one == key]
-    rows = rows or [row for row, one in enumerate(keys) if key.endswith(one) and _with_shard(index, row) == key]
+    rows, named, first = [], [], 0
+    for keys in index.keys_by(COMPARED):
+        rows += [first + at for at, one in enumerate(keys) if one == key]
+        ends = (first + at for at, one in enumerate(keys) if key.endswith(one))
+        named += [row for row in ends if _with_shard(index, row) == key]
+        first += len(keys)
+    rows = rows or named
     if len(rows) == 1:
         return rows[0]
     if rows:
         some = ", ".join(_with_shard(index, row) for row in rows[:NEAREST])
         raise ShardError(f"{len(rows)} clips in {index.folder} have the key {key}. Choose one: {some}.")
-    near = _nearest(keys, key)
+    near = _nearest(index, key)
     hint = f"The nearest are: {', '.join(near)}." if near else "It has no key like it."
     raise ShardError(f"There is no clip {key} among the {len(index):,} in {index.folder}. {hint}")
 
 
-def _nearest(keys: list[str], wanted: str) -> list[str]:
+def _nearest(index: Index, wanted: str) -> list[str]:
     """Up to three keys that contain the one wanted, or else the most similar among the first 100,000."""
-    containing = sorted((key for key in keys if wanted and wanted.lower() in key.lower()), key=len)
-    return containing[:NEAREST] or difflib.get_close_matches(wanted, keys[:COMPARED], n=NEAREST, cutoff=0.3)
+    containing: list[str] = []
+    for keys in index.keys_by(COMPARED):
+        some = [key for key in keys if wanted and wanted.lower() in key.lower()]
+        containing = sorted([*containing, *some], key=len)[:NEAREST]
+    first = next(iter(index.keys_by(COMPARED)), [])
+    return containing or difflib.get_close_matches(wanted, first, n=NEAREST, cutoff=0.3)
 
 
 def _with_shard(index: Index, row: int) -> str:
-    return f"{index.shards[int(index.shard[row])]['name'].removesuffix('.tar')}/{index.key(row)}"
+    return f"{index.tars.names[int(index.shard[row])].removesuffix('.tar')}/{index.key(row)}"
 
 
 def clip_waveform(index: Index, row: int) -> np.ndarray:

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +29,7 @@ from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.doubles import Doubles, find_doubles
 from gamut.shards.index import Index
-from gamut.shards.pool import spread
+from gamut.shards.pool import stream
 from gamut.shards.read import ShardClips, descriptions
 from gamut.threads import one_thread
 
@@ -37,6 +38,7 @@ COUNTED = ("clips", "clipped", "padded")  # clipped: with samples held to full s
 SHORT = (PATCH - 1) * HOP + WINDOW  # samples of 16 frames
 READERS = {".hdf5": "h5py", ".h5": "h5py"}  # of conversions that did not record it
 RAREST = 10  # classes
+AT_ONCE = 1 << 22  # entries of a column
 
 
 @dataclass(frozen=True)
@@ -75,52 +77,108 @@ def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> St
     index = Index.open(folder, remote=remote)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
-    shards = [ShardClips.of(index, number) for number in range(len(index.shards))]
-    total, rates, silent = RunningStatistics(), Counter[str](), 0
-    sources: dict[str, Counter[str]] = {}
-    sounds: list[np.ndarray] = []  # in the order of the index, whose rows are in that of the shards
-    with Progress("log-mel statistics", len(index)) as progress:
-        each = functools.partial(_shard_statistics, folder, frozenset(_left(folder).get("saturated", ())))
-        for one in spread(each, shards, workers, progress.add):  # in order: the same bits at any workers
-            total.merge(one.frames)
-            rates.update(one.rates)
-            for source, counts in one.sources.items():
-                sources.setdefault(source, Counter()).update(counts)
-            silent += one.silent
-            sounds.append(one.sounds)
-    seconds = np.asarray(index.samples) / RATE
-    labels = _counted(index, index.label)
-    statistics = Statistics(
-        index=index.fingerprint,
-        clips=len(index),
-        hours=float(seconds.sum() / 3600),
-        shortest=float(seconds.min()),
-        median=float(np.median(seconds)),
-        longest=float(seconds.max()),
-        lengths=_histogram(seconds),
-        rates=dict(rates.most_common()),
-        labels=labels,
-        rarest=dict(sorted(labels.items(), key=lambda item: item[1])[:RAREST]),
-        unlabelled=int(np.count_nonzero(np.diff(index.label_offset) == 0)),
-        strong=0 if index.event_offset is None else int(np.count_nonzero(np.diff(index.event_offset))),
-        events=_counted(index, index.event) if len(index.event) else {},
-        batching=spending(np.asarray(index.samples)),
-        frames=total.count // 128,
-        mean=total.mean,
-        std=total.std,
-        silent=silent,
-        sources={source: {what: counts[what] for what in COUNTED} for source, counts in sorted(sources.items())},
-        unusable=_unusable(folder),
-        doubles=find_doubles(index, np.concatenate(sounds)),
-    )
+    with tempfile.TemporaryFile(dir=folder / "index") as sounds:
+        with Progress("log-mel statistics", len(index)) as progress:
+            each = functools.partial(_shard_statistics, folder, frozenset(_left(folder).get("saturated", ())))
+            shards = (ShardClips.of(index, number) for number in range(len(index.shards)))
+            # In order: the same bits at any workers
+            heard = _merged(stream(each, shards, len(index.shards), workers, progress.add), sounds)
+        checksums = np.memmap(sounds, np.uint64, "r", shape=(len(index),))
+        statistics = _statistics(index, heard, find_doubles(index, checksums))
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
     write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
     return statistics
 
 
+@dataclass
+class _Heard:
+    """What the sound of all shards comes to."""
+
+    frames: RunningStatistics = field(default_factory=RunningStatistics)
+    rates: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    silent: int = 0
+
+
+def _merged(shards: Iterable[_Shard], sounds: BinaryIO) -> _Heard:
+    """The shards as one; their clips' checksums go to the file, in the order of the index."""
+    heard = _Heard()
+    for one in shards:
+        heard.frames.merge(one.frames)
+        heard.rates.update(one.rates)
+        for source, counts in one.sources.items():
+            heard.sources.setdefault(source, Counter()).update(counts)
+        heard.silent += one.silent
+        sounds.write(one.sounds.tobytes())
+    sounds.flush()
+    return heard
+
+
+def _statistics(index: Index, heard: _Heard, doubles: Doubles) -> Statistics:
+    samples = index.samples
+    labels = _counted(index, index.label)
+    middle = (kth(samples, (len(samples) - 1) // 2) / RATE, kth(samples, len(samples) // 2) / RATE)
+    return Statistics(
+        index=index.fingerprint,
+        clips=len(index),
+        hours=sum(int(some.sum()) for some in chunks(samples)) / RATE / 3600,
+        shortest=int(samples.min()) / RATE,
+        median=float(np.mean(middle)),
+        longest=int(samples.max()) / RATE,
+        lengths=_histogram(samples),
+        rates=dict(heard.rates.most_common()),
+        labels=labels,
+        rarest=dict(sorted(labels.items(), key=lambda item: item[1])[:RAREST]),
+        unlabelled=len(index) - _with_some(index.label_offset),
+        strong=0 if index.event_offset is None else _with_some(index.event_offset),
+        events=_counted(index, index.event) if len(index.event) else {},
+        batching=spending(samples),
+        frames=heard.frames.count // 128,
+        mean=heard.frames.mean,
+        std=heard.frames.std,
+        silent=heard.silent,
+        sources={source: {what: counts[what] for what in COUNTED} for source, counts in sorted(heard.sources.items())},
+        unusable=_unusable(index.folder),
+        doubles=doubles,
+    )
+
+
+def chunks(column: np.ndarray) -> Iterator[np.ndarray]:
+    """A column some millions of entries at a time."""
+    for first in range(0, len(column), AT_ONCE):
+        yield column[first : first + AT_ONCE]
+
+
+def kth(values: np.ndarray, k: int) -> int:
+    """The k-th smallest, from 0, of int64 [n], k < n: by bisection, without a sorted copy.
+
+    >>> kth(np.array([5, 3, 9]), 1)
+    5
+    """
+    low, high = int(values.min()), int(values.max())
+    while low < high:
+        middle = (low + high) // 2
+        if sum(int(np.count_nonzero(some <= middle)) for some in chunks(values)) > k:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 def _counted(index: Index, ids: np.ndarray) -> dict[str, int]:
     """Class -> how often it is among these class ids."""
-    return dict(zip(index.labels, np.bincount(ids, minlength=len(index.labels)).tolist()))
+    counts = np.zeros(len(index.labels), np.int64)
+    for some in chunks(ids):
+        counts += np.bincount(some, minlength=len(counts))
+    return dict(zip(index.labels, counts.tolist()))
+
+
+def _with_some(offsets: np.ndarray) -> int:
+    """How many of the stretches that these offsets mark are not empty."""
+    return sum(
+        int(np.count_nonzero(np.diff(offsets[first : first + AT_ONCE + 1])))
+        for first in range(0, len(offsets) - 1, AT_ONCE)
+    )
 
 
 def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
@@ -218,7 +276,7 @@ def _left(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _histogram(seconds: np.ndarray) -> dict[str, int]:
-    counts, _ = np.histogram(seconds, bins=[*EDGES, np.inf])
+def _histogram(samples: np.ndarray) -> dict[str, int]:
+    counts = sum(np.histogram(some / RATE, bins=[*EDGES, np.inf])[0] for some in chunks(samples))
     names = [f"{low:g}-{high:g} s" for low, high in pairwise(EDGES)] + [f"{EDGES[-1]:g} s and more"]
     return {name: int(count) for name, count in zip(names, counts)}

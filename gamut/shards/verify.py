@@ -17,7 +17,7 @@ from gamut.remote.fetch import Absent
 from gamut.shards.columns import damaged_columns
 from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
-from gamut.shards.pool import spread
+from gamut.shards.pool import stream
 from gamut.shards.read import ShardClips
 from gamut.shards.tar import members
 
@@ -40,11 +40,11 @@ def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tupl
     damages = _check_index(index)
     if damages:
         return index, damages  # nothing can be compared with a damaged index
-    shards = [(ShardClips.of(index, number), shard) for number, shard in enumerate(index.shards)]
+    shards = ((ShardClips.of(index, number), shard) for number, shard in enumerate(index.shards))
     with Progress("verifying", len(index)) as progress:
-        for found in spread(_check_shard, shards, workers, progress.add):
+        for found in stream(_check_shard, shards, len(index.shards), workers, progress.add):
             damages += found
-    known = {shard["name"] for shard in index.shards}
+    known = set(index.tars.names)
     damages += [
         Damage(path.name, "is not in the index", "stray")
         for path in sorted(Path(index.tars.place).glob("*.tar"))

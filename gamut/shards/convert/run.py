@@ -26,14 +26,14 @@ from gamut.errors import AudioError, ShardError
 from gamut.files import TEMPORARY, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
-from gamut.shards.build import build, only_writer
+from gamut.shards.build import Builder, only_writer
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
 from gamut.shards.doubles import find_doubles
 from gamut.shards.generations import grown
 from gamut.shards.index import Index
 from gamut.shards.pool import spread
-from gamut.shards.write import REFUSE, Job, Outcome, finished, write_shard
+from gamut.shards.write import REFUSE, Job, Outcome, Quarantined, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
 COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list", "levels")
@@ -211,44 +211,65 @@ def _write(jobs: list[Job], workers: int, name: str) -> None:
 
 def _finish(conversion: Conversion) -> Report:
     folder, settings = conversion.folder, conversion.settings
-    jobs = conversion.share(0, 1)
-    shards = [written for job in jobs if (written := finished(job))]
-    if len(shards) < len(jobs):
-        first = next(job for job in jobs if not finished(job))
-        raise ShardError(
-            f"{len(jobs) - len(shards)} of the {len(jobs)} shards of {folder} are missing, the first of them "
-            f"{first.tar.name}. Run the same command again; finished shards are kept."
-        )
-    report = Report(
-        shards=len(shards),
-        already=conversion.already,
-        clips=sum(len(written.part.key) for written in shards),
-        seconds=sum(sum(written.part.samples) for written in shards) / RATE,
-        bytes=sum(written.part.size for written in shards),
-        quarantined=tuple(one for written in shards for one in written.quarantined),
-        saturated={key: samples for written in shards for key, samples in written.saturated.items()},
-        ignored=conversion.ignored,
-        missing=conversion.manifest.missing,
-        read=dict(sum((Counter(written.read) for written in shards), Counter[str]()).most_common()),
-    )
-    report.save(folder, missing=report.missing)
-    if not report.clips:
-        raise ShardError(
-            f"None of the {len(report.quarantined)} files can be used. The first: {report.quarantined[0].message} "
-            f"All are listed in {folder / 'index' / 'quarantine.json'}."
-        )
-    if conversion.manifest.missing:
-        write_bytes(folder / "index" / MISSING, (conversion.manifest.folder / MISSING).read_bytes(), ShardError)
-    tools = settings["tools"]
-    if versions := {written.ffmpeg for written in shards} - {"", tools.get("ffmpeg", "")}:  # for what no ending told of
-        tools = settings["tools"] = {**tools, "ffmpeg": "; ".join(sorted(versions))}
-        write_bytes(folder / "index" / "convert.json", json.dumps(settings, indent=1).encode(), ShardError)
-    about = {"source": settings["source"], "tools": tools}
-    parts = [written.part for written in shards]
-    build(folder, settings["name"], settings["labels"], parts, about, names=settings["names"])
+    with Builder(folder, settings["name"]) as builder:
+        report, versions = _gather(conversion, builder)
+        report.save(folder, missing=report.missing)
+        if not report.clips:
+            raise ShardError(
+                f"None of the {len(report.quarantined)} files can be used. The first: {report.quarantined[0].message} "
+                f"All are listed in {folder / 'index' / 'quarantine.json'}."
+            )
+        if conversion.manifest.missing:
+            content = (conversion.manifest.folder / MISSING).read_bytes()
+            write_bytes(folder / "index" / MISSING, content, ShardError)
+        tools = settings["tools"]
+        if versions := versions - {"", tools.get("ffmpeg", "")}:  # for what no ending told of
+            tools = settings["tools"] = {**tools, "ffmpeg": "; ".join(sorted(versions))}
+            write_bytes(folder / "index" / "convert.json", json.dumps(settings, indent=1).encode(), ShardError)
+        about = {"source": settings["source"], "tools": tools}
+        builder.publish(settings["labels"], about, names=settings["names"])
     shutil.rmtree(conversion.manifest.folder, ignore_errors=True)
     index = Index.open(folder)
     return replace(report, doubles=find_doubles(index, index.checksum))  # of FLAC, which follows from its samples
+
+
+def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str]]:
+    """The parts of all shards, one at a time: (what they come to, versions of ffmpeg). Raises ShardError where one is
+    missing."""
+    jobs, missing = conversion.share(0, 1), []
+    size = samples = 0
+    quarantined: list[Quarantined] = []
+    saturated: dict[str, int] = {}
+    read, versions = Counter[str](), set[str]()
+    for job in jobs:
+        written = finished(job)
+        if written is None:
+            missing.append(job.tar.name)
+        elif not missing:
+            builder.add(written.part)
+            size, samples = size + written.part.size, samples + sum(written.part.samples)
+            quarantined += written.quarantined
+            saturated |= written.saturated
+            read.update(written.read)
+            versions.add(written.ffmpeg)
+    if missing:
+        raise ShardError(
+            f"{len(missing)} of the {len(jobs)} shards of {conversion.folder} are missing, the first of them "
+            f"{missing[0]}. Run the same command again; finished shards are kept."
+        )
+    report = Report(
+        shards=len(jobs),
+        already=conversion.already,
+        clips=builder.rows.clips,
+        seconds=samples / RATE,
+        bytes=size,
+        quarantined=tuple(quarantined),
+        saturated=saturated,
+        ignored=conversion.ignored,
+        missing=conversion.manifest.missing,
+        read=dict(read.most_common()),
+    )
+    return report, versions
 
 
 def _settings(source: str, listing: Listing, manifest: Manifest, levels: str) -> dict:
