@@ -137,12 +137,6 @@ class Index:
         first = self.shard_table.first
         return range(int(first[shard]), int(first[shard + 1]))
 
-    def clips_of(self, shards: Sequence[int] | np.ndarray) -> Clips:
-        """What a plan knows of the clips of some shards, in the order given; nothing else of the index is read."""
-        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(*_ends(self.rows_of(int(one)))) for one in shards)])
-        columns = (self.clip_id[rows], self.shard[rows], self.samples[rows], self.size[rows])
-        return Clips(rows, *columns)
-
     def __len__(self) -> int:
         return len(self.clip_id)
 
@@ -332,7 +326,3 @@ def _stored_sums(table: ShardTable, arrays: Mapping[str, np.ndarray]) -> ShardSu
         arrays["shard-label"],
         arrays["shard-label_count"],
     )
-
-
-def _ends(rows: range) -> tuple[int, int]:
-    return rows.start, rows.stop

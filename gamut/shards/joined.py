@@ -116,22 +116,6 @@ class Joined(Index):
             np.concatenate([one.label_count for one in of]),
         )
 
-    @property
-    def source(self) -> np.ndarray:
-        """int32 [shards]: which set each shard is of."""
-        return np.repeat(np.arange(len(self.sets), dtype=np.int32), np.diff(self._first_shard))
-
-    def clips_of(self, shards: Sequence[int] | np.ndarray) -> Clips:
-        which = np.searchsorted(self._first_shard, np.asarray(shards), side="right") - 1
-        tables = []
-        for shard, part in zip(np.asarray(shards).tolist(), which.tolist()):
-            own = self.sets[part].clips_of([shard - int(self._first_shard[part])])
-            source = np.full(len(own), part, np.int32)
-            row, number = own.row + self.first[part], np.full(len(own), shard, np.int32)
-            tables.append(Clips(row, own.clip_id, number, own.samples, own.size, source=source))
-        names = tables[0].types() if tables else {}
-        return Clips(**{name: np.concatenate([getattr(one, name) for one in tables]) for name in names})
-
     def key(self, row: int) -> str:
         part, own = self.place(row)
         return self.sets[part].key(own)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gamut.shards.part import hexadecimal
 
-AT_ONCE = 1 << 22  # clips, labels of a pass
+AT_ONCE = 1 << 22  # classes of shards
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +85,6 @@ class ShardSums:
         for first in range(0, len(self.label), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             found += np.bincount(self.label[some], self.label_count[some], minlength=classes).astype(np.int64)
-        return found
-
-    def mass(self, of_class: np.ndarray) -> np.ndarray:
-        """float64 [s]: the sum over each shard's labels of float64 [classes]."""
-        found = np.zeros(len(self.clips))
-        for first in range(0, len(self.clips), 1 << 14):
-            edges = np.asarray(self.label_offset[first : first + (1 << 14) + 1])
-            some = slice(edges[0], edges[-1])
-            weight = np.asarray(of_class)[self.label[some]] * self.label_count[some]
-            shard = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-            found[first : first + len(edges) - 1] = np.bincount(shard, weight, minlength=len(edges) - 1)
         return found
 
 

@@ -116,7 +116,7 @@ def _merged(shards: Iterable[_Shard], sounds: BinaryIO) -> _Heard:
 
 def _statistics(index: Index, heard: _Heard, doubles: Doubles) -> Statistics:
     samples = index.samples
-    labels = _counted(index, index.label)
+    labels = dict(zip(index.labels, index.sums.label_totals(len(index.labels)).tolist()))
     middle = (kth(samples, (len(samples) - 1) // 2) / RATE, kth(samples, len(samples) // 2) / RATE)
     return Statistics(
         index=index.fingerprint,

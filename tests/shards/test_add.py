@@ -401,6 +401,9 @@ def test_sets_are_opened_as_they_were_when_a_run_began(
     three: list[Path], pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone, mixed = open_sets([three[0]]), open_sets([three[0], pristine])
+    totals = np.bincount(mixed.label, minlength=len(mixed.labels))
+    assert mixed.sums.label_totals(len(mixed.labels)).tolist() == totals.tolist()
+    assert mixed.sums.samples.sum() == mixed.samples.sum()
     run = tmp_path / "runs" / "x"
     words = [
         "esc10/sparse", f"data={three[0]}", f"run.folder={run.parent}", "run.name=x", "subset={}", "front.mean=-4",
