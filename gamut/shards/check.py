@@ -7,13 +7,12 @@ job reads it once, however many ranks it has: what is wrong ends that rank, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gamut.shards.index import Index
+from gamut.shards.shard_table import ShardTable
 
 LARGEST = 1 << 50  # bytes of a tar, samples of a clip
 ROWS = 1 << 20  # clips checked at once
@@ -30,53 +29,66 @@ def own_share(all_of_it: bool) -> tuple[int, int]:
     return (0, 1) if all_of_it or not 0 <= rank < ranks else (rank, ranks)
 
 
-def require_names(index: Index) -> None:
-    """Raise ValueError where a name is none."""
-    words = [index.name, *index.labels, *index.codecs, index.tars.place, *index.tars.names]
-    if not all(isinstance(word, str) and "\0" not in word for word in words):
+class Whole(NamedTuple):
+    """What columns point into."""
+
+    table: ShardTable
+    clips: int
+    classes: int
+    codecs: int
+
+
+def require_names(
+    words: Sequence[str],
+    tars: Sequence[str],
+    names: Mapping[str, Mapping[str, Sequence[int]]],
+    columns: Collection[str],
+) -> None:
+    """Raise ValueError where a word, the name of a tar, or one that a column has for values, is none."""
+    if not all(isinstance(word, str) and "\0" not in word for word in (*words, *tars)):
         raise ValueError("a name is not text")
-    for name in index.tars.names:
+    for name in tars:
         if "/" in name or name in ("", "..", "."):
             raise ValueError(f"{name!r} is not the name of a file")
-    for column, values in index.names.items():
-        if column not in index.columns or not all(
+    for column, values in names.items():
+        if column not in columns or not all(
             isinstance(number, int) for numbers in values.values() for number in numbers
         ):
             raise ValueError(f"the names of the column {column} are not of its values")
 
 
-def require_sense(index: Index, arrays: Mapping[str, np.ndarray], tars: bool, share: tuple[int, int] = (0, 1)) -> None:
+def require_sense(whole: Whole, arrays: Mapping[str, np.ndarray], tars: bool, share: tuple[int, int] = (0, 1)) -> None:
     """Raise ValueError where a column points outside of what it points into. tars: also where a clip is outside of its
     tar. share: of the stretches of clips that are looked at."""
     number, of = share
-    sizes = np.asarray(index.shard_table.size)
-    if index.shard_table.first[-1] != len(index):
-        raise ValueError(f"its tars have {index.shard_table.first[-1]} clips, not {len(index)}")
+    sizes = np.asarray(whole.table.size)
+    if whole.table.first[-1] != whole.clips:
+        raise ValueError(f"its tars have {whole.table.first[-1]} clips, not {whole.clips}")
     for name in ("label_offset", "key_offset", "event_offset"):
         if name in arrays and arrays[name][0] != 0:
             raise ValueError(f"{name}.npy does not ascend from 0")
-    for first in range(number * ROWS, len(index), of * ROWS):
-        rows = slice(first, min(first + ROWS, len(index)))
-        _require_rows(index, arrays, rows, sizes if tars else None)
-        _require_ragged(index, arrays, rows)
+    for first in range(number * ROWS, whole.clips, of * ROWS):
+        rows = slice(first, min(first + ROWS, whole.clips))
+        _require_rows(whole, arrays, rows, sizes if tars else None)
+        _require_ragged(whole, arrays, rows)
 
 
-def _require_rows(index: Index, arrays: Mapping[str, np.ndarray], rows: slice, sizes: np.ndarray | None) -> None:
+def _require_rows(whole: Whole, arrays: Mapping[str, np.ndarray], rows: slice, sizes: np.ndarray | None) -> None:
     shard, offset, size = (arrays[name][rows] for name in ("shard", "offset", "size"))
     for name, end in (
-        ("shard", len(index.shards)), ("samples", LARGEST), ("offset", LARGEST), ("size", LARGEST),
-        ("codec", len(index.codecs)),
+        ("shard", len(whole.table)), ("samples", LARGEST), ("offset", LARGEST), ("size", LARGEST),
+        ("codec", whole.codecs),
     ):  # fmt: skip
         if name in arrays:
             _require_within(name, arrays[name][rows], end)
-    expected = np.searchsorted(index.shard_table.first, np.arange(rows.start, rows.stop), side="right") - 1
+    expected = np.searchsorted(whole.table.first, np.arange(rows.start, rows.stop), side="right") - 1
     if not np.array_equal(shard, expected):
         raise ValueError("its clips are not in the order of the tars")
     if sizes is not None and (offset + size > sizes[shard]).any():
         raise ValueError("a clip is outside of its tar")
 
 
-def _require_ragged(index: Index, arrays: Mapping[str, np.ndarray], rows: slice) -> None:
+def _require_ragged(whole: Whole, arrays: Mapping[str, np.ndarray], rows: slice) -> None:
     for name, of in (("label_offset", "label"), ("key_offset", "key"), ("event_offset", "event")):
         if name not in arrays:
             continue
@@ -85,7 +97,7 @@ def _require_ragged(index: Index, arrays: Mapping[str, np.ndarray], rows: slice)
             raise ValueError(f"{name}.npy does not ascend from 0")
         values = arrays[of][offsets[0] : offsets[-1]]
         if name != "key_offset":
-            _require_within(of, values, len(index.labels))
+            _require_within(of, values, whole.classes)
             continue
         bytes(values).decode()
         if (arrays[of][offsets[:-1][np.diff(offsets) > 0]] & 0xC0 == 0x80).any():

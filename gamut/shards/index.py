@@ -20,7 +20,7 @@ from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
 from gamut.remote.pages import Page
 from gamut.remote.store import refuse_pipe
-from gamut.shards.check import MANY_TARS, SMALL, own_share, require_names, require_sense
+from gamut.shards.check import MANY_TARS, SMALL, Whole, own_share, require_names, require_sense
 from gamut.shards.columns import COLUMN, EVENTS, RAGGED, damaged_columns, dtype_of, map_column, path_of
 from gamut.shards.generations import Generation, damaged, read_generation
 from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
@@ -112,9 +112,11 @@ class Index:
             if intact and (broken := damaged_columns(folder, _share_of(pages, share))):
                 raise ValueError(f"{broken[0]} is not what was written")
             index = cls(folder, of, arrays, pages, remote or Remote())
-            require_names(index)
+            words = (index.name, index.tars.place, *index.labels, *index.codecs)
+            require_names(words, index.tars.names, index.names, index.columns)
             if intact:
-                require_sense(index, arrays, tars, share)
+                whole = Whole(index.shard_table, len(index), len(index.labels), len(index.codecs))
+                require_sense(whole, arrays, tars, share)
         except (*UNSOUND, OSError) as error:
             raise damaged(folder, error) from error
         refuse_pipe(index.tars.place, index.tars.remote)
