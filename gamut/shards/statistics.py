@@ -277,6 +277,8 @@ def _left(folder: Path) -> dict[str, Any]:
 
 
 def _histogram(samples: np.ndarray) -> dict[str, int]:
-    counts = sum(np.histogram(some / RATE, bins=[*EDGES, np.inf])[0] for some in chunks(samples))
+    counts = np.zeros(len(EDGES), np.int64)
+    for some in chunks(samples):
+        counts += np.histogram(some / RATE, bins=[*EDGES, np.inf])[0]
     names = [f"{low:g}-{high:g} s" for low, high in pairwise(EDGES)] + [f"{EDGES[-1]:g} s and more"]
     return {name: int(count) for name, count in zip(names, counts)}
