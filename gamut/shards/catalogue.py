@@ -137,18 +137,19 @@ class Indexed(Catalogue):
         chosen: Chosen | None = None,
         of_class: np.ndarray | None = None,
         weight: np.ndarray | None = None,
+        mass: np.ndarray | None = None,
     ) -> Indexed:
-        """All rows of an index, or those chosen. of_class: float64 [classes] of the index."""
+        """All rows of an index, or those chosen. of_class: float64 [classes] of the index; mass: if it is known."""
         columns = [{name: getattr(one, name) for name in READ} for one in index.sets]
-        rows = np.concatenate([[0], np.cumsum([shard["clips"] for shard in index.shards], dtype=np.int64)])
-        parts = np.repeat(np.arange(len(index.sets), dtype=np.int32), [len(one.shards) for one in index.sets])
+        rows = index.shard_table.first
+        parts = np.repeat(np.arange(len(index.sets), dtype=np.int32), [len(one.shard_table) for one in index.sets])
         each = None
         if of_class is not None:
             ids = {name: number for number, name in enumerate(index.labels)}
             each = np.zeros((len(index.sets), len(of_class)))
             for number, one in enumerate(index.sets):
                 each[number, : len(one.labels)] = of_class[[ids[name] for name in one.labels]]
-        return cls(columns, rows, parts if len(index.sets) > 1 else None, index.fingerprint, chosen, each, weight)
+        return cls(columns, rows, parts if len(index.sets) > 1 else None, index.fingerprint, chosen, each, weight, mass)
 
     def stretches(self) -> Iterator[Stretch]:
         """All rows, in order, some millions at a time."""

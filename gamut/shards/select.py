@@ -72,11 +72,12 @@ def _select_of_many(index: Index, subset: Mapping[str, Any], weights: str, polic
         rows = found.rows(np.arange(len(found)))
         weight = clip_weights(index, rows, weights)
         return Indexed.of(index, Chosen.among(rows[weight > 0], len(index)), weight=weight[weight > 0])
-    return Indexed.of(index, *_balanced(index, found))
+    return _balanced(index, found)
 
 
-def _balanced(index: Index, found: Indexed) -> tuple[Chosen, np.ndarray]:
-    """(the clips that have a label, float64 [classes]: what each of its labels adds to a clip's `balanced_weights`)."""
+def _balanced(index: Index, found: Indexed) -> Indexed:
+    """Those that have a label, by their `balanced_weights`. Of a whole set the index has the sums; of a subset they are
+    made in two passes."""
     there = np.zeros(len(index.labels), np.int64)
     ids = {name: number for number, name in enumerate(index.labels)}
     joined = [np.array([ids[name] for name in one.labels], np.int64) for one in index.sets]
@@ -88,14 +89,17 @@ def _balanced(index: Index, found: Indexed) -> tuple[Chosen, np.ndarray]:
             counts = np.diff(offset)
             if found.chosen is not None:
                 counts = counts * found.chosen.mask(stretch.first, stretch.last)
-            label = one.label[offset[0] : offset[-1]][np.repeat(counts > 0, np.diff(offset))]
-            there[:] += np.bincount(joined[stretch.part][label], minlength=len(there))
+                label = one.label[offset[0] : offset[-1]][np.repeat(counts > 0, np.diff(offset))]
+                there[:] += np.bincount(joined[stretch.part][label], minlength=len(there))
             yield counts > 0
 
     chosen = Chosen.of(labelled(), len(index))
     if not len(chosen):
         raise _without_labels(index, f"plan.weights: {BALANCED}")
-    return chosen, of_class(there)
+    if found.chosen is not None:
+        return Indexed.of(index, chosen, of_class(there))
+    each = of_class(index.sums.label_totals(len(index.labels)))
+    return Indexed.of(index, chosen, each, mass=index.sums.mass(each))
 
 
 def chosen_of_many(index: Index, subset: Mapping[str, Any]) -> Chosen:

@@ -13,6 +13,7 @@ import numpy as np
 from gamut.shards.part import hexadecimal
 
 AT_ONCE = 1 << 22  # classes of shards
+SHARDS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,17 @@ class ShardSums:
         for first in range(0, len(self.label), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             found += np.bincount(self.label[some], self.label_count[some], minlength=classes).astype(np.int64)
+        return found
+
+    def mass(self, of_class: np.ndarray) -> np.ndarray:
+        """float64 [s]: the sum over the labels of each shard's clips of float64 [classes]."""
+        found = np.zeros(len(self.clips))
+        for first in range(0, len(found), SHARDS_AT_ONCE):
+            edges = np.asarray(self.label_offset[first : first + SHARDS_AT_ONCE + 1])
+            some = slice(edges[0], edges[-1])
+            shard = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+            weight = of_class[self.label[some]] * self.label_count[some]
+            found[first : first + len(edges) - 1] = np.bincount(shard, weight, minlength=len(edges) - 1)
         return found
 
 
