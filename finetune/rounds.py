@@ -11,6 +11,7 @@ from gamut.errors import RecipeError
 from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.shards import Index
+from gamut.shards.index import no_column
 
 Fold = int | str  # a value of the column, or one of the names that the index has for them
 
@@ -56,7 +57,8 @@ def rounds(recipe: schema.Recipe, index: Index) -> list[Round]:
     folds = recipe.folds
     if folds.column not in index.columns:
         raise RecipeError(
-            f"folds.column is {folds.column!r}, but the columns of {index.folder} are {sorted(index.columns)}."
+            f"folds.column is {folds.column!r}. {no_column(index, folds.column)} To score by another column, set "
+            "folds.column, folds.test and folds.train to it and its values."
         )
     present = sorted(int(fold) for fold in np.unique(index.columns[folds.column]))
     validation = folds.validation or []

@@ -48,6 +48,11 @@ class Finetune(Work):
     def normalisation(self) -> tuple[float, float]:
         return (0.0, 1.0) if self.cache is not None or self.recipe.encoder else super().normalisation()
 
+    def forecast(self, recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
+        from gamut.estimate.here import rows  # here: only a dry run needs it
+
+        return rows(recipe, ranks)
+
     def run(self, world: World, mean: float, std: float) -> bool:
         recipe, todo = self.recipe, self.rounds
         if world.first:

@@ -58,6 +58,11 @@ class _Shown(NullProgress):
         rate = self.rate()
         return None if rate is None else (self._total - self._last[1]) / rate
 
+    def _left(self) -> list[str]:
+        """The time left in words; nothing while there is no rate."""
+        left = self.left()
+        return [] if left is None else [f"left {clock_time(left)}"]
+
     def _reach(self, done: float) -> None:
         self._last = (self._clock(), done)
         self._first = self._first or self._last
@@ -98,8 +103,9 @@ class Progress(_Shown):
     def add(self, units: float) -> None:
         """So many more are done."""
         self._reach(self._last[1] + units)
-        done, rate = f"{self._last[1]:,.0f} of {self._total:,.0f} {self._unit}", self.rate() or 0.0
-        self._show(f"{done}, {rate:,.{0 if rate >= 10 else 1}f}/s, left {clock_time(self.left())}")
+        done, rate = f"{self._last[1]:,.0f} of {self._total:,.0f} {self._unit}", self.rate()
+        speed = f", {rate:,.{0 if rate >= 10 else 1}f}/s" if rate else ""
+        self._show(", ".join([f"{done}{speed}", *self._left()]))
 
 
 class TrainingProgress(_Shown):
@@ -117,7 +123,7 @@ class TrainingProgress(_Shown):
             f"{100 * done:5.1f} %",
             *(f"{_name(key)} {_number(key, values[key])}" for key in SHOWN if key in values),
         ]
-        self._show("  ".join([*parts, f"left {clock_time(self.left())}"]))
+        self._show("  ".join([*parts, *self._left()]))
 
 
 def _name(key: str) -> str:

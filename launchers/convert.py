@@ -41,13 +41,12 @@ def main(argv: list[str]) -> int:
 
 
 def submit_part(argv: list[str]) -> tuple[str, Path]:
-    """As the first of several submissions: (the last job's number, the shards' folder), which will have statistics,
-    too. Raises GamutError."""
+    """As the first of several submissions: (the last job's number, the shards' folder). Raises GamutError."""
     options = _parser().parse_args(argv)
-    return submit(options, statistics=True), options.dst.absolute()
+    return submit(options), options.dst.absolute()
 
 
-def submit(options: argparse.Namespace, statistics: bool = False) -> str:
+def submit(options: argparse.Namespace) -> str:
     """Submit the array and the job after it, print where to look; the number of the latter. Raises GamutError."""
     from gamut.shards.convert.run import prepare
     from launchers import arrays
@@ -69,7 +68,7 @@ def submit(options: argparse.Namespace, statistics: bool = False) -> str:
     )
     clips, shards = conversion.manifest.clips, len(conversion.manifest.shards)
     jobs, folder = min(options.jobs, shards), _folder(options)
-    told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task, "statistics": statistics}
+    told = {"folder": str(conversion.folder.absolute()), "workers": cluster.cpus_per_task}
     array, after = arrays.submit(_executor(options, cluster, jobs), "convert", folder, jobs, told)
     print(f"{jobs} jobs, {array}, write {clips:,} clips in {shards} shards, {conversion.already} of them already there")
     print(f"job {after} then builds the index in {conversion.folder}; output in {folder}")
@@ -94,15 +93,12 @@ def share(told: dict[str, Any], number: int) -> None:
 
 
 def last(told: dict[str, Any]) -> None:
-    """The last job: builds the index when every share has ended, and describes the set where that is asked for."""
+    """The last job: builds the index and the statistics when every share has ended."""
     from gamut.shards.convert.run import finish
     from gamut.shards.report import print_converted
-    from gamut.shards.statistics import describe
 
     folder = Path(told["folder"])
-    print_converted(finish(folder), folder)
-    if told.get("statistics"):
-        describe(folder, told["workers"])
+    print_converted(finish(folder, told["workers"]), folder)
 
 
 def dry_run(options: argparse.Namespace, cluster: Cluster) -> int:
@@ -151,6 +147,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     words += ["--longest", f"{options.longest.seconds / 3600:g}"] if options.longest != CLIP else []
     words += ["--levels", options.levels] if options.levels != "refuse" else []
     words += ["--events", str(options.events)] if options.events else []
+    words += [] if options.folds is None else ["--folds", str(options.folds)]
     words += ["--only", *options.only] if options.only else []
     return words + ([] if options.cpus_per_task is None else ["--workers", str(options.cpus_per_task)])
 

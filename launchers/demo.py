@@ -64,7 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     run(
         console, "python", "-m", "gamut.shards", "convert", "esc50", str(corpus), str(shards), "--clips-per-shard", "60"
     )
-    run(console, "python", "-m", "gamut.shards", "stats", str(shards))
     where = [f"data={shards}", f"run.folder={folder}"]
     run(console, "python", "pretrain/run.py", "demo", *where, "run.name=pretrain")
     init = f"init={folder / 'pretrain'}"

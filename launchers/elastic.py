@@ -103,7 +103,6 @@ def convert(console: Console, layout: str, source: Path, data: Path) -> None:
     if (data / "index" / "statistics.json").exists():
         return
     run(console, "python", "-m", "gamut.shards", "convert", layout, str(source), str(data))
-    run(console, "python", "-m", "gamut.shards", "stats", str(data))
 
 
 if __name__ == "__main__":

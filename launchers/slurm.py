@@ -59,8 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.sweep:
         return _sweep(options)
     typed, cluster = _asked(options)
-    if options.dry_run:
-        return dry_run(options.stage, options.words, typed, cluster, options.gpu)
+    if options.dry_run or options.full:
+        words = [*options.words, *["--full"] * options.full]
+        return dry_run(options.stage, words, typed, cluster, options.gpu)
     if options.local:
         _warn_of_idle(options, typed, cluster)
         if options.gpus or not cluster.gpus:  # if GPUs are not mentioned, use whatever is here
@@ -165,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
         help="an array with a run for each value, such as seed=0,1,2; given again for another key: each combination",
     )
     parser.add_argument("--at-once", type=positive, metavar="N", help="of these runs only N at the same time")
-    add_resources(parser, dry_run="show the sbatch script, the recipe and the plan; submit nothing")
+    add_resources(parser, dry_run="show what it would take, the plan and the sbatch script; submit nothing")
+    parser.add_argument("--full", action="store_true", help="a dry run, with every key of the resolved recipe")
     return parser
 
 
@@ -228,14 +230,14 @@ def require_idle(run: Path) -> None:
 
 
 def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, gpu: str) -> int:
-    """Print the sbatch script, let the stage show the resolved recipe and its plan for the job's ranks, and then what
-    it would take on GPUs. Raises RecipeError, after all that, where some of them would have nothing to do."""
+    """Print what it would take on GPUs, let the stage show its plan for the job's ranks, and then the sbatch script.
+    Raises RecipeError, after all that, where some of the GPUs would have nothing to do."""
     from launchers.fit import forecast_lines, require_fit
     from launchers.job import run_stage
 
     recipe = typed.recipe
-    print(executor(recipe, cluster).script())
-    print(flush=True)
+    for line in forecast_lines(recipe, cluster, gpu):
+        print(line, flush=True)
     declared = {"WORLD_SIZE": str(cluster.tasks), "LOCAL_WORLD_SIZE": str(cluster.tasks_per_node)}
     before = {name: os.environ.get(name) for name in declared}
     os.environ.update(declared)
@@ -249,8 +251,7 @@ def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, 
                 os.environ[name] = value
     if status:
         return status
-    for line in forecast_lines(recipe, cluster, gpu):
-        print(line, flush=True)
+    print(executor(recipe, cluster).script())
     if warning := require_fit(stage, typed.name, recipe, cluster):
         print(f"warning: {warning}", flush=True)
     return 0

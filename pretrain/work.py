@@ -33,6 +33,11 @@ class Pretrain(Work):
     def first(self) -> tuple[Recipe, Clips | Catalogue, str]:
         return self.recipe, self.clips, f"probe: {self.probed or self.reason or 'none'}"
 
+    def forecast(self, recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
+        from gamut.estimate.here import rows  # here: only a dry run needs it
+
+        return rows(recipe, ranks)
+
     def run(self, world: World, mean: float, std: float) -> bool:
         recipe = self.recipe
         if world.first and (warning := short_clips_warning(recipe.views, self.clips)):

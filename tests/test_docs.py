@@ -44,6 +44,15 @@ def test_every_promise_has_its_row() -> None:
     assert rows == [f"F{number}" for number in range(1, 23)]
 
 
+def test_every_yes_of_the_comparison_names_a_test() -> None:
+    text = (ROOT / "docs" / "comparison.md").read_text()
+    table = re.search(r"^\| \| what shows it \|\n\| --- \| --- \|\n((?:\|.*\n)+)", text, re.M)
+    assert table is not None
+    rows = table[1].splitlines()
+    assert len(rows) > 10
+    assert not [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+`", row)]
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_a_page_with_commands_of_the_clone_gives_their_installed_form(page: Path) -> None:
     text = page.read_text()

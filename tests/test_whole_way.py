@@ -330,7 +330,10 @@ def test_a_mistake_is_one_sentence_and_exit_2(words: list[str], said: str, shard
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(shards: Path, tmp_path: Path) -> None:
-    printed = command(*arguments(shards, tmp_path, "dry", "--dry-run"))
+    printed = command(*arguments(shards, tmp_path, "dry", "--dry-run", "--full"))
     assert "5 an epoch, 15 in 3 epochs" in printed
     assert "prototypes: 32" in printed
+    assert not {"folds:", "augment:", "extract:"} & set(printed.split())  # which a pretraining does not read
+    for row in ("parameters", "memory a rank", "time", "at least"):
+        assert row in printed
     assert not (tmp_path / "dry").exists()

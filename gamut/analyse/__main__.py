@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gamut.commands import command, parser_of
-from gamut.errors import RunError
+from gamut.errors import RunError, ShardError
 from gamut.shards import Index
 from gamut.track.tables import markdown, write
 
@@ -84,7 +84,13 @@ def probe(options: argparse.Namespace) -> int:
     from gamut.features import FeatureCache
     from gamut.probe.labelled import labelled
     from gamut.recipe import schema
+    from gamut.recipe.cli import require_data
+    from gamut.shards.index import no_column
+    from gamut.shards.joined import open_sets
 
+    index = open_sets([require_data(schema.Recipe(data=str(options.data), dataset=""))])
+    if len(index.label) and options.folds not in index.columns:
+        raise ShardError(f"{no_column(index, options.folds)} Columns of another name are given with --folds COLUMN.")
     everything = schema.Probe(data=str(options.data), folds=options.folds, clips=sys.maxsize)
     clips, why = labelled(schema.Recipe(probe=everything))
     if clips is None:

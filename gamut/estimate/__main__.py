@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gamut.commands import command, parser_of
+from gamut.commands import command, parser_of, positive
 from gamut.errors import RecipeError
 from gamut.estimate.rates import SHEETS
 from gamut.recipe.find import list_recipes
@@ -68,14 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "words", nargs="*", metavar="RECIPE [key=value ...]", help="the recipe, its stage before it if need be"
     )
-    parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=1, metavar="M", help="GPUs a node (default: %(default)s)")
+    parser.add_argument("--nodes", type=positive, default=1, help="number of nodes (default: %(default)s)")
+    parser.add_argument("--gpus", type=positive, default=1, metavar="M", help="GPUs a node (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--gpu", choices=SHEETS, default="h100", help="rates of a data sheet (default: %(default)s)")
     which.add_argument("--rates", type=Path, metavar="FILE", help="rates that were measured")
     which.add_argument("--measure", type=Path, metavar="FILE", help="measure this machine's, write them, do no more")
     parser.add_argument("--price", type=float, metavar="P", help="of a GPU and hour")
-    parser.add_argument("--clips", type=int, metavar="N", help="of the set, where it is not on this machine")
+    parser.add_argument("--clips", type=positive, metavar="N", help="of the set, where it is not on this machine")
     parser.add_argument("--detail", action="store_true", help="the twenty dearest lines of the source")
     parser.add_argument("--compare", nargs="+", metavar="WORD", help="beside another recipe, or other values of keys")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gamut.models.names import KERNELS
 from gamut.recipe.resolved import read_portable
 from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import epochs_at
-from gamut.track.run import BEST, RunFolder
+from gamut.track.run import BEST, RECIPE, RunFolder
 
 OBJECTIVE = "objective.safetensors"  # in a checkpoint folder: teacher and centres, or the mean of weights over epochs
 MODEL = "model.safetensors"  # in a checkpoint folder: the model that was trained
@@ -42,7 +43,9 @@ def find_weights(init: str | Path) -> Path:
         _require_weights(path)
         return path
     if not path.is_dir():
-        raise CheckpointError(f"{init}: there is no such file or folder.")
+        raise CheckpointError(
+            f"{init}: there is no such file or folder. Name a run, a checkpoint, an exported folder or weights."
+        )
     rounds = RunFolder.rounds(path)
     if len(rounds) > 1:
         names = ", ".join(str(one.path) for one in rounds[:3])
@@ -52,6 +55,21 @@ def find_weights(init: str | Path) -> Path:
         return _in_folder(path)
     found = run.weights()
     return found if found.is_file() else _in_folder(found)
+
+
+def require_init(recipe: Recipe) -> None:
+    """Raises CheckpointError where `init` names no weights, before anything is announced or made; not for a run that
+    has begun from it: that goes on from its own checkpoints, whatever became of the weights."""
+    if not recipe.init:
+        return
+    try:
+        weights = find_weights(recipe.init)
+        if weights.suffix == ".safetensors":
+            _header(weights)
+    except CheckpointError as error:
+        begun = [run.recipe.init for run in RunFolder.rounds(RunFolder.place(recipe)) if (run.path / RECIPE).is_file()]
+        if recipe.init not in begun:
+            raise CheckpointError(f"init={recipe.init}: {error}") from error
 
 
 def _in_folder(folder: Path) -> Path:
@@ -184,4 +202,17 @@ def _header(path: Path) -> tuple[list[str], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return list(file.keys()), file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}){_what_else(path)}.") from error
+
+
+def _what_else(file: Path) -> str:
+    """What a file that safetensors refuses seems to be, as the end of a sentence."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        size, begin = file.stat().st_size, opened.read(64)
+        if begin.startswith(b"version https://git-lfs"):
+            return ": it is a pointer of Git LFS, so fetch the file itself (git lfs pull)"
+        if not size:
+            return ": it is empty"
+        if int.from_bytes(begin[:8], "little") > size:
+            return f": it has {size:,} bytes and is cut off, or of another kind. Name a run, a checkpoint or weights"
+    return ""

@@ -81,6 +81,10 @@ def _recipe(what: Path, name: str | None, overrides: list[str]) -> tuple[Recipe,
     if not what.exists():
         raise RunError(f"There is no {what}. Name a run folder, a checkpoint or a file of weights.")
     run = RunFolder.find(what)
+    if run is None and RunFolder.rounds(what):
+        raise RunError(f"{what} is a fine-tuning of several rounds. Name a pretraining, or the folder of one round.")
+    if run is None and RunFolder.inside(what):
+        raise RunError(f"{what} is a folder of runs. Name one of them, such as {RunFolder.inside(what)[0]}.")
     if run is None:
         raise RunError(
             f"{what} is not in a run folder: name the recipe that it was trained with, such as --recipe asit_b."

@@ -14,7 +14,7 @@ from gamut.recipe.find import CONFIGS, STAGES, list_recipes
 from gamut.recipe.schema import Recipe
 from gamut.remote import is_remote
 
-_OPTIONS = ("--dry-run", "--help", "--local_rank")
+_OPTIONS = ("--dry-run", "--full", "--help", "--local_rank")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Command:
     overrides: tuple[str, ...]
     dry_run: bool
     local_rank: int | None  # as the deepspeed launcher passes it; None when it did not
+    full: bool = False  # a dry run shows the resolved recipe, too
 
 
 def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
@@ -35,7 +36,7 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
     process exits with status 2; `--help` exits with 0. Raises RecipeError for any other mistake.
     """
     words: list[str] = []
-    dry_run, local_rank = False, None
+    dry_run, full, local_rank = False, False, None
     arguments = iter(argv)
     for argument in arguments:
         option, _, value = argument.partition("=")
@@ -44,13 +45,13 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
             if not value.isdigit():
                 raise RecipeError(f"--local_rank needs a number, not {value!r}.")
             local_rank = int(value)
-        elif argument == "--dry-run":
-            dry_run = True
+        elif argument in ("--dry-run", "--full"):
+            dry_run, full = True, full or argument == "--full"
         elif argument in ("--help", "-h"):
             _say(usage(stage, configs), local_rank)
             raise SystemExit(0)
         elif argument.startswith("-"):
-            raise RecipeError(f"Unknown option {argument}{nearest(option, _OPTIONS)}; see --help.")
+            raise RecipeError(f"Unknown option {argument}{_as_key(option) or nearest(option, _OPTIONS)}; see --help.")
         else:
             words.append(argument)
     names = [word for word in words if "=" not in word]
@@ -58,25 +59,46 @@ def parse(stage: str, argv: list[str], configs: Path = CONFIGS) -> Command:
     if not names:
         _say(usage(stage, configs), local_rank, error=True)
         raise SystemExit(2)
-    if len(names) > 1:
+    if stray := names[1:] + ["="] * ("=" in overrides):
         raise RecipeError(
-            f"{names[1]!r} on the command line is not an override; write key=value, such as optim.lr=3e-4 "
+            f"{stray[0]!r} on the command line is not an override; write key=value, such as {_joined(words)} "
             f"(the recipe is {names[0]})."
         )
     from gamut.recipe.load import load_recipe  # imported late: OmegaConf is slow to import, and --help does not need it
 
     recipe = load_recipe(stage, names[0], overrides, configs)
-    return Command(recipe, names[0], overrides, dry_run, local_rank)
+    return Command(recipe, names[0], overrides, dry_run, local_rank, full)
+
+
+def _as_key(option: str) -> str:
+    """The end of a sentence about an option that is a key of a recipe; empty for another."""
+    key = option.lstrip("-").replace("-", "_")
+    return f": keys of the recipe are given as {key}=VALUE" if _is_key(key) else ""
+
+
+def _joined(words: list[str]) -> str:
+    """The first key among the words with the value that is typed apart from it, or any override."""
+    for word, *rest in zip(words, words[1:], [*words[2:], ""]):
+        if _is_key(word) and (value := next((one for one in rest if one not in ("=", "")), "")):
+            return f"{word}={value.removeprefix('=')}"
+    return "optim.lr=3e-4"
+
+
+def _is_key(word: str) -> bool:
+    from gamut.recipe.names import keys  # imported late, as above
+
+    return word in set(keys())
 
 
 def usage(stage: str, configs: Path = CONFIGS) -> str:
     recipes = "\n".join(f"  {name}" for name in list_recipes(stage, configs))
     return (
-        f"usage: {typed(stage)} RECIPE [key=value ...] [--dry-run]\n\n"
+        f"usage: {typed(stage)} RECIPE [key=value ...] [--dry-run [--full]]\n\n"
         f"example: {as_typed(STAGES[stage].example)}\n\n"
         f"  RECIPE       one of the recipes below, or a path to a YAML file\n"
         f"  key=value    overrides a key of the recipe, such as optim.lr=3e-4 or run.name=second_try\n"
-        f"  --dry-run    show the resolved recipe and the plan, and train nothing\n\n"
+        f"  --dry-run    show the plan and what it would take, and train nothing\n"
+        f"  --full       with every key of the resolved recipe that the stage reads\n\n"
         f"{stage} recipes:\n{recipes}"
     )
 
@@ -95,6 +117,8 @@ def require_data(recipe: Recipe) -> Path:
         return Path(recipe.data)
     if not recipe.data:
         raise ShardError(f"The recipe of {recipe.run.name} sets no data; add data=FOLDER with a shard set.")
+    if Path(recipe.data).exists():
+        raise ShardError(f"data={recipe.data} is a file. Name the folder that `python -m gamut.shards convert` wrote.")
     converter = recipe.dataset or "folder"
     raise ShardError(
         f"There are no shards at {recipe.data}. Make them with `python -m gamut.shards convert {converter} SRC "

@@ -95,6 +95,13 @@ def find_recipe(stage: str, name: str, configs: Path = CONFIGS, asked_by: Path |
                 return path
         raise RecipeError(f"There is no recipe file {name}{by}.")
     known = list_recipes(stage, configs)
+    for other in STAGES:
+        if other != stage and named(other, name, configs) is not None:
+            typed_as = f"extract {name}" if other == "features" else name
+            raise RecipeError(
+                f"{name!r} is a {other} recipe, not a {stage} one{by}: gamut {other} {typed_as} ... takes it. "
+                f"{stage} recipes are {', '.join(known) or 'none'}."
+            )
     places = ", ".join(show(root / stage) for root in _roots(configs))
     raise RecipeError(
         f"There is no {stage} recipe called {name!r}{by}{nearest(name, known)}. "

@@ -26,6 +26,17 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
+# What is no key of a recipe, since others say it: name -> who, and how
+GPUS = "the number of GPUs is the launcher's: deepspeed --num_gpus N, or launchers/slurm.py ... --gpus N"
+BY_OTHERS = dict.fromkeys(("gpus", "num_gpus", "n_gpus", "devices", "nproc_per_node", "world_size"), GPUS) | {
+    "nodes": "the number of nodes is the launcher's: launchers/slurm.py ... --nodes N",
+    "num_nodes": "the number of nodes is the launcher's: launchers/slurm.py ... --nodes N",
+    "device": "a run takes the GPUs of the machine; for the CPU set DS_ACCELERATOR=cpu in the environment",
+    "cuda": "a run takes the GPUs of the machine; for the CPU set DS_ACCELERATOR=cpu in the environment",
+    "resume": "the same command again goes on from the last checkpoint",
+}
+
+
 def current(key: str) -> str:
     """The current name of a dotted key.
 
@@ -99,6 +110,8 @@ def nearest_key(key: str) -> str:
     """
     known = list(keys())
     section, _, last = key.rpartition(".")
+    if key in BY_OTHERS:
+        return f"; {BY_OTHERS[key]}"
     if last in ELSEWHERE:
         return f"; it is called {ELSEWHERE[last]} here"
     same = [k for k in known if k.rpartition(".")[2] == last]

@@ -37,6 +37,13 @@ def resolved_yaml(recipe: Recipe) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
 
 
+def read_yaml(recipe: Recipe) -> str:
+    """The same without the sections and keys that are for other stages."""
+    config = OmegaConf.structured(recipe)
+    own = [name for name, known in about(Recipe).items() if known.stage in ("", recipe.stage)]
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, own))
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """16 hexadecimal digits over all that decides the run's numbers: the same for two runs of the same experiment."""
     defaults = decisive(Recipe())

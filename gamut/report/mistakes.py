@@ -98,7 +98,7 @@ def _spectrogram(waveform: np.ndarray) -> bytes:
     """The log-mel as a PNG, a pixel a frame and a mel bin."""
     from matplotlib.image import imsave  # here: a report without clips need not wait for it
 
-    from gamut.shards.statistics import clip_log_mel
+    from gamut.shards.heard import clip_log_mel
 
     log_mel = clip_log_mel(waveform).numpy()
     low, high = np.percentile(log_mel, [1, 99])

@@ -80,8 +80,9 @@ def _index(arguments: argparse.Namespace) -> int:
         classes=read_classes(arguments.classes) if arguments.classes else None,
         workers=arguments.workers,
         stop=arguments.on_error == "stop",
+        folds=arguments.folds,
     )
-    print_adopted(report, folder)
+    print_adopted(report, folder, arguments.name or tars.set_name)
     return 0
 
 

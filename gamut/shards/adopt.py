@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -10,21 +11,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from gamut.errors import ShardError
 from gamut.files import TEMPORARY, refusal, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
 from gamut.shards.doubles import find_doubles
+from gamut.shards.folds import FOLD, Strata, folds_for, folds_of, hash_of_name
 from gamut.shards.foreign import Found, Taking, scan_foreign
 from gamut.shards.index import Index
 from gamut.shards.labels import Classes, are_vectors, class_of, class_table, named, refuse_captions
+from gamut.shards.part import Part, hexadecimal
 from gamut.shards.pool import spread
+from gamut.shards.statistics import describe
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
 from gamut.shards.write import Outcome
 
-FORMAT = 3  # of what is kept of a tar
+FORMAT = 4  # of what is kept of a tar
 SCANS = "scans"  # folder beside the index
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
@@ -37,16 +43,25 @@ class Report(Outcome):
     unlabelled: int  # clips without a label
     codecs: dict[str, int]  # codec -> clips
     damaged: dict[str, str]  # tar -> what is wrong with it
+    folds: int = 0  # that the set was given
 
 
 def adopt(
-    tars: Tars, folder: Path, taking: Taking, *, classes: Classes | None = None, workers: int = 1, stop: bool = False
+    tars: Tars,
+    folder: Path,
+    taking: Taking,
+    *,
+    classes: Classes | None = None,
+    workers: int = 1,
+    stop: bool = False,
+    folds: int | None = None,
 ) -> Report:
     """Write the index of `tars` into `folder`, which may be the folder of the tars. Run again after a kill, it
     continues after the tars that were finished.
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
-    `stop` the first of either is raised instead. Raises ShardError where a tar cannot be read or is compressed, where
+    `stop` the first of either is raised instead. `folds`: as `folds_for` takes them; clips with the same bytes are in
+    one. Raises ShardError where a tar cannot be read or is compressed, where
     labels have no place among `classes`, are captions or can be read in two ways, where no clip at all can be used, or
     where `folder` holds other tars.
     """
@@ -79,11 +94,29 @@ def adopt(
         for one, some in zip(found, texts):
             one.part.events = [[[first, end, ids[name]] for first, end, name in events] for events in one.events]
             one.part.labels = [[ids[label] for label in clip] for clip in some]
+        report = replace(report, folds=folds_for((), table, folder, folds))
+        if report.folds:
+            _add_folds([one.part for one in found], table, report.folds)
         about = {"source": "foreign", "fast": taking.fast}
         build(folder, taking.name, table, [one.part for one in found], about, place)
         scans.end()
+        heard = {one.part.shard: one.heard for one in found if one.heard is not None}
+        if len(heard) == len(found):
+            statistics = describe(folder, workers, tars.remote, heard.get)
+            return replace(report, statistics=statistics, doubles=statistics.doubles)
         index = Index.open(folder, remote=tars.remote)
         return replace(report, doubles=find_doubles(index, index.checksum))  # of bytes; `stats` compares samples
+
+
+def _add_folds(parts: list[Part], table: list[str], folds: int) -> None:
+    strata = Strata()
+    for part in parts:
+        for labels in part.labels:
+            strata.add(labels)
+    groups = np.array([hash_of_name(hexadecimal(one)) for part in parts for one in part.clip_checksum], np.uint64)
+    chosen = iter(folds_of(groups, strata.rarest(), [hash_of_name(name) for name in table], folds).tolist())
+    for part in parts:
+        part.columns = {FOLD: list(itertools.islice(chosen, len(part.key)))}
 
 
 def ours(tars: Tars) -> bool:

@@ -10,6 +10,8 @@ from gamut.commands import as_typed, parser_of, positive
 from gamut.errors import RecipeError, ShardError
 from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.convert.events import with_events
+from gamut.shards.convert.folds import with_folds
+from gamut.shards.folds import FOLDS, folds_for
 from gamut.shards.pool import cores
 
 # The options of `index` for third-party tars, and their defaults.
@@ -21,11 +23,17 @@ THEIRS = {
     "largest_mb": 256,
     "longest": CLIP,
     "on_error": "skip",
+    "folds": None,
 }
+
+FOLDS_HELP = (
+    f"add a column `fold`, 1 to N, by hash, each class spread evenly (default: {FOLDS} for labelled sets without a "
+    "column split or fold; 0: none)"
+)
 
 EXAMPLE = """examples:
   python -m gamut.shards convert esc50 ~/ESC-50-master shards/esc50
-  python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --on-error stop
+  python -m gamut.shards convert folder recordings/ shards/birds --workers 8 --folds 10 --on-error stop
   python -m gamut.shards convert audioset /data/AudioSet shards/audioset --only as-20k evaluation
   python -m gamut.shards stats shards/esc50
   python -m gamut.shards show shards/esc50 1-100032-A-0 --out dog.png
@@ -91,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     theirs.add_argument(
         "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
     )
+    theirs.add_argument("--folds", type=_folds, metavar="N", help=FOLDS_HELP)
     theirs.add_argument("--largest-mb", type=positive, metavar="N", help="largest clip to take (default: %(default)s)")
     _add_longest(theirs)
     theirs.add_argument(
@@ -163,6 +172,7 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="strong labels: a CSV or TSV with filename, onset, offset (seconds) and event_label, an event a row",
     )
+    make.add_argument("--folds", type=_folds, metavar="N", help=FOLDS_HELP)
     make.add_argument("--clips-per-shard", type=positive, metavar="N", help="default: 64 shards of 50 to 1,000 clips")
     _add_longest(make)
     make.add_argument(
@@ -200,11 +210,23 @@ def listing_of(arguments: argparse.Namespace) -> Listing:
         raise ShardError(
             f"The shards cannot be written to {dst}: it is {'SRC itself' if dst.is_dir() else 'not a folder'}."
         )
-    listing = source.list(src)
-    if arguments.events is not None:
-        listing = with_events(listing, arguments.events)
-    listing = listing.only(arguments.only) if arguments.only else listing
-    return listing if arguments.name is None else listing.renamed(arguments.name)
+
+    def made() -> Listing:
+        listing = source.list(src)
+        if arguments.events is not None:
+            listing = with_events(listing, arguments.events)
+        listing = listing.only(arguments.only) if arguments.only else listing
+        return listing if arguments.name is None else listing.renamed(arguments.name)
+
+    listing = made()
+    folds = folds_for(listing.columns, listing.labels, dst, arguments.folds)
+    return with_folds(made, folds) if folds else listing
+
+
+def _folds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 1 or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folds: 2 to 1000, or 0 for none")
+    return int(text)
 
 
 def _source(name: str) -> str:

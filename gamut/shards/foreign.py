@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 import xxhash
@@ -14,6 +14,7 @@ from gamut.audio.kinds import FFMPEG, SOUND
 from gamut.audio.longest import CLIP, Longest
 from gamut.audio.members import read_member, stated_samples
 from gamut.errors import AudioError, ShardError
+from gamut.shards.heard import Heard
 from gamut.shards.labels import ENDINGS, LARGEST, Labels, LabelSource
 from gamut.shards.part import MEMBER, MERGED, Part, checksum_of, merge, within
 from gamut.shards.tar import Member, members, refuse_compressed
@@ -46,17 +47,20 @@ class Found:
     ignored: dict[str, int] = field(default_factory=dict)  # what -> members passed over
     read: dict[str, int] = field(default_factory=dict)  # how -> clips, as `Way.notes`
     damage: str = ""  # of the tar itself: clips after it are lost
+    heard: Heard | None = None  # what the clips' sound tells; None where some were not decoded
 
     def dump(self) -> dict:
         """As JSON knows it."""
-        return asdict(self)
+        return {**asdict(replace(self, heard=None)), "heard": self.heard and self.heard.dump()}
 
     @classmethod
     def parse(cls, content: dict) -> Found:
         """The inverse of `dump` after a round trip through JSON. Raises TypeError, ValueError, KeyError."""
         quarantined = [Quarantined(**one) for one in content["quarantined"]]
         labels = [Labels(tuple(one["names"]), one["length"]) for one in content["labels"]]
-        return cls(**{**content, "part": Part.parse(content["part"]), "quarantined": quarantined, "labels": labels})
+        heard = Heard.parse(content["heard"]) if content["heard"] else None
+        parsed = {"part": Part.parse(content["part"]), "quarantined": quarantined, "labels": labels, "heard": heard}
+        return cls(**{**content, **parsed})
 
 
 def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[int], None] = lambda _: None) -> Found:
@@ -68,7 +72,8 @@ def scan_foreign(file: BinaryIO, shard: str, taking: Taking, advance: Callable[[
     place.
     """
     refuse_compressed(file, shard)
-    found = Found(Part(shard, file.seek(0, 2), checksum_of(file), name=taking.name))
+    part = Part(shard, file.seek(0, 2), checksum_of(file), name=taking.name)
+    found = Found(part, heard=None if taking.fast else Heard())
     audio: dict[str, tuple[Member, str]] = {}
     described: dict[str, dict[str, Member]] = {}
     ignored: Counter[str] = Counter()
@@ -145,7 +150,7 @@ def _add(
     payload = file.read(member.size)
     way = Way()
     samples = stated_samples(payload, taking.longest, way) if taking.fast else None
-    saturated = 0
+    waveform, saturated = None, 0
     if samples is None:
         waveform, saturated = read_member(payload, taking.longest, way)
         samples = len(waveform)
@@ -153,6 +158,9 @@ def _add(
         timed, fewer = merge((*within(onset, offset, samples), name) for onset, offset, name in events)
     except ValueError as error:
         raise AudioError(f"An event of {key} {error}.", "events") from error
+    if found.heard is not None and waveform is not None:
+        found.heard.add_member(payload, codec, saturated > 0, samples)
+        found.heard.add(waveform)
     part = found.part
     part.key.append(key)
     part.offset.append(member.offset)

@@ -20,6 +20,7 @@ from gamut.errors import ShardError
 from gamut.files import DIGEST, UNSOUND, require_digest
 from gamut.remote.pages import Page, pages_of
 from gamut.shards.columns import COLUMN, DTYPES, EVENTS, FOREIGN, RAGGED, SHARDS
+from gamut.shards.tars import holds_sounds
 
 FORMAT, PARTS = 1, 2
 
@@ -217,6 +218,10 @@ def _absent(folder: Path) -> str:
             f"The shards in {folder} have no index. If their conversion did not finish, run it again; otherwise index "
             f"them: python -m gamut.shards index {folder}"
         )
+    if told := holds_sounds(folder):
+        return told
+    if folder.is_file():
+        return f"{folder} is a file. Name the folder that `python -m gamut.shards convert` or `index` wrote."
     return f"There are no shards in {folder}. Make them: python -m gamut.shards convert DATASET SRC {folder}"
 
 

@@ -22,6 +22,7 @@ from gamut.remote.pages import Page
 from gamut.remote.store import refuse_pipe
 from gamut.shards.check import MANY_TARS, SMALL, Whole, own_share, require_names, require_sense
 from gamut.shards.columns import COLUMN, EVENTS, RAGGED, damaged_columns, dtype_of, map_column, path_of
+from gamut.shards.folds import FOLD, FOLDS
 from gamut.shards.generations import Generation, damaged, read_generation
 from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
 from gamut.shards.tars import Tars
@@ -208,8 +209,7 @@ class Index:
             if column not in self.columns:
                 if column != name:
                     continue
-                there = f"its columns are {', '.join(self.columns)}" if self.columns else "it has none"
-                raise ShardError(f"The shards in {self.folder} have no column {column}; {there}.")
+                raise ShardError(no_column(self, column))
             chosen &= np.isin(self.columns[column][rows], self._values(column, values))
         return chosen
 
@@ -290,6 +290,18 @@ class Index:
                     f"or the tar is damaged. To find out: python -m gamut.shards verify {self.folder}. "
                     f"If the tar is right: python -m gamut.shards index {self.folder}"
                 )
+
+
+def no_column(index: Index, column: str) -> str:
+    """What is said of a column that a set does not have; of folds, also how a set gets them."""
+    there = f"its columns are {', '.join(index.columns)}" if index.columns else "it has none"
+    if column != FOLD:
+        return f"The shards in {index.folder} have no column {column}; {there}."
+    by = f"index {index.tars.place} --out FOLDER" if index.codecs else "convert DATASET SRC FOLDER"
+    return (
+        f"The shards in {index.folder} have no column {column}; {there}. To give them folds, make the set again with "
+        f"`python -m gamut.shards {by} --folds {FOLDS}`, in another FOLDER."
+    )
 
 
 def statistics_of(folder: Path, fingerprint: str) -> Path:

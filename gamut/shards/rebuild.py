@@ -13,6 +13,7 @@ from gamut.shards.build import Builder, Names, only_writer
 from gamut.shards.labels import filled
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import stream
+from gamut.shards.statistics import describe, has_statistics
 from gamut.shards.tars import Tars
 
 
@@ -22,7 +23,8 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
 
     Reads every byte: a tar that is cut off, or holds a clip whose audio is not what its KEY.json says, is refused
     rather than indexed as a shorter one. The class table is that of the conversion, or, where its record is gone, made
-    from the clips' own labels. Raises ShardError, also where `folder` holds other tars.
+    from the clips' own labels. The set's statistics are made, too, unless those of the same shards are there. Raises
+    ShardError, also where `folder` holds other tars.
     """
     place = tars.seen_from(folder)
     with only_writer(folder):
@@ -38,7 +40,10 @@ def rebuild(tars: Tars, folder: Path, workers: int = 1) -> tuple[int, int]:
             conversion = _conversion(folder)
             classes = _class_table(seen, conversion)
             builder.publish(classes, {"source": "index"}, place, _names(conversion))
-            return builder.rows.clips, _absent(conversion, len(tars.names))
+            clips = builder.rows.clips
+        if not has_statistics(folder):
+            describe(folder, workers, tars.remote)
+        return clips, _absent(conversion, len(tars.names))
 
 
 def _scan(tars: Tars, name: str, advance: Callable[[int], None]) -> Part:

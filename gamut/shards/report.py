@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from gamut.commands import as_typed
 from gamut.shards.batching import ROW, Spending
 from gamut.shards.doubles import TABLE, Doubles
+from gamut.shards.folds import told
 
 if TYPE_CHECKING:  # they need torch, ffmpeg and soundfile, which the caller has imported already
     from gamut.shards.adopt import Report as Adopted
@@ -33,13 +35,15 @@ def print_converted(report: Converted, dst: Path) -> None:
     _print_oddities(report, dst)
 
 
-def print_adopted(report: Adopted, folder: Path) -> None:
-    """The summary of indexing third-party tars into `folder`."""
+def print_adopted(report: Adopted, folder: Path, name: str) -> None:
+    """The summary of indexing third-party tars, as the set `name`, into `folder`."""
     codecs = ", ".join(f"{count:,} {codec}" for codec, count in report.codecs.items())
     _say(
         f"{report.clips:,} clips, {report.seconds / 3600:.2f} h, in {report.shards} tars ({codecs}); "
         f"{report.classes:,} classes, {report.unlabelled:,} clips without a label; indexed in {folder / 'index'}"
     )
+    if report.folds:
+        _say(told(name, report.folds, official=False, together="clips with the same bytes"))
     for message in report.damaged.values():
         _say(f"damaged: {message} The clips before the damage are indexed.", sys.stderr)
     _print_oddities(report, folder)
@@ -61,7 +65,10 @@ def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
         _say(f"  all of them, and why: {folder / 'index' / 'quarantine.json'}")
     if report.doubles is not None:
         _print_doubles(report.doubles, folder)
-    _say(f"next: python -m gamut.shards stats {folder}")
+    if report.statistics is None:
+        _say(f"no statistics yet, since --fast decodes no clip: python -m gamut.shards stats {folder}")
+    else:
+        _say(f"{_log_mel(report.statistics)}; to see what is in the set: python -m gamut.shards stats {folder}")
 
 
 def _print_doubles(doubles: Doubles, folder: Path) -> None:
@@ -81,7 +88,7 @@ def _print_doubles(doubles: Doubles, folder: Path) -> None:
 
 def _say(text: str, to: TextIO | None = None) -> None:
     """Print a line, even with file names that are not UTF-8."""
-    print(text.encode(errors="backslashreplace").decode(), file=to)
+    print(as_typed(text).encode(errors="backslashreplace").decode(), file=to)
 
 
 def print_statistics(statistics: Statistics, folder: Path) -> None:
@@ -122,10 +129,11 @@ def print_statistics(statistics: Statistics, folder: Path) -> None:
     if statistics.silent:
         console.print(f"{statistics.silent:,} clips are silent: every sample is the same", highlight=False)
     console.print(batching_table(statistics.batching))
-    console.print(
-        f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames",
-        highlight=False,
-    )
+    console.print(_log_mel(statistics), highlight=False)
+
+
+def _log_mel(statistics: Statistics) -> str:
+    return f"log-mel: mean {statistics.mean:.6f}, std {statistics.std:.6f} over {statistics.frames:,} frames"
 
 
 def _sources(statistics: Statistics) -> Table:

@@ -192,7 +192,16 @@ def _columns_of(subset: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _selects_none(index: Index, subset: Mapping[str, Any]) -> ShardError:
-    return ShardError(f"The subset {dict(subset)} selects no clip of {index.folder}.")
+    there = [f"{name} is {_some(index, name)}" for name in _columns_of(subset) if name in index.columns]
+    return ShardError(
+        f"The subset {dict(subset)} selects no clip of {index.folder}{', where ' * bool(there)}{'; '.join(there)}."
+    )
+
+
+def _some(index: Index, column: str) -> str:
+    """The names of a column's values, or else the values, the first ten."""
+    names = list(index.names.get(column, {})) or [str(value) for value in np.unique(index.columns[column])[:11]]
+    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)
 
 
 def sample(index: Index, rows: np.ndarray, most: int) -> np.ndarray:

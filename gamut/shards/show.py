@@ -11,10 +11,10 @@ import numpy as np
 from gamut.errors import AudioError, ShardError
 from gamut.numbers import RATE
 from gamut.remote import Remote
+from gamut.shards.heard import clip_log_mel
 from gamut.shards.index import Index
 from gamut.shards.plot import clip_picture
 from gamut.shards.read import ShardClips
-from gamut.shards.statistics import clip_log_mel
 
 COMPARED = 100_000  # keys that are looked through at once, and that a mistyped one is compared with
 NEAREST = 3

@@ -8,35 +8,27 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-import xxhash
 
-from gamut.audio.kinds import needs_ffmpeg
-from gamut.audio.logmel import RunningStatistics, log_mel
-from gamut.audio.members import read_by
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
-from gamut.numbers import HOP, PATCH, RATE, WINDOW
+from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.doubles import Doubles, find_doubles
+from gamut.shards.heard import COUNTED, UNKNOWN, Heard
 from gamut.shards.index import Index
 from gamut.shards.pool import stream
 from gamut.shards.read import ShardClips, descriptions
-from gamut.threads import one_thread
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
-COUNTED = ("clips", "clipped", "padded")  # clipped: with samples held to full scale; padded: under 16 frames
-SHORT = (PATCH - 1) * HOP + WINDOW  # samples of 16 frames
-READERS = {".hdf5": "h5py", ".h5": "h5py"}  # of conversions that did not record it
 RAREST = 10  # classes
 AT_ONCE = 1 << 22  # entries of a column
 
@@ -68,53 +60,50 @@ class Statistics:
     unusable: dict[str, dict[str, int]] = field(default_factory=dict)  # ".wav" -> reason -> files that were left out
 
 
-def describe(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
-    """Read every clip; write index/statistics.json.
+def describe(
+    folder: Path,
+    workers: int = 1,
+    remote: Remote | None = None,
+    heard: Callable[[str], Heard | None] | None = None,
+) -> Statistics:
+    """Write index/statistics.json. Clips are read but for those of shards of which it is known what was `heard` when
+    they were written or indexed (the shard's name -> that, or None): the same bits either way.
 
-    Every frame counts alike (so a long clip more than a short one), no augmentation, no padding; float64. Raises
-    ShardError at the first damaged clip.
+    Raises ShardError at the first damaged clip.
     """
     index = Index.open(folder, remote=remote)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
+    names = [index.shards[number]["name"] for number in range(len(index.shards))]
+    unread = [number for number, name in enumerate(names) if heard is None or heard(name) is None]
+    clips = sum(int(index.shards[number]["clips"]) for number in unread)
     with tempfile.TemporaryFile(dir=folder / "index") as sounds:
-        with Progress("log-mel statistics", len(index)) as progress:
-            each = functools.partial(_shard_statistics, folder, frozenset(_left(folder).get("saturated", ())))
-            shards = (ShardClips.of(index, number) for number in range(len(index.shards)))
-            # In order: the same bits at any workers
-            heard = _merged(stream(each, shards, len(index.shards), workers, progress.add), sounds)
+        with Progress("log-mel statistics", clips) as progress:
+            each = functools.partial(_hear, folder, frozenset(_left(folder).get("saturated", ())))
+            shards = (ShardClips.of(index, number) for number in unread)
+            read = stream(each, shards, len(unread), workers, progress.add)  # in order: the same bits at any workers
+            total = _merged(((heard and heard(name)) or next(read) for name in names), sounds)
         checksums = np.memmap(sounds, np.uint64, "r", shape=(len(index),))
-        statistics = _statistics(index, heard, find_doubles(index, checksums))
+        statistics = _statistics(index, total, find_doubles(index, checksums))
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
     write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
     return statistics
 
 
-@dataclass
-class _Heard:
-    """What the sound of all shards comes to."""
-
-    frames: RunningStatistics = field(default_factory=RunningStatistics)
-    rates: Counter[str] = field(default_factory=Counter)
-    sources: dict[str, Counter[str]] = field(default_factory=dict)
-    silent: int = 0
-
-
-def _merged(shards: Iterable[_Shard], sounds: BinaryIO) -> _Heard:
+def _merged(shards: Iterable[Heard], sounds: BinaryIO) -> Heard:
     """The shards as one; their clips' checksums go to the file, in the order of the index."""
-    heard = _Heard()
+    total, clips = Heard(), 0
     for one in shards:
-        heard.frames.merge(one.frames)
-        heard.rates.update(one.rates)
-        for source, counts in one.sources.items():
-            heard.sources.setdefault(source, Counter()).update(counts)
-        heard.silent += one.silent
+        total.join(one)
         sounds.write(one.sounds.tobytes())
+        clips += len(one.sounds)
     sounds.flush()
-    return heard
+    if bare := clips - total.rates.total():
+        total.rates[UNKNOWN] += bare
+    return total
 
 
-def _statistics(index: Index, heard: _Heard, doubles: Doubles) -> Statistics:
+def _statistics(index: Index, heard: Heard, doubles: Doubles) -> Statistics:
     samples = index.samples
     labels = dict(zip(index.labels, index.sums.label_totals(len(index.labels)).tolist()))
     middle = (kth(samples, (len(samples) - 1) // 2) / RATE, kth(samples, len(samples) // 2) / RATE)
@@ -165,6 +154,14 @@ def kth(values: np.ndarray, k: int) -> int:
     return low
 
 
+def has_statistics(folder: Path) -> bool:
+    """Whether the set in `folder` has statistics of the shards that are there now."""
+    try:
+        return Index.open(folder, tars=False).statistics() is not None
+    except ShardError:  # what is damaged is made again
+        return False
+
+
 def _counted(index: Index, ids: np.ndarray) -> dict[str, int]:
     """Class -> how often it is among these class ids."""
     counts = np.zeros(len(index.labels), np.int64)
@@ -181,82 +178,28 @@ def _with_some(offsets: np.ndarray) -> int:
     )
 
 
-def clip_log_mel(waveform: np.ndarray) -> torch.Tensor:
-    """Log-mel [T, 128] of a whole clip, int16 [n]: T = 1 + (n - 400) // 160, one frame for n under 400."""
-    samples = torch.from_numpy(np.pad(waveform, (0, max(0, WINDOW - len(waveform)))))
-    frames = 1 + (len(samples) - WINDOW) // HOP
-    offset, length = torch.tensor([0, len(samples)]), torch.tensor([len(waveform)])
-    return log_mel(samples, offset, length, torch.tensor([HOP]), torch.tensor([frames]), (frames,))
-
-
-class _Shard(NamedTuple):
-    frames: RunningStatistics
-    rates: Counter[str]
-    sources: dict[str, Counter[str]]
-    sounds: np.ndarray  # uint64 [clips], xxh3_64 of the samples
-    silent: int
-
-
-def _shard_statistics(
-    folder: Path, clipped: Container[str], clips: ShardClips, advance: Callable[[int], None]
-) -> _Shard:
-    statistics, sounds, silent = RunningStatistics(), np.zeros(len(clips.keys), np.uint64), 0
-    clip = 0
+def _hear(folder: Path, clipped: Container[str], clips: ShardClips, advance: Callable[[int], None]) -> Heard:
+    """A shard, read from its tar; clipped: TAR/KEY of what `index` found so in third-party tars."""
+    heard, clip = Heard(), 0
     try:
-        with one_thread(), clips.tars.open(clips.name) as file:
+        with clips.tars.open(clips.name) as file:
             for clip in range(len(clips.keys)):
-                waveform = clips.waveform(file, clip)
-                sounds[clip] = xxhash.xxh3_64_intdigest(waveform.tobytes())
-                silent += not waveform.any() or bool((waveform == waveform[0]).all())
-                statistics.add(clip_log_mel(waveform))
+                heard.add(clips.waveform(file, clip))
                 advance(1)
-            rates, sources = _of_members(clips, file, clipped) if clips.codecs else _source_rates(clips, file)
+            if clips.codecs:
+                for clip, (key, codec) in enumerate(zip(clips.keys, clips.codecs)):
+                    saturated = f"{clips.name}/{key}" in clipped
+                    heard.add_member(clips.payload(file, clip), codec, saturated, int(clips.samples[clip]))
+            else:
+                with contextlib.suppress(ShardError):  # a damaged tar may have been indexed up to the damage
+                    for _, content in descriptions(file, clips.tars.full(clips.name), frozenset(clips.keys)):
+                        heard.add_described(content)
     except AudioError as error:
         raise ShardError(
             f"The clip {clips.keys[clip]} in {clips.tars.full(clips.name)} {error}. List everything that is damaged: "
             f"python -m gamut.shards verify {folder}"
         ) from error
-    return _Shard(statistics, rates, sources, sounds, silent)
-
-
-def _source_rates(clips: ShardClips, file: BinaryIO) -> tuple[Counter[str], dict[str, Counter[str]]]:
-    """Sample rates of the files before conversion, as each KEY.json records it, `unknown` for clips without that; and
-    kind of file -> COUNTED."""
-    rates, keys, sources = Counter[str](), set(clips.keys), dict[str, Counter[str]]()
-    with contextlib.suppress(ShardError):  # a damaged tar may have been indexed up to the damage
-        for key, content in descriptions(file, clips.tars.full(clips.name), keys):
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                rates[f"{content['provenance']['rate']:g} Hz"] += 1
-                keys.discard(key)
-                short = content["samples"] < SHORT
-                counts = {"clips": 1, "clipped": content["saturated"] > 0, "padded": short}
-                sources.setdefault(_source(content["provenance"]), Counter()).update(counts)
-    if keys:
-        rates["unknown"] += len(keys)
-    return rates, sources
-
-
-def _of_members(
-    clips: ShardClips, file: BinaryIO, clipped: Container[str]
-) -> tuple[Counter[str], dict[str, Counter[str]]]:
-    """The same of third-party shards, as their members tell it; `clipped`: TAR/KEY of what `index` found so."""
-    rates, sources = Counter[str](), dict[str, Counter[str]]()
-    for clip, (key, codec) in enumerate(zip(clips.keys, clips.codecs)):
-        rate, reader = read_by(clips.payload(file, clip))
-        told = f"{rate} Hz" if rate else "unknown"
-        rates[told] += 1
-        counts = {"clips": 1, "clipped": f"{clips.name}/{key}" in clipped, "padded": int(clips.samples[clip] < SHORT)}
-        sources.setdefault(f"{codec}, {told}, by {reader}", Counter()).update(counts)
-    return rates, sources
-
-
-def _source(provenance: Mapping[str, Any]) -> str:
-    """What kind of file a clip was made from, and what read it."""
-    ending = os.path.splitext(provenance["file"])[1].lower()
-    reader = provenance.get("reader") or READERS.get(
-        ending, "ffmpeg" if needs_ffmpeg(provenance["file"]) else "soundfile"
-    )
-    return f"{ending.removeprefix('.') or 'no ending'}, {provenance['rate']:g} Hz, by {reader}"
+    return heard
 
 
 def _unusable(folder: Path) -> dict[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from gamut.audio.kinds import is_sound
 from gamut.errors import ShardError
 from gamut.remote import Remote, is_remote
 from gamut.remote.fetch import fetch, open_store
@@ -44,6 +46,8 @@ class Tars:
                     "Decompress it; compression gains nothing on audio."
                 )
         if not names:
+            if told := "" if is_remote(place) else holds_sounds(Path(place)):
+                raise ShardError(told)
             raise ShardError(f"There are no tars in {where}. Make them: python -m gamut.shards convert --help")
         if len(set(names)) < len(names) or any(Path(name).name != name for name in names):
             raise ShardError(f"The tars in {where} must have different names, all in one folder.")
@@ -120,6 +124,24 @@ class Tars:
                     yield file
         except OSError as error:
             raise ShardError(f"{self.full(name)} cannot be read ({error.strerror or error}).") from error
+
+
+def holds_sounds(folder: Path) -> str:
+    """What is said of a folder with sounds where shards are asked for; empty of another. It looks at the first hundred
+    entries of the folder, and of each folder in it."""
+    try:
+        entries = list(itertools.islice(folder.iterdir(), 100))
+        inside = (one for inner in entries if inner.is_dir() for one in itertools.islice(inner.iterdir(), 100))
+        kind = "folder" if any(map(is_sound, inside)) else "csv" if any(map(is_sound, entries)) else ""
+    except OSError:
+        return ""
+    if not kind:
+        return ""
+    source = folder if kind == "folder" else "TABLE.csv"
+    return (
+        f"{folder} holds sounds, not shards. Convert them into another folder, and name that: python -m gamut.shards "
+        f"convert {kind} {source} FOLDER"
+    )
 
 
 def _names(place: str, remote: Remote) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from gamut.audio.blocks import BY_FFMPEG, SOUNDFILE, Blocks, Waveform, Way, waveform
@@ -22,7 +23,9 @@ from gamut.numbers import RATE
 from gamut.shards.convert.manifest import Stretch
 from gamut.shards.convert.source import Record
 from gamut.shards.doubles import Doubles
+from gamut.shards.heard import Heard
 from gamut.shards.part import Part, hexadecimal, scan, within
+from gamut.shards.statistics import Statistics
 
 REFUSE, SCALE = LEVELS = ("refuse", "scale")
 OWNER = "gamut"  # user and group in the tars, which with a fixed time and mode makes the bytes a function of the clips
@@ -72,6 +75,7 @@ class Outcome:
     ignored: dict[str, int]  # what -> how many files, rows or members were passed over
     read: dict[str, int] = field(default_factory=dict)  # how -> clips, as `Way.notes`
     doubles: Doubles | None = None  # once the index is there
+    statistics: Statistics | None = None  # likewise; None where clips were indexed without being decoded
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -101,6 +105,7 @@ class Written:
     longest: float  # seconds that a clip could have
     read: dict[str, int]  # how -> clips, as `Way.notes`
     ffmpeg: str = ""  # version of the one that read some
+    heard: Heard | None = None  # what the clips' sound tells; None: written by an earlier version
 
     def save(self, path: Path) -> None:
         content = {
@@ -110,6 +115,7 @@ class Written:
             "longest": self.longest,
             "read": self.read,
             "ffmpeg": self.ffmpeg,
+            "heard": self.heard and self.heard.dump(),
         }
         write_bytes(path, json.dumps(with_digest(content)).encode(), ShardError)
 
@@ -127,6 +133,7 @@ class Written:
                 content.get("longest", CLIP.seconds),
                 content.get("read", {}),
                 content.get("ffmpeg", ""),
+                Heard.parse(heard) if (heard := content.get("heard")) else None,
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -165,13 +172,13 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
 
     quarantined: list[Quarantined] = []
     saturated: dict[str, int] = {}
-    read = Counter[str]()
+    read, heard = Counter[str](), Heard()
     with replacing(job.tar, ShardError) as file:
         with TarWriter(file, user=OWNER, group=OWNER, mode=0o444, mtime=0, encoder=False, compress=False) as tar:
             for record in job.stretch.records():
                 try:
                     way = Way()
-                    flac, about = convert_clip(record, job, way)
+                    flac, about, samples = convert_clip(record, job, way)
                 except AudioError as error:
                     if job.stop:
                         raise
@@ -179,18 +186,20 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> None:
                 else:
                     tar.write({"__key__": record.key, "flac": flac, "json": json.dumps(about, sort_keys=True).encode()})
                     read.update(way.notes)
+                    heard.add(samples)
+                    heard.add_described(about)
                     if about["saturated"]:
                         saturated[record.key] = about["saturated"]
                 advance(1)
         file.flush()
         part = scan(file, job.tar)
     ffmpeg = ffmpeg_version(require_ffmpeg("A clip")) if BY_FFMPEG in read else ""
-    Written(part, tuple(quarantined), saturated, job.longest.seconds, dict(read), ffmpeg).save(job.part)
+    Written(part, tuple(quarantined), saturated, job.longest.seconds, dict(read), ffmpeg, heard).save(job.part)
 
 
-def convert_clip(record: Record, job: Job, way: Way) -> tuple[bytes, dict]:
-    """A record's KEY.flac and the content of its KEY.json; `way` is filled in. Raises AudioError where the file is
-    unusable."""
+def convert_clip(record: Record, job: Job, way: Way) -> tuple[bytes, dict, np.ndarray]:
+    """A record's KEY.flac, the content of its KEY.json, and the samples, int16 [n]; `way` is filled in. Raises
+    AudioError where the file is unusable."""
     try:
         made, divisor = _waveform(record, job, way)
     except AudioError as error:
@@ -204,7 +213,7 @@ def convert_clip(record: Record, job: Job, way: Way) -> tuple[bytes, dict]:
         ) from error
     timed = _events(record, job, len(made.samples))
     flac = encode_flac(made.samples)
-    return flac, {
+    about = {
         "set": job.name,
         "labels": [job.labels[label] for label in record.labels],
         "label_ids": list(record.labels),
@@ -226,6 +235,7 @@ def convert_clip(record: Record, job: Job, way: Way) -> tuple[bytes, dict]:
             **({} if divisor == 1 else {"divided": divisor}),
         },
     }
+    return flac, about, made.samples
 
 
 def _waveform(record: Record, job: Job, way: Way) -> tuple[Waveform, float]:

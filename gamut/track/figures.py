@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +31,32 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plain(text: str) -> str:
-    """A name as it stands: between two `$` matplotlib would read a formula, and refuse most.
+    """A name as it stands: between two `$` matplotlib would read a formula, and refuse most. Characters that its font
+    has no glyph for, as of Chinese, Japanese and Korean, are spelt in ASCII; tables and JSON have them as they are.
 
     >>> print(plain("A$AP, $1"))
     A\\$AP, \\$1
+    >>> print(plain("いぬ, 犬"))
+    inu, [72AC]
     """
-    return text.replace("$", r"\$")
+    glyphs = _glyphs()
+    return "".join(one if ord(one) in glyphs or one.isspace() else _spelt(one) for one in text).replace("$", r"\$")
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The code points that matplotlib's own font can draw."""
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+
+def _spelt(character: str) -> str:
+    """By its name in Unicode: the sound of a syllable or letter, `[dog face]`, or the number of an ideograph."""
+    name = unicodedata.name(character, "")
+    if sound := re.fullmatch(r"(?:HANGUL SYLLABLE|\w+ LETTER(?: SMALL)?) (\w+)", name):
+        return sound[1].lower()
+    return f"[{ord(character):X}]" if not name or "IDEOGRAPH" in name else f"[{name.lower()}]"
 
 
 def reconstruction(

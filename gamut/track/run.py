@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,10 +203,18 @@ def _require_same(path: Path, then: Recipe, now: Recipe) -> None:
         back = [f"{key}={_typed(old)}" for key, (old, _) in changed.items()]
         raise RunError(
             f"The run at {path} was started with another recipe ({'; '.join(shown[:3])}{more}), which decides its "
-            f"numbers. To go on with it, set {' '.join(back)}. To change over, give the new run a name of its own "
-            f"with run.name=... (init={path} starts it from this one's weights), or remove the folder to start it "
-            "afresh."
+            f"numbers.{_longer(changed)} To go on with it, set {' '.join(back)}. To change over, give the new run a "
+            f"name of its own with run.name=... (init={path} starts it from this one's weights), or remove the folder "
+            "to start it afresh."
         )
+
+
+def _longer(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What is said of a run that is to be longer: its schedule ran over the epochs that it was started with."""
+    then, now = changed.get("epochs", (0, 0))
+    if not isinstance(then, int) or not isinstance(now, int) or now <= then:
+        return ""
+    return " Its learning rate was to end after these epochs, so more of them are another run, from its weights."
 
 
 def _typed(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from gamut.errors import RecipeError
@@ -56,6 +57,16 @@ def stage_of(section: dict[str, Any]) -> int:
     return int(section.get("zero_optimization", {}).get("stage", 0))
 
 
+def require_settings(section: Mapping[str, Any]) -> None:
+    """Raises RecipeError for a key of the recipe's section `deepspeed` that is unknown, or done elsewhere."""
+    for key in section:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, sorted(KEYS), 1, 0.0)[0]
+            raise RecipeError(f"DeepSpeed has no setting `deepspeed.{key}`; the nearest it has is `{near}`.")
+        if key in ELSEWHERE:
+            raise RecipeError(f"`deepspeed.{key}` cannot be set: that is {ELSEWHERE[key]}. Take the key out.")
+
+
 def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements: int) -> dict[str, Any]:
     """What `deepspeed.initialize` gets. A pack is DeepSpeed's unit of batch.
 
@@ -65,12 +76,7 @@ def engine_config(recipe: schema.Recipe, world: int, accumulation: int, elements
     Raises RecipeError naming the key: unknown, done elsewhere, or in contradiction to the rest of the recipe.
     """
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.deepspeed.items()}
-    for key in config:
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, sorted(KEYS), 1, 0.0)[0]
-            raise RecipeError(f"DeepSpeed has no setting `deepspeed.{key}`; the nearest it has is `{near}`.")
-        if key in ELSEWHERE:
-            raise RecipeError(f"`deepspeed.{key}` cannot be set: that is {ELSEWHERE[key]}. Take the key out.")
+    require_settings(config)
     _fill_in_zero(config, recipe, elements)
 
     micro = recipe.loader.per_forward

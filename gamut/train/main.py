@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import sys
 from abc import ABC, abstractmethod
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gamut.commands import command
+from gamut.errors import CheckpointError
 from gamut.preemption import PREEMPTION, Preempted
 from gamut.recipe import cli
 from gamut.recipe.find import STAGES
@@ -33,6 +35,10 @@ class Work(ABC):
     @abstractmethod
     def first(self) -> tuple[Recipe, Clips | Catalogue, str]:
         """(recipe, clips to train on) of the first run, for a dry run, and what else that is to say."""
+
+    def forecast(self, recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
+        """What a run of `recipe` would take on `ranks` of this machine's devices, as rows of the dry run's table."""
+        return []
 
     def normalisation(self) -> tuple[float, float]:
         """(mean, std) of the log-mel."""
@@ -59,21 +65,31 @@ def main_of(stage: str) -> Callable[..., int]:
             return do(typed)
 
     def do(typed: cli.Command) -> int:
+        from gamut.models.find import require_init
         from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
         from gamut.shards.joined import open_sets
-        from gamut.track.run import began_with
+        from gamut.track.run import RunFolder, began_with
         from gamut.train import world as ranks
+        from gamut.train.config import require_settings
         from gamut.train.preview import preview
 
         recipe = typed.recipe
+        require_settings(recipe.deepspeed)
         index = open_sets(cli.require_sets(recipe), recipe.remote, began=began_with(recipe))
         work: Work = pkgutil.resolve_name(STAGES[stage].work)(recipe, index)
         if typed.dry_run:
             first, clips, more = work.first()
             size, nodes = ranks.declared()
-            preview(first, clips, size, index=index, nodes=nodes)
+            rows = [] if "WORLD_SIZE" in os.environ else work.forecast(first, size)  # else the launcher knows better
+            preview(first, clips, size, index=index, nodes=nodes, rows=rows, full=typed.full)
             print(more, end="\n" * bool(more), flush=True)
+            try:
+                require_init(recipe)
+            except CheckpointError as error:
+                print(f"warning: {error}", flush=True)
             return 0
+        require_init(recipe)
+        RunFolder.require_same(recipe)
         mean, std = work.normalisation()
         with WATCHDOG.resting():  # a compiler builds in it, and the ranks wait so long for each other and no longer
             world = ranks.start(recipe.run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +14,7 @@ from gamut.plan import Catalogue, Clips, Epoch, Policy, first_plan
 from gamut.plan.epoch import Forecast
 from gamut.plan.partners import partner_frames, partner_tokens
 from gamut.recipe.policy import training_policy
-from gamut.recipe.resolved import resolved_yaml
+from gamut.recipe.resolved import read_yaml
 from gamut.recipe.schema import AUTO, Recipe, Views
 from gamut.shards import Index
 from gamut.train.schedule import Schedule
@@ -28,14 +30,16 @@ def preview(
     *,
     index: Index,
     nodes: int = 1,
+    rows: Sequence[tuple[str, str]] = (),
+    full: bool = False,
 ) -> Epoch:
-    """Print the resolved recipe and what its first epoch comes to on `world` ranks; returns that epoch's plan, or the
-    first block of it, which then stands for all.
+    """Print what the recipe's first epoch comes to on `world` ranks, with `rows` of what a run would take first, and
+    with `full` every key of the resolved recipe that its stage reads; returns that epoch's plan, or the first block of
+    it, which then stands for all.
 
     Raises ShardError, after the table, where the cache of a node is too small for a remote set.
     """
     console = console or Console()
-    console.print(resolved_yaml(recipe), highlight=False, markup=False)
     policy = training_policy(recipe)
     epoch = first_plan(clips, recipe.seed, policy)
     auto = recipe.loader.packs_per_forward == AUTO
@@ -45,10 +49,12 @@ def preview(
     schedule = Schedule.of(recipe.optim, recipe.epochs, epoch.draws, coming.steps)
     accumulation = -(-epoch.packs // (world * per_forward))
     table = Table(title=f"{recipe.run.name} on {world} rank{'s' * (world > 1)}: the plan", show_header=False)
+    table.add_row("steps", _steps(coming, recipe.epochs))
+    for row in rows:
+        table.add_row(*row)
     table.add_row("clips an epoch", f"{epoch.draws:,}")
     if epoch.blocks > 1:
         table.add_row("planned in blocks", f"{epoch.blocks:,}; what follows is of the first")
-    table.add_row("steps", _steps(coming, recipe.epochs))
     table.add_row("clips a step", f"{facts['draws_step_mean']:,.1f} in {epoch.packs} packs")
     table.add_row("tokens a step", f"{facts['tokens_step_mean']:,.0f} mean, {facts['tokens_step_max']:,} most")
     more = "; on GPUs as many as fit (auto), on CPU 1" * auto
@@ -71,6 +77,8 @@ def preview(
     table.add_row("peak learning rate", f"{schedule.peak:.3g}")
     table.add_row("warm-up", f"{rises * coming.steps:,.0f} steps, {rises:.3g} epochs")
     console.print(table)
+    if full:
+        console.print(read_yaml(recipe), highlight=False, markup=False)
     for note in [*schedule.notes, short_clips_warning(recipe.views, clips)]:
         if note:
             console.print(f"warning: {note}", highlight=False, markup=False)

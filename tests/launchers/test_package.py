@@ -134,7 +134,7 @@ def test_the_wheel_brings_all_that_it_needs(installed: Installed) -> None:
 
 
 def test_a_dry_run_from_anywhere(installed: Installed, data: Path) -> None:
-    told = installed.gamut("pretrain", "asit_tiny", f"data={data}", "--dry-run")
+    told = installed.gamut("pretrain", "asit_tiny", f"data={data}", "--dry-run", "--full")
     assert "asit_tiny on 1 rank: the plan" in told
     assert "name: asit_tiny" in told
 

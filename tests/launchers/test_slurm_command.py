@@ -43,6 +43,8 @@ def test_dry_run_shows_everything_and_does_nothing(
     words = ["pretrain", "demo", f"data={data}", f"run.folder={tmp_path}/runs", "run.name=planned", "seed=5"]
     asked = ["--nodes", "2", "--cpus-only", "3", "--cpus-per-task", "4", "--time", "1:30:00", "--partition", "short"]
     assert command.main([*words, *asked, "--dry-run"]) == 0
+    assert "seed: 5" not in capfd.readouterr().out
+    assert command.main([*words, *asked, "--dry-run", "--full"]) == 0
     shown = capfd.readouterr().out
     found = flags(shown)
     assert (found["nodes"], found["ntasks-per-node"], found["time"], found["partition"]) == ("2", "3", "90", "short")

@@ -16,7 +16,7 @@ from gamut.errors import AudioError
 from gamut.plan import Policy, plan_epoch
 from gamut.shards import Index
 from gamut.shards.__main__ import main
-from gamut.shards.statistics import clip_log_mel
+from gamut.shards.heard import clip_log_mel
 
 from .conftest import encode
 

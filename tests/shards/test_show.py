@@ -70,7 +70,7 @@ def test_frequencies_stand_at_the_centres_of_their_filters() -> None:
 
 @pytest.mark.parametrize("samples", [1, 160, 400, 16000])
 def test_clips_of_any_length_and_silence_can_be_drawn(samples: int) -> None:
-    from gamut.shards.statistics import clip_log_mel
+    from gamut.shards.heard import clip_log_mel
 
     waveform = np.zeros(samples, np.int16)
     clip_picture(waveform, clip_log_mel(waveform).numpy(), r"$\silence$").savefig(io.BytesIO(), format="png")

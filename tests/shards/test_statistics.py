@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from matplotlib import image
 from torchaudio.compliance import kaldi
 
 from gamut.data.reader import Reader
+from gamut.files import with_digest
 from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.batching import spending
@@ -23,6 +26,7 @@ from gamut.shards.report import print_statistics
 from gamut.shards.statistics import Statistics
 
 from .conftest import encode
+from .test_foreign import write_tar
 
 
 def oracle(waveform: np.ndarray) -> torch.Tensor:
@@ -43,6 +47,7 @@ def oracle(waveform: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_mean_and_std_are_those_of_all_frames_together(shards: Path, workers: str, capsys) -> None:
     index = Index.open(shards)
+    (shards / "index" / "statistics.json").unlink()
     assert index.statistics() is None
     assert main(["stats", str(shards), "--workers", workers]) == 0
     reader = Reader(index)
@@ -96,9 +101,14 @@ def test_statistics_of_other_shards_do_not_count(shards: Path) -> None:
     assert main(["stats", str(shards), "--workers", "1"]) == 0
     assert Index.open(shards).statistics() is not None
     assert main(["index", str(shards), "--workers", "1"]) == 0
-    assert Index.open(shards).statistics() is not None  # the same tars, indexed again
+    whole = Index.open(shards).statistics()
+    assert whole is not None  # the same tars, indexed again
+    path = shards / "index" / "statistics.json"
+    before = path.read_bytes()
     (shards / "shard-000003.tar").unlink()
     assert main(["index", str(shards), "--workers", "1"]) == 0
+    assert Index.open(shards).statistics() not in (None, whole)  # of the shards that are left
+    path.write_bytes(before)
     assert Index.open(shards).statistics() is None
 
 
@@ -112,7 +122,76 @@ def test_damage_is_an_error_that_names_the_clip(shards: Path, capsys) -> None:
     err = capsys.readouterr().err
     assert index.key(4) in err
     assert "gamut.shards verify" in err
-    assert not (shards / "index" / "statistics.json").exists()
+
+
+def told_by(dst: Path) -> tuple[bytes, bytes]:
+    """The bytes of statistics.json, as whoever wrote the index left it, and as `stats` then writes it."""
+    path = dst / "index" / "statistics.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert main(["stats", str(dst), "--workers", "1"]) == 0
+    return before, path.read_bytes()
+
+
+def test_convert_tells_in_its_own_pass_what_stats_tells(sounds: Path, tmp_path: Path) -> None:
+    src, dst = Path(shutil.copytree(sounds, tmp_path / "src")), tmp_path / "set"
+    soundfile.write(src / "dog" / "loud.wav", np.linspace(-1.1, 1.0, 8000), 16000, subtype="FLOAT")
+    soundfile.write(src / "dog" / "silent.flac", np.zeros(8000), 22050)
+    shutil.copy(src / "dog" / "silent.flac", src / "dog" / "as silent.flac")
+    (src / "bell" / "broken.wav").write_bytes(b"RIFF")
+    assert main(["convert", "folder", str(src), str(dst), "--clips-per-shard", "6", "--workers", "2"]) == 0
+    before, after = told_by(dst)
+    assert before == after
+    content = json.loads(before)
+    assert (content["clips"], content["silent"], content["doubles"]["clips"]) == (27, 2, 1)
+    assert sum(counts["clipped"] for counts in content["sources"].values()) == 1
+
+
+def test_a_shard_that_an_earlier_version_wrote_is_read_for_the_statistics(sounds: Path, tmp_path: Path) -> None:
+    told = []
+    for earlier in (False, True):
+        dst = tmp_path / str(earlier)
+        words = ["convert", "folder", str(sounds), str(dst), "--clips-per-shard", "7", "--workers", "1", "--name", "x"]
+        assert main(words) == 0
+        if earlier:
+            for part in (dst / "index" / "parts").glob("*.json"):
+                content = json.loads(part.read_bytes())
+                assert content.pop("heard")
+                part.write_text(json.dumps(with_digest({k: v for k, v in content.items() if k != "digest"})))
+            (dst / "index" / "statistics.json").unlink()
+            assert main(words) == 0
+        told.append((dst / "index" / "statistics.json").read_bytes())
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_index_tells_in_its_own_pass_what_stats_tells(tmp_path: Path, rate: int, capsys) -> None:
+    rng = np.random.default_rng(rate)
+    for tar in range(2):
+        sounds = {f"{n}.{'flac' if n % 2 else 'wav'}": rng.normal(scale=0.1, size=3000 + 700 * n) for n in range(5)}
+        sounds["loud.wav"] = np.linspace(-1.1, 1.0, 8000)
+        members = {
+            name: encode(audio, rate, "FLAC" if name.endswith("flac") else "WAV", "FLOAT" if "loud" in name else None)
+            for name, audio in sounds.items()
+        }
+        write_tar(tmp_path / "tars" / f"{tar}.tar", {**members, "broken.flac": b"fLaC"})
+    dst = tmp_path / "set"
+    assert main(["index", str(tmp_path / "tars"), "--out", str(dst), "--workers", "1"]) == 0
+    before, after = told_by(dst)
+    assert before == after
+    content = json.loads(before)
+    assert (content["clips"], content["unusable"]) == (12, {".flac": {"unreadable": 2}})
+    assert sum(counts["clipped"] for counts in content["sources"].values()) == 2
+
+
+def test_index_fast_has_no_statistics_and_says_how_to_make_them(tmp_path: Path, capsys) -> None:
+    write_tar(tmp_path / "tars" / "0.tar", {"a.wav": encode(np.random.default_rng(0).normal(size=8000) * 0.1, 16000)})
+    dst = tmp_path / "set"
+    assert main(["index", str(tmp_path / "tars"), "--out", str(dst), "--fast", "--workers", "1"]) == 0
+    assert f"no statistics yet, since --fast decodes no clip: python -m gamut.shards stats {dst}" in (
+        capsys.readouterr().out
+    )
+    assert Index.open(dst).statistics() is None
 
 
 def test_many_classes_and_none_are_told_and_drawn(capsys) -> None:

@@ -18,6 +18,7 @@ from gamut.shards.labels import in_order
 from gamut.shards.select import RESERVED
 
 PATH, LABELS = "path", "labels"
+GROUP = "group"  # one of the set's own columns: its clips are not parted by folds
 KNOWN = (PATH, LABELS, SPLIT, "key", "text", "start", "end")
 SEPARATOR = ";"
 WHOLE = re.compile(r"[+-]?\d{1,18}")
@@ -27,7 +28,8 @@ class Csv(Source):
     """A CSV with a header, or with tabs. Columns: `path` (absolute, or relative to the CSV), and optionally `labels`
     (separated by `;`; none: unlabelled), `split`, `key`, `text`, and `start` and `end` (seconds, in a longer file).
 
-    Any other column goes into the index if all its fields are whole numbers, otherwise into KEY.json. SRC is the CSV,
+    Any other column goes into the index if all its fields are whole numbers, otherwise into KEY.json. Where folds are
+    made, clips of one `group` (a column of yours), or else cut from one file, are in one fold. SRC is the CSV,
     or a folder that holds only one. Rows of one clip that differ in their labels alone are a clip with all of them.
     Classes and splits are in alphabetical order, classes that are whole numbers by their value; splits that are numbers
     keep them.
@@ -193,4 +195,5 @@ def _records(table: Path, seen: _Look, ignored: Counter[str]) -> Iterator[Record
             columns=columns if split is None else {SPLIT: split, **columns},
             provenance={"file": row[PATH], **rest},
             segment=None if start is None and end is None else Segment(start or 0.0, end),
+            group=row.get(GROUP) or ("" if start is None and end is None else row[PATH]),
         )

@@ -30,6 +30,7 @@ class Folder(Source):
             found = ", ".join(f"{count} {why}" for why, count in sorted((+ignored).items())) or "nothing"
             raise ShardError(
                 f"{folder} has no sound files in class folders (found: {found}). The layout must be SRC/CLASS/FILE.wav."
+                " For sounds without classes, or with several, write a table: python -m gamut.shards convert csv --help"
             )
         names = in_order(path.split("/", 1)[0] for path in paths)
         classes = {name: number for number, name in enumerate(names)}

@@ -29,11 +29,11 @@ from gamut.progress import Progress
 from gamut.shards.build import Builder, only_writer
 from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
-from gamut.shards.doubles import find_doubles
 from gamut.shards.generations import grown
-from gamut.shards.index import Index
+from gamut.shards.heard import Heard
 from gamut.shards.pool import spread
-from gamut.shards.write import REFUSE, Job, Outcome, Quarantined, finished, write_shard
+from gamut.shards.statistics import describe
+from gamut.shards.write import REFUSE, Job, Outcome, Quarantined, Written, finished, write_shard
 
 FORMAT = 1  # of index/convert.json
 COMPARED = ("format", "source", "name", "clips_per_shard", "clips", "labels", "columns", "list", "levels")
@@ -121,7 +121,7 @@ def convert(
     with only_writer(folder):
         conversion = _prepare(source, listing, folder, clips_per_shard, on_error == "stop", longest, levels)
         _write(conversion.share(0, 1), workers, conversion.settings["name"])
-        return _finish(conversion)
+        return _finish(conversion, workers)
 
 
 def prepare(
@@ -152,10 +152,11 @@ def write_share(folder: Path, number: int, of: int, workers: int = 1) -> None:
         _write(conversion.share(number, of), workers, name)
 
 
-def finish(folder: Path) -> Report:
-    """Build the index of a prepared conversion. Raises ShardError where some of its shards are missing."""
+def finish(folder: Path, workers: int = 1) -> Report:
+    """Build the index of a prepared conversion, and its statistics. Raises ShardError where some of its shards are
+    missing."""
     with only_writer(folder):
-        return _finish(Conversion.open(folder))
+        return _finish(Conversion.open(folder), workers)
 
 
 @contextlib.contextmanager
@@ -209,7 +210,7 @@ def _write(jobs: list[Job], workers: int, name: str) -> None:
         spread(write_shard, todo, workers, progress.add)
 
 
-def _finish(conversion: Conversion) -> Report:
+def _finish(conversion: Conversion, workers: int) -> Report:
     folder, settings = conversion.folder, conversion.settings
     with Builder(folder, settings["name"]) as builder:
         report, versions = _gather(conversion, builder)
@@ -229,8 +230,14 @@ def _finish(conversion: Conversion) -> Report:
         about = {"source": settings["source"], "tools": tools}
         builder.publish(settings["labels"], about, names=settings["names"])
     shutil.rmtree(conversion.manifest.folder, ignore_errors=True)
-    index = Index.open(folder)
-    return replace(report, doubles=find_doubles(index, index.checksum))  # of FLAC, which follows from its samples
+    parts = {job.tar.name: job.part for job in conversion.share(0, 1)}
+
+    def heard(shard: str) -> Heard | None:
+        written = Written.load(parts[shard])
+        return written and written.heard  # none: an earlier version wrote it, and it is read now
+
+    statistics = describe(folder, workers, heard=heard)
+    return replace(report, statistics=statistics, doubles=statistics.doubles)
 
 
 def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str]]:

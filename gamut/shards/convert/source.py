@@ -43,6 +43,7 @@ class Record:
     provenance: Mapping[str, str | float] = field(default_factory=dict)  # goes into KEY.json as it is
     segment: Segment | None = None  # None: the whole file
     events: tuple[Event, ...] = ()  # by time, of classes among `labels`; none: when a label is heard is not known
+    group: str = ""  # clips of one (a recording, a speaker) go into one fold, where a set gets folds; empty: none
 
 
 @dataclass(frozen=True, slots=True)
