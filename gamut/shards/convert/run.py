@@ -234,7 +234,7 @@ def _finish(conversion: Conversion, workers: int) -> Report:
 
     def heard(shard: str) -> Heard | None:
         written = Written.load(parts[shard])
-        return written and written.heard  # none: an earlier version wrote it, and it is read now
+        return None if written is None else written.heard  # none: of an earlier version, and read now
 
     statistics = describe(folder, workers, heard=heard)
     return replace(report, statistics=statistics, doubles=statistics.doubles)
