@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +12,35 @@ from rich.table import Table
 
 from gamut.errors import RunError
 from gamut.track.figures import new_figure
+from gamut.track.metrics import History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNTRAINED, LOGMEL = "untrained", "log-mel"
 HOW = (("knn", "k-NN"), ("linear", "linear probe"))
+COSTS = {  # what scores can be shown over: title and unit
+    "tokens": ("million tokens of pretraining", 1e6),
+    "flops": ("TFLOP of pretraining", 1e12),
+    "seconds": ("CPU seconds of pretraining", 1.0),
+}
 Key = tuple[str, int, str]  # recipe, seed, task
 
 
 def collect(
-    probes: Mapping[Key, Sequence[Mapping[str, Any]]], tuned: Mapping[Key, float], tokens: Mapping[str, int]
+    probes: Mapping[Key, Sequence[Mapping[str, Any]]],
+    tuned: Mapping[Key, float],
+    tokens: Mapping[str, int],
+    flops: Mapping[str, float],
+    seconds: Callable[[str, int, Sequence[int]], list[float]],
 ) -> dict[str, Any]:
     """All scores by task and arm. probes: what `gamut.probe` wrote for each run, the untrained network first.
 
-    {task: {arm: {"tokens": [...], "probe": {"linear/cls": [[score a seed] a checkpoint]}, "finetune": [score a seed]}}}
-    with the arms `log-mel` (no network: one number a probe) and `untrained` (the first recipe's network) before the
-    recipes. Tokens are those that a run had processed at each checkpoint, 0 first.
+    {task: {arm: {"tokens": [...], "flops": [...], "seconds": [...], "probe": {"linear/cls": [[score a seed] a
+    checkpoint]}, "finetune": [score a seed]}}} with the arms `log-mel` (no network: one number a probe) and `untrained`
+    (the first recipe's network) before the recipes. Tokens and operations are those of a run at each checkpoint, 0
+    first; `seconds(recipe, seed, steps)` gives a run's CPU seconds at these steps (none: not known), whose mean over
+    seeds is kept.
 
     Raises RunError where a recipe's seeds were not probed after the same epochs, so that they have no mean.
     """
@@ -37,7 +49,7 @@ def collect(
         recipes = list(dict.fromkeys(recipe for recipe, _, of in probes if of == task))
         arms: dict[str, Any] = {LOGMEL: {}, UNTRAINED: {}}
         for recipe in recipes:
-            runs = [found for (arm, _, of), found in probes.items() if (arm, of) == (recipe, task)]
+            seeds, runs = zip(*((seed, run) for (arm, seed, of), run in probes.items() if (arm, of) == (recipe, task)))
             # Steps may differ with the seed: packs are filled with clips of other lengths.
             epochs = [[round(entry["epochs"]) for entry in run] for run in runs]
             for other in epochs:
@@ -47,10 +59,13 @@ def collect(
                         f"another seed after {_listed(other)}: give another --out, or remove the runs that "
                         "differ from the others."
                     )
-            last = max(entry["step"] for entry in runs[0])
+            share = np.array([entry["step"] for entry in runs[0]]) / max(entry["step"] for entry in runs[0])
+            took = [seconds(recipe, seed, [entry["step"] for entry in run]) for seed, run in zip(seeds, runs)]
             names = [name.removeprefix("probe/") for name in runs[0][1]["scores"] if name != "probe/clips"]
             arms[recipe] = {
-                "tokens": [round(tokens[recipe] * entry["step"] / last) for entry in runs[0]],
+                "tokens": np.rint(tokens[recipe] * share).astype(int).tolist(),
+                "flops": (flops[recipe] * share).tolist(),
+                **({"seconds": np.mean(took, axis=0).tolist()} if all(took) else {}),
                 "probe": {
                     name: [[run[at]["scores"][f"probe/{name}"] for run in runs] for at in range(len(runs[0]))]
                     for name in names
@@ -65,6 +80,16 @@ def collect(
             arms[arm] |= {"finetune": scores} if scores else {}
         report[task] = arms
     return report
+
+
+def spent(history: History, steps: Sequence[int]) -> list[float]:
+    """CPU seconds of a run's first rank up to each of these steps, from the means in its metrics; none where they do
+    not tell."""
+    logged, means = history.series("cpu_seconds_per_step")
+    if not logged:
+        return []
+    ends = np.concatenate([[0.0], np.cumsum(np.diff([0, *logged]) * means)])
+    return np.interp(steps, [0, *logged], ends).tolist()
 
 
 def _listed(epochs: Sequence[int]) -> str:
@@ -110,9 +135,27 @@ def _scores(arm: Mapping[str, Any], row: str) -> list[float]:
     return arm.get("finetune", []) if row == "fine-tuned" else arm["probe"].get(row, [[]])[-1]
 
 
-def plot(report: Mapping[str, Any], kind: str) -> Figure:
-    """A row a task: k-NN and linear probe of one kind of vector over tokens of pretraining (means, and the range over
-    seeds), and the scores after fine-tuning by seed."""
+def paths(report: Mapping[str, Any], kind: str) -> Iterator[Table]:
+    """A table a task, with a row for each checkpoint of each recipe: what it had cost, and both probes of one kind."""
+    for task, arms in report.items():
+        table = Table("", title=f"{task}, {kind}: what it costs", title_justify="left")
+        for column in ("million tokens", "TFLOP", "CPU seconds", *(f"{title}, %" for _, title in HOW)):
+            table.add_column(column, justify="right")
+        for name, arm in arms.items():
+            scores = [arm["probe"].get(f"{how}/{kind}") for how, _ in HOW]
+            if "tokens" not in arm or None in scores:
+                continue
+            for at, tokens in enumerate(arm["tokens"]):
+                seconds = f"{arm['seconds'][at]:.0f}" if "seconds" in arm else ""
+                cost = f"{tokens / 1e6:.2f}", f"{arm['flops'][at] / 1e12:.3g}", seconds
+                table.add_row("" if at else name, *cost, *(spread(found[at]) for found in scores))
+        yield table
+
+
+def plot(report: Mapping[str, Any], kind: str, over: str = "tokens") -> Figure:
+    """A row a task: k-NN and linear probe of one kind of vector over what pretraining cost (one of COSTS; means, and
+    the range over seeds), and the scores after fine-tuning by seed."""
+    label, unit = COSTS[over]
     tuned = any("finetune" in arm for arms in report.values() for arm in arms.values())
     figure = new_figure(10.5 if tuned else 8, 3.1 * len(report))
     grid = figure.subplots(len(report), 3 if tuned else 2, squeeze=False)
@@ -123,14 +166,14 @@ def plot(report: Mapping[str, Any], kind: str) -> Figure:
                 100 * arms[LOGMEL]["probe"][f"{how}/logmel"][0][0], color="grey", linestyle="--", label="log-mel"
             )
             for number, (name, arm) in enumerate(trained.items()):
-                if f"{how}/{kind}" not in arm["probe"]:
+                if f"{how}/{kind}" not in arm["probe"] or over not in arm:
                     continue
-                across = np.asarray(arm["tokens"]) / 1e6
+                across = np.asarray(arm[over]) / unit
                 scores = 100 * np.asarray(arm["probe"][f"{how}/{kind}"])
                 axis.plot(across, scores.mean(1), marker=".", color=f"C{number}", label=name)
                 axis.fill_between(across, scores.min(1), scores.max(1), color=f"C{number}", alpha=0.15, linewidth=0)
             axis.set_title(f"{task}: {title} ({kind})", fontsize=9)
-            axis.set_xlabel("million tokens of pretraining")
+            axis.set_xlabel(label)
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("score, %")
         axes[0].legend(fontsize=7)

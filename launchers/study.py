@@ -45,6 +45,7 @@ from launchers import findings
 
 UNTRAINED = "untrained"
 KINDS = ("cls", "pool", "mean", "both", "rows")
+CLIPS_OF_ACCOUNT = 1000  # clips that are planned for the account of a step
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,19 @@ class Study:
         clips = select(index, resolved.subset, resolved.plan.weights)
         return int(plan_epoch(clips, 0, 0, training_policy(resolved)).tokens.sum()) * resolved.epochs
 
+    def flops(self, recipe: str) -> float:
+        """Operations of a whole pretraining, by the account of a step (`gamut.estimate`), so many for each token."""
+        from gamut.estimate.step import account  # here: torch takes its time
+        from gamut.estimate.work import work_of
+
+        resolved = load_recipe("pretrain", recipe, self.overrides)
+        work = work_of(resolved, 1, CLIPS_OF_ACCOUNT)
+        return account(resolved, work, "cpu").flops / work.tokens * self.tokens(recipe)
+
+    def seconds(self, recipe: str, seed: int, steps: Sequence[int]) -> list[float]:
+        """CPU seconds that a pretraining had taken at these steps; none where its metrics do not tell."""
+        return findings.spent(History.read(self.folder(recipe, seed) / "metrics.jsonl"), steps)
+
 
 def there(done: bool, what: Path, asked: Path, arguments: Sequence[str]) -> bool:
     """Whether a result is `done`; its arguments are kept in the file `asked`.
@@ -215,6 +229,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--points", type=positive, default=4, help="checkpoints of each run that are probed")
     parser.add_argument("--kind", default="both", choices=KINDS, help="which vectors of a clip the figure shows")
+    parser.add_argument(
+        "--over",
+        default="tokens",
+        choices=findings.COSTS,
+        help="what the figure shows scores over: tokens, operations, or CPU seconds of the first rank's process",
+    )
     parser.add_argument("--jobs", type=positive, default=1, help="runs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     options = parser.parse_intermixed_args(argv)
@@ -237,8 +257,11 @@ def main(argv: list[str] | None = None) -> int:
     study.check_kind(options.kind)
     for task in tasks:
         study.check(task)
+    flops = {recipe: study.flops(recipe) for recipe in recipes}
     for recipe, count in tokens.items():
-        console.print(f"{recipe}: {count / 1e6:.2f} million tokens a run", highlight=False)
+        console.print(
+            f"{recipe}: {count / 1e6:.2f} million tokens, {flops[recipe] / 1e12:.3g} TFLOP a run", highlight=False
+        )
 
     runs = [(recipe, seed) for seed in seeds for recipe in recipes]  # a seed of every arm before the next
     pretrained = [(f"pretrained {study.folder(*run).name}", partial(study.pretrain, *run)) for run in runs]
@@ -265,11 +288,13 @@ def main(argv: list[str] | None = None) -> int:
         {(recipe, seed, task.name): found for (recipe, seed, task), found in zip(probes, scores)},
         {(recipe, seed, task.name): found["mean"] for (recipe, seed, task), found in zip(tunings, tuned)},
         tokens,
+        flops,
+        study.seconds,
     )
     write_text(study.out / "study.json", json.dumps(report, indent=2))
-    for table in findings.tables(report):
+    for table in (*findings.tables(report), *findings.paths(report, options.kind)):
         console.print(table)
-    findings.plot(report, options.kind).savefig(study.out / "study.png", dpi=100)
+    findings.plot(report, options.kind, options.over).savefig(study.out / "study.png", dpi=100)
     console.print(f"every number: {study.out / 'study.json'}; curves: {study.out / 'study.png'}", highlight=False)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from gamut.plan import Epoch
 
 class Meter:
     """clips/s, tokens/s and the padding share of an epoch's steps, which the plan knows: nothing is reduced. And the
-    bytes/s that were read for them, and the most memory of this rank so far."""
+    bytes/s that were read for them, and of this rank the CPU time of all its threads, and the most memory so far."""
 
     def __init__(self, epoch: Epoch, device: torch.device, ranks: int, peak_seconds: float = 0.0) -> None:
         """peak_seconds: what a GPU would need for a token of a step at its peak; 0: not known, and no `mfu`."""
@@ -32,6 +33,7 @@ class Meter:
     def _clear(self) -> None:
         self._seconds = self._waited = 0.0
         self._steps = self._clips = self._tokens = self._own = self._samples = self._bytes = 0
+        self._computed = time.process_time()
 
     def add(self, step: int, seconds: float, waited: float, read: int = 0) -> None:
         """Count a step of the epoch: its time, of which `waited` (mean over ranks) went by for want of data, and the
@@ -59,6 +61,7 @@ class Meter:
             "padding_share": 1.0 - self._own / max(self._samples, 1),
             "wait_share": self._waited / seconds,
             "seconds_per_step": self._seconds / max(self._steps, 1),
+            "cpu_seconds_per_step": (time.process_time() - self._computed) / max(self._steps, 1),
             "memory_gb": memory(self.device) / 1e9,
         }
         if self.peak_seconds:

@@ -17,7 +17,7 @@ from gamut.errors import GamutError, RunError
 from gamut.probe.__main__ import main as probe
 from gamut.recipe.find import list_recipes
 from gamut.shards.__main__ import main as shards
-from gamut.track.metrics import MetricsFile
+from gamut.track.metrics import History, MetricsFile
 from launchers import findings, study
 from launchers.corpus import synthesise
 from pretrain.run import main as pretrain
@@ -78,6 +78,8 @@ def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
     tokens = 36 * 2 * 49 * 4  # clips, views, a class token and 48 patches, epochs
     for arm, kept in (("demo", "demo"), ("table3/global", "table3-global")):
         assert report[arm]["tokens"] == [0, tokens // 2, tokens]
+        assert report[arm]["flops"][0] == 0 < report[arm]["flops"][1] == report[arm]["flops"][2] / 2
+        assert report[arm]["seconds"][0] == 0 < report[arm]["seconds"][1] < report[arm]["seconds"][2]
         scored = json.loads((out / f"{kept}-seed-0" / "probe-sounds" / "scores.json").read_text())
         by_checkpoint = [[entry["scores"]["probe/linear/cls"]] for entry in scored]
         assert report[arm]["probe"]["linear/cls"] == by_checkpoint
@@ -189,12 +191,31 @@ def test_seeds_that_were_probed_after_other_epochs_have_no_mean() -> None:
     run = [scored(0.2, 0, 0.4), scored(0.5, 8, epochs=2.0), scored(0.6, 16, epochs=4.0)]
     for other in (run[:2], [run[0], run[1], scored(0.6, 16, epochs=3.0)]):
         with pytest.raises(RunError, match="a were probed on words after 0, 2, 4 epochs, and with another seed after"):
-            findings.collect({("a", 0, "words"): run, ("a", 1, "words"): other}, {}, {"a": 1000})
+            findings.collect({("a", 0, "words"): run, ("a", 1, "words"): other}, {}, {"a": 1000}, {"a": 1e9}, unknown)
+
+
+def test_cpu_seconds_are_summed_from_the_means_of_the_steps_between(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, 1)
+    file.append({"cpu_seconds_per_step": 3.0}, step=1)
+    file.append({"cpu_seconds_per_step": 0.5}, step=5)
+    file.append({"loss": 0.5}, step=6)
+    file.close()
+    assert findings.spent(History.read(path), [0, 1, 3, 5]) == [0.0, 3.0, 4.0, 5.0]
+    file = MetricsFile(tmp_path / "older.jsonl", 1)
+    file.append({"loss": 0.5}, step=1)
+    file.close()
+    assert findings.spent(History.read(tmp_path / "older.jsonl"), [0, 1]) == []
 
 
 def test_a_command_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(GamutError, match=r"one ended with status 3; the end of .*log:\nlast words"):
         jobs.call("one", ["-c", "import sys; print('last words', flush=True); sys.exit(3)"], tmp_path / "a" / "log", 1)
+
+
+def unknown(recipe: str, seed: int, steps: Sequence[int]) -> list[float]:
+    """CPU seconds of runs that did not note them."""
+    return []
 
 
 def scored(score: float, step: int, logmel: float | None = None, epochs: float = 0.0) -> dict:
@@ -236,9 +257,15 @@ def test_means_and_spreads_are_over_seeds() -> None:
         for arm in ends
     }
     tuned = {(arm, seed, "words"): 0.8 + 0.02 * seed for seed in range(2) for arm in ("untrained", "a", "b")}
-    report = findings.collect(probes, tuned, {"a": 1000, "b": 3000})
+
+    def seconds(recipe: str, seed: int, steps: Sequence[int]) -> list[float]:
+        return [(10.0 + seed) * step for step in steps]
+
+    report = findings.collect(probes, tuned, {"a": 1000, "b": 3000}, {"a": 2e12, "b": 6e12}, seconds)
     arms = report["words"]
     assert arms["b"]["tokens"] == [0, 3000]
+    assert arms["b"]["flops"] == [0, 6e12]
+    assert arms["b"]["seconds"] == [0, 84.0]
     assert arms["a"]["probe"]["knn/cls"] == [[0.2, pytest.approx(0.3)], [0.5, 0.7]]
     assert arms["untrained"]["probe"]["knn/cls"] == [[0.2, pytest.approx(0.3)]]
     assert arms["log-mel"]["probe"] == {"knn/logmel": [[0.4]], "linear/logmel": [[0.4]]}
@@ -251,6 +278,14 @@ def test_means_and_spreads_are_over_seeds() -> None:
     assert ["│", "k-NN", "cls", "│", "+35.0", "│", "+15.0", "│"] in rows
     assert ["│", "fine-tuned", "│", "+0.0", "│", "+0.0", "│"] in rows
     assert [axis.axison for axis in findings.plot(report, "cls").axes] == [True] * 3
+    for over, last in (("tokens", 0.003), ("flops", 6.0), ("seconds", 84.0)):
+        lines = findings.plot(report, "cls", over).axes[0].lines
+        assert [line.get_xdata()[-1] for line in lines if line.get_label() == "b"] == [last], over
+    console = Console(width=100, record=True, file=io.StringIO())
+    for table in findings.paths(report, "cls"):
+        console.print(table)
+    rows = [line.split() for line in console.export_text().splitlines()]
+    assert ["│", "│", "0.00", "│", "6", "│", "84", "│", "75.0", "±", "21.2", "│", "85.0", "±", "21.2", "│"] in rows
     probed = {name: {"probe": arm["probe"], "tokens": arm.get("tokens", [])} for name, arm in arms.items()}
     figure = findings.plot({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
     assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]
