@@ -237,7 +237,7 @@ def test_what_is_no_part_of_a_set_is_refused_in_words(
         (like("classes", "--name", "tones", of=tmp_path / "other"), r"Class 1 is 'dog' in .*, and 'cat' in"),
         (
             like("columns", "--name", "tones", source="csv", of=tmp_path / "list.csv"),
-            r"has the columns \['n'\], and .* has \[\]",
+            r"has the columns \['n'\], and .* has \['fold'\]",
         ),
         (tmp_path / "nowhere", "There are no shards in"),
     ):
