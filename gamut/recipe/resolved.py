@@ -28,7 +28,7 @@ ADDED = (
     *("model.backbone", "model.norm", "objective", "options", "optim.undecayed", "extract.pad_with"),
     *("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames"),
     *("asit.encode", "asit.visible", "asit.clones", "asit.predictor", "asit.predictor_dim", "asit.predictor_depth"),
-    *("asit.targets", "asit.target_blocks", "asit.mixtures"),
+    *("asit.targets", "asit.target_blocks", "asit.mixtures", "plan.block"),
 )
 
 
