@@ -219,7 +219,7 @@ def listing_of(arguments: argparse.Namespace) -> Listing:
         return listing if arguments.name is None else listing.renamed(arguments.name)
 
     listing = made()
-    folds = folds_for(listing.columns, listing.labels, dst, arguments.folds)
+    folds = folds_for(listing.columns, listing.labels, dst, arguments.folds, source.splits)
     return with_folds(made, folds) if folds else listing
 
 

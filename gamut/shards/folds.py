@@ -18,9 +18,12 @@ FOLDS = 5
 OFFICIAL = ("split", FOLD)  # columns of sets that say themselves what is trained on
 
 
-def folds_for(columns: Sequence[str], labels: Sequence[str], folder: Path, asked: int | None) -> int:
+def folds_for(
+    columns: Sequence[str], labels: Sequence[str], folder: Path, asked: int | None, official: bool = False
+) -> int:
     """How many folds a set with these columns and classes gets: as many as are asked for (0: none), else FOLDS where it
-    has classes and no columns of OFFICIAL; none where an earlier version, which made none, has begun it in `folder`.
+    has classes and no columns of OFFICIAL; none where its layout has `official` splits in other columns, nor where an
+    earlier version, which made none, has begun it in `folder`.
 
     Raises ShardError where folds are asked for of a set that has its own.
     """
@@ -28,7 +31,8 @@ def folds_for(columns: Sequence[str], labels: Sequence[str], folder: Path, asked
         raise ShardError(f"The set has a column {FOLD} of its own. Leave --folds out, or rename that column.")
     if asked is not None:
         return asked
-    return FOLDS if labels and not set(OFFICIAL) & set(columns) and not _begun_without(folder) else 0
+    own = official or bool(set(OFFICIAL) & set(columns))
+    return FOLDS if labels and not own and not _begun_without(folder) else 0
 
 
 def _begun_without(folder: Path) -> bool:

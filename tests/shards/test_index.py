@@ -142,7 +142,7 @@ def test_rebuilding_from_the_tars_gives_the_same_index(shards: Path, pristine: P
     assert main(["index", str(shards), "--workers", "1"]) == 0
     assert Index.open(shards).fingerprint == Index.open(pristine).fingerprint
     arrays = [name for name in contents(pristine) if name.endswith(".npy")]
-    assert len(arrays) == 10
+    assert len(arrays) == 11
     assert all(contents(shards)[name] == contents(pristine)[name] for name in arrays)
 
 

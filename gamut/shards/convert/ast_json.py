@@ -51,6 +51,7 @@ class AstJson(Source):
 
     expects = f"FILE.json, or a folder of them, and *{CLASSES} beside them or in a folder above"
     of_file = True
+    splits = True
 
     def list(self, folder: Path) -> Listing:
         """One record a clip that is there. Raises ShardError."""

@@ -102,6 +102,7 @@ class Source(ABC):
 
     expects: ClassVar[str]  # what SRC looks like, in a few words
     of_file: ClassVar[bool] = False  # whether SRC may also be a file
+    splits: ClassVar[bool] = False  # whether columns of other names than `split` and `fold` say what is trained on
 
     @abstractmethod
     def list(self, folder: Path) -> Listing:
