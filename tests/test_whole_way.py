@@ -333,7 +333,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards: Path, tmp_path: Pa
     printed = command(*arguments(shards, tmp_path, "dry", "--dry-run", "--full"))
     assert "5 an epoch, 15 in 3 epochs" in printed
     assert "prototypes: 32" in printed
-    assert not {"folds:", "augment:", "extract:"} & set(printed.split())  # which a pretraining does not read
+    assert not {"folds:", "augment:", "extract:"} & set(printed.splitlines())  # sections of other stages
     for row in ("parameters", "memory a rank", "time", "at least"):
         assert row in printed
     assert not (tmp_path / "dry").exists()
