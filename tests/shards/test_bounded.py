@@ -11,6 +11,7 @@ import pytest
 
 from gamut.remote import pages
 from gamut.shards import Index, batching, build, check, doubles, show, statistics
+from gamut.shards.heard import Heard
 from gamut.shards.part import Part
 
 A_SHARD = 2000
@@ -45,7 +46,7 @@ def peaks_of(clips: int, folder: Path) -> dict[str, int]:
     index = opened[0]
     found["doubles"] = peak(lambda: doubles.find_doubles(index, index.checksum))
     none = doubles.Doubles(0, 0, 0, "", ())
-    found["describe"] = peak(lambda: statistics._statistics(index, statistics._Heard(), none))
+    found["describe"] = peak(lambda: statistics._statistics(index, Heard(), none))
     found["find"] = peak(lambda: show.find(index, f"clip-{clips - 1:07d}"))
     assert np.array_equal(index.shard, np.repeat(np.arange(clips // A_SHARD), A_SHARD))
     return found
