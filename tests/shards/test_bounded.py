@@ -32,10 +32,11 @@ def parts(clips: int) -> Iterator[Part]:
 def peak(work: Callable[[], object]) -> int:
     """Bytes that Python and NumPy held at once while it worked."""
     tracemalloc.start()
-    work()
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def peaks_of(clips: int, folder: Path) -> dict[str, int]:
