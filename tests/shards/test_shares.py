@@ -14,16 +14,19 @@ from gamut.shards import Index
 from gamut.shards.__main__ import main
 from gamut.shards.build import only_writer
 from gamut.shards.convert import SOURCES
+from gamut.shards.convert.folds import with_folds
 from gamut.shards.convert.manifest import write_manifest
 from gamut.shards.convert.run import finish, prepare, preview, write_share
 from gamut.shards.convert.source import Listing, Missing, Record
+from gamut.shards.folds import FOLDS
 
 from .conftest import write_sounds
 from .test_resume import contents, in_a_child
 
 
 def begin(sounds: Path, folder: Path) -> None:
-    prepare("folder", SOURCES["folder"]().list(sounds), folder, clips_per_shard=7)
+    listing = with_folds(lambda: SOURCES["folder"]().list(sounds), FOLDS)  # as the command has it by default
+    prepare("folder", listing, folder, clips_per_shard=7)
 
 
 @pytest.mark.parametrize("shares", [1, 3, 9])
