@@ -130,6 +130,14 @@ def collapse(of: str, outputs: int, values: dict[str, float]) -> str:
     return ""
 
 
+def _of_rows(
+    teacher: torch.Tensor, rows: torch.Tensor | None, others: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of what the teacher says of all tokens, [n, K]: that of the rows [m, K] (None: of all), and of the others."""
+    other = None if others is None else torch.index_select(teacher, 0, others)
+    return teacher if rows is None else torch.index_select(teacher, 0, rows), other
+
+
 class Centres:
     """A centre of class tokens and one of data tokens, and the spreads of what is predicted of them.
 
@@ -172,9 +180,7 @@ class Centres:
         others: int64 [m], whose distributions are the other half of the targets, in mixtures.
         """
         self.on["_data"].add(teacher)
-        other = None if others is None else torch.index_select(teacher, 0, others)
-        if rows is not None:
-            teacher = torch.index_select(teacher, 0, rows)
+        teacher, other = _of_rows(teacher, rows, others)
         given = losses.distil(student, teacher, self.on["_data"].value, sharpness, counts, compiled, other)
         number = len(teacher) if counts is None else counts.sum()
         self.spreads["teacher/spread_data"].gather(given.chances, given.squares, number)
@@ -189,9 +195,7 @@ class Centres:
         counts: torch.Tensor | None,
     ) -> torch.Tensor:
         """As `distil` for features [m, D] and [n, D], float32: the loss's sum."""
-        other = None if others is None else torch.index_select(teacher, 0, others)
-        if rows is not None:
-            teacher = torch.index_select(teacher, 0, rows)
+        teacher, other = _of_rows(teacher, rows, others)
         if other is not None:
             teacher = (teacher + other) / 2
         some = teacher if counts is None else teacher * counts[:, None]

@@ -7,10 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gamut.data.batch import PackedBatch
 from gamut.recipe import schema
 from gamut.train.objective import Moment
 from pretrain.asit import Asit
+from tests.close import assert_close
+from tests.packs import part
 
+Step = tuple[float, dict[str, float], dict[str, torch.Tensor]]  # loss, metrics, gradients
 NOW = Moment(epoch=0, step=0, step_in_epoch=0, fraction=0.25)
 RECIPE = schema.Recipe(
     model=schema.Model(dim=32, depth=2, heads=2, table_frames=96, drop_path=0.2),
@@ -33,7 +37,27 @@ def assert_same_metrics(found: dict[str, float], expected: dict[str, float]) -> 
         assert found[name] == pytest.approx(value, rel=1e-5, abs=max(1e-6 * terms, 1e-12)), name
 
 
-def whole_step(task: Asit, batches: list) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
+def assert_same_step(found: Step, expected: Step) -> None:
+    """One step split in two ways. The key bias has no true gradient."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert_same_metrics(found[1], expected[1])
+    for name, gradient in expected[2].items():
+        if not name.endswith("attn.qkv.bias"):
+            assert gradient.any(), name
+            assert_close(found[2][name], gradient, 3e-6, name)
+
+
+def assert_neighbours_do_not_matter(task: Asit, batch: PackedBatch) -> None:
+    """The losses of a batch's clips are the sum of those of each by itself."""
+    totals = dict.fromkeys(task.count_names, 1e4)
+    together = task.loss(task.model, task.prepare(batch, NOW), totals, NOW)[1]
+    each = [part(batch, clip, clip + 1) for clip in range(batch.clips)]
+    alone = [task.loss(task.model, task.prepare(one, NOW), totals, NOW)[1] for one in each]
+    for name, value in together.items():
+        assert float(value) == pytest.approx(float(sum(one[name] for one in alone)), rel=2e-6), name
+
+
+def whole_step(task: Asit, batches: list) -> Step:
     """Loss, metrics and gradients of one global step over micro-batches, up to its update."""
     prepared = [task.prepare(batch, NOW) for batch in batches]
     totals = dict(zip(task.count_names, sum(p.counts for p in prepared).tolist(), strict=True))

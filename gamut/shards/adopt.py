@@ -102,7 +102,7 @@ def adopt(
         scans.end()
         heard = {one.part.shard: one.heard for one in found if one.heard is not None}
         if len(heard) == len(found):
-            statistics = describe(folder, workers, tars.remote, heard.get)
+            statistics = describe(folder, workers, tars.remote, heard)
             return replace(report, statistics=statistics, doubles=statistics.doubles)
         index = Index.open(folder, remote=tars.remote)
         return replace(report, doubles=find_doubles(index, index.checksum))  # of bytes; `stats` compares samples

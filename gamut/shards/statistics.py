@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -64,25 +64,26 @@ def describe(
     folder: Path,
     workers: int = 1,
     remote: Remote | None = None,
-    heard: Callable[[str], Heard | None] | None = None,
+    heard: Mapping[str, Heard] | None = None,
 ) -> Statistics:
     """Write index/statistics.json. Clips are read but for those of shards of which it is known what was `heard` when
-    they were written or indexed (the shard's name -> that, or None): the same bits either way.
+    they were written or indexed (by the shard's name; each is asked for once): the same bits either way.
 
     Raises ShardError at the first damaged clip.
     """
     index = Index.open(folder, remote=remote)
     if len(index) == 0:
         raise ShardError(f"There are no clips in {folder}.")
+    known = heard or {}
     names = [index.shards[number]["name"] for number in range(len(index.shards))]
-    unread = [number for number, name in enumerate(names) if heard is None or heard(name) is None]
+    unread = [number for number, name in enumerate(names) if name not in known]
     clips = sum(int(index.shards[number]["clips"]) for number in unread)
     with tempfile.TemporaryFile(dir=folder / "index") as sounds:
         with Progress("log-mel statistics", clips) as progress:
             each = functools.partial(_hear, folder, frozenset(_left(folder).get("saturated", ())))
             shards = (ShardClips.of(index, number) for number in unread)
             read = stream(each, shards, len(unread), workers, progress.add)  # in order: the same bits at any workers
-            total = _merged(((heard and heard(name)) or next(read) for name in names), sounds)
+            total = _merged((known[name] if name in known else next(read) for name in names), sounds)
         checksums = np.memmap(sounds, np.uint64, "r", shape=(len(index),))
         statistics = _statistics(index, total, find_doubles(index, checksums))
     content = json.dumps(with_digest(asdict(statistics)), indent=1)

@@ -25,7 +25,7 @@ from pretrain import asit
 from pretrain.asit import Asit
 from pretrain.masking import hide, mask_keys
 from pretrain.views import MaskedBatch
-from tests.asit import NOW, RECIPE, assert_same_metrics, objective, whole_step
+from tests.asit import NOW, RECIPE, assert_neighbours_do_not_matter, assert_same_step, objective, whole_step
 from tests.close import assert_close
 from tests.packs import packed, part
 from tests.pretrain import sparse_reference as reference
@@ -69,12 +69,7 @@ def test_with_nothing_hidden_it_is_the_dense_objective_bit_for_bit(changes: dict
 @pytest.mark.parametrize("changes", SPARSE.values(), ids=SPARSE)
 def test_a_clips_numbers_do_not_depend_on_its_neighbours(changes: dict[str, object]) -> None:
     changes = {**changes, "weight_koleo": 0.0, "mask_fill": "zeros"}  # by which a clip meets the others of its pack
-    task, batch = objective(**changes), mixed()
-    totals = dict.fromkeys(task.count_names, 1e4)
-    together = task.loss(task.model, task.prepare(batch, NOW), totals, NOW)[1]
-    alone = [task.loss(task.model, task.prepare(part(batch, clip, clip + 1), NOW), totals, NOW)[1] for clip in range(5)]
-    for name, value in together.items():
-        assert float(value) == pytest.approx(float(sum(one[name] for one in alone)), rel=2e-6), name
+    assert_neighbours_do_not_matter(objective(**changes), mixed())
 
 
 @pytest.mark.parametrize("changes", SPARSE.values(), ids=SPARSE)
@@ -84,12 +79,7 @@ def test_a_step_does_not_depend_on_how_it_is_split(changes: dict[str, object], m
     one = whole_step(objective(**changes), [batch])
     monkeypatch.setattr(asit, "masked_batch", partial(asit.masked_batch, fixed=True))
     two = whole_step(objective(**changes), [part(batch, 0, 3), packed([], views=2), part(batch, 3, 5)])
-    assert two[0] == pytest.approx(one[0], rel=1e-6)
-    assert_same_metrics(two[1], one[1])
-    for name, gradient in one[2].items():
-        if not name.endswith("attn.qkv.bias"):
-            assert gradient.any(), name
-            assert_close(two[2][name], gradient, 3e-6, name)
+    assert_same_step(two, one)
 
 
 @pytest.mark.parametrize("visible", [0.5, 0.3, 0.01])

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def _write(jobs: list[Job], workers: int, name: str) -> None:
 def _finish(conversion: Conversion, workers: int) -> Report:
     folder, settings = conversion.folder, conversion.settings
     with Builder(folder, settings["name"]) as builder:
-        report, versions = _gather(conversion, builder)
+        report, versions, kept = _gather(conversion, builder)
         report.save(folder, missing=report.missing)
         if not report.clips:
             raise ShardError(
@@ -230,24 +230,37 @@ def _finish(conversion: Conversion, workers: int) -> Report:
         about = {"source": settings["source"], "tools": tools}
         builder.publish(settings["labels"], about, names=settings["names"])
     shutil.rmtree(conversion.manifest.folder, ignore_errors=True)
-    parts = {job.tar.name: job.part for job in conversion.share(0, 1)}
-
-    def heard(shard: str) -> Heard | None:
-        written = Written.load(parts[shard])
-        return None if written is None else written.heard  # none: of an earlier version, and read now
-
-    statistics = describe(folder, workers, heard=heard)
+    statistics = describe(folder, workers, heard=_Kept(kept))
     return replace(report, statistics=statistics, doubles=statistics.doubles)
 
 
-def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str]]:
-    """The parts of all shards, one at a time: (what they come to, versions of ffmpeg). Raises ShardError where one is
-    missing."""
+class _Kept(Mapping[str, Heard]):
+    """What was heard in the shards of a conversion, read from the file of each when it is asked for."""
+
+    def __init__(self, parts: Mapping[str, Path]) -> None:
+        self.parts = parts
+
+    def __getitem__(self, shard: str) -> Heard:
+        written = Written.load(self.parts[shard])
+        if written is None or written.heard is None:
+            raise ShardError(f"{self.parts[shard]} is gone or damaged. Run the same command again.")
+        return written.heard
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str], dict[str, Path]]:
+    """The parts of all shards, one at a time: (what they come to, versions of ffmpeg, shard -> the file of its part
+    where that tells what was heard, as those of earlier versions do not). Raises ShardError where one is missing."""
     jobs, missing = conversion.share(0, 1), []
     size = samples = 0
     quarantined: list[Quarantined] = []
     saturated: dict[str, int] = {}
-    read, versions = Counter[str](), set[str]()
+    read, versions, kept = Counter[str](), set[str](), dict[str, Path]()
     for job in jobs:
         written = finished(job)
         if written is None:
@@ -259,6 +272,7 @@ def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str]]
             saturated |= written.saturated
             read.update(written.read)
             versions.add(written.ffmpeg)
+            kept |= {} if written.heard is None else {job.tar.name: job.part}
     if missing:
         raise ShardError(
             f"{len(missing)} of the {len(jobs)} shards of {conversion.folder} are missing, the first of them "
@@ -276,7 +290,7 @@ def _gather(conversion: Conversion, builder: Builder) -> tuple[Report, set[str]]
         missing=conversion.manifest.missing,
         read=dict(read.most_common()),
     )
-    return report, versions
+    return report, versions, kept
 
 
 def _settings(source: str, listing: Listing, manifest: Manifest, levels: str) -> dict:
