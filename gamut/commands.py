@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from gamut.errors import GamutError
+from gamut.processes import let_threads_sleep
 from gamut.registry import load_plugins
 
 P = ParamSpec("P")
@@ -112,11 +113,13 @@ def _in_clone(name: str) -> str:
 
 
 def command(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Wrap a command's `main`: plugins are loaded before it; a `GamutError`, or a disk that takes nothing, becomes its
-    message on stderr and its status (2), a closed pipe the end."""
+    """Wrap a command's `main`: plugins are loaded before it, and torch's threads will sleep while they wait; a
+    `GamutError`, or a disk that takes nothing, becomes its message on stderr and its status (2), a closed pipe the
+    end."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        let_threads_sleep()
         try:
             if not {"-h", "--help"} & {*sys.argv}:
                 load_plugins()

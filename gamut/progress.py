@@ -147,3 +147,15 @@ def clock_time(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def duration(seconds: float) -> str:
+    """`2.3 h`, `4 min 10 s`
+
+    >>> duration(250)
+    '4 min 10 s'
+    """
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:,.1f} h"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gamut.estimate.standin import Like
     from launchers.cluster import Cluster
 
-# Seconds of sound that a core decodes, resamples, writes as FLAC and adds to the statistics in one. On a busy EPYC 480 of
-# WAV of 44.1 kHz were measured; compressed files take longer.
+# Seconds of sound that a core decodes, resamples, writes as FLAC and adds to the statistics in one. On a busy EPYC 480
+# of WAV of 44.1 kHz were measured; compressed files take longer.
 CONVERTED = 350.0
 WORKERS = 8  # processes of a job, unless --cpus-per-task says otherwise
 

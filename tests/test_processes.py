@@ -138,7 +138,8 @@ def test_a_rank_of_deepspeed_without_its_launcher_above_ends_at_once(name: str) 
 
 
 @pytest.mark.parametrize(
-    "words", [["tag", "/no", "x.wav"], ["embed", "/no", "x.wav", "--out", "x.npz"], ["serve", "/no"]]
+    "words",
+    [["tag", "/no", "x.wav"], ["embed", "/no", "x.wav", "--out", "x.npz"], ["serve", "/no"], ["pretrain", "digits"]],
 )
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(words: list[str], tmp_path: Path) -> None:
     """It is said before torch is imported, which reads it once."""
@@ -151,7 +152,8 @@ class Watch:
             os._exit(0)
 sys.meta_path.insert(0, Watch())
 from importlib import import_module
-import_module(f"gamut.{sys.argv[1]}.__main__").main(sys.argv[2:])
+from gamut.commands import COMMANDS
+import_module(COMMANDS[sys.argv[1]][0]).main(sys.argv[2:])
 """
     (tmp_path / "x.wav").write_bytes(b"no sound")
     port = ["--port", "0"] if words[0] == "serve" else []

@@ -14,7 +14,6 @@ from gamut.commands import command, parser_of
 from gamut.embed import LEVELS
 from gamut.embed.write import ENDINGS, Table, write
 from gamut.errors import AudioError, RecipeError, nearest
-from gamut.processes import let_threads_sleep
 from gamut.tag.files import sound_files
 
 NAMED = 3  # files that were named twice
@@ -32,7 +31,6 @@ are in OUT; 2 where there is no OUT; 130 where it was interrupted."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Embed every file; 0, or 1 where some of them could not be read."""
     arguments = _parser().parse_args(argv)
-    let_threads_sleep()
     out: Path = arguments.out
     _require_place(out)
     options = dict(_setting(word) for word in arguments.set)

@@ -56,8 +56,7 @@ class Forecast:
     @property
     def flops(self) -> float:
         """Of matrix products and attention in a step, of all ranks."""
-        account = self.account
-        return account.flops * account.work.scale * account.work.epoch.packs / account.work.packs
+        return self.account.flops_a_step
 
     @property
     def mfu(self) -> float:

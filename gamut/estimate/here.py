@@ -11,6 +11,7 @@ from gamut.estimate.forecast import estimate
 from gamut.estimate.rates import CONTEXT, GIGA, SHEETS, of_sheet
 from gamut.estimate.step import account
 from gamut.estimate.work import work_of
+from gamut.progress import duration
 from gamut.recipe.schema import Recipe
 
 SIDE = 512  # of the matrices by which a CPU is timed
@@ -41,7 +42,7 @@ def _on_gpus(recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
         ("memory a GPU", f"about {used:,.1f} GB of {has:,.0f}" + ": more than it has" * (used > has)),
         (
             "time",
-            f"about {_long(3600 * made.hours)} on {ranks} {known} at {made.clips * ranks:,.0f} clips/s (estimate)",
+            f"about {duration(3600 * made.hours)} on {ranks} {known} at {made.clips * ranks:,.0f} clips/s (estimate)",
         ),
     ]
 
@@ -50,11 +51,10 @@ def _on_cpu(recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
     work = work_of(recipe, ranks)
     made = account(recipe, work, "cpu")
     steps = work.epoch.steps * recipe.epochs
-    operations = made.flops * work.scale * work.epoch.packs / work.packs * steps  # as a forecast has them
     return [
         _parameters(made.parameters),
         ("memory a rank", f"about {sum(made.held.values()) / GIGA:,.2f} GB for the step, and 1 GB for torch"),
-        ("time", f"at least {_long(operations / _products_a_second())} on this CPU as it is now"),
+        ("time", f"at least {duration(made.flops_a_step * steps / _products_a_second())} on this CPU as it is now"),
     ]
 
 
@@ -71,13 +71,3 @@ def _products_a_second() -> float:
         left @ right
         done += 1
     return 2 * SIDE**3 * done / (time.monotonic() - began)
-
-
-def _long(seconds: float) -> str:
-    """
-    >>> _long(40), _long(400), _long(40_000)
-    ('40 s', '7 minutes', '11.1 hours')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:,.1f} hours"

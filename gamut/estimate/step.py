@@ -66,6 +66,11 @@ class Account:
         """Of matrix products and attention, for the micro-batch that was followed."""
         return sum(call.flops for call in self.phase("prepare", "micro"))
 
+    @property
+    def flops_a_step(self) -> float:
+        """The same of a mean step, of all ranks."""
+        return self.flops * self.work.scale * self.work.epoch.packs / self.work.packs
+
     def phase(self, *names: str) -> list[Call]:
         return [call for call in self.calls if call.phase in names]
 

@@ -13,6 +13,7 @@ from gamut.commands import command, parser_of
 from gamut.errors import FeatureError
 from gamut.features.folder import ABOUT, CACHE
 from gamut.numbers import RATE
+from gamut.progress import duration
 from gamut.recipe.find import list_recipes
 from gamut.recipe.schema import Recipe
 
@@ -123,17 +124,10 @@ def describe(job: Job) -> str:
         f"kept: {about.layers} layers x {about.steps} steps (of {about.pooling['steps']} each) x {about.dim}, "
         f"{about.dtype}: {about.record_bytes / 1e6:.3f} MB a clip",
         f"in all: {about.clips:,} clips, {size / 1e9:.2f} GB in {about.shards} shards; about "
-        f"{_duration(about.clips * job.seconds)} of encoding on one {'GPU' if job.device.type == 'cuda' else 'CPU'}",
+        f"{duration(about.clips * job.seconds)} of encoding on one {'GPU' if job.device.type == 'cuda' else 'CPU'}",
         f"cache: {job.folder}",
     ]
     return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def print_extracted(cache: FeatureCache) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from gamut.evaluate import METRICS, paired
 from gamut.evaluate.paired import Difference
 from gamut.evaluate.ranking import mean_of_known
+from gamut.progress import duration
 from gamut.recipe.resolved import decides
 from gamut.report.document import Block, Heading, Table, Text
 from gamut.report.recipes import show
-from gamut.report.sections import duration, lasted
+from gamut.report.sections import lasted
 from gamut.report.told import Told
 from gamut.runs.words import number
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from gamut.progress import duration
 from gamut.report.document import (
     Block,
     Chart,
@@ -243,15 +244,3 @@ def restarts(run: Told) -> int:
 def median(run: Told, name: str) -> float:
     values = [value for part in run.parts for value in part.history.series(name)[1] if math.isfinite(value)]
     return statistics.median(values) if values else 0.0
-
-
-def duration(seconds: float) -> str:
-    """`2.3 h`, `4 min 10 s`
-
-    >>> duration(250)
-    '4 min 10 s'
-    """
-    if seconds >= 2 * 3600:
-        return f"{seconds / 3600:,.1f} h"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -17,7 +17,6 @@ from typing import Any
 
 from gamut.commands import command, parser_of, positive
 from gamut.errors import GamutError, RecipeError, missing
-from gamut.processes import let_threads_sleep
 from gamut.tag.arguments import add_choice, add_model, choice_of, open_model
 
 EXAMPLE = """examples:
@@ -37,7 +36,6 @@ POLICY = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    let_threads_sleep()
     if importlib.util.find_spec("gradio") is None:
         raise RecipeError(f"The page is made with {missing('gradio', 'serve')}")
     with (

@@ -14,7 +14,6 @@ from gamut.audio.longest import RECORDING, Longest
 from gamut.commands import command, parser_of, positive
 from gamut.errors import AudioError, GamutError, RecipeError, ShardError
 from gamut.files import refusal, write_bytes
-from gamut.processes import let_threads_sleep
 from gamut.tag.arguments import add_choice, add_model, choice_of, open_model
 from gamut.tag.files import sound_files
 from gamut.tag.formats import FORMATS, as_lines
@@ -38,7 +37,6 @@ EXAMPLE = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Tag every file; 0, or 1 where some of several could not be read. Of a stream 0, or 130 where Ctrl-C ended it."""
     arguments = _parser().parse_args(argv)
-    let_threads_sleep()
     streamed = "-" in arguments.sounds
     if streamed and len(arguments.sounds) > 1:
         raise RecipeError("- is standard input, which is tagged alone: leave the other files out.")
