@@ -98,7 +98,7 @@ def _sounds(
     payload = {
         "waveform": torch.from_numpy(waveform[:used]),
         "holes": tuple(holes),
-        "bytes": int(np.asarray(index.size)[read.astype(np.int64)].sum()),
+        "bytes": int(index.size[read.astype(np.int64)].sum()),
         **(partners.fields() if partners is not None else {}),
     }
     return kept, payload

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import xxhash
@@ -23,6 +23,7 @@ from gamut.remote.store import Store
 from gamut.shards import Index
 
 AT_ONCE = 1 << 22  # clips of a pass
+CUT = 4096  # shards of which the pieces are kept in mind
 
 
 class RemoteShards:
@@ -37,36 +38,39 @@ class RemoteShards:
         self.settings = index.tars.remote
         self.cache = Cache(self.settings.folder() / "pieces", self.settings.cache_bytes)
         self._store: Store | None = None
-        self._pieces: Pieces | None = None
-
-    @property
-    def pieces(self) -> Pieces:
-        if self._pieces is None:
-            self._pieces = pieces_of(self.index)
-        return self._pieces
+        self._cut: dict[int, Pieces] = {}  # of shards that clips were read of
 
     def read(self, row: int) -> bytes:
         """The clip's bytes as the cache holds them, of the length in the index."""
-        piece = self.pieces.of(row)
-        begin, end = int(self.pieces.begin[piece]), int(self.pieces.end[piece])
-        at, length = int(self.index.offset[row]) - begin, int(self.index.size[row])
-        return self.cache.read(self._name(piece), end - begin, lambda file: self._fetch(piece, file), at, length)
+        piece = self._piece(row)
+        at, length = int(self.index.offset[row]) - piece.begin, int(self.index.size[row])
+        size = piece.end - piece.begin
+        return self.cache.read(self._name(piece), size, lambda file: self._fetch(piece, file), at, length)
 
     def forget(self, row: int) -> None:
         """Have the clip fetched again when it is next read."""
-        self.cache.drop(self._name(self.pieces.of(row)))
+        self.cache.drop(self._name(self._piece(row)))
 
-    def _name(self, piece: int) -> str:
+    def _piece(self, row: int) -> Piece:
+        """The piece that holds the clip of a row: only its shard is cut."""
+        shard = int(self.index.shard[row])
+        if shard not in self._cut:
+            if len(self._cut) >= CUT:
+                self._cut.clear()
+            self._cut[shard] = cut_shard(self.index, shard, _largest(self.index))
+        pieces = self._cut[shard]
+        return pieces.piece(pieces.of(row))
+
+    def _name(self, piece: Piece) -> str:
         """A name of our own: nothing from a remote place becomes a path."""
-        pieces = self.pieces
-        return f"{self.index.fingerprint[:16]}-{pieces.shard[piece]:06d}-{pieces.begin[piece]:x}-{pieces.end[piece]:x}"
+        return f"{self.index.fingerprint[:16]}-{piece.shard:06d}-{piece.begin:x}-{piece.end:x}"
 
-    def _fetch(self, piece: int, file: BinaryIO) -> None:
+    def _fetch(self, piece: Piece, file: BinaryIO) -> None:
         tars = self.index.tars
         if self._store is None:
             self._store = open_store(tars.place, self.settings)
-        shard, begin, end = int(self.pieces.shard[piece]), int(self.pieces.begin[piece]), int(self.pieces.end[piece])
-        size = int(self.index.shards[shard]["size"])
+        shard, begin, end = piece.shard, piece.begin, piece.end
+        size = int(self.index.shard_table.size[shard])
         fetch(
             self._store,
             tars.place,
@@ -80,15 +84,23 @@ class RemoteShards:
             check=lambda written: self._wrong(piece, written),
         )
 
-    def _wrong(self, piece: int, file: BinaryIO) -> str | None:
+    def _wrong(self, piece: Piece, file: BinaryIO) -> str | None:
         """What is wrong with a fetched piece; None where it is as it was indexed."""
-        rows = range(int(self.pieces.first[piece]), int(self.pieces.first[piece + 1]))
-        for row in rows:
-            at = int(self.index.offset[row]) - int(self.pieces.begin[piece])
+        for row in piece.rows:
+            at = int(self.index.offset[row]) - piece.begin
             payload = os.pread(file.fileno(), int(self.index.size[row]), at)
             if xxhash.xxh3_64_intdigest(payload) != int(self.index.checksum[row]):
                 return f"the clip {self.index.key(row)} does not have its checksum in the index"
         return None
+
+
+class Piece(NamedTuple):
+    """Bytes [begin, end) of a shard, with the clips of some rows."""
+
+    rows: range
+    shard: int
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -107,42 +119,55 @@ class Pieces:
         """The piece that holds the clip of a row."""
         return int(np.searchsorted(self.first, row, side="right")) - 1
 
+    def piece(self, number: int) -> Piece:
+        """One of them."""
+        rows = range(int(self.first[number]), int(self.first[number + 1]))
+        return Piece(rows, int(self.shard[number]), int(self.begin[number]), int(self.end[number]))
+
     @property
     def sizes(self) -> np.ndarray:
         """int64 [pieces], bytes."""
         return self.end - self.begin
 
 
-def cut_pieces(index: Index, largest: int | None) -> Pieces:
-    """Cut every shard into pieces of at most `largest` bytes (or one clip, if that is larger), or leave it whole for
-    None. A function of the index alone. Raises ShardError where the index is not in the order of the tars."""
-    shard, offset = np.asarray(index.shard), np.asarray(index.offset)
-    ends = offset + np.asarray(index.size)
-    same = shard[1:] == shard[:-1]
-    if np.any(shard[1:] < shard[:-1]) or np.any(same & (offset[1:] < ends[:-1])):
+def cut_shard(index: Index, shard: int, largest: int | None) -> Pieces:
+    """Cut a shard into pieces of at most `largest` bytes (or one clip, if that is larger), or leave it whole for None.
+    A function of the index alone. Raises ShardError where the index is not in the order of the tars."""
+    rows = index.rows_of(shard)
+    offset = np.asarray(index.offset[rows.start : rows.stop])
+    ends = offset + np.asarray(index.size[rows.start : rows.stop])
+    if np.any(offset[1:] < ends[:-1]):
         raise ShardError(f"The index in {index.folder} is damaged: its clips are not in the order of the tars.")
-    first: list[int] = []
-    edges = np.concatenate([[0], np.flatnonzero(~same) + 1, [len(shard)]]) if len(shard) else np.zeros(1, np.int64)
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist()):
-        row = begin
-        while row < end:
-            first.append(row)
-            if largest is None:
-                break
-            row = max(row + 1, row + int(np.searchsorted(ends[row:end], offset[row] + largest, side="right")))
-    start = np.array(first, np.int64)
-    bounds = np.append(start, len(shard))
-    last = bounds[1:] - 1
-    if largest is None:
-        whole = np.array([entry["size"] for entry in index.shards], np.int64)
-        return Pieces(bounds, shard[start], np.zeros(len(start), np.int64), whole[shard[start]])
-    return Pieces(bounds, shard[start], offset[start], ends[last])
+    starts: list[int] = []
+    at = 0
+    while at < len(rows):
+        starts.append(at)
+        at = len(rows) if largest is None else _after(offset, ends, at, largest)
+    first = np.array(starts, np.int64)
+    bounds = np.append(first, len(rows))
+    begin, end = offset[first], ends[bounds[1:] - 1]
+    if largest is None and len(rows):
+        begin, end = np.zeros(1, np.int64), np.array([index.shard_table.size[shard]], np.int64)
+    return Pieces(bounds + rows.start, np.full(len(first), shard, np.int32), begin, end)
 
 
-def pieces_of(index: Index) -> Pieces:
-    """The pieces of a remote set: of the size in the recipe, or whole shards where they come from a command."""
+def _after(offset: np.ndarray, ends: np.ndarray, at: int, largest: int) -> int:
+    """The clip after those of the piece that begins with clip `at`."""
+    return max(at + 1, at + int(np.searchsorted(ends[at:], offset[at] + largest, side="right")))
+
+
+def cut_pieces(index: Index, largest: int | None) -> Pieces:
+    """The pieces of all shards, each as `cut_shard` cuts it."""
+    each = [cut_shard(index, shard, largest) for shard in range(len(index.shard_table))]
+    of = [np.concatenate([np.zeros(0, np.int64), *(getattr(one, name) for one in each)]) for name in ("begin", "end")]
+    first = np.concatenate([*(one.first[:-1] for one in each), [len(index)]]).astype(np.int64)
+    return Pieces(first, np.concatenate([np.zeros(0, np.int32), *(one.shard for one in each)]), *of)
+
+
+def _largest(index: Index) -> int | None:
+    """Bytes of a piece: as in the recipe; whole shards where they come from a command."""
     settings = index.tars.remote
-    return cut_pieces(index, None if index.tars.place.startswith("pipe:") else settings.piece_bytes)
+    return None if index.tars.place.startswith("pipe:") else settings.piece_bytes
 
 
 def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: int = 1) -> int:
@@ -150,21 +175,34 @@ def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: 
 
     With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. All of the set is needed where
     it has no more clips than the window, since it is then permuted as a whole, and where a partner may be any
-    clip (not with `locality: node`). Two more pieces a lane are for the ends of its window.
+    clip (not with `locality: node`). Two more pieces a lane are for the ends of its window. Of an index that is fetched
+    by ranges the sizes of the shards tell, which are a little more, and pieces count as full.
     """
     if not len(clips):
         return 0
-    pieces = pieces_of(index)
-    there = np.zeros(len(pieces), bool)
-    for first in range(0, len(clips), AT_ONCE):
-        row, _ = clips.lengths(np.arange(first, min(first + AT_ONCE, len(clips))))
-        there[np.searchsorted(pieces.first, row, side="right") - 1] = True
-    touched = np.flatnonzero(there)
-    total, largest = int(pieces.sizes[touched].sum()), int(pieces.sizes[touched].max())
+    total, largest = _sizes_of_shards(index, clips) if index.by_ranges else _sizes_of_pieces(index, clips)
     window = policy.window if policy.shuffle else 0
     if len(clips) <= window or ((policy.mixup or policy.mixtures) and policy.locality == "none"):
         return total
     return min(total, -(-policy.lanes // nodes) * (window * total // len(clips) + 2 * largest))
+
+
+def _sizes_of_pieces(index: Index, clips: Clips | Catalogue) -> tuple[int, int]:
+    """Bytes of the pieces that hold these clips: (of all, of the largest)."""
+    pieces = cut_pieces(index, _largest(index))
+    there = np.zeros(len(pieces), bool)
+    for first in range(0, len(clips), AT_ONCE):
+        row, _ = clips.lengths(np.arange(first, min(first + AT_ONCE, len(clips))))
+        there[np.searchsorted(pieces.first, row, side="right") - 1] = True
+    touched = pieces.sizes[there]
+    return int(touched.sum()), int(touched.max())
+
+
+def _sizes_of_shards(index: Index, clips: Clips | Catalogue) -> tuple[int, int]:
+    """`_sizes_of_pieces` without a look at the clips: (of the shards that hold them, of a full piece)."""
+    shards = np.unique(clips.shard) if isinstance(clips, Clips) else np.flatnonzero(clips.counts)
+    total = int(np.asarray(index.shard_table.size)[shards].sum())
+    return total, min(total, index.tars.remote.piece_bytes)
 
 
 def require_cache(index: Index, needed: int) -> None:

@@ -51,12 +51,14 @@ def fetch(
     size: int | None = None,
     check: Callable[[BinaryIO], str | None] = lambda _: None,
     most: int | None = None,
+    least: int = 0,
 ) -> int:
     """Write bytes [begin, end) of a remote file (to its end for None) to the start of `sink`, and return their number.
 
     `size` is that of the whole file, where known. A connection that ends early is resumed where it stopped, but only
     for the same version of the file (If-Range); any other failure, a wrong size, or a `check` that returns a problem
-    starts from the beginning. Every try counts. More than `most` bytes are refused.
+    starts from the beginning. Every try counts. More than `most` bytes are refused; a whole file of less than `least`
+    is of a wrong size.
 
     Raises ShardError naming the URL, the range and the last problem; OSError where `sink` fails.
     """
@@ -70,6 +72,8 @@ def fetch(
             with store.get(name, begin + done, end, etag) as answer:
                 if size is not None and answer.size not in (None, size):
                     raise Changed(f"the file has {answer.size} bytes instead of {size}")
+                if answer.size is not None and answer.size < least:
+                    raise Changed(f"the file has {answer.size} bytes of {least}")
                 if etag and answer.etag and answer.etag != etag:
                     raise Changed(f"its ETag is now {answer.etag} instead of {etag}")
                 etag = etag or answer.etag

@@ -11,6 +11,7 @@ import numpy as np
 
 from gamut.plan import Catalogue, Clips
 from gamut.shards.index import Index
+from gamut.shards.paged import Paged
 
 AT_ONCE = 1 << 22  # clips of a pass
 READ = ("clip_id", "samples", "size", "label_offset", "label")  # columns of a set that plans read
@@ -233,10 +234,13 @@ class Indexed(Catalogue):
     def sent(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         mapped, arrays = [], {}
         for number, columns in enumerate(self.columns):
-            files = {}
+            files: dict[str, Any] = {}
+            column: Any
             for name, column in columns.items():
                 file = _file_of(column)
-                if file is None:
+                if isinstance(column, Paged):
+                    files[name] = column.sent()
+                elif file is None:
                     arrays[f"{number} {name}"] = column
                 else:
                     files[name] = file
@@ -256,7 +260,7 @@ class Indexed(Catalogue):
     def received(cls, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Indexed:
         """What was `sent`."""
         columns = [
-            {name: np.asarray(_map(*files[name])) if name in files else arrays[f"{number} {name}"] for name in READ}
+            {name: _mapped(files[name]) if name in files else arrays[f"{number} {name}"] for name in READ}
             for number, files in enumerate(told["mapped"])
         ]
         of_class = arrays.get("of_class")
@@ -272,9 +276,14 @@ class Indexed(Catalogue):
         )
 
 
-def _file_of(column: np.ndarray) -> tuple[str, str, int, int] | None:
+def _mapped(file: Any) -> Any:
+    """A column from what was sent of it."""
+    return Paged.received(file) if isinstance(file, dict) else np.asarray(_map(*file))
+
+
+def _file_of(column: Any) -> tuple[str, str, int, int] | None:
     """(path, dtype, first byte, entries) of a column that is mapped from a file; None where it is in memory."""
-    if not isinstance(column.base, np.memmap) or column.base.filename is None:
+    if isinstance(column, Paged) or not isinstance(column.base, np.memmap) or column.base.filename is None:
         return None
     whole = column.base
     ahead = column.__array_interface__["data"][0] - whole.__array_interface__["data"][0]

@@ -62,8 +62,7 @@ def require_sense(whole: Whole, arrays: Mapping[str, np.ndarray], tars: bool, sh
     tar. share: of the stretches of clips that are looked at."""
     number, of = share
     sizes = np.asarray(whole.table.size)
-    if whole.table.first[-1] != whole.clips:
-        raise ValueError(f"its tars have {whole.table.first[-1]} clips, not {whole.clips}")
+    require_count(whole)
     for name in ("label_offset", "key_offset", "event_offset"):
         if name in arrays and arrays[name][0] != 0:
             raise ValueError(f"{name}.npy does not ascend from 0")
@@ -73,14 +72,28 @@ def require_sense(whole: Whole, arrays: Mapping[str, np.ndarray], tars: bool, sh
         _require_ragged(whole, arrays, rows)
 
 
+def require_count(whole: Whole) -> None:
+    """Raise ValueError where the tars do not have as many clips as the index."""
+    if whole.table.first[-1] != whole.clips:
+        raise ValueError(f"its tars have {whole.table.first[-1]} clips, not {whole.clips}")
+
+
+def ends_of(tars: int, classes: int, codecs: int) -> dict[str, int]:
+    """Where the values of a column end, which begin at 0."""
+    return {
+        "shard": tars,
+        **dict.fromkeys(("samples", "offset", "size"), LARGEST),
+        "codec": codecs,
+        **dict.fromkeys(("label", "event"), classes),
+    }
+
+
 def _require_rows(whole: Whole, arrays: Mapping[str, np.ndarray], rows: slice, sizes: np.ndarray | None) -> None:
     shard, offset, size = (arrays[name][rows] for name in ("shard", "offset", "size"))
-    for name, end in (
-        ("shard", len(whole.table)), ("samples", LARGEST), ("offset", LARGEST), ("size", LARGEST),
-        ("codec", whole.codecs),
-    ):  # fmt: skip
+    ends = ends_of(len(whole.table), whole.classes, whole.codecs)
+    for name in ("shard", "samples", "offset", "size", "codec"):
         if name in arrays:
-            _require_within(name, arrays[name][rows], end)
+            require_within(name, arrays[name][rows], ends[name])
     expected = np.searchsorted(whole.table.first, np.arange(rows.start, rows.stop), side="right") - 1
     if not np.array_equal(shard, expected):
         raise ValueError("its clips are not in the order of the tars")
@@ -97,13 +110,14 @@ def _require_ragged(whole: Whole, arrays: Mapping[str, np.ndarray], rows: slice)
             raise ValueError(f"{name}.npy does not ascend from 0")
         values = arrays[of][offsets[0] : offsets[-1]]
         if name != "key_offset":
-            _require_within(of, values, whole.classes)
+            require_within(of, values, whole.classes)
             continue
         bytes(values).decode()
         if (arrays[of][offsets[:-1][np.diff(offsets) > 0]] & 0xC0 == 0x80).any():
             raise ValueError("a key begins within a character")
 
 
-def _require_within(name: str, values: np.ndarray, end: int) -> None:
+def require_within(name: str, values: np.ndarray, end: int) -> None:
+    """Raise ValueError where a value of the column is not in 0 to `end` - 1."""
     if len(values) and not 0 <= values.min() <= values.max() < end:
         raise ValueError(f"{name}.npy has values outside of 0 to {end - 1}")

@@ -35,6 +35,7 @@ class Generation:
     names: Mapping[str, Mapping[str, list[int]]]
     codecs: tuple[str, ...]
     place: str | None  # of the tars; None: beside the index
+    origin: str | None  # from where the pages of its columns are fetched; None: they are all here
     fingerprint: str
     clips: int
     shards: int
@@ -187,6 +188,7 @@ def _common(content: dict, classes: int, names: Mapping[str, Any]) -> dict[str, 
         "columns": tuple(content["columns"]),
         "names": {column: dict(values) for column, values in names.items()},
         "place": content.get("place"),
+        "origin": content.get("origin"),
     }
 
 

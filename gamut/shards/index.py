@@ -18,16 +18,27 @@ from gamut.files import UNSOUND, require_digest
 from gamut.plan import Clips
 from gamut.recipe.schema import FrontEnd
 from gamut.remote import Remote
+from gamut.remote.mirror import statistics_name
 from gamut.remote.pages import Page
 from gamut.remote.store import refuse_pipe
-from gamut.shards.check import MANY_TARS, SMALL, Whole, own_share, require_names, require_sense
+from gamut.shards.check import (
+    MANY_TARS,
+    SMALL,
+    Whole,
+    ends_of,
+    own_share,
+    require_count,
+    require_names,
+    require_sense,
+)
 from gamut.shards.columns import COLUMN, EVENTS, RAGGED, damaged_columns, dtype_of, map_column, path_of
 from gamut.shards.folds import FOLD, FOLDS
 from gamut.shards.generations import Generation, damaged, read_generation
+from gamut.shards.paged import page_columns
 from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
 from gamut.shards.tars import Tars
 
-STATISTICS = "statistics.json"  # in the folder of the index
+STATISTICS = statistics_name()  # in the folder of the index
 
 
 class Index:
@@ -44,6 +55,7 @@ class Index:
     fingerprint: str  # of everything below and the tars' checksums
     generation: int  # 0, or how many times `add` had appended to the set
     has_grown: bool  # whether the set has a newer generation by now
+    by_ranges: bool  # whether its columns are fetched page by page when they are read (`gamut.shards.paged`)
     shard_table: ShardTable  # the tars: names, sizes, clips, checksums
     clip_id: np.ndarray  # uint64 [n], 64-bit hash of (set, shard, key)
     shard: np.ndarray  # int32 [n]
@@ -68,7 +80,7 @@ class Index:
     ) -> None:
         self.folder = folder
         self.name, self.labels, self.fingerprint, self.generation = of.name, of.labels, of.fingerprint, of.number
-        self.has_grown = of.number + 1 < of.of
+        self.has_grown, self.by_ranges = of.number + 1 < of.of, of.origin is not None
         self.shard_table = ShardTable.mapped(arrays) if of.table is None else ShardTable.of(of.table)
         self.arrays, self.pages = arrays, pages  # all columns by the names of their files; the files' pages
         self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]
@@ -99,25 +111,31 @@ class Index:
         and (with `tars`) that its tars are there, at their size.
 
         Of an index of over 1 GiB, and of more than 4,096 tars, each rank of a job checks its share: together they read
-        it once. Remote tars are checked only when they are read; `remote` says how. generation: the fingerprint of the
-        generation to open, where `add` has appended to the set; the newest if empty.
+        it once. A page of a remote index that is fetched by ranges is checked when it comes, and remote tars only when
+        they are read; `remote` says how. generation: the fingerprint of the generation to open, where `add` has
+        appended to the set; the newest if empty.
 
         Raises ShardError where the index is missing, damaged, or older than its tars, with the command that repairs it,
         and where it has no such generation.
         """
         folder = Path(folder)
         of = read_generation(folder, generation)
+        remote = remote or Remote()
         try:
-            arrays, pages = _map(folder, of)
+            arrays, pages = _map(folder, of, remote)
             share = own_share(sum(array.nbytes for array in arrays.values()) <= SMALL)
-            if intact and (broken := damaged_columns(folder, _share_of(pages, share))):
+            here = of.origin is None
+            if intact and here and (broken := damaged_columns(folder, _share_of(pages, share))):
                 raise ValueError(f"{broken[0]} is not what was written")
-            index = cls(folder, of, arrays, pages, remote or Remote())
+            index = cls(folder, of, arrays, pages, remote)
             words = (index.name, index.tars.place, *index.labels, *index.codecs)
             require_names(words, index.tars.names, index.names, index.columns)
             if intact:
                 whole = Whole(index.shard_table, len(index), len(index.labels), len(index.codecs))
-                require_sense(whole, arrays, tars, share)
+                if here:
+                    require_sense(whole, arrays, tars, share)
+                else:
+                    require_count(whole)
         except (*UNSOUND, OSError) as error:
             raise damaged(folder, error) from error
         refuse_pipe(index.tars.place, index.tars.remote)
@@ -190,7 +208,8 @@ class Index:
     def table(self) -> Clips:
         """What a plan knows of the set."""
         rows = np.arange(len(self), dtype=np.int64)
-        return Clips(row=rows, clip_id=self.clip_id, shard=self.shard, samples=self.samples, size=self.size)
+        clip_id, shard, samples, size = map(np.asarray, (self.clip_id, self.shard, self.samples, self.size))
+        return Clips(row=rows, clip_id=clip_id, shard=shard, samples=samples, size=size)
 
     def where(self, subset: Mapping[str, Sequence[int | str]]) -> np.ndarray:
         """int64 rows, ascending, whose every named column holds one of the values; all rows for an empty subset.
@@ -306,15 +325,17 @@ def no_column(index: Index, column: str) -> str:
 
 def statistics_of(folder: Path, fingerprint: str) -> Path:
     """Where the statistics of a generation are kept once `add` has made another."""
-    return folder / "index" / f"statistics-{fingerprint[:16]}.json"
+    return folder / "index" / statistics_name(fingerprint)
 
 
 def _again(folder: Path, remote: Remote, generation: str) -> Index:
     return Index.open(folder, tars=False, intact=False, remote=remote, generation=generation)
 
 
-def _map(folder: Path, of: Generation) -> tuple[dict[str, np.ndarray], list[Page]]:
-    """(the columns of a generation, their pages). Raises ValueError, OSError."""
+def _map(folder: Path, of: Generation, remote: Remote) -> tuple[dict[str, np.ndarray], list[Page]]:
+    """(the columns of a generation, their pages). Raises ValueError, OSError, and ShardError as `page_columns`."""
+    if of.origin is not None:
+        return _map_ranges(folder, of, of.origin, remote)
     arrays: dict[str, np.ndarray] = {}
     start: dict[str, int] = {}
     for name in sorted(of.entries, key=RAGGED.__contains__):  # those that say where stretches begin come first
@@ -325,6 +346,17 @@ def _map(folder: Path, of: Generation) -> tuple[dict[str, np.ndarray], list[Page
         entries = int(arrays[last][-1]) if told is None else told
         arrays[name], start[name] = map_column(path_of(folder, name), dtype_of(name), entries)
     return arrays, of.pages({name: (start[name], start[name] + arrays[name].nbytes) for name in of.entries})
+
+
+def _map_ranges(folder: Path, of: Generation, origin: str, remote: Remote) -> tuple[dict[str, np.ndarray], list[Page]]:
+    entries = {name: int(of.parts[-1]["entries"][name]) for name in of.entries}
+    edges = {}
+    for name, count in entries.items():
+        array, start = map_column(path_of(folder, name), dtype_of(name), count)
+        edges[name] = start, start + array.nbytes
+    pages, dtypes = of.pages(edges), {name: dtype_of(name) for name in entries}
+    ends = ends_of(of.shards, len(of.labels), len(of.codecs))
+    return page_columns(folder, entries, dtypes, pages, ends, origin, remote), pages
 
 
 def _share_of(pages: Sequence[Page], share: tuple[int, int]) -> Sequence[Page]:

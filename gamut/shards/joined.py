@@ -51,6 +51,7 @@ class Joined(Index):
         self.folder = Path(" and ".join(str(one.folder) for one in sets))
         self.name, self.generation, self.names, self.pages = "+".join(named), 0, {}, ()
         self.has_grown = any(one.has_grown for one in sets)
+        self.by_ranges = any(one.by_ranges for one in sets)
         self.labels = tuple(dict.fromkeys(name for one in sets for name in one.labels))
         self.fingerprint = _together([one.fingerprint for one in sets])
         tables = [one.shard_table for one in sets]
@@ -157,7 +158,7 @@ class Joined(Index):
         found = [part.statistics() for part in self.sets]
         if any(one is None for one in found):
             return None
-        length = [float(np.sum(part.samples)) for part in self.sets]
+        length = [float(np.sum(np.asarray(part.samples))) for part in self.sets]
         mean = sum(n * one[0] for n, one in zip(length, found) if one) / sum(length)
         square = sum(n * (one[0] ** 2 + one[1] ** 2) for n, one in zip(length, found) if one) / sum(length)
         return mean, math.sqrt(square - mean**2)

@@ -105,7 +105,7 @@ def _merged(shards: Iterable[Heard], sounds: BinaryIO) -> Heard:
 
 
 def _statistics(index: Index, heard: Heard, doubles: Doubles) -> Statistics:
-    samples = index.samples
+    samples = np.asarray(index.samples)
     labels = dict(zip(index.labels, index.sums.label_totals(len(index.labels)).tolist()))
     middle = (kth(samples, (len(samples) - 1) // 2) / RATE, kth(samples, len(samples) // 2) / RATE)
     return Statistics(

@@ -50,20 +50,6 @@ def same(one: Index, other: Index) -> None:
         np.testing.assert_array_equal(getattr(one.sums, name), getattr(other.sums, name), err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sets of one name, set0 to set2, of 10, 9 and 8 clips, and the sounds of each, src0 to src2."""
-    place = tmp_path_factory.mktemp("converted")
-    for number, clips in enumerate((10, 9, 8)):
-        src, dst = place / f"src{number}", place / f"set{number}"
-        write_sounds(src, clips)
-        for path in sorted(src.rglob("*.wav")):
-            path.rename(path.with_name(f"{number}-{path.name}"))
-        words = ["--name", "tones", "--clips-per-shard", "4", "--workers", "1"]
-        assert main(["convert", "folder", str(src), str(dst), *words]) == 0
-    return place
-
-
 @pytest.fixture
 def three(converted: Path, tmp_path: Path) -> list[Path]:
     """Copies of the sets."""
