@@ -60,6 +60,7 @@ class Feed:
         if self._client is None:
             self._connect()
         history = self._history
+        history.done = self._marks.steps  # what MLflow has is settled: a long run's points are not all held again
         history.follow(self.folder.metrics)
         self._feed_points()
         for number, attempt in sorted(history.attempts.items()):

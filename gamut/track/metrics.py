@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ class History:
 
     def __init__(self) -> None:
         self.points: dict[str, dict[int, tuple[float, float]]] = {}  # key -> step -> (value, time)
+        self.done: Mapping[str, int] = {}  # key -> step up to which points are not wanted any more
         self.figures: dict[str, dict[int, str]] = {}  # name -> step -> file
         self.attempts: dict[int, Attempt] = {}
         self.checkpoint: dict[str, Any] | None = None  # the line of the last one
@@ -196,6 +197,8 @@ class History:
             self.figures.setdefault(values["name"], {})[step] = values["file"]
         elif event is None:
             for key, value in values.items():
+                if step <= self.done.get(key, -1):
+                    continue
                 number_or_word = _NOT_FINITE[value] if isinstance(value, str) else float(value)
                 self.points.setdefault(key, {})[step] = (number_or_word, when)
 

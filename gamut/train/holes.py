@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from gamut.data.batch import Hole
 from gamut.errors import RunError
@@ -32,6 +33,17 @@ class _Line:
         return json.dumps(vars(self)).encode() + b"\n"
 
 
+class _Told(NamedTuple):
+    """What is said of an epoch's holes: how many of each reason, and the first ones. Its size does not grow."""
+
+    reasons: Counter[str]
+    first: list[_Line]
+
+    def add(self, lines: list[_Line]) -> None:
+        self.reasons.update(line.reason for line in lines)
+        self.first.extend(lines[: SHOWN - len(self.first)])
+
+
 class Holes:
     """Counts the holes of a run and writes each into `folder`/holes.jsonl, once, however often the run restarts.
 
@@ -48,21 +60,30 @@ class Holes:
         self.this_epoch = state.holes_this_epoch
         self.reasons = Counter(state.hole_reasons)
         self._unsynced = False
-        kept: list[_Line] = []
+        told = _Told(Counter(), [])
         problem: Exception | None = None
         if world.first:
             try:
-                kept = self._take_up(state.step)
+                self._take_up(state.step, state.epoch, told)
             except (RunError, OSError) as error:
                 problem = error
         world.agree(problem, f"take up {self.path}")
-        self._epoch: list[_Line] = world.broadcast([line for line in kept if line.epoch == state.epoch])
+        self._epoch = world.broadcast(told)
 
-    def _take_up(self, step: int) -> list[_Line]:
-        """The lines of steps up to `step`; the file is cut back to them."""
-        lines, end = [], 0
-        whole = self.path.read_bytes() if self.path.exists() else b""
-        for raw in whole.splitlines(keepends=True):
+    def _take_up(self, step: int, epoch: int, told: _Told) -> None:
+        """Cut the file back to the lines of steps up to `step`, and take in those of this epoch."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            end = self._read(file, step, epoch, told)
+            length = os.fstat(file.fileno()).st_size
+        if end < length:
+            os.truncate(self.path, end)
+
+    def _read(self, file: BinaryIO, step: int, epoch: int, told: _Told) -> int:
+        """The byte behind the last line that is kept."""
+        end = 0
+        for raw in file:
             try:
                 line = _Line(**json.loads(raw))
             except (ValueError, TypeError):
@@ -74,11 +95,10 @@ class Holes:
                 ) from None
             if line.step > step or not raw.endswith(b"\n"):
                 break
-            lines.append(line)
+            if line.epoch == epoch:
+                told.add([line])
             end += len(raw)
-        if end < len(whole):
-            os.truncate(self.path, end)
-        return lines
+        return end
 
     @property
     def counts(self) -> dict[str, float]:
@@ -88,7 +108,7 @@ class Holes:
 
     def new_epoch(self) -> None:
         self.this_epoch = 0
-        self._epoch.clear()
+        self._epoch = _Told(Counter(), [])
 
     def add(self, count: int, found: list[Hole], step: int, epoch: int, draws: int) -> None:
         """Count a step's holes: `count` over all ranks, `found` on this one, of an epoch of `draws` draws.
@@ -104,7 +124,7 @@ class Holes:
         self.total += count
         self.this_epoch += count
         self.reasons.update(line.reason for line in lines)
-        self._epoch += lines
+        self._epoch.add(lines)
         self.world.agree(self._append(lines) if self.world.first else None, "list unusable clips")
         if self.this_epoch > self.share * draws:
             self._refuse(draws)
@@ -130,10 +150,10 @@ class Holes:
 
     def _refuse(self, draws: int) -> None:
         self.sync()
-        by_reason = Counter(line.reason for line in self._epoch).most_common()
-        counted = ", ".join(f"{count} {reason}" for reason, count in by_reason)
-        shown = ", ".join(f"{line.key} ({line.reason})" for line in self._epoch[:SHOWN])
-        more = f" and {len(self._epoch) - SHOWN} more" if len(self._epoch) > SHOWN else ""
+        counted = ", ".join(f"{count} {reason}" for reason, count in self._epoch.reasons.most_common())
+        shown = ", ".join(f"{line.key} ({line.reason})" for line in self._epoch.first)
+        left = self._epoch.reasons.total() - len(self._epoch.first)
+        more = f" and {left} more" if left else ""
         raise RunError(
             f"{self.this_epoch} of {draws} clips of this epoch cannot be used, more than the recipe allows "
             f"(loader.max_holes={self.share:g}; {counted}): {shown}{more}. All of them are listed in {self.path}. Run "

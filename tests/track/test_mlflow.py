@@ -95,6 +95,29 @@ def test_five_restarts_are_one_run(tmp_path: Path) -> None:
     assert children[0].data.tags["gamut.ranks"] == "2"
 
 
+def test_an_attempt_holds_no_point_that_mlflow_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run of a million steps the next attempt takes up the few that are not fed yet."""
+    wanted = recipe(tmp_path)
+    folder, held = RunFolder.open(wanted), []
+    file = MetricsFile(folder.metrics, 1)
+    real = Feed._feed_points
+
+    def feed_points(self: Feed) -> None:
+        held.append({key: sorted(points) for key, points in self._history.points.items()})
+        real(self)
+
+    monkeypatch.setattr(Feed, "_feed_points", feed_points)
+    for step in range(1, 9):
+        file.append({"loss": loss(step)}, step=step)
+        if step == 6:
+            file.append({}, step=6, event="checkpoint")
+            Feed(folder, wanted, str(store_uri(wanted))).now()
+    file.append({}, step=8, event="checkpoint")
+    Feed(folder, wanted, str(store_uri(wanted))).now()
+    assert held == [{"loss": [1, 2, 3, 4, 5, 6]}, {"loss": [7, 8]}]
+    assert {step for _, step in shown(str(store_uri(wanted)))[2]} == set(range(1, 9))
+
+
 class Cut(Exception):
     """The process dies here, as far as MLflow can tell."""
 

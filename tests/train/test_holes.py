@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,29 @@ def test_the_limit_is_of_an_epoch_and_the_list_survives_a_restart(tmp_path: Path
     with pytest.raises(RunError) as caught:
         resumed.add(30, [Hole(row, f"clip{row}", "checksum") for row in range(30)], 10, 1, 40)
     assert "and 14 more" in str(caught.value)  # twenty are named, all are in the file
+
+
+def test_many_holes_are_counted_without_being_held(tmp_path: Path) -> None:
+    """Memory is that of a step's holes, at a restart that of one line, however many the run has had."""
+    holes = Holes(tmp_path, 1.0, State(), ALONE)
+    some = [Hole(row, f"clip{row:060d}", "checksum") for row in range(500)]
+    holes.add(500, some, 1, 0, 10**6)
+    tracemalloc.start()
+    try:
+        for step in range(2, 22):
+            holes.add(500, some, step, 0, 10**6)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        again = Holes(tmp_path, 0.01, saved(holes, 21), ALONE)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / FILE).stat().st_size > 1_000_000
+    assert before < 100_000
+    assert held - before < 50_000
+    assert peak - before < 300_000
+    with pytest.raises(RunError, match=r"10501 checksum.*and 10481 more"):
+        again.add(1, [Hole(0, "last", "checksum")], 22, 0, 10**6)
 
 
 def test_a_list_that_cannot_be_kept_stops_the_run(tmp_path: Path) -> None:
