@@ -171,7 +171,10 @@ def _largest(index: Index) -> int | None:
 
 
 def cache_needed(index: Index, clips: Clips | Catalogue, policy: Policy, nodes: int = 1) -> int:
-    """Bytes that a node's cache must hold so that an epoch fetches nothing twice: lanes a node x window bytes.
+    """Bytes that a node's cache must hold so that a window's clips are fetched once: lanes a node x window bytes.
+
+    While lanes go from one window to the next both are read, and with no more cache than this some pieces are fetched
+    again; with twice as much hardly any are (docs/scaling.md).
 
     With `nodes` above 1 (`locality: node`) a node reads its own lanes, else all of them. All of the set is needed where
     it has no more clips than the window, since it is then permuted as a whole, and where a partner may be any
