@@ -27,8 +27,12 @@ class Pretrain(Work):
 
     def __init__(self, recipe: Recipe, index: Index) -> None:
         super().__init__(recipe, index)
-        self.clips = select(index, recipe.subset, recipe.plan.weights, training_policy(recipe))
+        self.clips = self._select(index)
         self.probed, self.reason = labelled(recipe, index) if recipe.probe.every_epochs > 0 else (None, "")
+
+    def _select(self, index: Index) -> Clips | Catalogue:
+        recipe = self.recipe
+        return select(index, recipe.subset, recipe.plan.weights, training_policy(recipe))
 
     def first(self) -> tuple[Recipe, Clips | Catalogue, str]:
         return self.recipe, self.clips, f"probe: {self.probed or self.reason or 'none'}"
@@ -49,7 +53,7 @@ class Pretrain(Work):
         front = FrontEnd(mean, std, recipe.front.mode)
         encode = Encoder(objective.backbone, front, recipe.precision, world.device, recipe.probe.rows)
         with (
-            open_session(recipe, world, self.index, self.clips, forward_of(recipe, world)) as session,
+            open_session(recipe, world, self.index, self.clips, forward_of(recipe, world), self._select) as session,
             Watch(session.recipe, self.probed, encode, world, session.folder, session.tracker) as watch,
         ):
             draw = Pictures(objective, encode, recipe, self.index, self.clips, session.tracker)

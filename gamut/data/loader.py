@@ -44,8 +44,8 @@ class Loader:
 
     A run's plans share one loader, be they epochs or blocks of one: `later` gives a plan by its number and block as
     soon as it is there, None until then. After a plan's last step the workers then stay for the next one (`go_on`),
-    whose first steps they have read by then if it was made in time. They end when a plan is left in the middle, and on
-    `close`.
+    whose first steps they have read by then if it was made in time; of another epoch only with `across`. They end when
+    a plan is left in the middle, and on `close`.
 
     Raises at the step concerned: ShardError, PlanError or FeatureError as `assemble` does, in whichever process it
     happens; MachineError where a worker process died.
@@ -67,6 +67,7 @@ class Loader:
         neighbours: bool = False,
         features: Features | None = None,
         later: Callable[[int, int], Epoch | None] | None = None,
+        across: bool = True,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of a world of {world}")
@@ -82,7 +83,7 @@ class Loader:
         self.prefetch = prefetch
         self.pin = pin
         self.waited = 0.0
-        self._later = later
+        self._later, self._across = later, across
         dealing = Dealing(world, per_forward, nodes, neighbours)
         self._source = _MicroBatches(index, epoch, rank, dealing, features, workers > 0 or pin, later)
         self._loader: DataLoader | None = None
@@ -138,7 +139,8 @@ class Loader:
             for step in range(start, epoch.end):
                 for part in range(self._source.forwards(step, epoch)):
                     yield Item(*_name(epoch), step, part)
-            following = self._later(*epoch.following) if self.workers and self._later else None
+            known = self._across or epoch.following[0] == epoch.number
+            following = self._later(*epoch.following) if self.workers and self._later and known else None
             if following is None:
                 return
             epoch, start = following, following.first_step

@@ -215,6 +215,11 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
                     (f"folds.{key}", "folds.test"),
                     f"fold {both[0]} is both in folds.{key} and in a round of folds.test",
                 )
+    if recipe.plan.grow:
+        yield (
+            ("plan.grow",),
+            "plan.grow is for pretraining: the folds and classes of a fine-tuning are those that it began with",
+        )
     if folds.column in recipe.subset:
         yield (
             ("subset",),

@@ -201,6 +201,12 @@ class PlanOptions:
         "draws planned together, at least; a set of fewer than two blocks is planned an epoch at a time",
         PLAN["block"],
     )
+    grow: bool = key(
+        False,
+        "in pretraining: take at each epoch's border what `gamut shards add` has appended; else a run goes on with the "
+        "set as it began",
+        may_change=True,
+    )
     weights: str = key(
         "",
         "draw clips by weight, with replacement: balanced (over labels), or a file of keys and weights; empty: no",

@@ -99,7 +99,7 @@ def epochs_at(checkpoint: Path) -> tuple[int, float] | None:
     """(step, epochs done) as the checkpoint's state says; None where it has none, as weights alone."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())["state"]
-        part = state["step_in_epoch"] / max(state["epoch_steps"], 1)
+        part = min(state["step_in_epoch"] / max(state["epoch_steps"], 1), 1.0)  # a grown set has more steps
         return int(state["step"]), float(state["epoch"] + part)
     except (OSError, ValueError, KeyError, TypeError):
         return None

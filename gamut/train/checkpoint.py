@@ -96,6 +96,7 @@ class Keeper:
         self.recipe = recipe
         self.world = world
         self.fingerprint = fingerprint
+        self.go_on_with: Callable[[str], object] = lambda generation: None  # of the shard set, before it is compared
         self.engine = engine
         self.objective = objective
         self.newest: Path | None = None

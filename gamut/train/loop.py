@@ -12,7 +12,7 @@ import torch
 
 from gamut.data.batch import PackedBatch
 from gamut.data.loader import Loader
-from gamut.errors import GamutError, RunError
+from gamut.errors import GamutError, PlanError, RunError
 from gamut.plan import Epoch
 from gamut.preemption import Preempted
 from gamut.recipe import schema
@@ -20,6 +20,7 @@ from gamut.train.alarm import Alarm
 from gamut.train.checkpoint import Keeper
 from gamut.train.early import Coming, Steps, Stream
 from gamut.train.engine import Engine
+from gamut.train.growth import Generation
 from gamut.train.guard import BadSteps, Garbage, compare_replicas
 from gamut.train.holes import Holes
 from gamut.train.meter import Meter
@@ -107,8 +108,9 @@ class _Training:
             objective,
             session.tracker.checkpoint,
         )
+        self.keeper.go_on_with = self._go_on_with
         WATCHDOG.beat("taking up the newest checkpoint")
-        self.state = state = resume(self.keeper) or beginning(take(session, 0))
+        self.state = state = resume(self.keeper) or beginning(take(self.session, 0))
         self.schedule = Schedule.of(recipe.optim, recipe.epochs, state.epoch_draws, state.epoch_steps)
         announce(world, self.schedule, state, recipe.epochs)
         self.alarm = Alarm(recipe.guard, state, folder, world, objective.collapsed)
@@ -116,7 +118,7 @@ class _Training:
         self.spent = Spent()
         self.stream = stream_of(world.device)
         self.trace = Trace(recipe.track.trace_steps if world.first else [], folder, world.device)
-        self.bad = BadSteps(world, session.index, state.skipped, state.bad_in_a_row)
+        self.bad = BadSteps(world, self.session.index, state.skipped, state.bad_in_a_row)
         self.holes = Holes(folder, recipe.loader.max_holes, state, world)
         self.asked = False  # whether a checkpoint was due after the step before
         self.staged = 0  # the step after which what is being written last went a stage further
@@ -159,7 +161,8 @@ class _Training:
             if outcome.spans:
                 self.spent.add(seconds, *outcome.spans)
             if self.state.step % self.recipe.track.log_steps == 0:
-                self._log(coming.at, outcome.values | meter.read() | self.spent.read(), facts)
+                done = moment(self.state, epoch, self.recipe.epochs).fraction
+                self._log(coming.at, done, outcome.values | meter.read() | self.spent.read(), facts)
                 facts = {}
             self._guard()
             # What a step's reduction says of writing may have been said before the step before it had ended.
@@ -213,6 +216,7 @@ class _Training:
             pin=world.device.type == "cuda",
             nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
             later=self.session.plans.planned,
+            **({"across": False} if recipe.plan.grow else {}),
         )
         self.loader = self.ending.enter_context(contextlib.closing(loader))
         return self.loader
@@ -247,7 +251,7 @@ class _Training:
             state,
             step=state.step + 1,
             step_in_epoch=number + 1,
-            draws=state.epoch_draws * state.epoch + epoch.draws_before(number + 1),
+            draws=state.draws_at(epoch, number + 1),
             holes=self.holes.total,
             holes_this_epoch=self.holes.this_epoch,
             hole_reasons=dict(self.holes.reasons),
@@ -258,14 +262,15 @@ class _Training:
             collapsed_in_a_row=self.alarm.in_a_row,
         )
 
-    def _log(self, at: Moment, values: dict[str, float], facts: dict[str, float]) -> None:
-        """Log the step that began `at`, and what only the plan knows, `facts`."""
+    def _log(self, at: Moment, done: float, values: dict[str, float], facts: dict[str, float]) -> None:
+        """Log the step that began `at`, of a run that is `done` to that fraction, and what only the plan knows,
+        `facts`."""
         state = self.state
         values |= {"lr": self.schedule.lr(at.fraction), "weight_decay": self.schedule.decay(at.fraction)}
         # `leaps` is what metrics have called loss spikes from the beginning: a run that goes on has one curve of them.
         counts = {"skipped_steps": state.skipped, "leaps": state.loss_spikes, "epoch": at.epoch} | self.holes.counts
         self.session.tracker.log(state.step, values | counts | facts)
-        self.session.progress.update(state.draws / (state.epoch_draws * self.recipe.epochs), values)
+        self.session.progress.update(done, values)
 
     def _guard(self) -> None:
         """What is looked after at every step boundary."""
@@ -295,12 +300,44 @@ class _Training:
             if values:
                 self.session.tracker.log(state.step, values)
         last = state.epoch + 1 == recipe.epochs
-        self.state = state.next_epoch()
+        self.state = state.next_epoch(epoch.draws)
         self.holes.new_epoch()
+        if not last:
+            self._grow()
         keep = is_due(self.state.epoch, recipe.epochs, recipe.checkpoint.keep_every)
         if last or self.asked or keep:
             self._save(keep)
         return True
+
+    def _grow(self) -> None:
+        """At an epoch's border: take the newest generation of the set, where the run is told to."""
+        growth = self.session.growth
+        if growth is None or not self.recipe.plan.grow:
+            return
+        found = growth.newest(self.state.epoch, self.session.index)
+        if found is not None:
+            self.keeper.finish()
+            if self.loader is not None:
+                self.loader.close()  # its workers have the index of before
+                self.loader = None
+            self._take(found)
+            self.bad.index = found.index
+        self.state = replace(self.state, generation=self.session.index.fingerprint)
+
+    def _go_on_with(self, generation: str) -> None:
+        """Have the generation that a checkpoint is of. Raises GamutError."""
+        if generation and generation != self.session.index.fingerprint:
+            if self.session.growth is None:
+                raise PlanError(
+                    f"The checkpoint is of the shard set {generation}, which had grown by then: go on with the stage "
+                    "that it was made by."
+                )
+            self._take(self.session.growth.open(generation))
+
+    def _take(self, found: Generation) -> None:
+        self.session.plans.close()
+        self.session = replace(self.session, index=found.index, plans=found.plans)
+        self.keeper.fingerprint = found.plans.fingerprint
 
     def _average(self) -> None:
         if self.objective.averages(self.state.epoch):

@@ -95,7 +95,8 @@ def main_of(stage: str) -> Callable[..., int]:
             world = ranks.start(recipe.run)
         WATCHDOG.beat("making the model")
         if index.has_grown and world.first:
-            print(f"{index.folder} has grown since this run began: it goes on with the {len(index):,} clips of then.")
+            kept = "takes what is new at an epoch's border" if recipe.plan.grow else "goes on with them (plan.grow)"
+            print(f"{index.folder} has grown since this run began with {len(index):,} clips: it {kept}.")
         try:
             done = work.run(world, mean, std)
         except Preempted:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_tensors
 
-from gamut.errors import CheckpointError, PlanError
+from gamut.errors import CheckpointError, PlanError, ShardError
 from gamut.files import appears
 from gamut.models.find import OBJECTIVE
 from gamut.recipe.resolved import decisive, differences, recorded
@@ -46,7 +46,7 @@ def resume(keeper: Keeper) -> State | None:
     state: State | None = None
     try:
         state = _restore(keeper, path, manifest["files"])
-    except (CheckpointError, PlanError) as error:
+    except (CheckpointError, PlanError, ShardError) as error:
         problem = error
     keeper.world.agree(problem, f"restore {path}")
     keeper.newest = path
@@ -84,6 +84,7 @@ def _newest_anywhere(keeper: Keeper) -> tuple[Path, dict[str, Any]] | None:
 
 def _restore(keeper: Keeper, path: Path, entries: dict[str, Any]) -> State:
     record = json.loads(read_verified(path / STATE, entries[STATE]))
+    keeper.go_on_with(record["state"].get("generation", ""))
     compare(keeper, path, record)
     extra = load_tensors(read_verified(path / OBJECTIVE, entries[OBJECTIVE]))
     own = f"rank-{keeper.world.rank:05d}.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,7 @@ from gamut.shards import Index
 from gamut.track.run import LOCK, RunFolder
 from gamut.track.tracker import NullTracker, Tracker
 from gamut.train.copies import copies_of
+from gamut.train.growth import Growth
 from gamut.train.objective import Objective
 from gamut.train.world import World
 from gamut.watchdog import WATCHDOG
@@ -39,6 +40,8 @@ class Plans(Protocol):
     def take(self, number: int, step: int = 0) -> Epoch: ...
 
     def planned(self, number: int, block: int = 0) -> Epoch | None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,22 @@ class Session:
     progress: NullProgress = field(default_factory=NullProgress)
     preemption: Preemption = PREEMPTION
     peak_seconds: float = 0.0  # as of `Forward`
+    growth: Growth | None = None  # of a run that can go on with another generation of its set
 
 
 @contextlib.contextmanager
 def open_session(
-    recipe: Recipe, world: World, index: Index, clips: Clips | Catalogue, forward: Forward
+    recipe: Recipe,
+    world: World,
+    index: Index,
+    clips: Clips | Catalogue,
+    forward: Forward,
+    select: Callable[[Index], Clips | Catalogue] | None = None,
 ) -> Iterator[Session]:
     """Hold the recipe's run folder, record this attempt, and close both however the run ends. All ranks enter it.
 
-    `clips`: what the run trains on; `forward`: whose packs the session's recipe then has in the place of auto.
+    `clips`: what the run trains on; `forward`: whose packs the session's recipe then has in the place of auto;
+    `select`: the clips of another generation of the set, where the run may go on with one.
 
     The tracker closes as `finished` unless the body closed it otherwise, as `failed` on an exception.
     Raises RecipeError where GPUs would never have a pack (other idle ranks are a warning), RunError where another
@@ -87,9 +97,7 @@ def open_session(
             raise RecipeError(said)
         if world.first:
             print(f"warning: {said}", flush=True)
-    if index.tars.is_remote:
-        nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
-        require_cache(index, cache_needed(index, clips, policy, nodes))
+    _require_cache(recipe, world, index, clips)
     WATCHDOG.beat("opening the run folder")
     folder = RunFolder.place(recipe)
     torch.manual_seed(recipe.seed + world.rank)  # nothing here draws from it, but what a user adds may
@@ -111,11 +119,26 @@ def open_session(
                 problem = error
         world.agree(problem, "open the run folder")
         lead = world.local_rank == 0
-        with tracker, progress, Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead) as plans:
+        with tracker, progress, contextlib.ExitStack() as planned:
+
+            def plan(index: Index, clips: Clips | Catalogue) -> Ahead:
+                _require_cache(recipe, world, index, clips)
+                ahead = Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead)
+                return planned.enter_context(ahead)
+
+            plans = plan(index, clips)
             plans.begin()
             settled = replace(recipe, loader=replace(recipe.loader, packs_per_forward=forward.packs))
             told = (plans, tracker, progress, PREEMPTION)
-            yield Session(settled, world, index, folder, *told, forward.peak_seconds)
+            growth = None if select is None else Growth(recipe, world, folder, select, plan)
+            yield Session(settled, world, index, folder, *told, forward.peak_seconds, growth)
+
+
+def _require_cache(recipe: Recipe, world: World, index: Index, clips: Clips | Catalogue) -> None:
+    """Raise ShardError where the node's cache is too small for a remote set."""
+    if index.tars.is_remote:
+        nodes = world.size // world.local_size if recipe.plan.locality == "node" else 1
+        require_cache(index, cache_needed(index, clips, training_policy(recipe), nodes))
 
 
 @contextlib.contextmanager

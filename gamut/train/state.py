@@ -31,6 +31,8 @@ class State:
     loss_spikes: int = 0  # so far
     recent_losses: list[float] = field(default_factory=list)  # of the last applied steps: what a spike is measured by
     collapsed_in_a_row: int = 0
+    generation: str = ""  # fingerprint of the index that the epoch is planned from; empty: that the run began with
+    more_draws: int = 0  # that the epochs so far had beyond `epoch_draws` each, as the set has grown
     epoch_draws: int = 0  # of epoch 0: the batch size of the learning-rate rule is their quotient
     epoch_steps: int = 0  # of an epoch in blocks a forecast, by its first block
 
@@ -39,8 +41,14 @@ class State:
         """What `as_dict` gave, of this version or an earlier one, which called loss spikes `leaps`."""
         return cls(**{"loss_spikes" if name == "leaps" else name: value for name, value in values.items()})
 
-    def next_epoch(self) -> State:
-        return replace(self, epoch=self.epoch + 1, step_in_epoch=0, holes_this_epoch=0)
+    def next_epoch(self, draws: int) -> State:
+        """At the border of an epoch that had so many draws."""
+        more = self.more_draws + draws - self.epoch_draws
+        return replace(self, epoch=self.epoch + 1, step_in_epoch=0, holes_this_epoch=0, more_draws=more)
+
+    def draws_at(self, epoch: Epoch, step: int) -> int:
+        """Draws of the run before a step of its epoch."""
+        return self.epoch_draws * self.epoch + self.more_draws + epoch.draws_before(step)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,16 +72,16 @@ def processor() -> str:
 
 
 def beginning(first: Epoch) -> State:
-    """The state of a run that has not begun. Every epoch has the draws of the first."""
+    """The state of a run that has not begun. Every epoch has the draws of the first, unless the set grows."""
     if not first.draws:
         raise PlanError("The plan has no clips: look at the recipe's `subset` and at the shard set.")
     return State(epoch_draws=first.draws, epoch_steps=first.forecast().steps)
 
 
 def moment(state: State, epoch: Epoch, epochs: int) -> Moment:
-    """Where the run stands before its next step."""
-    before = state.epoch_draws * state.epoch + epoch.draws_before(state.step_in_epoch)
-    return Moment(state.epoch, state.step, state.step_in_epoch, before / (state.epoch_draws * epochs))
+    """Where the run stands before its next step. Each epoch is an equal share of the run, whatever its draws."""
+    before = epoch.draws * state.epoch + epoch.draws_before(state.step_in_epoch)
+    return Moment(state.epoch, state.step, state.step_in_epoch, before / (epoch.draws * epochs))
 
 
 def crosses(at: Moment, epoch: Epoch, every: float) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,14 @@ from toy import Toy, teach
 
 from gamut.data.ahead import Ahead
 from gamut.data.loader import Loader
-from gamut.errors import GamutError
+from gamut.errors import GamutError, ShardError
+from gamut.plan import Catalogue, Clips
 from gamut.recipe import schema
 from gamut.recipe.policy import training_policy
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
+from gamut.shards.add import add
+from gamut.train.growth import Growth
 from gamut.train.objective import Moment
 from gamut.train.world import World
 
@@ -74,11 +80,14 @@ def consume(
     attempt: int,
     die: tuple[int, int, str] | None = None,
     stop_after: int | None = None,
+    began: str = "",
+    more: Mapping[int, Path] | None = None,
 ) -> dict | str:
     """Train on real shards; what `teach` answers, or what a GamutError said.
 
     `die` (step, rank, how): that rank then kills itself in the step's preparation (`prepare`) or after its update
-    (`applied`), or kills one of its loader workers (`worker`).
+    (`applied`), or kills one of its loader workers (`worker`). began: the generation of the shards to begin with; more:
+    step -> a set that is added to the shards when it was taken, unless it is in them by then.
     """
     multiprocessing.current_process()._config["daemon"] = False  # so that a rank may have loader workers here too
     log = folder / "consumed"
@@ -86,15 +95,34 @@ def consume(
     objective = Noting(log / f"{attempt:03d}-{world.rank}.jsonl")
     if die is not None and die[1] == world.rank:
         _arm(objective, die[0], die[2])
-    index = Index.open(shards)
+    if more and world.first:
+        _add(objective, shards, more)
+    index = Index.open(shards, generation=began)
     lead = world.local_rank == 0
     try:
-        with Ahead(folder / "plan", index.table(), recipe.seed, training_policy(recipe), recipe.epochs, lead) as plans:
-            return teach(
-                world, folder, recipe, objective, stop_after=stop_after, index=index, plans=plans, make_loader=Loader
-            )
+        with contextlib.ExitStack() as held:
+
+            def plan(index: Index, clips: Clips | Catalogue) -> Ahead:
+                policy = training_policy(recipe)
+                return held.enter_context(Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead))
+
+            growth = Growth(replace(recipe, data=str(shards)), world, folder, Index.table, plan)
+            how = {"index": index, "plans": plan(index, index.table()), "make_loader": Loader, "growth": growth}
+            return teach(world, folder, recipe, objective, stop_after=stop_after, **how)
     except GamutError as error:
         return str(error)
+
+
+def _add(objective: Noting, shards: Path, more: Mapping[int, Path]) -> None:
+    after = objective.after_step
+
+    def grow(at: Moment) -> dict[str, float]:
+        if at.step in more:
+            with contextlib.suppress(ShardError):  # it was added by an attempt before this
+                add(shards, [more[at.step]])
+        return after(at)
+
+    objective.after_step = grow
 
 
 def _arm(objective: Noting, step: int, how: str) -> None:

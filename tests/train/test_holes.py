@@ -66,7 +66,7 @@ def test_the_limit_is_of_an_epoch_and_the_list_survives_a_restart(tmp_path: Path
     with pytest.raises(RunError, match=rf"5 of 40 .*clip0 \(checksum\), .*{tmp_path / FILE}.*gamut\.shards verify"):
         resumed.add(1, [Hole(4, "clip4", "length")], 5, 0, 40)
     assert len(lines(tmp_path)) == 5
-    resumed = Holes(tmp_path, 0.1, replace(state.next_epoch(), step=4), ALONE)
+    resumed = Holes(tmp_path, 0.1, replace(state.next_epoch(40), step=4), ALONE)
     resumed.add(4, [Hole(row, f"clip{row}", "checksum") for row in range(4)], 9, 1, 40)  # another epoch, another count
     assert (resumed.total, resumed.this_epoch) == (8, 4)
     with pytest.raises(RunError) as caught:

@@ -283,6 +283,9 @@ class ToyPlans:
     def planned(self, number: int, block: int = 0) -> None:
         return None
 
+    def close(self) -> None:
+        pass
+
 
 class StopAt(Preemption):
     """A signal that comes while step number `steps` of the run is being prepared."""
@@ -318,7 +321,8 @@ def teach(
     preemption = PREEMPTION if stop_after is None else StopAt(objective, stop_after)
     plans = more.pop("plans", None) or ToyPlans()
     index = more.pop("index", None) or Index()
-    session = Session(recipe, world, index, folder, plans, notes, notes, preemption)
+    growth = more.pop("growth", None)
+    session = Session(recipe, world, index, folder, plans, notes, notes, preemption, growth=growth)
     with lease(folder, world):
         result = train(objective, session, **({"make_loader": ToyLoader} | more))
     weights = {name: value.detach().float().numpy().copy() for name, value in objective.model.state_dict().items()}
