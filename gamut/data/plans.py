@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -111,7 +111,8 @@ def _write(epoch: Epoch, folder: Path) -> None:
         path = folder / f"{ON_DISK.get(name, name)}.npy"
         np.save(path, np.ascontiguousarray(getattr(epoch, name), dtype=dtype), allow_pickle=False)
         sync(path)
-        files[path.stem] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        with path.open("rb") as file:
+            files[path.stem] = {"bytes": path.stat().st_size, "crc32": _crc32(file)}
     description = {
         "format": FORMAT,
         **{name: getattr(epoch, name) for name in (*SCALARS, *(OF_BLOCKS if epoch.whole is not None else ()))},
@@ -125,21 +126,27 @@ def _map(folder: Path, name: str, files: Mapping[str, Mapping[str, int]], verify
     path = folder / f"{ON_DISK.get(name, name)}.npy"
     about = files[path.stem]
     appears(path)  # it is named, so it is there, or damage
-    if path.stat().st_size != about["bytes"]:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {about['bytes']}")
-    if verify and _crc32(path) != about["crc32"]:
-        raise ValueError(f"{path.name} does not have its checksum")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != (ARRAYS | OPTIONAL)[name]:
-        raise ValueError(f"{path.name} holds {array.dtype}")
+    with path.open("rb") as file:  # once: thousands of processes map a plan at the same time (np.load opens it thrice)
+        size = os.fstat(file.fileno()).st_size
+        if size != about["bytes"]:
+            raise ValueError(f"{path.name} has {size} bytes of {about['bytes']}")
+        if verify and _crc32(file) != about["crc32"]:
+            raise ValueError(f"{path.name} does not have its checksum")
+        file.seek(0)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{path.name} is of another version of .npy")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype != (ARRAYS | OPTIONAL)[name]:
+            raise ValueError(f"{path.name} holds {dtype}")
+        array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     return np.asarray(array)  # over the same memory, as in an index
 
 
-def _crc32(path: Path) -> int:
+def _crc32(file: BinaryIO) -> int:
+    """Of the file from where it stands to its end."""
     value = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            value = zlib.crc32(piece, value)
+    while piece := file.read(1 << 20):
+        value = zlib.crc32(piece, value)
     return value
 
 
