@@ -17,7 +17,7 @@ from gamut.errors import RunError
 from launchers.cluster import Cluster
 from launchers.executor import Executor, executor_in
 
-WORKS = ("convert", "features")  # modules here, each with `share(told, number)` and `last(told)`
+WORKS = ("convert", "features", "shares")  # modules here, each with `share(told, number)` and `last(told)`
 
 
 class Share(Checkpointable):

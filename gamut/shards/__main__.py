@@ -113,34 +113,18 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gamut.shards.verify import remedies, verify
+    from gamut.shards.report import print_verified
+    from gamut.shards.verify import verify
 
-    index, damages = verify(_folder(arguments), arguments.workers, _remote(arguments))
-    for damage in damages:
-        print(f"{damage.place}: {damage.what}")
-    if damages:
-        print(f"{len(damages)} damages in {arguments.dst}. What to do:", file=sys.stderr)
-        for remedy in remedies(index, damages):
-            print(f"  {remedy}", file=sys.stderr)
-        return 1
-    print(f"{len(index):,} clips in {len(index.shards)} shards are as they were written")
-    return 0
+    return print_verified(*verify(_folder(arguments), arguments.workers, _remote(arguments)), arguments.dst)
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from gamut.shards.plot import plot_set
-    from gamut.shards.report import print_statistics
+    from gamut.shards.report import print_described
     from gamut.shards.statistics import describe
 
     folder = _folder(arguments)
-    statistics = describe(folder, arguments.workers, _remote(arguments))
-    plot_set(folder, statistics)
-    place = folder / "index"
-    if arguments.json:
-        print((place / "statistics.json").read_text())
-        return 0
-    print_statistics(statistics, folder)
-    print(f"written to {place / 'statistics.json'}, plotted in {place / 'statistics.png'}")
+    print_described(describe(folder, arguments.workers, _remote(arguments)), folder, as_json=arguments.json)
     return 0
 
 

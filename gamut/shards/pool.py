@@ -35,6 +35,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def share_of(jobs: int, number: int, of: int) -> range:
+    """The jobs that are share `number` (from 0) of `of`: every `of`-th."""
+    return range(number, jobs, of)
+
+
 def spread(
     work: Callable[[Job, Callable[[int], None]], Result],
     jobs: Sequence[Job],

@@ -18,7 +18,9 @@ from gamut.shards.folds import told
 if TYPE_CHECKING:  # they need torch, ffmpeg and soundfile, which the caller has imported already
     from gamut.shards.adopt import Report as Adopted
     from gamut.shards.convert.run import Report as Converted
+    from gamut.shards.index import Index
     from gamut.shards.statistics import Statistics
+    from gamut.shards.verify import Damage
 
 MOST = 20  # classes listed whole; of more, the most frequent ones and the rarest
 WIDEST = 30  # characters of a bar
@@ -89,6 +91,34 @@ def _print_doubles(doubles: Doubles, folder: Path) -> None:
 def _say(text: str, to: TextIO | None = None) -> None:
     """Print a line, even with file names that are not UTF-8."""
     print(as_typed(text).encode(errors="backslashreplace").decode(), file=to)
+
+
+def print_verified(index: Index, damages: list[Damage], dst: str | Path) -> int:
+    """What `verify` found in the set at DST; the exit status."""
+    from gamut.shards.verify import remedies
+
+    for damage in damages:
+        print(f"{damage.place}: {damage.what}")
+    if damages:
+        print(f"{len(damages)} damages in {dst}. What to do:", file=sys.stderr)
+        for remedy in remedies(index, damages):
+            print(f"  {remedy}", file=sys.stderr)
+        return 1
+    print(f"{len(index):,} clips in {len(index.shards)} shards are as they were written")
+    return 0
+
+
+def print_described(statistics: Statistics, folder: Path, as_json: bool = False) -> None:
+    """Plot and print what `stats` found of the set in `folder`."""
+    from gamut.shards.plot import plot_set
+
+    plot_set(folder, statistics)
+    place = folder / "index"
+    if as_json:
+        print((place / "statistics.json").read_text())
+        return
+    print_statistics(statistics, folder)
+    print(f"written to {place / 'statistics.json'}, plotted in {place / 'statistics.png'}")
 
 
 def print_statistics(statistics: Statistics, folder: Path) -> None:

@@ -19,17 +19,18 @@ import numpy as np
 from gamut.errors import AudioError, ShardError
 from gamut.files import with_digest, write_bytes
 from gamut.numbers import RATE
-from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.doubles import Doubles, find_doubles
+from gamut.shards.found import Found, Job, read_shards
 from gamut.shards.heard import COUNTED, UNKNOWN, Heard
 from gamut.shards.index import Index
-from gamut.shards.pool import stream
-from gamut.shards.read import ShardClips, descriptions
+from gamut.shards.pool import share_of
+from gamut.shards.read import descriptions
 
 EDGES = (0, 0.5, 1, 2, 5, 10, 20, 30, 60)  # seconds, of the length histogram; the last bin is open
 RAREST = 10  # classes
+WHAT = "log-mel statistics"
 AT_ONCE = 1 << 22  # entries of a column
 
 
@@ -77,18 +78,40 @@ def describe(
     known = heard or {}
     names = [index.shards[number]["name"] for number in range(len(index.shards))]
     unread = [number for number, name in enumerate(names) if name not in known]
-    clips = sum(int(index.shards[number]["clips"]) for number in unread)
+    left = {names[number] for number in unread}
     with tempfile.TemporaryFile(dir=folder / "index") as sounds:
-        with Progress("log-mel statistics", clips) as progress:
-            each = functools.partial(_hear, folder, frozenset(_left(folder).get("saturated", ())))
-            shards = (ShardClips.of(index, number) for number in unread)
-            read = stream(each, shards, len(unread), workers, progress.add)  # in order: the same bits at any workers
-            total = _merged((known[name] if name in known else next(read) for name in names), sounds)
+        read = read_shards(index, unread, _hearing(folder), workers, WHAT)  # in order: the same bits at any workers
+        total = _merged((next(read) if name in left else known[name] for name in names), sounds)
         checksums = np.memmap(sounds, np.uint64, "r", shape=(len(index),))
         statistics = _statistics(index, total, find_doubles(index, checksums))
     content = json.dumps(with_digest(asdict(statistics)), indent=1)
     write_bytes(folder / "index" / "statistics.json", content.encode(), ShardError)
     return statistics
+
+
+def describe_in_shares(folder: Path, workers: int = 1, remote: Remote | None = None) -> Statistics:
+    """`describe`, reading those shards that `hear_share` has not read: the same bits. Raises ShardError as that."""
+    kept = _kept(Index.open(folder, remote=remote))
+    statistics = describe(folder, workers, remote, kept)
+    kept.remove()
+    return statistics
+
+
+def hear_share(folder: Path, number: int, of: int, workers: int = 1, remote: Remote | None = None) -> None:
+    """Read share `number` of `of` of the shards, for `describe_in_shares`; any number of shares at once. Raises
+    ShardError at the first damaged clip."""
+    index = Index.open(folder, remote=remote)
+    numbers = share_of(len(index.shards), number, of)
+    for _ in read_shards(index, numbers, _hearing(folder), workers, WHAT, _kept(index)):
+        pass
+
+
+def _kept(index: Index) -> Found[Heard]:
+    return Found(index, "heard", Heard.dump, Heard.parse)
+
+
+def _hearing(folder: Path) -> Callable[[Job, Callable[[int], None]], Heard]:
+    return functools.partial(_hear, folder, frozenset(_left(folder).get("saturated", ())))
 
 
 def _merged(shards: Iterable[Heard], sounds: BinaryIO) -> Heard:
@@ -179,9 +202,9 @@ def _with_some(offsets: np.ndarray) -> int:
     )
 
 
-def _hear(folder: Path, clipped: Container[str], clips: ShardClips, advance: Callable[[int], None]) -> Heard:
+def _hear(folder: Path, clipped: Container[str], job: Job, advance: Callable[[int], None]) -> Heard:
     """A shard, read from its tar; clipped: TAR/KEY of what `index` found so in third-party tars."""
-    heard, clip = Heard(), 0
+    heard, clip, clips = Heard(), 0, job[0]
     try:
         with clips.tars.open(clips.name) as file:
             for clip in range(len(clips.keys)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,13 +13,13 @@ import numpy as np
 
 from gamut.audio.decode import decode_flac
 from gamut.errors import AudioError, ShardError
-from gamut.progress import Progress
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent
 from gamut.shards.columns import damaged_columns
+from gamut.shards.found import Found, Job, read_shards
 from gamut.shards.index import Index
 from gamut.shards.part import checksum_of, hexadecimal, scan
-from gamut.shards.pool import stream
+from gamut.shards.pool import share_of
 from gamut.shards.read import ShardClips
 from gamut.shards.tar import members
 
@@ -35,17 +35,21 @@ class Damage:
     kind: str = "tar"  # index | tar | clip | other (intact, but not what was indexed) | stray
 
 
-def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tuple[Index, list[Damage]]:
+def verify(
+    folder: Path, workers: int = 1, remote: Remote | None = None, in_shares: bool = False
+) -> tuple[Index, list[Damage]]:
     """Check the index's own files, each tar's size and checksum, its number of clips, and every clip's checksum and
-    decoding. Damages come in the order of the shards. Raises ShardError where there is no index to compare with."""
+    decoding. Damages come in the order of the shards. in_shares: those shards are read that `verify_share` has not
+    read. Raises ShardError where there is no index to compare with."""
     index = Index.open(folder, tars=False, intact=False, remote=remote)
     damages = _check_index(index)
     if damages:
         return index, damages  # nothing can be compared with a damaged index
-    shards = ((ShardClips.of(index, number), shard) for number, shard in enumerate(index.shards))
-    with Progress("verifying", len(index)) as progress:
-        for found in stream(_check_shard, shards, len(index.shards), workers, progress.add):
-            damages += found
+    kept = _kept(index) if in_shares else None
+    for found in read_shards(index, range(len(index.shards)), _check_shard, workers, "verifying", kept):
+        damages += found
+    if kept is not None:
+        kept.remove()
     known = set(index.tars.names)
     damages += [
         Damage(path.name, "is not in the index", "stray")
@@ -53,6 +57,23 @@ def verify(folder: Path, workers: int = 1, remote: Remote | None = None) -> tupl
         if not index.tars.is_remote and path.name not in known
     ]
     return index, damages
+
+
+def verify_share(folder: Path, number: int, of: int, workers: int = 1, remote: Remote | None = None) -> None:
+    """Check share `number` of `of` of the shards, for `verify` to gather; any number of shares at once. Raises
+    ShardError where the index cannot be used."""
+    index = Index.open(folder, tars=False, remote=remote)
+    for _ in read_shards(
+        index, share_of(len(index.shards), number, of), _check_shard, workers, "verifying", _kept(index)
+    ):
+        pass
+
+
+def _kept(index: Index) -> Found[list[Damage]]:
+    def dump(damages: list[Damage]) -> list[dict]:
+        return [asdict(one) for one in damages]
+
+    return Found(index, "verified", dump, lambda content: [Damage(**one) for one in content])
 
 
 def remedies(index: Index, damages: list[Damage]) -> list[str]:
@@ -115,7 +136,7 @@ def _check_index(index: Index) -> list[Damage]:
     return [Damage(f"index/{name}", what, "index") for name in damaged_columns(index.folder, index.pages)]
 
 
-def _check_shard(job: tuple[ShardClips, dict], advance: Callable[[int], None]) -> list[Damage]:
+def _check_shard(job: Job, advance: Callable[[int], None]) -> list[Damage]:
     clips, shard = job
     name = clips.name
     try:

@@ -31,7 +31,7 @@ from gamut.shards.convert.manifest import MISSING, Manifest, write_manifest
 from gamut.shards.convert.source import Listing
 from gamut.shards.generations import grown
 from gamut.shards.heard import Heard
-from gamut.shards.pool import spread
+from gamut.shards.pool import share_of, spread
 from gamut.shards.statistics import describe
 from gamut.shards.write import REFUSE, Job, Outcome, Quarantined, Written, finished, write_shard
 
@@ -97,8 +97,8 @@ class Conversion:
         return Job(self.folder, number, stretch, name, labels, self.stop, self.longest, levels)
 
     def share(self, number: int, of: int) -> list[Job]:
-        """The jobs of share `number` (from 0) of `of`: every `of`-th shard."""
-        return [self.job(shard) for shard in range(number, len(self.manifest.shards), of)]
+        """The jobs of a share of the shards."""
+        return [self.job(shard) for shard in share_of(len(self.manifest.shards), number, of)]
 
 
 def convert(
