@@ -33,6 +33,7 @@ from gamut.evaluate.paired import Difference
 from gamut.evaluate.scores import Scores
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe
+from gamut.runs.words import SEEN, footnote, marked, seen_by
 from gamut.shards import Index
 from gamut.shards.joined import open_sets
 from gamut.track import figures
@@ -137,11 +138,13 @@ def main(argv: list[str] | None = None) -> int:
     (options.out / "comparison.json").write_text(json.dumps(report, indent=2))
     picture = options.out / "comparison.png"
     names = next(iter(results.values()))["labels"]
-    seeds = {arm: np.array([entry["score"] for entry in result["rounds"]]) for arm, result in results.items()}
-    classes = {arm: by_class(result) for arm, result in results.items()}
+    title = {arm: marked(arm, seen_by([result])) for arm, result in results.items()}
+    seeds = {title[arm]: np.array([entry["score"] for entry in result["rounds"]]) for arm, result in results.items()}
+    classes = {title[arm]: by_class(result) for arm, result in results.items()}
     shown = most_different(list(classes.values()))
     some = {arm: values[shown] for arm, values in classes.items()}
-    figures.arms(seeds, some, [names[at] for at in shown], METRICS[report["metric"]]).savefig(picture, dpi=110)
+    told = footnote(max(seen_by([result]) for result in results.values()))
+    figures.arms(seeds, some, [names[at] for at in shown], METRICS[report["metric"]], told).savefig(picture, dpi=110)
     console.print(f"the same by class: {picture}", highlight=False)
     return 0
 
@@ -157,9 +160,11 @@ def compare(results: dict[str, dict], chosen: dict[str, str], console: Console) 
     for arm, result in results.items():
         by_seed = [entry["score"] for entry in result["rounds"]]
         clips = result["rounds"][0]["clips"]
-        mean = metric.show(float(np.mean(by_seed)))
+        seen = seen_by([result])
+        mean = marked(metric.show(float(np.mean(by_seed))), seen)
         table.add_row(arm, chosen[arm] or "recipe's", mean, " ".join(map(metric.show, by_seed)), str(clips))
-        report["arms"][arm] = {"lr": chosen[arm] or None, metric.name: by_seed, "clips": clips}
+        report["arms"][arm] = {"lr": chosen[arm] or None, metric.name: by_seed, "clips": clips, SEEN: seen}
+    table.caption = footnote(max(arm[SEEN] for arm in report["arms"].values())) or None
     console.print(table)
     if len(results) > 1:
         first, second = list(results)[:2]

@@ -26,6 +26,7 @@ from finetune.jobs import Job, run_all
 from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError
 from gamut.evaluate import METRICS, Metric
+from gamut.runs.words import footnote, marked, seen_by
 from gamut.track.figures import new_figure
 from gamut.track.run import RunFolder
 
@@ -84,13 +85,17 @@ def main(argv: list[str] | None = None) -> int:
     results = run_all([job for _, job in jobs], options.jobs, console)
     points = {epochs: [one["score"] for one in result["rounds"]] for (epochs, _), result in zip(jobs, results)}
     metric = METRICS[results[0]["metric"]]
-    table = Table("epochs", f"{metric.name}, mean", "rounds")
+    seen = dict(zip(points, (seen_by([result]) for result in results)))
+    told = footnote(max(seen.values()))
+    table = Table("epochs", f"{metric.name}, mean", "rounds", caption=told or None)
     for epochs, scores in points.items():
-        table.add_row(str(epochs), metric.show(float(np.mean(scores))), " ".join(map(metric.show, scores)))
+        mean = marked(metric.show(float(np.mean(scores))), seen[epochs])
+        table.add_row(str(epochs), mean, " ".join(map(metric.show, scores)))
     console.print(table)
     report = {"run": str(options.run), "recipe": options.recipe, "metric": metric.name, "scores": points}
     (out / "curve.json").write_text(json.dumps(report, indent=2))
-    plot(points, metric, f"{options.run.name}, then {options.recipe}").savefig(out / "curve.png", dpi=110)
+    title = "\n".join(filter(None, (f"{options.run.name}, then {options.recipe}", told)))
+    plot(points, metric, title).savefig(out / "curve.png", dpi=110)
     console.print(f"the curve: {out / 'curve.png'}", highlight=False)
     return 0
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from gamut.errors import GamutError, RecipeError
 from gamut.evaluate import METRICS
 from gamut.recipe.load import load_recipe
+from gamut.runs.words import marked, seen_by
 from gamut.track.run import SUMMARY
 
 Arm = TypeVar("Arm", bound=Hashable)
@@ -109,7 +110,8 @@ def run_all(jobs: list[Job], parallel: int, console: Console) -> list[dict]:
     with ThreadPoolExecutor(parallel) as pool:
         for number, (job, result) in enumerate(zip(jobs, pool.map(lambda j: run_job(j, threads), jobs), strict=True)):
             console.print(
-                f"[{number + 1}/{len(jobs)}] {job.name}: {METRICS[result['metric']].show(result['mean'])}",
+                f"[{number + 1}/{len(jobs)}] {job.name}: "
+                f"{marked(METRICS[result['metric']].show(result['mean']), seen_by([result]))}",
                 highlight=False,
             )
             results.append(result)

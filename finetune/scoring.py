@@ -27,6 +27,7 @@ from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
+from gamut.runs.words import SEEN, footnote, marked, seen_by
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.run import BEST, CLASSES, RESULT, SCORES, SUMMARY
@@ -180,17 +181,21 @@ class Scoring:
             "clips": len(scores.target),
             "index": self.index.fingerprint,
             "init": start,
-            "seen_in_pretraining": leaked,
+            SEEN: leaked,
             "best": best | {"chosen_on": self._chosen_on()},
             "scores": str(self.run.folder / SCORES),
         }
         counts = scores.confusion() if metric.confusion else None
         if counts is not None:
             result["confusion"] = counts.tolist()
+        if leaked:
+            self.run.tracker.log(step, {SEEN: float(leaked)})
         write_text(self.run.folder / CLASSES, numbers.by_class.csv(self.index.labels))
         write_text(self.run.folder / RESULT, json.dumps(result))  # before a picture, which may fail
         if counts is not None and len(counts) <= PLOTTED:
-            title = f"{self.recipe.run.name}: {metric.name} {metric.show(values[metric.name])}, {selected}"
+            shown = marked(metric.show(values[metric.name]), leaked)
+            title = f"{self.recipe.run.name}: {metric.name} {shown}, {selected}"
+            title = "\n".join(filter(None, (title, footnote(leaked, len(scores.target)))))
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
 
@@ -215,7 +220,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
         "mean": float(np.mean(scores)),
         "std": float(np.std(scores)),
         "clips": sum(result["clips"] for result in results),
-        "seen_in_pretraining": sum(result["seen_in_pretraining"] for result in results),
+        SEEN: seen_by(results),
         "rounds": results,
     }
     write_text(folder / SUMMARY, json.dumps(summary, indent=2))
@@ -228,19 +233,21 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
             ", ".join(map(str, result["test"])),
             str(result["seed"]),
             str(result["clips"]),
-            metric.show(result["score"]),
+            marked(metric.show(result["score"]), seen_by([result])),
             result.get("selected") or result["judged"],  # as an earlier version called it
             f"{metric.show(best['score'])} at {best['epoch']:.0f}, on {best['chosen_on']}",
         )
     table.add_section()
-    table.add_row(
-        "mean", "", str(summary["clips"]), f"{metric.show(summary['mean'])} ± {metric.show(summary['std'])}", "", ""
-    )
+    mean = marked(f"{metric.show(summary['mean'])} ± {metric.show(summary['std'])}", summary[SEEN])
+    told = footnote(summary[SEEN], summary["clips"])
+    table.add_row("mean", "", str(summary["clips"]), mean, "", "")
+    table.caption = told or None
     Console().print(table)
     if metric.confusion and len(index.labels) <= PLOTTED:
         (folder / "figures").mkdir(exist_ok=True)
         confusion = np.sum([result["confusion"] for result in results], axis=0)
-        figure = figures.confusion_matrix(confusion, index.labels, f"{folder.name}: {len(results)} rounds")
+        title = "\n".join(filter(None, (f"{folder.name}: {len(results)} rounds", told)))
+        figure = figures.confusion_matrix(confusion, index.labels, title)
         figure.savefig(folder / "figures" / "confusion.png", dpi=110)
         print(f"confusion matrix: {folder / 'figures' / 'confusion.png'}", flush=True)
     return summary

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from gamut.errors import RunError
+from gamut.runs.words import footnote, marked
 from gamut.track.figures import new_figure
 from gamut.track.metrics import History
 
@@ -33,6 +34,7 @@ def collect(
     tokens: Mapping[str, int],
     flops: Mapping[str, float],
     seconds: Callable[[str, int, Sequence[int]], list[float]],
+    seen: Mapping[Key, int] | None = None,
 ) -> dict[str, Any]:
     """All scores by task and arm. probes: what `gamut.probe` wrote for each run, the untrained network first.
 
@@ -40,7 +42,8 @@ def collect(
     checkpoint]}, "finetune": [score a seed]}}} with the arms `log-mel` (no network: one number a probe) and `untrained`
     (the first recipe's network) before the recipes. Tokens and operations are those of a run at each checkpoint, 0
     first; `seconds(recipe, seed, steps)` gives a run's CPU seconds at these steps (none: not known), whose mean over
-    seeds is kept.
+    seeds is kept. seen: of a fine-tuning, how many of the clips that score it its pretraining had heard; of an arm that
+    has such, it is kept as "finetune_seen".
 
     Raises RunError where a recipe's seeds were not probed after the same epochs, so that they have no mean.
     """
@@ -78,6 +81,8 @@ def collect(
         for arm in (UNTRAINED, *recipes):
             scores = [score for (one, _, of), score in tuned.items() if (one, of) == (arm, task)]
             arms[arm] |= {"finetune": scores} if scores else {}
+            before = sum(count for (one, _, of), count in (seen or {}).items() if (one, of) == (arm, task))
+            arms[arm] |= {"finetune_seen": before} if before else {}
         report[task] = arms
     return report
 
@@ -112,12 +117,17 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
         rows = [*names, *(["fine-tuned"] if any("finetune" in arm for arm in arms.values()) else [])]
         recipes = [name for name in arms if name not in (LOGMEL, UNTRAINED)]
         known = [f"{title} {spread(arms[LOGMEL]['probe'][f'{how}/logmel'][-1])}" for how, title in HOW]
-        ends = _table(f"{task}, %", f"log-mel: {', '.join(known)}", [UNTRAINED, *recipes])
+        before = {name: arms[name].get("finetune_seen", 0) for name in (UNTRAINED, *recipes)}
+        told = [f"log-mel: {', '.join(known)}", footnote(max(before.values()))]
+        ends = _table(f"{task}, %", "\n".join(filter(None, told)), [UNTRAINED, *recipes])
         gains = _table(f"{task}: points above {'the arm before' if recipes[1:] else UNTRAINED}", "", recipes)
         for row in rows:
             scores = [_scores(arms[name], row) for name in (UNTRAINED, *recipes)]
             title = row.replace("knn", "k-NN").replace("/", " ")
-            ends.add_row(title, *(spread(found) if found else "" for found in scores))
+            shown = [spread(found) if found else "" for found in scores]
+            if row == "fine-tuned":
+                shown = [marked(score, before[name]) for score, name in zip(shown, before)]
+            ends.add_row(title, *shown)
             steps = pairwise(scores)
             gains.add_row(title, *(f"{100 * (np.mean(b) - np.mean(a)):+.1f}" if a and b else "" for a, b in steps))
         yield from (ends, gains)
@@ -183,7 +193,8 @@ def plot(report: Mapping[str, Any], kind: str, over: str = "tokens") -> Figure:
             axes[2].bar(place, 100 * np.mean(scores), color=colour, alpha=0.5)
             axes[2].scatter([place] * len(scores), 100 * np.asarray(scores), color="black", s=10, zorder=3)
         if bars:
-            axes[2].set_xticks(range(len(bars)), list(bars), rotation=20, ha="right", fontsize=7)
+            names = [marked(name, arms[name].get("finetune_seen", 0)) for name in bars]
+            axes[2].set_xticks(range(len(bars)), names, rotation=20, ha="right", fontsize=7)
             axes[2].set_title(f"{task}: fine-tuned", fontsize=9)
             lowest = min(min(scores) for scores in bars.values())
             axes[2].set_ylim(bottom=max(0.0, 100 * lowest - 10))

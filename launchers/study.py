@@ -38,6 +38,7 @@ from gamut.probe.labelled import labelled
 from gamut.recipe.cli import require_sets
 from gamut.recipe.load import load_recipe, override
 from gamut.recipe.policy import training_policy
+from gamut.runs.words import seen_by
 from gamut.shards.joined import open_sets
 from gamut.shards.select import select
 from gamut.track.metrics import History
@@ -290,6 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         tokens,
         flops,
         study.seconds,
+        {(recipe, seed, task.name): seen_by([found]) for (recipe, seed, task), found in zip(tunings, tuned)},
     )
     write_text(study.out / "study.json", json.dumps(report, indent=2))
     for table in (*findings.tables(report), *findings.paths(report, options.kind)):

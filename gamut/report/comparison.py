@@ -16,7 +16,7 @@ from gamut.report.document import Block, Heading, Table, Text
 from gamut.report.recipes import show
 from gamut.report.sections import lasted
 from gamut.report.told import Told
-from gamut.runs.words import number
+from gamut.runs.words import footnote, marked, number
 
 CLASSES = 30  # in which runs differ most
 
@@ -45,10 +45,12 @@ def side_by_side(runs: Sequence[Told]) -> list[Block]:
             score += " [{}, {}]".format(*(number(stands.metric, end) for end in stands.interval))
         elif not math.isnan(stands.deviation):
             score += f" ± {number(stands.metric, stands.deviation)}"
+        score = marked(score, stands.seen)
         epochs = f"{stands.epoch} of {stands.epochs}" if stands.epochs else str(stands.epoch)
         rows.append([run.name, stands.state, stands.metric, score, str(len(run.parts)), epochs, duration(lasted(run))])
     head = ["run", "state", "score", "", "rounds", "epochs", "time"]
     blocks: list[Block] = [Heading("Side by side"), Table(head, rows, words=3)]
+    blocks += [Text(f"{run.name}: {told}.", True) for run in runs if (told := footnote(run.standing.seen))]
     first, *others = runs
     rows = []
     for run in others:

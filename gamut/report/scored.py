@@ -12,7 +12,7 @@ from gamut.evaluate.decisions import calibration
 from gamut.evaluate.ranking import mean_of_known
 from gamut.report.document import Bar, Bars, Block, Calibration, Facts, Heading, Matrix, Table, Text
 from gamut.report.told import NUMBERS, Part, Told
-from gamut.runs.words import number
+from gamut.runs.words import marked, number, seen_by
 
 PLOTTED = 100  # classes whose confusion is drawn
 SHOWN = 60  # classes whose bars are shown at once; of more the worst and the best
@@ -31,6 +31,7 @@ def scores(run: Told) -> list[Block]:
         selected = str(result.get("selected") or result.get("judged") or "")
         told = f"{number(result['metric'], best['score'])} at {best['epoch']:g}, on {best['chosen_on']}" if best else ""
         score = number(result["metric"], result["score"]) + (f" [{interval}]" if interval else "")
+        score = marked(score, seen_by([result]))
         folds = ", ".join(map(str, result.get("test", ())))
         rows.append([folds, str(result.get("seed", "")), selected, told, str(result.get("clips", "")), score])
     head = ["test folds", "seed", "scored is the", "best epoch", "clips", run.scored[0].result["metric"]]

@@ -23,7 +23,7 @@ from gamut.report.document import (
 )
 from gamut.report.recipes import changed_from_shipped, show
 from gamut.report.told import Told
-from gamut.runs.words import number, of_bytes
+from gamut.runs.words import footnote, marked, number, of_bytes
 
 PICTURES = 6 << 20  # bytes of a run's stored figures in all
 FIRST = ("loss/", "train/", "validation/", "test/")  # curves that are shown at once
@@ -49,7 +49,7 @@ def facts(run: Told) -> list[Block]:
             more = f"95 % interval {low} to {high}"
         elif len(run.scored) > 1:
             more = f"mean of {len(run.scored)} rounds, ± {number(stands.metric, stands.deviation)}"
-        found.append((stands.metric, number(stands.metric, stands.score), more))
+        found.append((stands.metric, marked(number(stands.metric, stands.score), stands.seen), more))
     found.append(("state", stands.state, STATES.get(stands.state, "")))
     each = " in each round" if len(run.parts) > 1 else ""
     epochs = f"of {stands.epochs}{each}; " if stands.epochs else ""
@@ -60,8 +60,8 @@ def facts(run: Told) -> list[Block]:
         found.append(("speed", f"{speed:,.4g} clips/s", f"waited {median(run, 'wait_share'):.1%} of the time for data"))
     blocks: list[Block] = [Facts(found)]
     blocks += [Text(f"Damaged: {problem}.", warning=True) for problem in run.problems]
-    if seen := sum(int(part.result.get("seen_in_pretraining") or 0) for part in run.scored):
-        blocks.append(Text(f"{seen} of the clips that score it were trained on before, by the run behind init.", True))
+    if stands.seen:
+        blocks.append(Text(f"{footnote(stands.seen)}.", True))
     return blocks
 
 

@@ -16,7 +16,7 @@ from gamut.recipe.resolved import differences, may_change
 from gamut.runs.find import look, run_at
 from gamut.runs.show import weights_of
 from gamut.runs.standing import Standing, standing
-from gamut.runs.words import change, lower_is_better, number, table
+from gamut.runs.words import change, footnote, lower_is_better, marked, number, table
 from gamut.track.run import SCORES
 
 UNTOLD = "(not said)"
@@ -43,8 +43,13 @@ def print_comparison(one: Path, other: Path) -> None:
     for name in names:
         values = [run.scores.get(name, math.nan) for run in two]
         shown = ["" if math.isnan(value) else number(name, value) for value in values]
+        if name == first.metric == second.metric:
+            shown = [marked(score, run.seen) for score, run in zip(shown, two)]
         rows.append((name, *shown, "" if math.isnan(values[1] - values[0]) else change(name, values[1] - values[0])))
     print(table(("score", first.path.name, second.path.name, "difference"), rows))
+    for run in two:
+        if told := footnote(run.seen):
+            print(f"{run.path.name}: {told}")
     for line in _intervals(first, second):
         print(line)
     if first.index and second.index and first.index != second.index:
@@ -101,8 +106,10 @@ def print_best(folder: Path, by: str | None, lowest: bool) -> None:
         group.sort(key=lambda one: one.scores[name], reverse=not down)
         best = group[0]
         print(f"{name}, {best.stage} on {best.recipe.get('data') or '?'}{_of(best)}: the best of {len(group)}")
-        rows = [(number(name, one.scores[name]), str(one.path), one.state) for one in group]
+        rows = [(marked(number(name, one.scores[name]), one.seen), str(one.path), one.state) for one in group]
         print(table((name, "run", "state"), rows))
+        if told := footnote(sum(one.seen for one in group)):
+            print(told)
         for each in best.rounds or (best,):
             print(f"weights: {weights_of(each.path)}")
         print()

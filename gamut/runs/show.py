@@ -15,7 +15,7 @@ from gamut.progress import clock_time
 from gamut.runs.find import Found, checkpoints_of, look, run_at
 from gamut.runs.slurm import Job, age_of, jobs_of, newest_job, own_job
 from gamut.runs.standing import Standing, recent, size_of, standing
-from gamut.runs.words import number, of_bytes, of_score, since, table
+from gamut.runs.words import footnote, marked, number, of_bytes, of_score, since, table
 from gamut.track.checkpoints import KEPT, LATEST, epochs_at
 from gamut.track.run import METRICS, RunFolder
 
@@ -32,6 +32,8 @@ def listed(folder: Path) -> tuple[Found, list[Standing]]:
 def print_list(folder: Path, found: Found, runs: list[Standing]) -> None:
     if runs:
         print(table(HEAD, [_row(folder, one) for one in runs]))
+        if told := footnote(sum(one.seen for one in runs)):
+            print(told)
     if jobs := _jobs(folder, found, runs):
         print(f"\nunder SLURM:\n{table(JOBS, jobs)}" if runs else f"under SLURM:\n{table(JOBS, jobs)}")
     for kind, paths in (
@@ -96,7 +98,7 @@ def _scored(one: Standing) -> str:
     score = of_score(one.metric, one.score)
     if score and not math.isnan(one.deviation):
         score += f" ± {number(one.metric, one.deviation)}"
-    return score
+    return marked(score, one.seen)
 
 
 def _size_and_age(one: Standing) -> list[str]:
@@ -145,6 +147,8 @@ def print_run(place: Path) -> None:
         _print_part(part, indent="    " if one.rounds else "  ", name=bool(one.rounds))
     if one.scores:
         print(table(("  score", ""), [(f"  {name}", number(name, value)) for name, value in one.scores.items()]))
+    if told := footnote(one.seen):
+        print(f"  {told}")
     for problem in one.problems:
         print(f"  damaged: {problem}")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from gamut.errors import GamutError, RunError
 from gamut.recipe.resolved import read_values
+from gamut.runs.words import seen_by
 from gamut.settings import flatten
 from gamut.track.metrics import History
 from gamut.track.run import RECIPE, RESULT, SUMMARY, RunFolder, read_record
@@ -42,6 +43,7 @@ class Standing:
     scores: Mapping[str, float] = field(default_factory=dict)  # all that it is known by
     deviation: float = math.nan  # of the main score over rounds
     interval: tuple[float, ...] = ()  # (low, high) of the main score
+    seen: int = 0  # clips that score it and that the run behind init was trained on
     index: str = ""  # fingerprint of the shard set
     holder: str = ""  # who runs it
     rate: float = math.nan  # clips a second, last measured
@@ -108,6 +110,7 @@ def _of_run(path: Path) -> Standing:
         metric=_main(recipe, result, scores),
         scores=scores,
         interval=tuple(result.get("interval") or ()),
+        seen=seen_by([result]),
         index=str(result.get("index") or run.index()),
         holder=holder,
         rate=(history.series("clips_per_second")[1] or [math.nan])[-1],
@@ -139,6 +142,7 @@ def _of_rounds(path: Path, rounds: Sequence[Standing]) -> Standing:
         scores=scores,
         deviation=statistics.pstdev(one.score for one in done) if len(done) > 1 else math.nan,
         interval=done[0].interval if len(done) == 1 else (),
+        seen=sum(one.seen for one in done),
         index=lead.index,
         holder=next((one.holder for one in rounds if one.holder), ""),
         rate=lead.rate,

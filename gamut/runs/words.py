@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gamut.evaluate import METRICS
 
+SEEN = "seen_in_pretraining"  # in a result: how many of the scored clips the run behind init was trained on
 SHARES = ("probe/knn/", "probe/linear/")  # scores that are shares of 1, and no metrics
 
 
@@ -52,6 +54,29 @@ def number(name: str, value: float) -> str:
     if bare in METRICS:
         return METRICS[bare].show(value)
     return f"{value:.1%}" if name.startswith(SHARES) else f"{value:.4g}"
+
+
+def seen_by(results: Iterable[Mapping[str, Any]]) -> int:
+    """How many of the clips that score them the run behind `init` was trained on."""
+    return sum(int(result.get(SEEN) or 0) for result in results)
+
+
+def marked(score: str, seen: int) -> str:
+    """
+    >>> marked("71.2%", 0), marked("71.2%", 160)
+    ('71.2%', '71.2% *')
+    """
+    return f"{score} *" if seen and score else score
+
+
+def footnote(seen: int, scored: int = 0) -> str:
+    """What the asterisk says, for below a table or a picture; empty where nothing is marked.
+
+    >>> footnote(160, 400)
+    '* 160 of the 400 scored clips were trained on before, by the run behind init'
+    """
+    of = f" of the {scored:,}" if scored else ""
+    return f"* {seen:,}{of} scored clips were trained on before, by the run behind init" if seen else ""
 
 
 def change(name: str, value: float) -> str:

@@ -145,10 +145,16 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], title: str = "")
     return figure
 
 
-def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: Sequence[str], metric: Metric) -> Figure:
+def arms(
+    seeds: dict[str, np.ndarray],
+    classes: dict[str, np.ndarray],
+    labels: Sequence[str],
+    metric: Metric,
+    note: str = "",
+) -> Figure:
     """Models side by side: the metric a seed (dots) and its mean (bar), and what it comes to a class.
 
-    seeds: arm -> float [seeds]; classes: arm -> float [classes].
+    seeds: arm -> float [seeds]; classes: arm -> float [classes]; note: below them.
     """
     figure = new_figure(4 + 0.5 * len(labels), 4)
     left, right = figure.subplots(1, 2, width_ratios=[1, max(1.0, 0.3 * len(labels))])
@@ -169,6 +175,8 @@ def arms(seeds: dict[str, np.ndarray], classes: dict[str, np.ndarray], labels: S
     for axis in (left, right):
         axis.set_ylim(*((0, 100) if metric.percent else (None, None)))
         axis.grid(axis="y", alpha=0.3)
+    if note:
+        figure.supxlabel(plain(note), fontsize=8)
     return figure
 
 

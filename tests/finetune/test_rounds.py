@@ -20,7 +20,7 @@ from rich.console import Console
 
 from finetune import compare, jobs
 from finetune.rounds import rounds
-from finetune.scoring import Scoring
+from finetune.scoring import Scoring, summarise
 from finetune.start import Leakage, leakage_of
 from finetune.work import Finetune
 from gamut.errors import GamutError, RecipeError, RunError
@@ -31,9 +31,11 @@ from gamut.models.weights import save_weights
 from gamut.recipe import schema
 from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import resolved_yaml
+from gamut.runs.words import SEEN
 from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
+from gamut.track.metrics import History
 from gamut.track.run import RunFolder
 from gamut.train.world import World
 from launchers.corpus import CLASSES, synthesise
@@ -293,8 +295,11 @@ def quick(index: Index, init: Path, runs: Path, *more: str) -> list[str]:
     return [*line, "track.mlflow=off", *more]
 
 
-def test_a_round_goes_on_without_the_run_that_it_began_with(index: Index, tmp_path: Path) -> None:
-    """Its checkpoint has the weights, and its folder what they were and which clips they had seen."""
+def test_a_round_goes_on_without_the_run_that_it_began_with(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint has the weights, and its folder what they were and which clips they had seen, which marks its
+    score in every table, and in the log."""
     source, result = tmp_path / "source", tmp_path / "x" / "test-4-seed-0" / "result.json"
     line = quick(index, source, tmp_path, "folds.test=[[4]]")
     pretrained(source, 3, seed=0)
@@ -306,6 +311,14 @@ def test_a_round_goes_on_without_the_run_that_it_began_with(index: Index, tmp_pa
     shutil.rmtree(source)
     assert ranks.run(1, tune, line) == [0]
     assert json.loads(result.read_text()) == first
+    assert History.read(result.parent / "metrics.jsonl").series(SEEN)[1] == [6.0]
+    for seen, marks in ((first, 2), (first | {SEEN: 0}, 0)):
+        summary = summarise(tmp_path, index, [seen])
+        assert (summary[SEEN], capsys.readouterr().out.count("% *")) == (3 * marks, marks)
+    for seen, note in (({}, ""), ({SEEN: 6}, "* 6 scored clips were trained on before, by the run behind init")):
+        compare.compare({"one": summary | seen}, {"one": ""}, Console())
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("% *" in text, note in text) == (bool(note), True)
 
 
 def test_a_result_of_weights_that_init_does_not_mean_any_more_is_refused(

@@ -286,6 +286,12 @@ def test_means_and_spreads_are_over_seeds() -> None:
         console.print(table)
     rows = [line.split() for line in console.export_text().splitlines()]
     assert ["│", "│", "0.00", "│", "6", "│", "84", "│", "75.0", "±", "21.2", "│", "85.0", "±", "21.2", "│"] in rows
+    heard = findings.collect(probes, tuned, {"a": 1, "b": 3}, {"a": 2.0, "b": 6.0}, seconds, {("b", 0, "words"): 5})
+    shown = " ".join(word for row in printed(heard) for word in row)
+    assert "± 1.4 * │" in shown
+    assert "* 5 scored clips were trained on before" in shown
+    names = [label.get_text() for label in findings.plot(heard, "cls").axes[2].get_xticklabels()]
+    assert names == ["untrained", "a", "b *"]
     probed = {name: {"probe": arm["probe"], "tokens": arm.get("tokens", [])} for name, arm in arms.items()}
     figure = findings.plot({"words": arms, "others": probed}, "cls")  # of which nothing was fine-tuned from
     assert [axis.axison for axis in figure.axes] == [True] * 5 + [False]

@@ -16,10 +16,13 @@ import pytest
 from gamut.commands import ROOT
 from gamut.evaluate.scores import Scores
 from gamut.models.weights import load_weights, save_weights
+from gamut.report.comparison import side_by_side
+from gamut.report.sections import facts
+from gamut.report.told import tell
 from gamut.runs import prune
 from gamut.runs.__main__ import main
 from gamut.runs.standing import standing
-from gamut.runs.words import change, number, of_bytes
+from gamut.runs.words import SEEN, change, number, of_bytes
 from gamut.track.checkpoints import KEPT, LATEST, Checkpoints, step_name
 from gamut.track.run import METRICS, RECIPE, RECORD, RESULT, SCORES
 
@@ -97,8 +100,8 @@ def test_runs_of_an_earlier_version_are_listed(runs: Path, told: Told) -> None:
     text = told("list")
     assert line(text, "asit").split()[1:8] == ["pretrain", "stopped", "2", "of", "2", "4", "loss"]
     assert line(text, "validated").split()[1:7] == ["finetune", "finished", "3", "of", "3,", "1"]
-    assert "accuracy 16.7%" in line(text, "validated")
-    assert len([one for one in text.splitlines() if one]) == 7
+    assert "accuracy 16.7% *" in line(text, "validated")
+    assert len([one for one in text.splitlines() if one]) == 8  # with a head, and what the asterisk means
     content = [json.loads(one) for one in told("list", "--json").splitlines()]
     by_name = {Path(one["path"]).name: one for one in content}
     assert by_name["last"]["rounds"][0]["scores"]["accuracy"] == pytest.approx(1 / 6)
@@ -301,11 +304,12 @@ def test_recipes_are_compared_as_a_diff_and_scores_with_an_interval(runs: Path, 
     assert "The same" not in text
     rows = [one.split() for one in text.splitlines()]
     (shown,) = [one for one in rows if one[:1] == ["accuracy"]]
+    assert [shown.pop(at) for at in (4, 2)] == ["*", "*"]  # both are scored on clips that were heard before
     before, after, difference = (float(one.removesuffix("%")) for one in shown[1:4])
     assert shown[2:] == ["100.0%", f"{difference:+.1f}", "points"]
     assert difference == pytest.approx(after - before, abs=0.11)
     best = told("best", "--by", "accuracy").split("\n\n")[0].splitlines()
-    assert best[2].split() == ["100.0%", "runs/last", "finished"]
+    assert best[2].split() == ["100.0%", "*", "runs/last", "finished"]
     assert best[-1].startswith("weights: runs/last/test-4-seed-0/checkpoints/step-00000009")
     other = told("compare", "runs/asit", "runs/last")  # of another stage
     assert "- stage: pretrain\n+ stage: finetune\n" in other
@@ -319,6 +323,26 @@ def test_the_best_is_the_lowest_loss_of_the_runs_on_the_same_data(runs: Path, to
     assert first.splitlines()[2].split()[1] == "runs/oss"
     text = told("best", "--by", "mAP", status=2)
     assert "No run in runs has a score mAP. Scores there: accuracy, loss" in text
+
+
+def test_scores_on_clips_that_were_heard_before_are_marked(runs: Path, told: Told) -> None:
+    """Wherever they are shown, with what it means; others are not."""
+    for name, seen in (("last", 4), ("validated", 0)):
+        place = runs / name / "test-4-seed-0" / RESULT
+        place.write_text(json.dumps(json.loads(place.read_text()) | {SEEN: seen}))
+    note = "* 4 scored clips were trained on before, by the run behind init"
+    for words in (("list",), ("best", "--by", "accuracy"), ("compare", "runs/validated", "runs/last")):
+        text = told(*words)
+        assert text.count("% *") == 1, text
+        assert text.count(note) == 1
+    assert told("show", "runs/last").count("% *") == 2  # of the run, and of its round
+    assert "*" not in told("show", "runs/validated")
+    paged = "".join(map(str, facts(tell(runs / "last"))))
+    assert "% *" in paged
+    assert note in paged
+    assert "*" not in "".join(map(str, facts(tell(runs / "validated"))))
+    both = "".join(map(str, side_by_side([tell(runs / name) for name in ("validated", "last")])))
+    assert (both.count("% *"), both.count(note)) == (1, 1)
 
 
 def test_a_fine_tuning_with_rounds_to_come_is_not_finished(runs: Path) -> None:
