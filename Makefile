@@ -1,4 +1,4 @@
-# make demo       from nothing to what pretraining brings on this machine, in under ten minutes
+# make demo       from nothing to a fine-tuned classifier on this machine, in under ten minutes
 # make test       everything that must hold, in its short form
 # make test-all   the long forms too
 # make soak       a run that is killed 300 times must end with the weights of one that never was; KILLS=20 SEED=7
