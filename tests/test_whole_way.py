@@ -35,7 +35,7 @@ SMALL += [
 ]
 
 
-def command(*words: str, ranks: int = 0, ok: int = 0, timeout: float = 240) -> str:
+def command(*words: str, ranks: int = 0, ok: int = 0, timeout: float = 900) -> str:
     """Run `python WORDS` (or `deepspeed WORDS` on several ranks) in the repository; returns what it printed."""
     line = [sys.executable, *words] if not ranks else deepspeed_line(ranks, *words)
     done = subprocess.run(
