@@ -443,7 +443,7 @@ def hanging(world: World, folder: Path, recipe: schema.Recipe, rank: int, where:
         hang("publishing", action == "rename" and path.name.startswith("step-"))
 
     take, copy = plans.take, Keeper._take_own
-    plans.take = lambda number: (hang("planning", number == 1), take(number))[1]
+    plans.take = lambda number, *block: (hang("planning", number == 1), take(number, *block))[1]
     Keeper._take_own = lambda self, *given: (hang("copying"), copy(self, *given))[1]
     objective.before_step = lambda step: hang("step", step == 2)
     files.hook = hook
