@@ -89,7 +89,8 @@ def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
     assert report["untrained"]["probe"]["knn/mean"] == report["demo"]["probe"]["knn/mean"][:1]
     assert (out / "study.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert f"demo: {tokens / 1e6:.2f} million tokens a run" in printed
+    flops = report["demo"]["flops"][-1]
+    assert f"demo: {tokens / 1e6:.2f} million tokens, {flops / 1e12:.3g} TFLOP a run" in printed
 
     called.clear()
     assert study.main(line) == 0
