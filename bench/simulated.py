@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.packing import mix
+from gamut.data.reader import FILES
 from gamut.data.remote import Pieces, cut_pieces
+from gamut.numbers import RATE
 from gamut.plan import Catalogue, Clips, Epoch, deal
 from gamut.plan.balance import ALPHA
 from gamut.randomness import key, uniform
 
 NODE = 8  # ranks
-FILES = 64  # shards that a reader keeps open (`gamut.data.reader.Reader`)
 CLIP = 10.0  # seconds of the clip by which speeds are given
-RATE = 16_000  # Hz
+UNASKED = "no plan of a made set asks for this: it has no weights, and is planned in one process"
 POOL = 1 << 20  # lengths, of which each clip has one
 
 
@@ -55,16 +56,16 @@ class Made(Catalogue):
         return key(self.seed, 0, rows)
 
     def weights(self, first: int, last: int) -> np.ndarray:
-        raise NotImplementedError
+        raise NotImplementedError(UNASKED)
 
     def sent(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        raise NotImplementedError
+        raise NotImplementedError(UNASKED)
 
     def fingerprint(self) -> str:
         return self.told
 
     def weights_fingerprint(self) -> str:
-        raise NotImplementedError
+        raise NotImplementedError(UNASKED)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ from rich.table import Table
 from bench.packing import MAX_CLIPS, MIXES
 from bench.planning import CUT_AT
 from bench.simulated import (
-    FILES,
     NODE,
     Assumed,
     Fetched,
@@ -58,6 +57,7 @@ from bench.simulated import (
     times,
 )
 from bench.started import Start, begin
+from gamut.data.reader import FILES
 from gamut.plan import Border, Epoch, Policy, plan_block
 from gamut.progress import Progress
 from gamut.track.figures import new_figure

@@ -138,13 +138,14 @@ def main(argv: list[str] | None = None) -> int:
     (options.out / "comparison.json").write_text(json.dumps(report, indent=2))
     picture = options.out / "comparison.png"
     names = next(iter(results.values()))["labels"]
-    title = {arm: marked(arm, seen_by([result])) for arm, result in results.items()}
+    seen = {arm: entry[SEEN] for arm, entry in report["arms"].items()}
+    title = {arm: marked(arm, seen[arm]) for arm in results}
     seeds = {title[arm]: np.array([entry["score"] for entry in result["rounds"]]) for arm, result in results.items()}
     classes = {title[arm]: by_class(result) for arm, result in results.items()}
     shown = most_different(list(classes.values()))
     some = {arm: values[shown] for arm, values in classes.items()}
-    told = footnote(max(seen_by([result]) for result in results.values()))
-    figures.arms(seeds, some, [names[at] for at in shown], METRICS[report["metric"]], told).savefig(picture, dpi=110)
+    told, metric = footnote(max(seen.values())), METRICS[report["metric"]]
+    figures.arms(seeds, some, [names[at] for at in shown], metric, told).savefig(picture, dpi=110)
     console.print(f"the same by class: {picture}", highlight=False)
     return 0
 

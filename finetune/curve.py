@@ -26,7 +26,7 @@ from finetune.jobs import Job, run_all
 from gamut.commands import command, parser_of
 from gamut.errors import CheckpointError
 from gamut.evaluate import METRICS, Metric
-from gamut.runs.words import footnote, marked, seen_by
+from gamut.runs.words import footnote, marked, noted, seen_by
 from gamut.track.figures import new_figure
 from gamut.track.run import RunFolder
 
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(table)
     report = {"run": str(options.run), "recipe": options.recipe, "metric": metric.name, "scores": points}
     (out / "curve.json").write_text(json.dumps(report, indent=2))
-    title = "\n".join(filter(None, (f"{options.run.name}, then {options.recipe}", told)))
+    title = noted(f"{options.run.name}, then {options.recipe}", told)
     plot(points, metric, title).savefig(out / "curve.png", dpi=110)
     console.print(f"the curve: {out / 'curve.png'}", highlight=False)
     return 0

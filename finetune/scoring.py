@@ -27,7 +27,7 @@ from gamut.models.weights import load_weights, save_weights
 from gamut.plan import Clips
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
-from gamut.runs.words import SEEN, footnote, marked, seen_by
+from gamut.runs.words import SEEN, footnote, marked, noted, seen_by
 from gamut.shards import Index
 from gamut.track import figures
 from gamut.track.run import BEST, CLASSES, RESULT, SCORES, SUMMARY
@@ -195,7 +195,7 @@ class Scoring:
         if counts is not None and len(counts) <= PLOTTED:
             shown = marked(metric.show(values[metric.name]), leaked)
             title = f"{self.recipe.run.name}: {metric.name} {shown}, {selected}"
-            title = "\n".join(filter(None, (title, footnote(leaked, len(scores.target)))))
+            title = noted(title, footnote(leaked, len(scores.target)))
             self.run.tracker.figure("confusion", figures.confusion_matrix(counts, self.index.labels, title), step)
         return result
 
@@ -246,7 +246,7 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
     if metric.confusion and len(index.labels) <= PLOTTED:
         (folder / "figures").mkdir(exist_ok=True)
         confusion = np.sum([result["confusion"] for result in results], axis=0)
-        title = "\n".join(filter(None, (f"{folder.name}: {len(results)} rounds", told)))
+        title = noted(f"{folder.name}: {len(results)} rounds", told)
         figure = figures.confusion_matrix(confusion, index.labels, title)
         figure.savefig(folder / "figures" / "confusion.png", dpi=110)
         print(f"confusion matrix: {folder / 'figures' / 'confusion.png'}", flush=True)

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         become("-m", "gamut.shards", "convert", *_words(options))
 
     if options.dry_run:
-        return dry_run(options, _cluster(options))
+        return dry_run(options, cluster_of(options))
     submit(options)
     return 0
 
@@ -53,7 +53,7 @@ def submit(options: argparse.Namespace) -> str:
     from launchers import arrays
     from launchers.executor import require_sbatch
 
-    cluster = _cluster(options)
+    cluster = cluster_of(options)
     require_sbatch()
     listing = listing_of(options)
     for sentence in listing.said:
@@ -77,7 +77,8 @@ def submit(options: argparse.Namespace) -> str:
     return after
 
 
-def _cluster(options: argparse.Namespace) -> Cluster:
+def cluster_of(options: argparse.Namespace) -> Cluster:
+    """What a job without a GPU asks for. Raises RecipeError."""
     from launchers.cluster import load_cluster
 
     cluster = load_cluster(options.cluster, resources(options) | {"nodes": 1, "gpus": 0, "cpu_tasks": 1})

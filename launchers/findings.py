@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from gamut.errors import RunError
-from gamut.runs.words import footnote, marked
+from gamut.runs.words import footnote, marked, noted
 from gamut.track.figures import new_figure
 from gamut.track.metrics import History
 
@@ -118,8 +118,8 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
         recipes = [name for name in arms if name not in (LOGMEL, UNTRAINED)]
         known = [f"{title} {spread(arms[LOGMEL]['probe'][f'{how}/logmel'][-1])}" for how, title in HOW]
         before = {name: arms[name].get("finetune_seen", 0) for name in (UNTRAINED, *recipes)}
-        told = [f"log-mel: {', '.join(known)}", footnote(max(before.values()))]
-        ends = _table(f"{task}, %", "\n".join(filter(None, told)), [UNTRAINED, *recipes])
+        told = noted(f"log-mel: {', '.join(known)}", footnote(max(before.values())))
+        ends = _table(f"{task}, %", told, [UNTRAINED, *recipes])
         gains = _table(f"{task}: points above {'the arm before' if recipes[1:] else UNTRAINED}", "", recipes)
         for row in rows:
             scores = [_scores(arms[name], row) for name in (UNTRAINED, *recipes)]

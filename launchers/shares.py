@@ -10,14 +10,13 @@ Examples:
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gamut.commands import parser_of
 from gamut.errors import ShardError
-from launchers.convert import WORKERS
-from launchers.options import add_jobs, add_resources, become, resources
+from launchers.convert import WORKERS, cluster_of
+from launchers.options import add_jobs, add_resources, become
 
 
 def main(argv: list[str]) -> int:
@@ -36,18 +35,15 @@ def main(argv: list[str]) -> int:
 
     from gamut.shards.index import Index
     from launchers import arrays
-    from launchers.cluster import load_cluster
     from launchers.executor import require_sbatch
 
     if not options.dry_run:
         require_sbatch()
     index = Index.open(options.dst, tars=False, intact=False)
-    cluster = load_cluster(options.cluster, resources(options) | {"nodes": 1, "gpus": 0, "cpu_tasks": 1})
-    if options.cpus_per_task is None and options.cluster is None:
-        cluster = replace(cluster, cpus_per_task=WORKERS)
+    cluster = cluster_of(options)
     jobs, folder = max(1, min(options.jobs, len(index.shards))), Path(options.dst).absolute()
     place = folder / "index" / "slurm"
-    executor = _executor(place, options.what, cluster, jobs)
+    executor = arrays.array_executor(place, f"{options.what}-shards", cluster, jobs)
     if options.dry_run:
         print(executor.script(jobs))
         most = -(-len(index.shards) // jobs)
@@ -93,9 +89,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus-per-task", type=int, help=f"processes a job (default: {WORKERS})")
     add_resources(parser, dry_run="show the sbatch script; submit and write nothing")
     return parser
-
-
-def _executor(place: Path, what: str, cluster: Any, jobs: int) -> Any:
-    from launchers.arrays import array_executor
-
-    return array_executor(place, f"{what}-shards", cluster, jobs)

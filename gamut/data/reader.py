@@ -19,6 +19,8 @@ from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
 from gamut.shards.joined import Joined
 
+FILES = 64  # shards that a reader keeps open
+
 
 class Reader:
     """Reads and decodes members of a shard set by row, keeping at most `files` shards open.
@@ -34,7 +36,7 @@ class Reader:
     (80000,)
     """
 
-    def __init__(self, index: Index, *, files: int = 64, tries: int = 5, pause: float = 0.1) -> None:
+    def __init__(self, index: Index, *, files: int = FILES, tries: int = 5, pause: float = 0.1) -> None:
         self.index = index
         self._files = files
         self._tries = tries

@@ -10,10 +10,17 @@ import yaml
 from gamut.errors import RecipeError
 
 MOST_VALUES = 100_000  # of a text
+DEEPEST = 100  # brackets in each other
 
 
 class _Yaml(yaml.SafeLoader):
     """YAML as people write it: `1e-3` is a number, only true and false are booleans, no key may occur twice."""
+
+    def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
+        """PyYAML looks at every open bracket again at each character: deep ones are refused as they come."""
+        if self.flow_level == DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(kind)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

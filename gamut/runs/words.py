@@ -79,6 +79,11 @@ def footnote(seen: int, scored: int = 0) -> str:
     return f"* {seen:,}{of} scored clips were trained on before, by the run behind init" if seen else ""
 
 
+def noted(text: str, note: str) -> str:
+    """A text, such as a title, with a note below where there is one."""
+    return f"{text}\n{note}" if note else text
+
+
 def change(name: str, value: float) -> str:
     """A difference of two scores, in the unit of `number`: `+1.2 points`, `-0.034`"""
     bare = name.rpartition("/")[2]

@@ -31,17 +31,6 @@ class Found(Mapping[str, Finding], Generic[Finding]):
         self._dump, self._parse = dump, parse
         self._numbers = {name: number for number, name in enumerate(index.tars.names)}
 
-    def get_or_none(self, name: str) -> Finding | None:
-        """What was found in a shard; None where it has to be read."""
-        try:
-            content = json.loads(self._path(name).read_bytes())
-            files.require_digest(content)
-            if [content["index"], content["tar"]] == [self.index.fingerprint, self.index.tars.stamp(name)]:
-                return self._parse(content["found"])
-        except (OSError, *files.UNSOUND):
-            pass
-        return None
-
     def keep(self, name: str, finding: Finding) -> None:
         """Raises ShardError where the disk refuses."""
         about = {"index": self.index.fingerprint, "tar": self.index.tars.stamp(name), "found": self._dump(finding)}
@@ -56,10 +45,14 @@ class Found(Mapping[str, Finding], Generic[Finding]):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __getitem__(self, name: str) -> Finding:
-        found = self.get_or_none(name)
-        if found is None:
-            raise KeyError(name)
-        return found
+        try:
+            content = json.loads(self._path(name).read_bytes())
+            files.require_digest(content)
+            if [content["index"], content["tar"]] == [self.index.fingerprint, self.index.tars.stamp(name)]:
+                return self._parse(content["found"])
+        except (OSError, *files.UNSOUND):
+            pass
+        raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._numbers if name in self)

@@ -216,7 +216,7 @@ class _Training:
             pin=world.device.type == "cuda",
             nodes=world.size // world.local_size if recipe.plan.locality == "node" else 1,
             later=self.session.plans.planned,
-            **({"across": False} if recipe.plan.grow else {}),
+            across=not recipe.plan.grow,
         )
         self.loader = self.ending.enter_context(contextlib.closing(loader))
         return self.loader

@@ -12,7 +12,7 @@ import pytest
 from gamut.shards import Index
 from gamut.shards.statistics import describe_in_shares, hear_share
 from gamut.shards.verify import verify, verify_share
-from launchers import shares
+from launchers import arrays
 from launchers import slurm as command
 
 from .test_convert_array import FakeExecutor, reference, src  # noqa: F401 (fixtures)
@@ -25,7 +25,7 @@ def made(reference: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 
 def submitted(words: list[str], executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(shares, "_executor", lambda place, what, cluster, jobs: executor)
+    monkeypatch.setattr(arrays, "array_executor", lambda place, name, cluster, jobs: executor)
     monkeypatch.setattr(shutil, "which", lambda name: name)
     return command.main([*words, "--cpus-per-task", "1"])
 

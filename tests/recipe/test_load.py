@@ -177,7 +177,7 @@ def test_a_bomb_is_one_sentence_at_once(configs: Path, text: str, what: str) -> 
         load_recipe("pretrain", "bomb", [], configs)
     with pytest.raises(RecipeError, match="bomb"):
         read_resolved(path)
-    assert time.process_time() - began < 60.0  # a bomb that goes off takes hours
+    assert time.process_time() - began < 5.0
 
 
 @pytest.mark.parametrize(
