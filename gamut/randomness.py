@@ -118,6 +118,9 @@ def _signed(constant: int) -> int:
     return constant - (1 << 64) if constant >> 63 else constant
 
 
+SIGNED = (_signed(GOLDEN), _signed(FIRST), _signed(SECOND))  # as torch has them
+
+
 def _shift(word: torch.Tensor, by: int) -> torch.Tensor:
     return (word >> by) & ((1 << (64 - by)) - 1)  # torch shifts int64 arithmetically; the mask makes it logical
 
@@ -159,14 +162,15 @@ def _hashed(word: Any, parts: Sequence[Any]) -> torch.Tensor:
     """The key of a word that is hashed already and further parts."""
     import torch
 
+    golden, first, second = SIGNED
     for part in parts:
         if not isinstance(part, torch.Tensor):
             part = _signed(int(part) & WORD)
         elif part.dtype != torch.int64:
             part = part.to(torch.int64)
-        word = (word ^ part) + _signed(GOLDEN)
-        word = (word ^ _shift(word, 30)) * _signed(FIRST)
-        word = (word ^ _shift(word, 27)) * _signed(SECOND)
+        word = (word ^ part) + golden
+        word = (word ^ _shift(word, 30)) * first
+        word = (word ^ _shift(word, 27)) * second
         word = word ^ _shift(word, 31)
     return word
 

@@ -108,7 +108,7 @@ def _features(
     reader: FeatureReader, epoch: Epoch, draws: np.ndarray, row: np.ndarray, planned: list[int]
 ) -> tuple[list[int], dict[str, Any]]:
     """`_sounds` for cached features. A partner is a clip of the same pack, so nothing more is read."""
-    found = [reader.hole(one) for one in row.tolist()]
+    found = reader.holes(row)
     kept = [clip for clip, hole in enumerate(found) if hole is None]
     features = reader.read(row[kept])
     payload: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _features(
     wanted, weight = np.asarray(epoch.partner[draws], np.int64), np.asarray(epoch.partner_weight[draws], np.float32)
     place = {(int(pack[clip]), int(row[clip])): number for number, clip in reversed(list(enumerate(kept)))}
     partner = [place.get((int(pack[clip]), int(wanted[clip])), -1) for clip in kept]
-    lost = [hole for clip in kept if wanted[clip] >= 0 and (hole := reader.hole(int(wanted[clip]))) is not None]
+    lost = [hole for hole in reader.holes(wanted[kept]) if hole is not None]
     mixed = np.array(partner, np.int64) >= 0
     partner_row = np.where(mixed, wanted[kept], -1)
     label_offset, label = _labels(reader.index, partner_row)

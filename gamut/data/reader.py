@@ -207,9 +207,9 @@ class FeatureReader:
         self.cache = cache
         self._holes = {hole.row: hole for hole in cache.holes}
 
-    def hole(self, row: int) -> Hole | None:
-        """Why the clip in a row of the index has no features, or None where it should have."""
-        return self._holes.get(row)
+    def holes(self, rows: np.ndarray) -> list[Hole | None]:
+        """Why the clip in each row of the index has no features; None where it should have, and for a row of -1."""
+        return list(map(self._holes.get, rows.tolist()))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """As `Features.read`; [0, layers, steps, dim] for no rows."""
