@@ -7,6 +7,7 @@ Examples:
     python launchers/slurm.py pretrain asit_b_4096 --nodes 8 --gpus 8 --dry-run
     python launchers/slurm.py convert audioset /data/AudioSet shards/audioset --jobs 64
     python launchers/slurm.py verify shards/audioset --jobs 64
+    python launchers/slurm.py index /archive/fsd50k-tars --out shards/fsd50k --jobs 64
     python launchers/slurm.py features whisper_large_as20k init=models/whisper-large --jobs 8
     python launchers/slurm.py pretrain asit_s data=shards/esc50 --sweep seed=0,1,2 --sweep optim.lr=1e-4,3e-4
     python launchers/slurm.py convert esc50 ESC-50 shards/esc50 --then pretrain asit_tiny --then finetune esc10
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         from launchers import features
 
         return features.main(argv[1:])
-    if argv[:1] in (["verify"], ["stats"]):
+    if argv[:1] in (["verify"], ["stats"], ["index"]):
         from launchers import shares
 
         return shares.main(argv)

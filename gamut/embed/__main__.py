@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "model",
         metavar="MODEL",
         help="a run, round, checkpoint or exported folder; a public AST, SSAST, ASiT, ElasticAST, BEATs, ...; a folder "
-        "of transformers (Whisper, HuBERT, wav2vec2, AST); an OpenAI Whisper",
+        "of transformers (Whisper, HuBERT, wav2vec2, AST); an OpenAI Whisper; or esc10, which comes with Gamut",
     )
     parser.add_argument("sounds", metavar="FILE", nargs="+", type=Path, help="sound files, or folders of them")
     parser.add_argument(

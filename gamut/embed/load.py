@@ -14,6 +14,7 @@ from gamut.embed.model import Model, Window
 from gamut.errors import CheckpointError, RecipeError
 from gamut.features.encoders import ENCODERS, AnyLength, OfSpectrograms, OfWhisper, kind_of
 from gamut.models.find import find_weights, metadata_of
+from gamut.models.shipped import located, shipped
 from gamut.models.whisper import PRECISIONS, is_whisper, load_whisper
 from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.recipe import schema
@@ -47,7 +48,7 @@ def load(
     place: a run of pretraining or fine-tuning, one of its rounds, checkpoints or files of weights; an exported folder;
     a public AST, SSAST, ASiT, ElasticAST, BEATs, EAT, SSLAM, AudioMAE, Dasheng or M2D (a file, or a folder of
     transformers); a Whisper (a folder of transformers, an OpenAI .pt); HuBERT or wav2vec2 (a folder of transformers, or
-    torchaudio's weights with their `architecture`, such as hubert_base).
+    torchaudio's weights with their `architecture`, such as hubert_base); or the name of a model that comes with Gamut.
 
     head, encoder, text: as in `gamut.tag.load`, of a Whisper. labels: class names where the weights do not say them: a
     sequence, or a file. model: keys of the model section of public weights that their tensors do not tell, such as
@@ -66,10 +67,13 @@ def load(
     >>> load("models/whisper-tiny").embed("clip.wav", level="frame")[0].values.shape      # doctest: +SKIP
     (250, 384)
     """
-    path = Path(place).expanduser()
+    path = located(place)
     on = device_named(device or accelerator())
     if not path.exists():
-        raise CheckpointError(f"There is nothing at {path}: no such file or folder.")
+        raise CheckpointError(
+            f"There is nothing at {path}: no such file or folder, and no model of that name comes with Gamut, only "
+            f"{', '.join(shipped())}."
+        )
     if window is not None and not 0.1 <= window <= 600:
         raise RecipeError(f"A window is of 0.1 to 600 s, not of {window:g} s.")
     extract = schema.Extract(seconds=window or LONGEST, architecture=architecture)

@@ -19,6 +19,7 @@ from gamut.models.backbone import Backbone, build
 from gamut.models.families import find_public
 from gamut.models.find import find_weights, recipe_of
 from gamut.models.public import PublicEncoder, load_public
+from gamut.models.shipped import located
 from gamut.models.speech import SpeechEncoder, is_speech, load_speech
 from gamut.models.weights import load_backbone
 from gamut.models.whisper import STEP, Whisper, is_whisper, load_whisper
@@ -248,7 +249,7 @@ def load_encoder(recipe: Recipe, device: torch.device) -> Encoder:
             "an OpenAI Whisper (.pt), torchaudio weights (with extract.architecture), a file of EAT, SSLAM, AudioMAE, "
             "BEATs, Dasheng or M2D, or an ASiT run."
         )
-    path = Path(recipe.init).expanduser()
+    path = located(recipe.init)
     return ENCODERS[kind_of(path, recipe)].load(path, recipe, device)
 
 

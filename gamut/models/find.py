@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from gamut.errors import CheckpointError, RecipeError
 from gamut.models.names import KERNELS
+from gamut.models.shipped import located, shipped
 from gamut.recipe.resolved import read_portable
 from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import epochs_at
@@ -33,18 +34,19 @@ HASH = "sha256"  # in what files of ours say: of their tensors and all else that
 
 def find_weights(init: str | Path) -> Path:
     """The file that `init` means: a file of weights, a checkpoint folder, a run or one of its rounds (the weights that
-    `RunFolder.weights` says), or a folder that `gamut export` or transformers wrote.
+    `RunFolder.weights` says), a folder that `gamut export` or transformers wrote, or a model that comes with Gamut.
 
     Of a checkpoint it is the file with the teacher, or with the mean over epochs, where there is one, else the trained
     model. Raises CheckpointError saying what was looked for.
     """
-    path = Path(init).expanduser()
+    path = located(init)
     if path.is_file():
         _require_weights(path)
         return path
     if not path.is_dir():
         raise CheckpointError(
-            f"{init}: there is no such file or folder. Name a run, a checkpoint, an exported folder or weights."
+            f"{init}: there is no such file or folder. Name a run, a checkpoint, an exported folder, weights, "
+            f"or a model that comes with Gamut: {', '.join(shipped())}."
         )
     rounds = RunFolder.rounds(path)
     if len(rounds) > 1:

@@ -11,7 +11,7 @@ from gamut.commands import command
 from gamut.errors import ShardError
 from gamut.remote import Remote, is_remote
 from gamut.remote.mirror import mirror
-from gamut.shards.arguments import THEIRS, listing_of, parser
+from gamut.shards.arguments import listing_of, parser
 
 
 @command
@@ -44,45 +44,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from gamut.shards.adopt import adopt, ours
-    from gamut.shards.foreign import Taking
-    from gamut.shards.labels import LabelSource, read_classes
-    from gamut.shards.rebuild import rebuild
-    from gamut.shards.report import print_adopted
-    from gamut.shards.tars import Tars
+    from gamut.shards.indexing import index
 
-    tars = Tars.find(arguments.where, _remote(arguments))
-    if tars.is_remote and arguments.out is None:
-        raise ShardError(f"The index of {arguments.where} must go to a folder on this machine: give --out FOLDER.")
-    folder = arguments.out or Path(arguments.where)
-    if ours(tars):
-        given = [f"--{name.replace('_', '-')}" for name, usual in THEIRS.items() if getattr(arguments, name) != usual]
-        if given:
-            raise ShardError(
-                f"The tars in {arguments.where} were written by `convert` and already hold what {', '.join(given)} "
-                "would set: leave it out. It is for third-party tars."
-            )
-        clips, absent = rebuild(tars, folder, arguments.workers)
-        print(f"{clips:,} clips are indexed in {folder / 'index'}")
-        if absent:
-            print(f"{absent} shards of the conversion are missing; run it again to write them", file=sys.stderr)
-        return 0
-    report = adopt(
-        tars,
-        folder,
-        Taking(
-            name=arguments.name or tars.set_name,
-            labels=LabelSource.parse(arguments.labels),
-            fast=arguments.fast,
-            largest=arguments.largest_mb << 20,
-            longest=arguments.longest,
-        ),
-        classes=read_classes(arguments.classes) if arguments.classes else None,
-        workers=arguments.workers,
-        stop=arguments.on_error == "stop",
-        folds=arguments.folds,
-    )
-    print_adopted(report, folder, arguments.name or tars.set_name)
+    index(arguments)
     return 0
 
 

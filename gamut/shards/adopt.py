@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import shutil
+from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gamut.errors import ShardError
-from gamut.files import TEMPORARY, refusal, require_digest, with_digest, write_bytes
 from gamut.numbers import RATE
 from gamut.progress import Progress
 from gamut.shards.build import build, only_writer
 from gamut.shards.doubles import find_doubles
 from gamut.shards.folds import FOLD, Strata, folds_for, folds_of, hash_of_name
 from gamut.shards.foreign import Found, Taking, scan_foreign
+from gamut.shards.found import SCANS
+from gamut.shards.found import Found as Kept
+from gamut.shards.heard import Heard
 from gamut.shards.index import Index
-from gamut.shards.labels import Classes, are_vectors, class_of, class_table, named, refuse_captions
+from gamut.shards.labels import Classes, Forms, class_of, class_table, named
 from gamut.shards.part import Part, hexadecimal
-from gamut.shards.pool import spread
+from gamut.shards.pool import share_of, stream
 from gamut.shards.statistics import describe
 from gamut.shards.tar import members
 from gamut.shards.tars import Tars
-from gamut.shards.write import Outcome
+from gamut.shards.write import Outcome, Quarantined
 
-FORMAT = 4  # of what is kept of a tar
-SCANS = "scans"  # folder beside the index
+FORMAT = 5  # of what is kept of a tar
 OURS = {"set", "xxh3", "label_ids", "samples"}  # what a KEY.json of `convert` has, among others
 
 
@@ -57,30 +57,33 @@ def adopt(
     folds: int | None = None,
 ) -> Report:
     """Write the index of `tars` into `folder`, which may be the folder of the tars. Run again after a kill, it
-    continues after the tars that were finished.
+    continues after the tars that were finished; those that `scan_share` has read are not read again.
 
     Clips that cannot be used are left out and listed in index/quarantine.json, with the tars that are damaged; with
     `stop` the first of either is raised instead. `folds`: as `folds_for` takes them; clips with the same bytes are in
-    one. Raises ShardError where a tar cannot be read or is compressed, where
-    labels have no place among `classes`, are captions or can be read in two ways, where no clip at all can be used, or
-    where `folder` holds other tars.
+    one. Memory grows with the tars and with what is listed, and with the clips by some 100 bytes each where they get
+    folds. Raises ShardError where a tar cannot be read or is compressed, where labels have no place among `classes`,
+    are captions or can be read in two ways, where no clip at all can be used, or where `folder` holds other tars.
     """
     place = tars.seen_from(folder)
     with only_writer(folder):
-        with Progress(f"indexing {taking.name}", len(tars.names), "shards") as progress:
-            scans = Scans.begin(folder / "index", taking)
-            found = spread(functools.partial(_scan, tars, scans, stop), tars.names, workers, progress.add)
-        labels = [each for one in found for each in one.labels]
-        clips = (f"{tars.full(one.part.shard)}/{key}" for one in found for key in one.part.key)
+        kept = _kept(tars, folder, taking)
+        kept.begin()
+        forms, survey = Forms(), _Survey()
+        for found in _scans(kept, tars.names, taking, workers, stop):
+            survey.add(found, tars.full(found.part.shard))
+            for key, labels in zip(found.part.key, found.labels):
+                forms.add(f"{tars.full(found.part.shard)}/{key}", labels)
         if not taking.labels.chosen and classes is None:
-            refuse_captions(labels)
-        vectors = are_vectors(labels, clips, None if classes is None else len(classes[0]))
-        texts = [[named(each, vectors, classes) for each in one.labels] for one in found]
-        for one, some in zip(found, texts):
-            one.events = [[(*times, class_of(name, classes)) for *times, name in events] for events in one.events]
-            for clip, events in zip(some, one.events):
-                clip += [name for name in dict.fromkeys(name for *_, name in events) if name not in clip]
-        report = _report(found, texts, tars)
+            forms.refuse_captions()
+        vectors = forms.vectors(None if classes is None else len(classes[0]))
+        read = functools.partial(_read, kept, vectors, classes)
+        seen: set[str] = set()
+        unlabelled = 0
+        for _, texts in read():
+            seen.update(label for clip in texts for label in clip)
+            unlabelled += sum(not clip for clip in texts)
+        report = survey.report(len(seen), unlabelled)
         report.save(folder, damaged=report.damaged)
         if not report.clips:
             first = [*report.damaged.values(), *(one.message for one in report.quarantined)]
@@ -88,35 +91,158 @@ def adopt(
                 f"No clip in the tars in {tars.place} can be used."
                 + (f" The first problem: {first[0]}" if first else " They hold no FLAC, WAV, Ogg or MP3.")
             )
-        seen = {label for some in texts for clip in some for label in clip}
         unnamed = [str(number) for number in range(vectors)] or None
         table, ids = class_table(seen, unnamed if classes is None else classes[0])
-        for one, some in zip(found, texts):
-            one.part.events = [[[first, end, ids[name]] for first, end, name in events] for events in one.events]
-            one.part.labels = [[ids[label] for label in clip] for clip in some]
         report = replace(report, folds=folds_for((), table, folder, folds))
-        if report.folds:
-            _add_folds([one.part for one in found], table, report.folds)
+        own = _folds(read(), ids, table, report.folds) if report.folds else None
         about = {"source": "foreign", "fast": taking.fast}
-        build(folder, taking.name, table, [one.part for one in found], about, place)
-        scans.end()
-        heard = {one.part.shard: one.heard for one in found if one.heard is not None}
-        if len(heard) == len(found):
-            statistics = describe(folder, workers, tars.remote, heard)
-            return replace(report, statistics=statistics, doubles=statistics.doubles)
-        index = Index.open(folder, remote=tars.remote)
-        return replace(report, doubles=find_doubles(index, index.checksum))  # of bytes; `stats` compares samples
+        build(folder, taking.name, table, _parts(read(), ids, own), about, place)
+        if survey.heard == len(tars.names):
+            statistics = describe(folder, workers, tars.remote, _Heard(kept))
+            report = replace(report, statistics=statistics, doubles=statistics.doubles)
+        else:
+            index = Index.open(folder, remote=tars.remote)  # `stats` compares samples, this bytes
+            report = replace(report, doubles=find_doubles(index, index.checksum))
+        kept.remove()
+        return report
 
 
-def _add_folds(parts: list[Part], table: list[str], folds: int) -> None:
-    strata = Strata()
-    for part in parts:
-        for labels in part.labels:
-            strata.add(labels)
-    groups = np.array([hash_of_name(hexadecimal(one)) for part in parts for one in part.clip_checksum], np.uint64)
-    chosen = iter(folds_of(groups, strata.rarest(), [hash_of_name(name) for name in table], folds).tolist())
-    for part in parts:
-        part.columns = {FOLD: list(itertools.islice(chosen, len(part.key)))}
+def scan_share(
+    tars: Tars, folder: Path, taking: Taking, number: int, of: int, workers: int = 1, stop: bool = False
+) -> None:
+    """Read share `number` of `of` of the tars, for `adopt` to gather; any number of shares at once. Raises ShardError
+    as that."""
+    tars.seen_from(folder)
+    names = [tars.names[one] for one in share_of(len(tars.names), number, of)]
+    with only_writer(folder, with_others=True):
+        for _ in _scans(_kept(tars, folder, taking), names, taking, workers, stop):
+            pass
+
+
+def _kept(tars: Tars, folder: Path, taking: Taking) -> Kept[Found]:
+    """What tars were found to hold, until all are indexed, so that a kill loses no finished tar. It counts only for
+    the same bytes, taken in the same way."""
+    about = {"taking": asdict(taking), "format": FORMAT}
+    return Kept(tars, folder / "index" / SCANS, about, Found.dump, Found.parse)
+
+
+def _scans(kept: Kept[Found], names: Sequence[str], taking: Taking, workers: int, stop: bool) -> Iterator[Found]:
+    """What these tars hold, one after the other; those are read of which it is not kept, and it is kept of all."""
+    with Progress(f"indexing {taking.name}", len(names), "shards") as progress:
+        work = functools.partial(_scan, taking, stop)
+        yield from stream(work, map(kept.only, names), len(names), workers, progress.add)
+
+
+def _scan(taking: Taking, stop: bool, kept: Kept[Found], advance: Callable[[int], None]) -> Found:
+    (name,) = kept.tars.names
+    found = kept.get(name)
+    if found is None:
+        with kept.tars.open(name) as file:
+            found = scan_foreign(file, name, taking)
+        kept.keep(name, found)
+    if stop and (found.damage or found.quarantined):
+        raise ShardError(found.damage or f"{found.quarantined[0].file}: {found.quarantined[0].message}")
+    advance(1)
+    return found
+
+
+class _Survey:
+    """What all tars together were found to hold."""
+
+    def __init__(self) -> None:
+        self.clips, self.samples, self.shards, self.heard = 0, 0, 0, 0  # heard: tars whose clips were all decoded
+        self.codecs, self.ignored, self.ways = Counter[str](), Counter[str](), Counter[str]()
+        self.quarantined: list[Quarantined] = []
+        self.saturated: dict[str, int] = {}
+        self.damaged: dict[str, str] = {}
+
+    def add(self, found: Found, name: str) -> None:
+        """The next tar, and its name with its place."""
+        self.clips += len(found.part.key)
+        self.samples += sum(found.part.samples)
+        self.shards += 1
+        self.heard += found.heard is not None
+        self.codecs.update(found.part.codec)
+        self.ignored.update(found.ignored)
+        self.ways.update(found.read)
+        self.quarantined += found.quarantined
+        self.saturated |= {f"{found.part.shard}/{key}": samples for key, samples in found.saturated.items()}
+        if found.damage:
+            self.damaged[name] = found.damage
+
+    def report(self, classes: int, unlabelled: int) -> Report:
+        return Report(
+            clips=self.clips,
+            seconds=self.samples / RATE,
+            shards=self.shards,
+            classes=classes,
+            unlabelled=unlabelled,
+            codecs=dict(self.codecs.most_common()),
+            quarantined=tuple(self.quarantined),
+            saturated=self.saturated,
+            ignored=dict(self.ignored.most_common()),
+            read=dict(self.ways.most_common()),
+            damaged=self.damaged,
+        )
+
+
+def _read(kept: Kept[Found], vectors: int, classes: Classes | None) -> Iterator[tuple[Found, list[list[str]]]]:
+    """(what a tar holds, with events by the names of the class table; the labels of each of its clips) of all tars."""
+    for name in kept.tars.names:
+        found = kept.again(name)
+        texts = [named(each, vectors, classes) for each in found.labels]
+        found.events = [[(*times, class_of(label, classes)) for *times, label in events] for events in found.events]
+        for clip, events in zip(texts, found.events):
+            clip += [label for label in dict.fromkeys(label for *_, label in events) if label not in clip]
+        yield found, texts
+
+
+def _folds(
+    read: Iterable[tuple[Found, list[list[str]]]], ids: Mapping[str, int], table: Sequence[str], folds: int
+) -> np.ndarray:
+    """int64 [clips], as `folds_of`."""
+    strata, groups = Strata(), array("Q")
+    for found, texts in read:
+        for clip in texts:
+            strata.add([ids[label] for label in clip])
+        groups.extend(hash_of_name(hexadecimal(one)) for one in found.part.clip_checksum)
+    return folds_of(np.array(groups, np.uint64), strata.rarest(), [hash_of_name(name) for name in table], folds)
+
+
+def _parts(
+    read: Iterable[tuple[Found, list[list[str]]]], ids: Mapping[str, int], folds: np.ndarray | None
+) -> Iterator[Part]:
+    first = 0
+    for found, texts in read:
+        part = found.part
+        part.events = [[[onset, end, ids[name]] for onset, end, name in events] for events in found.events]
+        part.labels = [[ids[label] for label in clip] for clip in texts]
+        if folds is not None:
+            part.columns = {FOLD: folds[first : first + len(part.key)].tolist()}
+            first += len(part.key)
+        yield part
+
+
+class _Heard(Mapping[str, Heard]):
+    """What the clips of each tar sound like, as it was kept when they were decoded: of all tars."""
+
+    def __init__(self, kept: Kept[Found]) -> None:
+        self._kept, self._names = kept, frozenset(kept.tars.names)
+
+    def __getitem__(self, name: str) -> Heard:
+        heard = self._kept.again(name).heard
+        if heard is None:
+            raise KeyError(name)
+        return heard
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def ours(tars: Tars) -> bool:
@@ -138,83 +264,3 @@ def ours(tars: Tars) -> bool:
         except (ShardError, ValueError, RecursionError):
             continue
     return False
-
-
-def _scan(tars: Tars, scans: Scans, stop: bool, name: str, advance: Callable[[int], None]) -> Found:
-    stamp = tars.stamp(name)
-    found = scans.get(name, stamp)
-    if found is None:
-        with tars.open(name) as file:
-            found = scan_foreign(file, name, scans.taking)
-        scans.put(name, stamp, found)
-    if stop and (found.damage or found.quarantined):
-        raise ShardError(found.damage or f"{found.quarantined[0].file}: {found.quarantined[0].message}")
-    advance(1)
-    return found
-
-
-def _report(found: list[Found], texts: list[list[list[str]]], tars: Tars) -> Report:
-    ignored: Counter[str] = Counter()
-    for one in found:
-        ignored.update(one.ignored)
-    return Report(
-        clips=sum(len(one.part.key) for one in found),
-        seconds=sum(sum(one.part.samples) for one in found) / RATE,
-        shards=len(found),
-        classes=len({label for some in texts for labels in some for label in labels}),
-        unlabelled=sum(not labels for some in texts for labels in some),
-        codecs=dict(Counter(codec for one in found for codec in one.part.codec).most_common()),
-        quarantined=tuple(quarantined for one in found for quarantined in one.quarantined),
-        saturated={f"{one.part.shard}/{key}": samples for one in found for key, samples in one.saturated.items()},
-        ignored=dict(ignored.most_common()),
-        read=dict(sum((Counter(one.read) for one in found), Counter[str]()).most_common()),
-        damaged={tars.full(one.part.shard): one.damage for one in found if one.damage},
-    )
-
-
-@dataclass(frozen=True)
-class Scans:
-    """What tars were found to hold, kept until all of them are indexed, so that a kill loses no finished tar: a folder
-    with one JSON a tar.
-
-    An entry is valid only for the same bytes, read with the same options: `stamp` stands for the bytes (`Tars.stamp`).
-    """
-
-    folder: Path
-    taking: Taking
-
-    @classmethod
-    def begin(cls, index: Path, taking: Taking) -> Scans:
-        """In the folder `index`; what a killed writer left half written is removed. Raises ShardError."""
-        folder = index / SCANS
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(f"*{TEMPORARY}"):
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            raise ShardError(refusal(error, folder)) from error
-        return cls(folder, taking)
-
-    def get(self, name: str, stamp: str | None) -> Found | None:
-        """What the tar `name` holds, if that is known."""
-        if stamp is None:
-            return None
-        try:
-            content = json.loads((self.folder / f"{name}.json").read_bytes())
-            require_digest(content)
-            return Found.parse(content["found"]) if content["of"] == self._of(stamp) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def put(self, name: str, stamp: str | None, found: Found) -> None:
-        """Keep what the tar `name` holds. Raises ShardError where the folder cannot be written."""
-        if stamp is not None:
-            content = {"of": self._of(stamp), "found": found.dump()}
-            write_bytes(self.folder / f"{name}.json", json.dumps(with_digest(content)).encode(), ShardError)
-
-    def end(self) -> None:
-        """The index is written: the scans are no longer needed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _of(self, stamp: str) -> dict:
-        return json.loads(json.dumps({"stamp": stamp, "taking": asdict(self.taking), "format": FORMAT}))

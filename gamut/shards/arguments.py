@@ -79,35 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m gamut.shards index /archive/fsd50k-tars --out shards/fsd50k --labels json:tags\n"
         "  python -m gamut.shards index https://host/set/shard-{000000..000099}.tar --out shards/set",
     )
-    renew.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="write the index here, and name the set with data=FOLDER (default: the folder of the tars)",
-    )
-    theirs = renew.add_argument_group("for third-party tars")
-    theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
-    theirs.add_argument(
-        "--labels",
-        metavar="FROM",
-        help="json (the field labels, label, target or tags), json:FIELD, cls, txt (a label a line), none, "
-        "or auto: the first of json, cls, txt that is there (default)",
-    )
-    theirs.add_argument(
-        "--classes", type=Path, metavar="FILE", help="the class table, a name a line (default: from the labels seen)"
-    )
-    theirs.add_argument(
-        "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
-    )
-    theirs.add_argument("--folds", type=_folds, metavar="N", help=FOLDS_HELP)
-    theirs.add_argument("--largest-mb", type=positive, metavar="N", help="largest clip to take (default: %(default)s)")
-    _add_longest(theirs)
-    theirs.add_argument(
-        "--on-error",
-        choices=("skip", "stop"),
-        help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
-    )
-    renew.set_defaults(**THEIRS)
+    add_indexing(renew)
     more = add(
         "add",
         "append sets of the same kind to a set; no byte that a run reads by now is changed",
@@ -129,9 +101,6 @@ def parser() -> argparse.ArgumentParser:
         "mean and std to DST/index/statistics.json, with a picture in DST/index/statistics.png",
         "python -m gamut.shards stats shards/esc50",
     )
-    renew.add_argument(
-        "where", metavar="DST", help="folder of the tars; or https://.../x-{000..099}.tar, s3://bucket/prefix, pipe:..."
-    )
     describe.add_argument("--json", action="store_true", help="print the JSON instead of tables")
     picture = add(
         "show",
@@ -142,10 +111,8 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("dst", metavar="DST", help="the set: a folder, or http(s)://, s3:// or pipe: with an index")
     picture.add_argument("key", metavar="KEY", help="the clip's key, or SHARD/KEY where several shards have it")
     picture.add_argument("--out", metavar="PNG", type=Path, help="default: KEY.png in this folder")
-    for one in (renew, more, check, describe, picture):
-        far = one.add_argument_group("for remote tars")
-        far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
-        far.add_argument("--allow-pipe", action="store_true", help="allow running the command that outputs the tars")
+    for one in (more, check, describe, picture):
+        _add_remote(one)
     for one in (make, renew, check, describe):
         one.add_argument(
             "--workers",
@@ -188,6 +155,49 @@ def add_conversion(make: argparse.ArgumentParser) -> None:
         default="skip",
         help="an unusable file: skip it and list it in DST/index/quarantine.json (default), or stop",
     )
+
+
+def add_indexing(make: argparse.ArgumentParser) -> None:
+    """The arguments that say what is indexed, and how."""
+    make.add_argument(
+        "where", metavar="DST", help="folder of the tars; or https://.../x-{000..099}.tar, s3://bucket/prefix, pipe:..."
+    )
+    make.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the index here, and name the set with data=FOLDER (default: the folder of the tars)",
+    )
+    theirs = make.add_argument_group("for third-party tars")
+    theirs.add_argument("--name", help="name of the set, part of every clip id (default: the folder's name)")
+    theirs.add_argument(
+        "--labels",
+        metavar="FROM",
+        help="json (the field labels, label, target or tags), json:FIELD, cls, txt (a label a line), none, "
+        "or auto: the first of json, cls, txt that is there (default)",
+    )
+    theirs.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the class table, a name a line (default: from the labels seen)"
+    )
+    theirs.add_argument(
+        "--fast", action="store_true", help="take lengths from the headers instead of decoding every clip once"
+    )
+    theirs.add_argument("--folds", type=_folds, metavar="N", help=FOLDS_HELP)
+    theirs.add_argument("--largest-mb", type=positive, metavar="N", help="largest clip to take (default: %(default)s)")
+    _add_longest(theirs)
+    theirs.add_argument(
+        "--on-error",
+        choices=("skip", "stop"),
+        help="a damaged clip or tar: leave it out and list it in index/quarantine.json (default), or stop",
+    )
+    make.set_defaults(**THEIRS)
+    _add_remote(make)
+
+
+def _add_remote(parser: argparse.ArgumentParser) -> None:
+    far = parser.add_argument_group("for remote tars")
+    far.add_argument("--s3-endpoint", default="", metavar="URL", help="S3 server (default: AWS)")
+    far.add_argument("--allow-pipe", action="store_true", help="allow running the command that outputs the tars")
 
 
 def _add_longest(parser: argparse._ActionsContainer) -> None:

@@ -1,10 +1,12 @@
-"""What was found in each shard of a set by whoever read it, kept beside the index until all of them are read."""
+"""What was found in each tar of a set by whoever read it, kept beside the index until all of them are read."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,54 +16,90 @@ from gamut.progress import Progress
 from gamut.shards.index import Index
 from gamut.shards.pool import stream
 from gamut.shards.read import ShardClips
+from gamut.shards.tars import Tars
+
+SCANS = "scans"  # folder beside the index: what tars hold, until they are indexed
 
 Finding = TypeVar("Finding")
 Job = tuple[ShardClips, dict]  # of a shard: its clips, and its entry in the table of shards
 
 
 class Found(Mapping[str, Finding], Generic[Finding]):
-    """By the shard's name; a file a shard, index/WORK/NUMBER.json. What was found in another index, or in a tar that
-    has changed since, counts as not there."""
+    """By the tar's name; a file a tar, FOLDER/NAME.json. What was found otherwise, or in a tar that has changed since,
+    counts as not there."""
 
     def __init__(
-        self, index: Index, work: str, dump: Callable[[Finding], Any], parse: Callable[[Any], Finding]
+        self, tars: Tars, folder: Path, about: Any, dump: Callable[[Finding], Any], parse: Callable[[Any], Finding]
     ) -> None:
-        """dump, parse: a finding as JSON knows it, and back."""
-        self.index, self.folder = index, index.folder / "index" / work
+        """about: how it was looked for, as JSON knows it. dump, parse: a finding as JSON knows it, and back."""
+        self.tars, self.folder, self.about = tars, folder, json.loads(json.dumps(about))
         self._dump, self._parse = dump, parse
-        self._numbers = {name: number for number, name in enumerate(index.tars.names)}
+        self._names = frozenset(tars.names)
+
+    @classmethod
+    def of_index(
+        cls, index: Index, work: str, dump: Callable[[Finding], Any], parse: Callable[[Any], Finding]
+    ) -> Found[Finding]:
+        """In index/WORK, of the tars of this index."""
+        return cls(index.tars, index.folder / "index" / work, {"index": index.fingerprint}, dump, parse)
+
+    def only(self, name: str) -> Found[Finding]:
+        """Of one tar: what a job is given, however many tars there are."""
+        return Found(replace(self.tars, names=(name,)), self.folder, self.about, self._dump, self._parse)
+
+    def begin(self) -> None:
+        """Remove what a killed writer left half written; for the only one that writes. Raises ShardError."""
+        with self._writing():
+            for left in self.folder.glob(f"*{files.TEMPORARY}"):
+                left.unlink(missing_ok=True)
 
     def keep(self, name: str, finding: Finding) -> None:
         """Raises ShardError where the disk refuses."""
-        about = {"index": self.index.fingerprint, "tar": self.index.tars.stamp(name), "found": self._dump(finding)}
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ShardError(files.refusal(error, self.folder)) from error
-        files.write_bytes(self._path(name), json.dumps(files.with_digest(about)).encode(), ShardError)
+        content = {"about": self.about, "tar": self.tars.stamp(name), "found": self._dump(finding)}
+        with self._writing():
+            files.write_bytes(self._path(name), json.dumps(files.with_digest(content)).encode(), ShardError)
+
+    def again(self, name: str) -> Finding:
+        """What this process has kept or found there before: the tar is not looked at. Raises KeyError."""
+        return self._read(name)[0]
 
     def remove(self) -> None:
         """All of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __getitem__(self, name: str) -> Finding:
-        try:
-            content = json.loads(self._path(name).read_bytes())
-            files.require_digest(content)
-            if [content["index"], content["tar"]] == [self.index.fingerprint, self.index.tars.stamp(name)]:
-                return self._parse(content["found"])
-        except (OSError, *files.UNSOUND):
-            pass
-        raise KeyError(name)
+        finding, stamp = self._read(name)
+        if stamp is None or stamp != self.tars.stamp(name):
+            raise KeyError(name)
+        return finding
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._numbers if name in self)
+        return (name for name in self.tars.names if name in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def _read(self, name: str) -> tuple[Finding, str | None]:
+        if name in self._names:
+            try:
+                content = json.loads((self._path(name)).read_bytes())
+                files.require_digest(content)
+                if content["about"] == self.about:
+                    return self._parse(content["found"]), content["tar"]
+            except (OSError, *files.UNSOUND):
+                pass
+        raise KeyError(name)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise ShardError(files.refusal(error, self.folder)) from error
+
     def _path(self, name: str) -> Path:
-        return self.folder / f"{self._numbers[name]:06d}.json"
+        return self.folder / f"{name}.json"
 
 
 def read_shards(

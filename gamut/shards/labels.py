@@ -100,7 +100,7 @@ class Labels:
     """What a clip is labelled with, as text: names, or numbers of classes.
 
     A list of zeros and ones alone is a vector, with an entry a class, or the class ids 0 and 1; only the set as a whole
-    can tell (`are_vectors`). Of one, `names` are the positions of its ones, and `length` its length; else that is 0.
+    can tell (`Forms`). Of one, `names` are the positions of its ones, and `length` its length; else that is 0.
     """
 
     names: tuple[str, ...] = ()
@@ -129,46 +129,64 @@ class Labels:
         return ("0", "1") if self.names == ("1",) else ("1", "0")
 
 
-def are_vectors(labels: Sequence[Labels], clips: Iterable[str], classes: int | None) -> int:
-    """The length of the vectors that the labels of all clips are; 0 where they are names or class ids.
+class Forms:
+    """What the labels of all clips look like together: names, class ids, vectors or captions. Added clip by clip."""
 
-    Vectors they are only together: all of the same length, and that of the class table, where its number of `classes`
-    is known. `clips` are their names, for messages. Raises ShardError where they can be read in two ways.
-    """
-    lengths = {one.length for one in labels} - {0}
-    if not lengths:
-        return 0
-    certain = any(one.certain for one in labels)
-    alike = len(lengths) == 1 and all(one.length or not one.names for one in labels)
-    if alike and (certain if classes is None else classes in lengths):
-        return lengths.pop()
-    if not certain and not (alike and classes is None):
-        return 0  # class ids: [0, 1] beside [1] or [3, 4], or of a longer table
-    clip, one = next((clip, one) for clip, one in zip(clips, labels) if one.certain or (one.length and not certain))
-    if len(lengths) > 1:
-        why = f"other clips have lists of {', '.join(map(str, sorted(lengths - {one.length})))}"
-    elif not alike:
-        why = "other clips have other labels"
-    else:
-        why = "no class table says which" if classes is None else f"the class table has {classes}"
-    raise ShardError(
-        f"The labels of {clip} are a list of {one.length} zeros and ones: a vector with an entry for each of "
-        f"{one.length} classes, or the class ids 0 and 1, and {why}. If they are vectors, give all clips one of the "
-        "same length, and that many names in the file of --classes; if they are class ids, list each once."
-    )
+    def __init__(self) -> None:
+        self._lengths: set[int] = set()
+        self._names: set[str] = set()
+        self._labelled = 0
+        self._alike = True  # every clip with labels has a list of zeros and ones
+        self._first: tuple[str, Labels] | None = None  # the first clip with such a list
+        self._certain: tuple[str, Labels] | None = None  # the first whose list can only be a vector
 
+    def add(self, clip: str, labels: Labels) -> None:
+        """clip: its name, for messages."""
+        self._names.update(labels.names)
+        self._labelled += bool(labels.names)
+        self._alike &= bool(labels.length) or not labels.names
+        if labels.length:
+            self._lengths.add(labels.length)
+            self._first = self._first or (clip, labels)
+        if labels.certain:
+            self._certain = self._certain or (clip, labels)
 
-def refuse_captions(labels: Sequence[Labels]) -> None:
-    """Raise ShardError where the labels are sentences rather than classes: nearly each clip has one of its own."""
-    names = {name for one in labels for name in one.names}
-    labelled = sum(bool(one.names) for one in labels)
-    words = sum(len(name.split()) for name in names)
-    if labelled > 1 and 2 * len(names) > labelled and words >= WORDY * len(names):
+    def vectors(self, classes: int | None) -> int:
+        """The length of the vectors that the labels of all clips are; 0 where they are names or class ids.
+
+        Vectors they are only together: all of the same length, and that of the class table, where its number of
+        `classes` is known. Raises ShardError where they can be read in two ways.
+        """
+        if self._first is None:
+            return 0
+        alike = len(self._lengths) == 1 and self._alike
+        if alike and (self._certain is not None if classes is None else classes in self._lengths):
+            return next(iter(self._lengths))
+        if self._certain is None and not (alike and classes is None):
+            return 0  # class ids: [0, 1] beside [1] or [3, 4], or of a longer table
+        clip, one = self._certain or self._first
+        if len(self._lengths) > 1:
+            why = f"other clips have lists of {', '.join(map(str, sorted(self._lengths - {one.length})))}"
+        elif not alike:
+            why = "other clips have other labels"
+        else:
+            why = "no class table says which" if classes is None else f"the class table has {classes}"
         raise ShardError(
-            f"The labels seem to be captions, not classes: {labelled:,} clips have {len(names):,} different ones, of "
-            f"{words / len(names):.0f} words each, such as {min(names)!r:.80}. Leave them out: --labels none. If they "
-            "are classes all the same, say where they are: --labels txt (or json, cls)."
+            f"The labels of {clip} are a list of {one.length} zeros and ones: a vector with an entry for each of "
+            f"{one.length} classes, or the class ids 0 and 1, and {why}. If they are vectors, give all clips one of "
+            "the same length, and that many names in the file of --classes; if they are class ids, list each once."
         )
+
+    def refuse_captions(self) -> None:
+        """Raise ShardError where the labels are sentences rather than classes: nearly each clip has one of its own."""
+        names, labelled = self._names, self._labelled
+        words = sum(len(name.split()) for name in names)
+        if labelled > 1 and 2 * len(names) > labelled and words >= WORDY * len(names):
+            raise ShardError(
+                f"The labels seem to be captions, not classes: {labelled:,} clips have {len(names):,} different ones, "
+                f"of {words / len(names):.0f} words each, such as {min(names)!r:.80}. Leave them out: --labels none. "
+                "If they are classes all the same, say where they are: --labels txt (or json, cls)."
+            )
 
 
 def _parts(text: str) -> list[str]:
@@ -186,7 +204,7 @@ def _text(value: Any) -> str:
 
 
 def named(labels: Labels, vectors: int, given: Classes | None) -> list[str]:
-    """The labels of a clip for `class_table`, each once. `vectors` is what `are_vectors` says; with `given` classes
+    """The labels of a clip for `class_table`, each once. `vectors` is what `Forms.vectors` says; with `given` classes
     another name of a class is that class, and a text is several where only its parts, with commas between, are any."""
     if vectors:
         return [given[0][int(at)] for at in labels.names] if given else list(labels.names)

@@ -107,7 +107,7 @@ def hear_share(folder: Path, number: int, of: int, workers: int = 1, remote: Rem
 
 
 def _kept(index: Index) -> Found[Heard]:
-    return Found(index, "heard", Heard.dump, Heard.parse)
+    return Found.of_index(index, "heard", Heard.dump, Heard.parse)
 
 
 def _hearing(folder: Path) -> Callable[[Job, Callable[[int], None]], Heard]:

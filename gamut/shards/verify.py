@@ -73,7 +73,7 @@ def _kept(index: Index) -> Found[list[Damage]]:
     def dump(damages: list[Damage]) -> list[dict]:
         return [asdict(one) for one in damages]
 
-    return Found(index, "verified", dump, lambda content: [Damage(**one) for one in content])
+    return Found.of_index(index, "verified", dump, lambda content: [Damage(**one) for one in content])
 
 
 def remedies(index: Index, damages: list[Damage]) -> list[str]:

@@ -27,7 +27,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a fine-tuning run or one of its rounds; or a Whisper: a folder of transformers, an OpenAI .pt",
+        help="a fine-tuning run or one of its rounds; esc10, which comes with Gamut; or a Whisper: a folder of "
+        "transformers, an OpenAI .pt",
     )
     parser.add_argument("--every", type=float, metavar="S", help="a set of tags every S seconds (default: the model's)")
     parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one, else cpu")

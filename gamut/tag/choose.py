@@ -14,6 +14,7 @@ from gamut.errors import CheckpointError, RecipeError, ShardError
 from gamut.models.find import ENCODER as EXPORTED
 from gamut.models.find import MODEL, find_weights, metadata_of, thresholds_in, told
 from gamut.models.folder import CONFIG
+from gamut.models.shipped import located, shipped
 from gamut.models.strict import take_strictly
 from gamut.models.tagger import Tagger, load_tagger, open_tagger
 from gamut.models.weights import load_weights
@@ -43,18 +44,18 @@ def load(
     """What tags recordings.
 
     model: a fine-tuning run, one of its rounds, or what was exported of one, of sound or of a head on Whisper's
-    features; or a Whisper (a folder of transformers, an OpenAI .pt). head: a head for that Whisper: a run, or a file,
-    ours or of the public whisper-at package. encoder: the Whisper that a run's head reads, or, where the run trained
-    that too, began with (None: where the run found it, or the one that was exported with it). labels: class names, for
-    a head that does not know them (a name a line, or AudioSet's class_labels_indices.csv). text: load the decoder too.
-    precision: fp32, bf16, fp16 (None: the one of the features that the head was trained on, else fp32). device: None
-    for a GPU where there is one.
+    features; the name of one that comes with Gamut; or a Whisper (a folder of transformers, an OpenAI .pt). head: a
+    head for that Whisper: a run, or a file, ours or of the public whisper-at package. encoder: the Whisper that a run's
+    head reads, or, where the run trained that too, began with (None: where the run found it, or the one that was
+    exported with it). labels: class names, for a head that does not know them (a name a line, or AudioSet's
+    class_labels_indices.csv). text: load the decoder too. precision: fp32, bf16, fp16 (None: the one of the features
+    that the head was trained on, else fp32). device: None for a GPU where there is one.
 
     Raises CheckpointError or RecipeError where these do not belong together.
 
     >>> load("runs/esc50/test-1-seed-0").tag([Recording("clip.wav")])      # doctest: +SKIP
     """
-    place = Path(model).expanduser()
+    place = located(model)
     on = device_named(device or accelerator())
     if (place.is_dir() and is_whisper(place)) or place.suffix == ".pt":
         return _speech(place, head, labels, text, precision, on)
@@ -94,8 +95,8 @@ def _of_run(place: Path) -> Path:
     there = RunFolder.rounds(place) or RunFolder.inside(place)
     if not place.is_file() and not there and not (place / MODEL).is_file():
         raise CheckpointError(
-            f"There is nothing that tags at {place}: name a fine-tuning run, an exported folder (with {MODEL}), or a "
-            f"Whisper (a folder with {CONFIG}, or a .pt)."
+            f"There is nothing that tags at {place}: name a fine-tuning run, an exported folder (with {MODEL}), a "
+            f"Whisper (a folder with {CONFIG}, or a .pt), or a model that comes with Gamut ({', '.join(shipped())})."
         )
     return find_weights(place)
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gamut.remote import pages
-from gamut.shards import Index, batching, build, check, doubles, show, statistics
+from gamut.shards import Index, adopt, batching, build, check, doubles, show, statistics
+from gamut.shards.foreign import Found, Taking
 from gamut.shards.heard import Heard
+from gamut.shards.labels import Labels
 from gamut.shards.part import Part
+from gamut.shards.tars import Tars
 
 A_SHARD = 2000
 
 
 def parts(clips: int) -> Iterator[Part]:
     """Of a set without tars: each clip's checksum and length follow from its number."""
-    for number, first in enumerate(range(0, clips, A_SHARD)):
-        rows = range(first, first + A_SHARD)
-        part = Part(f"shard-{number:06d}.tar", 2, number, "set", key=[f"clip-{row:07d}" for row in rows])
-        part.offset, part.bytes = [1] * A_SHARD, [1] * A_SHARD
-        part.samples = [400 + row * 7919 % 100_003 for row in rows]
-        part.clip_checksum = [row * 0x9E3779B97F4A7C15 % 2**64 for row in rows]
-        part.labels, part.columns = [[row % 50, row % 7] for row in rows], {"split": [row % 2 for row in rows]}
-        yield part
+    for number in range(clips // A_SHARD):
+        yield part(number)
+
+
+def part(number: int) -> Part:
+    """A shard of it."""
+    rows = range(number * A_SHARD, (number + 1) * A_SHARD)
+    made = Part(f"shard-{number:06d}.tar", 2, number, "set", key=[f"clip-{row:07d}" for row in rows])
+    made.offset, made.bytes = [1] * A_SHARD, [1] * A_SHARD
+    made.samples = [400 + row * 7919 % 100_003 for row in rows]
+    made.clip_checksum = [row * 0x9E3779B97F4A7C15 % 2**64 for row in rows]
+    made.labels, made.columns = [[row % 50, row % 7] for row in rows], {"split": [row % 2 for row in rows]}
+    return made
 
 
 def peak(work: Callable[[], object]) -> int:
@@ -63,6 +73,36 @@ def test_four_times_the_clips_take_the_memory_of_one(tmp_path: Path, monkeypatch
     for what, bytes_of in many.items():
         # A column of the clips that are more has 960,000 bytes.
         assert bytes_of < few[what] + 300_000, f"{what}: {few[what]:,} bytes, then {bytes_of:,}"
+
+
+def test_four_times_the_third_party_tars_take_the_memory_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without folds, of which the clips' hashes are held at once."""
+    for module, name in ((build, "IDS"), (check, "ROWS"), (doubles, "AT_ONCE"), (pages, "_BLOCK")):
+        monkeypatch.setattr(module, name, 1 << 11)
+
+    def scanned(file: object, name: str, taking: Taking) -> Found:
+        made = part(int(name.removesuffix(".tar")))
+        labels = [Labels((f"class {first}",)) for first, _ in made.labels]
+        made.shard, made.labels, made.columns, made.codec = name, [], {}, ["wav"] * A_SHARD
+        return Found(made, labels, [[] for _ in labels], ignored={".jpg members": 2})
+
+    monkeypatch.setattr(adopt, "scan_foreign", scanned)
+    found = []
+    for tars in (1, 2, 8):  # the first warms up
+        folder = tmp_path / str(tars)
+        folder.mkdir()
+        for number in range(tars):
+            (folder / f"{number:06d}.tar").write_bytes(b"ab")
+        given = Tars.find(str(folder)), folder, Taking("set", fast=True)
+        found.append(peak(partial(adopt.adopt, *given, folds=0)))
+        told = json.loads((folder / "index" / "quarantine.json").read_text())
+        assert told["ignored"] == {".jpg members": 2 * tars}
+        index = Index.open(folder)
+        assert (len(index), len(index.labels)) == (tars * A_SHARD, 50)
+    # What was held of all clips had 600 bytes of each.
+    assert found[2] < found[1] + 500_000, f"{found[1]:,} bytes, then {found[2]:,}"
 
 
 @pytest.mark.parametrize("at_once", [3, 10, 1 << 20])

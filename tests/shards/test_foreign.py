@@ -20,7 +20,6 @@ from gamut.data.reader import Reader
 from gamut.errors import AudioError, ShardError
 from gamut.shards import Index, adopt
 from gamut.shards.__main__ import main
-from gamut.shards.adopt import Scans
 from gamut.shards.foreign import Taking, scan_foreign
 from gamut.shards.labels import LabelSource, class_table
 from gamut.shards.tars import Tars
@@ -287,19 +286,18 @@ def test_indexing_goes_on_behind_the_tars_that_were_finished(theirs: Path, tmp_p
 def test_what_was_kept_counts_only_for_the_same_tar_taken_the_same_way(theirs: Path, tmp_path: Path, change) -> None:
     here, taking = tmp_path / "here", Taking("noises")
     shutil.copytree(theirs, here)
-    scans = Scans.begin(tmp_path / "index", taking)
-    stamp = Tars.find(str(here)).stamp("00000.tar")
+    tars = Tars.find(str(here))
+    kept = adopt._kept(tars, tmp_path, taking)
     with open(here / "00000.tar", "rb") as file:
         found = scan_foreign(file, "00000.tar", taking)
-    scans.put("00000.tar", stamp, found)
-    again = scans.get("00000.tar", stamp)
-    assert again is not None
-    assert json.dumps(again.dump(), default=list) == json.dumps(found.dump(), default=list)
+    kept.keep("00000.tar", found)
+    assert json.dumps(kept["00000.tar"].dump(), default=list) == json.dumps(found.dump(), default=list)
+    assert list(kept) == ["00000.tar"]
     if change == "tar":
         os.utime(here / "00000.tar", ns=(1, 1))
-        stamp = Tars.find(str(here)).stamp("00000.tar")
     elif change == "labels":
-        scans = Scans.begin(tmp_path / "index", Taking("noises", LabelSource.parse("cls")))
+        kept = adopt._kept(tars, tmp_path, Taking("noises", LabelSource.parse("cls")))
     else:
         (tmp_path / "index" / "scans" / "00000.tar.json").write_bytes(b'{"of": {}, "found": 3}')
-    assert scans.get("00000.tar", stamp) is None
+    assert kept.get("00000.tar") is None
+    assert not list(kept)
