@@ -22,6 +22,7 @@ from gamut.plan import Epoch
 from gamut.remote.pages import PAGE
 from gamut.shards import Index
 from gamut.shards.check import require_names
+from gamut.shards.index import LOOKERS
 from gamut.shards.shard_table import ShardTable
 
 COUNTED = 100_000  # clips of the index that is opened
@@ -91,7 +92,8 @@ class Start:
         share, node = self.index_bytes / job.ranks, by.network * 1e9
         check = self.named + max(share * min(job.ranks, NODE) / node, self.checking / job.ranks)
         operations = self.operations(job.ranks)
-        own = operations / job.ranks * by.latency / 1000
+        looks = self.shards / job.ranks  # several at a time; all else one after the other
+        own = (operations / job.ranks - looks + looks / LOOKERS) * by.latency / 1000
         plan = self.planning + self.plan_bytes / node + self.compared
         return {"check": check, "opens and stats": max(own, operations / by.metadata), "plan": plan}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ from gamut.errors import AudioError, ShardError
 from gamut.shards import Index
 from gamut.shards.joined import Joined
 
-FILES = 64  # shards that a reader keeps open
+FILES = 256  # shards that a process keeps open, where it may have four times as many files open
 
 
 class Reader:
-    """Reads and decodes members of a shard set by row, keeping at most `files` shards open.
+    """Reads and decodes members of a shard set by row, keeping at most `files` shards open (None: `may_open`).
 
     Two kinds of failure are kept apart. Wrong bytes (checksum, cut short, not decodable, another length) are a property
     of the clip, the same for every reader: `AudioError`, a hole. A read that fails (input/output error, missing file)
@@ -36,9 +37,9 @@ class Reader:
     (80000,)
     """
 
-    def __init__(self, index: Index, *, files: int = FILES, tries: int = 5, pause: float = 0.1) -> None:
+    def __init__(self, index: Index, *, files: int | None = None, tries: int = 5, pause: float = 0.1) -> None:
         self.index = index
-        self._files = files
+        self._files = files or may_open()
         self._tries = tries
         self._pause = pause
         self._decode = index.decode
@@ -158,7 +159,8 @@ class Readers:
     def __init__(self, index: Joined) -> None:
         self.index: Index = index
         self._joined = index
-        self._readers = [open_reader(part) for part in index.sets]
+        each = max(1, may_open() // len(index.sets))
+        self._readers = [Reader(part, files=each) for part in index.sets]
 
     def read(self, row: int) -> bytes:
         """As `Reader.read`."""
@@ -174,6 +176,12 @@ class Readers:
         """Close every open shard."""
         for reader in self._readers:
             reader.close()
+
+
+def may_open() -> int:
+    """How many shards are kept open: FILES, or a quarter of what the process may open at all, where that is less."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return FILES if limit == resource.RLIM_INFINITY else min(FILES, max(1, limit // 4))
 
 
 def open_reader(index: Index) -> Reader | Readers:

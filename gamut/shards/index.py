@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from gamut.shards.shard_table import ShardSums, ShardTable, sums_of
 from gamut.shards.tars import Tars
 
 STATISTICS = statistics_name()  # in the folder of the index
+LOOKERS, AT_ONCE = 16, 256  # threads that look for tars, and how many each takes at a time
 
 
 class Index:
@@ -292,8 +294,21 @@ class Index:
         return found
 
     def _check_tars(self) -> None:
+        """This process' share of them, several at a time: on a shared file system each look waits for the network."""
         number, of = own_share(len(self.shard_table) <= MANY_TARS)
-        for shard in range(number, len(self.shard_table), of):
+        tars = range(number, len(self.shard_table), of)
+        if len(tars) <= AT_ONCE:
+            self._check_some(tars)
+            return
+        pool = ThreadPoolExecutor(LOOKERS)
+        try:
+            for _ in pool.map(self._check_some, (tars[at : at + AT_ONCE] for at in range(0, len(tars), AT_ONCE))):
+                pass  # the first that is wrong, by its number, is what is said
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _check_some(self, tars: Sequence[int]) -> None:
+        for shard in tars:
             path, expected = self.shard_path(shard), int(self.shard_table.size[shard])
             try:
                 size = path.stat().st_size

@@ -8,7 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from gamut.data.reader import Reader
+from gamut.data import reader as module
+from gamut.data.reader import FILES, Reader, may_open
 from gamut.errors import AudioError, ShardError
 
 
@@ -29,6 +30,12 @@ def test_few_shards_stay_open(corpus) -> None:
     reader.close()
     assert set(os.listdir("/proc/self/fd")) <= before
     assert len(reader.read(0)) == corpus.index.size[0]  # and it opens again
+
+
+@pytest.mark.parametrize(("limit", "opened"), [(40, 10), (3, 1), (4096, FILES), (-1, FILES)])
+def test_a_quarter_of_what_may_be_opened_is(monkeypatch, limit: int, opened: int) -> None:
+    monkeypatch.setattr(module.resource, "getrlimit", lambda what: (limit, -1))
+    assert may_open() == opened
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(corpus, tmp_path) -> None:

@@ -164,6 +164,17 @@ def test_rebuilding_without_a_shard_says_so(shards: Path, capsys) -> None:
     assert len(Index.open(shards)) == 17
 
 
+def test_of_many_tars_that_are_looked_for_at_once_the_first_that_is_wrong_is_named(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gamut.shards.index.AT_ONCE", 1)
+    assert len(Index.open(shards)) == 24
+    for name in ("shard-000002.tar", "shard-000004.tar"):
+        (shards / name).unlink()
+    with pytest.raises(ShardError, match=r"shard-000002\.tar is in the index but cannot be found"):
+        Index.open(shards)
+
+
 @pytest.mark.parametrize("change", [-1, -512, 1, 512])
 def test_an_index_of_another_size_than_its_tar_is_refused(shards: Path, change: int) -> None:
     tar = shards / "shard-000002.tar"
