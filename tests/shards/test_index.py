@@ -169,9 +169,9 @@ def test_of_many_tars_that_are_looked_for_at_once_the_first_that_is_wrong_is_nam
 ) -> None:
     monkeypatch.setattr("gamut.shards.index.AT_ONCE", 1)
     assert len(Index.open(shards)) == 24
-    for name in ("shard-000002.tar", "shard-000004.tar"):
+    for name in ("shard-000001.tar", "shard-000003.tar"):
         (shards / name).unlink()
-    with pytest.raises(ShardError, match=r"shard-000002\.tar is in the index but cannot be found"):
+    with pytest.raises(ShardError, match=r"shard-000001\.tar is in the index but cannot be found"):
         Index.open(shards)
 
 
