@@ -45,6 +45,6 @@ setup(
         "gamut.configs",
     ],
     package_dir={"gamut.configs": "configs"},
-    package_data={"gamut": ["py.typed"], "gamut.configs": ["**/*.yaml"]},
+    package_data={"gamut": ["py.typed", "models/shipped/**/*"], "gamut.configs": ["**/*.yaml"]},
     include_package_data=False,
 )

@@ -1,10 +1,11 @@
-"""A small synthetic labelled corpus in the ESC-50 layout, for the demo and the tests.
+"""A small synthetic labelled corpus, in the ESC-50 layout or a folder a class, for the demo, tutorials and tests.
 
 Six kinds of sound, each with random pitch, rate, level and background noise, so that classes differ in their shape over
 time and frequency, not in loudness or pitch.
 
 Example:
     python launchers/corpus.py /tmp/corpus --clips 240
+    python launchers/corpus.py sounds --layout folder
 """
 
 from __future__ import annotations
@@ -57,6 +58,17 @@ def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
     return wave / max(1.0, np.abs(wave).max() * 1.01)
 
 
+def by_class(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
+    """Write `clips` clips, spread over the kinds, as FOLDER/KIND/NUMBER.wav."""
+    random = np.random.default_rng(seed)
+    for number in range(clips):
+        kind = CLASSES[number % len(CLASSES)]
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        path = folder / kind / f"{number:04d}.wav"
+        soundfile.write(path, sound(kind, seconds, random), RATE, subtype="PCM_16")
+    return folder
+
+
 def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
     """Write `clips` clips (spread over the kinds and folds 1-5) below `folder`, then meta/esc50.csv: if that file
     exists, the corpus is complete."""
@@ -82,5 +94,7 @@ if __name__ == "__main__":
     parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=("esc50", "folder"), default="esc50", help="default: %(default)s")
     options = parser.parse_args()
-    print(synthesise(options.folder, options.clips, options.seconds, options.seed))
+    write = synthesise if options.layout == "esc50" else by_class
+    print(write(options.folder, options.clips, options.seconds, options.seed))

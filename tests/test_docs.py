@@ -13,7 +13,7 @@ from gamut.recipe.find import list_recipes
 from gamut.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 RECIPES = {name: stage for stage in ("pretrain", "finetune") for name in list_recipes(stage)}
 TOPS = ("gamut", "pretrain", "finetune", "launchers", "configs", "tests", "bench", "docs")
 

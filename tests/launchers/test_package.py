@@ -17,8 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from gamut.commands import ROOT
+from gamut.models.shipped import SHIPPED
 from gamut.train.build import FOLDER, operators
-from launchers.corpus import synthesise
+from launchers.corpus import by_class, synthesise
 
 if TYPE_CHECKING:
     from conftest import Slurm
@@ -112,6 +113,9 @@ def test_the_wheel_brings_all_that_it_needs(installed: Installed) -> None:
         about = next(wheel.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     recipes = [path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")]
     assert {f"gamut/{recipe}" for recipe in recipes} | {"gamut/py.typed"} <= {*names}
+    models = [path.relative_to(ROOT).as_posix() for path in SHIPPED.rglob("*") if path.is_file()]
+    assert {*models} <= {*names}
+    assert models
     assert not [name for name in names if name.startswith(("tests", "bench", "configs"))]
     rooms = ("gamut", "pretrain", "finetune", "launchers")
     modules = [path.relative_to(ROOT).as_posix() for room in rooms for path in (ROOT / room).rglob("*.py")]
@@ -131,6 +135,12 @@ def test_the_wheel_brings_all_that_it_needs(installed: Installed) -> None:
             assert not of[name].specifier.contains(f"{int(pin.partition('.')[0]) + 1}.0") or "." not in pin, name
             if name in ("torch", "torchaudio"):  # compiled against each other: a later fix of one cannot be imported
                 assert str(of[name].specifier) == f"=={pin}", name
+
+
+def test_the_model_that_comes_with_it_tags(installed: Installed) -> None:
+    by_class(installed.work / "heard", 6, seconds=1.0)
+    assert "esc10" in installed.gamut("tag", "--help")
+    assert "%" in installed.gamut("tag", "esc10", "heard", "--top", "1")
 
 
 def test_a_dry_run_from_anywhere(installed: Installed, data: Path) -> None:
