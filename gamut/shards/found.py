@@ -60,8 +60,14 @@ class Found(Mapping[str, Finding], Generic[Finding]):
             files.write_bytes(self._path(name), json.dumps(files.with_digest(content)).encode(), ShardError)
 
     def again(self, name: str) -> Finding:
-        """What this process has kept or found there before: the tar is not looked at. Raises KeyError."""
-        return self._read(name)[0]
+        """What this process has kept or found there before: the tar is not looked at. Raises ShardError where that is
+        gone."""
+        try:
+            return self._read(name)[0]
+        except KeyError:
+            raise ShardError(
+                f"{self._path(name)} was written a moment ago and cannot be read: run the same command again."
+            ) from None
 
     def remove(self) -> None:
         """All of it."""
@@ -82,7 +88,7 @@ class Found(Mapping[str, Finding], Generic[Finding]):
     def _read(self, name: str) -> tuple[Finding, str | None]:
         if name in self._names:
             try:
-                content = json.loads((self._path(name)).read_bytes())
+                content = json.loads(self._path(name).read_bytes())
                 files.require_digest(content)
                 if content["about"] == self.about:
                     return self._parse(content["found"]), content["tar"]

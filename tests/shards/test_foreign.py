@@ -301,3 +301,6 @@ def test_what_was_kept_counts_only_for_the_same_tar_taken_the_same_way(theirs: P
         (tmp_path / "index" / "scans" / "00000.tar.json").write_bytes(b'{"of": {}, "found": 3}')
     assert kept.get("00000.tar") is None
     assert not list(kept)
+    kept.remove()
+    with pytest.raises(ShardError, match=r"00000\.tar\.json was written a moment ago and cannot be read"):
+        kept.again("00000.tar")
