@@ -140,7 +140,7 @@ def test_the_wheel_brings_all_that_it_needs(installed: Installed) -> None:
 def test_the_model_that_comes_with_it_tags(installed: Installed) -> None:
     by_class(installed.work / "heard", 6, seconds=1.0)
     assert "esc10" in installed.gamut("tag", "--help")
-    assert "%" in installed.gamut("tag", "esc10", "heard", "--top", "1")
+    assert "%" in installed.gamut("tag", "esc10", str(installed.work / "heard"), "--top", "1")
 
 
 def test_a_dry_run_from_anywhere(installed: Installed, data: Path) -> None:
