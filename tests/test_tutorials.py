@@ -109,10 +109,10 @@ WAYS = {
     "whisper_head": Way(
         whisper,
         {
-            "extract.folder=features/esc": "extract.folder=features/esc extract.seconds=2 loader.workers=0",
-            "run.name=head": "run.name=head epochs=1 finetune.average_from=0 run.threads=1 track.mlflow=off",
+            "whisper_tiny_esc50 init": "whisper_tiny_esc50 extract.seconds=2 loader.workers=0 init",
+            "run.name=head": "run.name=head epochs=1 finetune.average_from=1 run.threads=1 track.mlflow=off",
         },
-        ("features/esc/features.json", "runs/head/summary.json", "analysis"),
+        ("features/whisper_tiny_esc50", "runs/head/summary.json", "analysis"),
     ),
     "notebook": Way(sounds, {}, ()),
     "own_parts": Way(
