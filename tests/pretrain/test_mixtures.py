@@ -158,7 +158,7 @@ def test_an_account_has_what_the_teacher_hears_besides() -> None:
     """Of clips that are all as long, in proportion to those that are mixed; the student's part stays as it is."""
     found = []
     for share in (0.0, 0.5, 1.0):
-        words = ("data=nowhere", f"asit.mixtures={share}", "step.clips=8")
+        words = ("data=nowhere", f"asit.mixtures={share}", "step.clips=8", "asit.clones=2", "asit.predictor=cross")
         recipe = load_recipe("pretrain", "esc10/sparse_mixtures", words)
         work = work_of(recipe, 1, 16)
         draws = slice(*work.epoch.pack_offset[work.micro[0] :][:2])
