@@ -135,11 +135,11 @@ def _scans(kept: Kept[Found], names: Sequence[str], taking: Taking, workers: int
 
 def _scan(taking: Taking, stop: bool, kept: Kept[Found], advance: Callable[[int], None]) -> Found:
     (name,) = kept.tars.names
-    found = kept.get(name)
+    stamp, found = kept.look(name)
     if found is None:
         with kept.tars.open(name) as file:
             found = scan_foreign(file, name, taking)
-        kept.keep(name, found)
+        kept.keep(name, found, stamp)
     if stop and (found.damage or found.quarantined):
         raise ShardError(found.damage or f"{found.quarantined[0].file}: {found.quarantined[0].message}")
     advance(1)

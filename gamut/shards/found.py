@@ -53,9 +53,19 @@ class Found(Mapping[str, Finding], Generic[Finding]):
             for left in self.folder.glob(f"*{files.TEMPORARY}"):
                 left.unlink(missing_ok=True)
 
-    def keep(self, name: str, finding: Finding) -> None:
+    def look(self, name: str) -> tuple[str | None, Finding | None]:
+        """(the tar's stamp, what was found in it), None where either is not known. `keep` takes the stamp of before the
+        reading: a tar that changes meanwhile then counts as changed."""
+        stamp = self.tars.stamp(name)
+        try:
+            finding, of = self._read(name)
+        except KeyError:
+            return stamp, None
+        return stamp, finding if stamp is not None and stamp == of else None
+
+    def keep(self, name: str, finding: Finding, stamp: str | None) -> None:
         """Raises ShardError where the disk refuses."""
-        content = {"about": self.about, "tar": self.tars.stamp(name), "found": self._dump(finding)}
+        content = {"about": self.about, "tar": stamp, "found": self._dump(finding)}
         with self._writing():
             files.write_bytes(self._path(name), json.dumps(files.with_digest(content)).encode(), ShardError)
 
@@ -74,8 +84,8 @@ class Found(Mapping[str, Finding], Generic[Finding]):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __getitem__(self, name: str) -> Finding:
-        finding, stamp = self._read(name)
-        if stamp is None or stamp != self.tars.stamp(name):
+        finding = self.look(name)[1]
+        if finding is None:
             raise KeyError(name)
         return finding
 
@@ -119,8 +129,12 @@ def read_shards(
     """What `read` finds in each of these shards, in their order; with `kept`, only those are read that are not there,
     and all are afterwards. `what` is done, for progress."""
     names = index.tars.names
-    unread = [number for number in numbers if kept is None or names[number] not in kept]
-    left = set(unread)
+    left: dict[int, str | None] = {}  # the stamps of those whose findings are to be kept
+    for number in numbers if kept is not None else ():
+        stamp, found = kept.look(names[number])
+        if found is None:
+            left[number] = stamp
+    unread = numbers if kept is None else list(left)
     with Progress(what, int(sum(index.shard_table.clips[number] for number in unread))) as progress:
         jobs = ((ShardClips.of(index, number), index.shards[number]) for number in unread)
         done = stream(read, jobs, len(unread), workers, progress.add)
@@ -130,5 +144,5 @@ def read_shards(
                 continue
             found = next(done)
             if kept is not None:
-                kept.keep(names[number], found)
+                kept.keep(names[number], found, left[number])
             yield found

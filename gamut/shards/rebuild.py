@@ -69,7 +69,7 @@ def _scans(kept: Found[Part], names: Sequence[str], workers: int) -> Iterator[Pa
 
 def _scan(kept: Found[Part], advance: Callable[[int], None]) -> Part:
     (name,) = kept.tars.names
-    part = kept.get(name)
+    stamp, part = kept.look(name)
     if part is None:
         with kept.tars.open(name) as file:
             try:
@@ -79,7 +79,7 @@ def _scan(kept: Found[Part], advance: Callable[[int], None]) -> Part:
                     f"{error} Delete that tar, then run the conversion again, which writes it again, or index the "
                     "remaining tars."
                 ) from error
-        kept.keep(name, part)
+        kept.keep(name, part, stamp)
     advance(1)
     return part
 

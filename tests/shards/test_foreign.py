@@ -290,7 +290,7 @@ def test_what_was_kept_counts_only_for_the_same_tar_taken_the_same_way(theirs: P
     kept = adopt._kept(tars, tmp_path, taking)
     with open(here / "00000.tar", "rb") as file:
         found = scan_foreign(file, "00000.tar", taking)
-    kept.keep("00000.tar", found)
+    kept.keep("00000.tar", found, tars.stamp("00000.tar"))
     assert json.dumps(kept["00000.tar"].dump(), default=list) == json.dumps(found.dump(), default=list)
     assert list(kept) == ["00000.tar"]
     if change == "tar":
