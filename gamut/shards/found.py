@@ -130,10 +130,11 @@ def read_shards(
     and all are afterwards. `what` is done, for progress."""
     names = index.tars.names
     left: dict[int, str | None] = {}  # the stamps of those whose findings are to be kept
-    for number in numbers if kept is not None else ():
-        stamp, found = kept.look(names[number])
-        if found is None:
-            left[number] = stamp
+    if kept is not None:
+        for number in numbers:
+            stamp, found = kept.look(names[number])
+            if found is None:
+                left[number] = stamp
     unread = numbers if kept is None else list(left)
     with Progress(what, int(sum(index.shard_table.clips[number] for number in unread))) as progress:
         jobs = ((ShardClips.of(index, number), index.shards[number]) for number in unread)
