@@ -19,10 +19,9 @@ from gamut.shards.build import build, only_writer
 from gamut.shards.doubles import find_doubles
 from gamut.shards.folds import FOLD, Strata, folds_for, folds_of, hash_of_name
 from gamut.shards.foreign import Found, Taking, scan_foreign
-from gamut.shards.found import SCANS
-from gamut.shards.found import Found as Kept
 from gamut.shards.heard import Heard
 from gamut.shards.index import Index
+from gamut.shards.kept import SCANS, Kept
 from gamut.shards.labels import Classes, Forms, class_of, class_table, named
 from gamut.shards.part import Part, hexadecimal
 from gamut.shards.pool import share_of, stream

@@ -9,7 +9,7 @@ from pathlib import Path
 from gamut.errors import ShardError
 from gamut.progress import Progress
 from gamut.shards.build import Builder, Names, only_writer
-from gamut.shards.found import SCANS, Found
+from gamut.shards.kept import SCANS, Kept
 from gamut.shards.labels import filled
 from gamut.shards.part import Part, scan
 from gamut.shards.pool import share_of, stream
@@ -58,16 +58,16 @@ def scan_share(tars: Tars, folder: Path, number: int, of: int, workers: int = 1)
             pass
 
 
-def _kept(tars: Tars, folder: Path) -> Found[Part]:
-    return Found(tars, folder / "index" / SCANS, {"of": "convert"}, Part.dump, Part.parse)
+def _kept(tars: Tars, folder: Path) -> Kept[Part]:
+    return Kept(tars, folder / "index" / SCANS, {"of": "convert"}, Part.dump, Part.parse)
 
 
-def _scans(kept: Found[Part], names: Sequence[str], workers: int) -> Iterator[Part]:
+def _scans(kept: Kept[Part], names: Sequence[str], workers: int) -> Iterator[Part]:
     with Progress("indexing", len(names), "shards") as progress:
         yield from stream(_scan, map(kept.only, names), len(names), workers, progress.add)
 
 
-def _scan(kept: Found[Part], advance: Callable[[int], None]) -> Part:
+def _scan(kept: Kept[Part], advance: Callable[[int], None]) -> Part:
     (name,) = kept.tars.names
     stamp, part = kept.look(name)
     if part is None:

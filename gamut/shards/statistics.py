@@ -22,9 +22,9 @@ from gamut.numbers import RATE
 from gamut.remote import Remote
 from gamut.shards.batching import Spending, spending
 from gamut.shards.doubles import Doubles, find_doubles
-from gamut.shards.found import Found, Job, read_shards
 from gamut.shards.heard import COUNTED, UNKNOWN, Heard
 from gamut.shards.index import Index
+from gamut.shards.kept import Job, Kept, read_shards
 from gamut.shards.pool import share_of
 from gamut.shards.read import descriptions
 
@@ -106,8 +106,8 @@ def hear_share(folder: Path, number: int, of: int, workers: int = 1, remote: Rem
         pass
 
 
-def _kept(index: Index) -> Found[Heard]:
-    return Found.of_index(index, "heard", Heard.dump, Heard.parse)
+def _kept(index: Index) -> Kept[Heard]:
+    return Kept.of_index(index, "heard", Heard.dump, Heard.parse)
 
 
 def _hearing(folder: Path) -> Callable[[Job, Callable[[int], None]], Heard]:

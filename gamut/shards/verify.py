@@ -16,8 +16,8 @@ from gamut.errors import AudioError, ShardError
 from gamut.remote import Remote
 from gamut.remote.fetch import Absent
 from gamut.shards.columns import damaged_columns
-from gamut.shards.found import Found, Job, read_shards
 from gamut.shards.index import Index
+from gamut.shards.kept import Job, Kept, read_shards
 from gamut.shards.part import checksum_of, hexadecimal, scan
 from gamut.shards.pool import share_of
 from gamut.shards.read import ShardClips
@@ -69,11 +69,11 @@ def verify_share(folder: Path, number: int, of: int, workers: int = 1, remote: R
         pass
 
 
-def _kept(index: Index) -> Found[list[Damage]]:
+def _kept(index: Index) -> Kept[list[Damage]]:
     def dump(damages: list[Damage]) -> list[dict]:
         return [asdict(one) for one in damages]
 
-    return Found.of_index(index, "verified", dump, lambda content: [Damage(**one) for one in content])
+    return Kept.of_index(index, "verified", dump, lambda content: [Damage(**one) for one in content])
 
 
 def remedies(index: Index, damages: list[Damage]) -> list[str]:

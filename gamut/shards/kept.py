@@ -24,7 +24,7 @@ Finding = TypeVar("Finding")
 Job = tuple[ShardClips, dict]  # of a shard: its clips, and its entry in the table of shards
 
 
-class Found(Mapping[str, Finding], Generic[Finding]):
+class Kept(Mapping[str, Finding], Generic[Finding]):
     """By the tar's name; a file a tar, FOLDER/NAME.json. What was found otherwise, or in a tar that has changed since,
     counts as not there."""
 
@@ -39,13 +39,13 @@ class Found(Mapping[str, Finding], Generic[Finding]):
     @classmethod
     def of_index(
         cls, index: Index, work: str, dump: Callable[[Finding], Any], parse: Callable[[Any], Finding]
-    ) -> Found[Finding]:
+    ) -> Kept[Finding]:
         """In index/WORK, of the tars of this index."""
         return cls(index.tars, index.folder / "index" / work, {"index": index.fingerprint}, dump, parse)
 
-    def only(self, name: str) -> Found[Finding]:
+    def only(self, name: str) -> Kept[Finding]:
         """Of one tar: what a job is given, however many tars there are."""
-        return Found(replace(self.tars, names=(name,)), self.folder, self.about, self._dump, self._parse)
+        return Kept(replace(self.tars, names=(name,)), self.folder, self.about, self._dump, self._parse)
 
     def begin(self) -> None:
         """Remove what a killed writer left half written; for the only one that writes. Raises ShardError."""
@@ -124,7 +124,7 @@ def read_shards(
     read: Callable[[Job, Callable[[int], None]], Finding],
     workers: int,
     what: str,
-    kept: Found[Finding] | None = None,
+    kept: Kept[Finding] | None = None,
 ) -> Iterator[Finding]:
     """What `read` finds in each of these shards, in their order; with `kept`, only those are read that are not there,
     and all are afterwards. `what` is done, for progress."""
