@@ -24,6 +24,7 @@ def set_up() -> None:
 
     # DDP's own splitting of graphs is for whole models; the gradients of a block are ready together anyway.
     dynamo.optimize_ddp = False
+    inductor.deterministic = torch.are_deterministic_algorithms_enabled()  # gamut.train.world says it to torch alone
     inductor.compile_threads = 1  # a few small graphs: no processes beside the rank that could outlive it
 
 

@@ -11,6 +11,7 @@ What relates several keys to each other is no business of a single one, and stan
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -137,7 +138,12 @@ def section(cls: type, *, may_change: bool = False, stage: str = "") -> Any:
 
 
 def about(cls: Any) -> dict[str, About]:
-    """What is known of each field of a dataclass, by name."""
+    """What is known of each field of a dataclass, or of one made from it, by name."""
+    return _about(cls if isinstance(cls, type) else type(cls))
+
+
+@functools.cache
+def _about(cls: type) -> dict[str, About]:
     return {f.name: f.metadata.get("about", About()) for f in fields(cls)}
 
 

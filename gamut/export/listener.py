@@ -181,6 +181,8 @@ class Listener(nn.Module):
         embedding = self._pool(tokens)
         if self.head is None:
             return embedding, tokens[self.vit.special :]
+        if self.vit.model.pooling == "rows":
+            return self.head(tokens.unflatten(0, (-1, self.vit.bands)).mean(0).flatten()[None])[0], embedding
         if self.vit.model.pooling != "frames":
             return self.head(embedding[None])[0], embedding
         frames = self.head(tokens.unflatten(0, (-1, self.vit.bands)).mean(1))

@@ -8,7 +8,7 @@ from torch import nn
 from gamut.models.backbone import build
 from gamut.models.initialise import initialise, unfilled
 from gamut.models.layout import Layout
-from gamut.models.pooling import column_means, linear_softmax
+from gamut.models.pooling import band_means, column_means, linear_softmax
 from gamut.recipe import schema
 
 
@@ -30,8 +30,9 @@ class Classifier(nn.Module):
 class ClassifierNetwork(nn.Module):
     """AST, ElasticAST and fine-tuned ASiT: the recipe's model section tells them apart. Weights come from `seed`.
 
-    Where `model.pooling` is `frames`, each column of patches (16 frames of the log-mel) is classified by itself, and a
-    clip by the linear softmax of its columns.
+    Where `model.pooling` is `rows`, the classifier reads the means over time of a clip's rows of patches, side by side
+    (`band_means`: MSM-MAE, M2D). Where it is `frames`, each column of patches (16 frames of the log-mel) is classified
+    by itself, and a clip by the linear softmax of its columns.
 
     >>> network = ClassifierNetwork(schema.Model(dim=32, depth=1, heads=2, pooling="mean"), classes=5, seed=0)
     >>> where = network.backbone.layout(torch.tensor([32, 48]), (32, 48))
@@ -41,9 +42,10 @@ class ClassifierNetwork(nn.Module):
 
     def __init__(self, model: schema.Model, classes: int, seed: int) -> None:
         super().__init__()
-        self.by_frames = model.pooling == "frames"
+        self.by_rows, self.by_frames = model.pooling == "rows", model.pooling == "frames"
         self.backbone = build(model, seed)
-        self.head = Classifier(model.dim, classes, seed=seed + 1, eps=model.head_eps)
+        width = model.dim * (self.backbone.bands if self.by_rows else 1)
+        self.head = Classifier(width, classes, seed=seed + 1, eps=model.head_eps)
 
     def forward(
         self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None, frames: bool = False
@@ -53,6 +55,8 @@ class ClassifierNetwork(nn.Module):
         frames: of every column of every segment instead, [sum(where.widths), classes]; only where the pooling is so.
         """
         tokens = self.backbone(patches, where, drop_keys)
+        if self.by_rows:
+            return self.head(band_means(tokens, where).to(tokens.dtype))
         if not self.by_frames:
             return self.head(self.backbone.pool(tokens, where))
         logits = self.head(column_means(tokens, where))

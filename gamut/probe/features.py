@@ -100,7 +100,7 @@ def _spread(frames: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
 
 def kinds(recipe: Recipe) -> list[str]:
     """The vectors of a clip that a recipe's probes score, the log-mel's left out."""
-    pooled = {"cls": ["cls"], "attention": ["pool"], "mean": [], "frames": []}[recipe.model.pooling]
+    pooled = {"cls": ["cls"], "attention": ["pool"], "mean": [], "rows": [], "frames": []}[recipe.model.pooling]
     return [*pooled, "mean", *(["both"] if pooled else []), *(["rows"] if recipe.probe.rows else [])]
 
 

@@ -15,10 +15,10 @@ def pretraining(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions in any pretraining, and in that of ASiT."""
     if recipe.objective == "asit":
         yield from _asit(recipe)
-    if recipe.model.pooling == "frames":
+    if recipe.model.pooling in ("rows", "frames"):
         yield (
             ("model.pooling",),
-            "model.pooling frames is a way to classify, for fine-tuning: choose cls, attention or mean",
+            f"model.pooling {recipe.model.pooling} is a way to classify, for fine-tuning: choose cls, attention or mean",
         )
     if recipe.optim.layer_decay != 1 or recipe.optim.head_scale != 1:
         yield (

@@ -8,7 +8,9 @@ and the nearest name.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -44,7 +46,7 @@ def load_recipe(
     other, and an override that is not `key=value`.
     """
     path = find_recipe(stage, name_or_path, configs)
-    config = _writable(OmegaConf.structured(schema.Recipe))
+    config = copy.deepcopy(_defaults())
     origin: dict[str, str] = {}
     for file, values in _chain(stage, path, configs, ()):
         _apply(config, values, schema.Recipe, (), file, stage, origin)
@@ -64,6 +66,24 @@ def load_recipe(
     if recipe.options:
         options_of(recipe, at(origin["options"]))
     return recipe
+
+
+def written(stage: str, name: str, configs: Path = CONFIGS) -> dict[str, Any]:
+    """What the files of a recipe say, its bases' first: dotted key -> value as YAML has it, neither checked nor
+    resolved. Raises RecipeError for a file that is missing or is no recipe."""
+    said: dict[str, Any] = {}
+    for _, values in _chain(stage, find_recipe(stage, name, configs), configs, ()):
+        said |= dict(_flat(values, schema.Recipe))
+    return said
+
+
+def _flat(values: dict[str, Any], cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        hint = hints(cls).get(name)
+        if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+            yield from _flat(value, hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def override(recipe: schema.Recipe, overrides: list[str] | tuple[str, ...]) -> schema.Recipe:
@@ -123,6 +143,12 @@ def environment(name: str, *default: str | None) -> str | None:
 
 
 OmegaConf.register_resolver("oc.env", environment, replace=True)
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    """A recipe that says nothing, to be copied: making one anew from the schema takes six times as long."""
+    return _writable(OmegaConf.structured(schema.Recipe))
 
 
 def _writable(config: DictConfig) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -98,6 +99,7 @@ def _unreadable(path: Path, error: Exception) -> RecipeError:
     return RecipeError(f"The resolved recipe {path} cannot be read: {reason}.")
 
 
+@functools.cache
 def may_change(key: str) -> bool:
     """Whether another attempt of a run may give the key (`loader.workers`) another value.
 

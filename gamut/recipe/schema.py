@@ -104,9 +104,10 @@ class Model:
     pooling: str = key(
         "cls",
         "a clip's vector: cls (class token), attention (ElasticAST: a learned query, masked), or mean (of its tokens). "
-        "frames, in fine-tuning on events with times: every column of patches is classified, and a clip by the linear "
-        "softmax of its columns",
-        one_of("cls", "attention", "mean", "frames"),
+        "Two more are ways to classify, in fine-tuning. rows: from the means over time of each row of patches, side by "
+        "side, which tell frequencies apart (MSM-MAE, M2D); frames, for events with times: every column of patches is "
+        "classified, and a clip by the linear softmax of its columns",
+        one_of("cls", "attention", "mean", "rows", "frames"),
     )
     pooling_heads: int = key(12, "heads of attention pooling", at_least(1))
     distilled: bool = key(False, "add DeiT's second token beside CLS: a clip's vector is the mean of the two (AST)")

@@ -142,7 +142,8 @@ def make_deterministic(wanted: bool) -> None:
     """Choose deterministic kernels; an operation that has none raises."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
+    # What use_deterministic_algorithms does, but for importing torch's compiler to tell it, too (gamut.compiler does).
+    torch.set_deterministic_debug_mode("error" if wanted else "default")
     # On by default in this mode: it writes NaN into every torch.empty, gigabytes a step in DeepSpeed's buckets.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

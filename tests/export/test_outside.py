@@ -280,6 +280,7 @@ VARIANTS = [
     ("esc10", []),
     ("esc10", ["model.norm=post"]),
     ("esc10", ["model.pooling=mean", "model.positions=factorised", "model.table_frames=128"]),
+    ("esc10", ["model.pooling=rows"]),
     ("elastic_esc10", ["model.pooling=frames", "finetune.loss=bce", "views.resolutions=[1.0]"]),
     ("ast_esc10", ["model.table_frames=1024"]),
     ("ast_esc10", ["model.table_frames=256", "model.stride=10", "step.tokens=2048"]),
