@@ -2,11 +2,14 @@
 
 Each arm's learning rate is chosen from the same grid on a part of the training folds; then every arm is trained with
 several seeds on all of them and scored on the test folds, the same clips for every arm. The difference between the
-first two arms comes with its paired bootstrap 95 % interval over clips.
+first two arms comes with its paired bootstrap 95 % interval over clips. What one arm alone is to be told stands behind
+its INIT, within the quotes. With --labels every seed draws so many labelled clips of each class, the same for all arms.
 
 Examples:
     python finetune/compare.py esc10 --arm pretrained=runs/asit_tiny --arm scratch= \\
         --train 1,2,3 --test 4,5 --choose-test 3 --grid 3e-4,1e-3 --seeds 3 data=shards/esc10
+    python finetune/compare.py esc10 --arm "frozen=esc10 finetune.freeze=true optim.lr=1e-2" --arm scratch= \\
+        --labels 8 --train 1,2,3 --test 4,5 data=shards/mine model.pooling=rows
     python finetune/compare.py scv2 --arm pretrained=runs/asit_b --arm scratch= --train train --test test \\
         --choose-test validation --grid 3e-4,1e-3
 """
@@ -14,6 +17,7 @@ Examples:
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,15 +43,25 @@ from gamut.shards.joined import open_sets
 from gamut.track import figures
 
 
-def arms_of(words: list[str]) -> dict[str, str]:
-    """`name=init` -> what each arm starts from. Raises RecipeError."""
-    arms: dict[str, str] = {}
+def arms_of(words: list[str]) -> dict[str, list[str]]:
+    """`name=init a.b=c` -> what each arm's runs are told, `init` first. Raises RecipeError."""
+    arms: dict[str, list[str]] = {}
     for word in words:
-        name, equals, init = word.partition("=")
-        if not equals or not name or name in arms:
-            raise RecipeError(f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}.")
-        arms[name] = init
+        name, equals, rest = word.partition("=")
+        init, *own = shlex.split(f'""{rest}')  # an empty one stays a word
+        if not equals or not name or name in arms or not all("=" in one for one in own):
+            raise RecipeError(
+                f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}. Behind INIT "
+                "may stand key=value for this arm alone."
+            )
+        arms[name] = [f"init={init}", *own]
     return arms
+
+
+def joined(results: list[dict]) -> dict:
+    """One summary of runs that differ in their seed."""
+    rounds = [entry for result in results for entry in result["rounds"]]
+    return results[0] | {"rounds": rounds, "mean": float(np.mean([result["mean"] for result in results]))}
 
 
 def require_apart(index: Index, column: str, choosing: list[Fold], test: list[Fold]) -> None:
@@ -97,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--grid", default="", metavar="3e-4,1e-3", help="learning rates; one or none: no choosing")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--labels", type=int, default=None, metavar="N", help="labelled clips a class, drawn by the seed"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("overrides", nargs="*", help="a.b=c, passed on to every run")
@@ -110,10 +127,12 @@ def main(argv: list[str] | None = None) -> int:
         index = open_sets(require_sets(recipe), recipe.remote)
         require_apart(index, recipe.folds.column, held_out, options.test)
 
-    def job(name: str, arm: str, rate: str, train: list[Fold], test: list[Fold], seeds: int) -> Job:
+    def job(name: str, arm: str, rate: str, train: list[Fold], test: list[Fold], seeds: int, draw: int = 0) -> Job:
         arguments = [options.recipe, *options.overrides, f"run.folder={options.out}", f"run.name={name}"]
-        arguments += [f"init={arms[arm]}", f"folds.train={train}", f"folds.test={[test]}", f"finetune.seeds={seeds}"]
+        arguments += [*arms[arm], f"folds.train={train}", f"folds.test={[test]}", f"finetune.seeds={seeds}"]
         arguments += [f"optim.lr={rate}"] if rate else []
+        if options.labels:
+            arguments += [f"subset.per_class={options.labels}", f"subset.seed={draw}", f"seed={recipe.seed + draw}"]
         if test is held_out and recipe.folds.validation:
             arguments += ["folds.validation=null"]  # it is what the rate is chosen by
         return Job(name, tuple(arguments), options.out / name)
@@ -127,12 +146,16 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = choose_rates(list(arms), rates, trial, options.jobs, console)
     console.print(f"Training every arm on folds {options.train}, scoring on folds {options.test}.")
-    jobs = [
-        job(f"final-{arm}-{chosen[arm] or 'recipe'}", arm, chosen[arm], options.train, options.test, options.seeds)
-        for arm in arms
-    ]
+    draws = options.seeds if options.labels else 1
+
+    def final(arm: str, draw: int) -> Job:
+        name = f"final-{arm}-{chosen[arm] or 'recipe'}" + (f"-{draw}" if options.labels else "")
+        seeds = 1 if options.labels else options.seeds
+        return job(name, arm, chosen[arm], options.train, options.test, seeds, draw)
+
     options.out.mkdir(parents=True, exist_ok=True)
-    results = dict(zip(arms, run_all(jobs, options.jobs, console), strict=True))
+    found = run_all([final(arm, draw) for arm in arms for draw in range(draws)], options.jobs, console)
+    results = {arm: joined(found[draws * at : draws * (at + 1)]) for at, arm in enumerate(arms)}
     report = {"recipe": options.recipe, "train": options.train, "test": options.test}
     report |= compare(results, chosen, console)
     (options.out / "comparison.json").write_text(json.dumps(report, indent=2))

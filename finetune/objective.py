@@ -110,7 +110,10 @@ class Classify(Objective):
         self.weights = WeightAverage()
 
     def _network(self) -> nn.Module:
-        return ClassifierNetwork(self.recipe.model, self.classes, self.seed)
+        network = ClassifierNetwork(self.recipe.model, self.classes, self.seed)
+        if self.recipe.finetune.freeze:
+            network.freeze()
+        return network
 
     def described(self) -> dict[str, Any]:
         return described(self.recipe, self.mean, self.std) | self.classified()
@@ -186,7 +189,7 @@ class Classify(Objective):
         return LabelledBatch(
             pixels,
             where,
-            segments.word if training else None,
+            segments.word if training and not self.recipe.finetune.freeze else None,
             soft_targets(batch, self.classes),
             len(batch.partner_holes),
         )

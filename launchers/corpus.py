@@ -1,10 +1,11 @@
 """A small synthetic labelled corpus, in the ESC-50 layout or a folder a class, for the demo, tutorials and tests.
 
-Six kinds of sound, each with random pitch, rate, level and background noise, so that classes differ in their shape over
-time and frequency, not in loudness or pitch.
+Six kinds of shapes, each with random pitch, rate, level and background noise, so that classes differ in their shape
+over time and frequency, not in loudness or pitch; or ten kinds of scenes (launchers/scenes.py), which are harder.
 
 Example:
     python launchers/corpus.py /tmp/corpus --clips 240
+    python launchers/corpus.py /tmp/corpus --clips 800 --sounds scenes
     python launchers/corpus.py sounds --layout folder
 """
 
@@ -24,13 +25,16 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gamut.files import write_text
+from launchers.scenes import RATE, SCENES, scene
 
-RATE = 22_050
 CLASSES = ("rising_chirp", "falling_chirp", "trill", "vibrato", "clicks", "noise_bursts")
+Kinds = tuple[str, ...]
 
 
 def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
-    """One clip of a kind, float64 [seconds * 22,050], peak under 1."""
+    """One clip of a kind of either sort, float64 [seconds * RATE], peak under 1."""
+    if kind in SCENES:
+        return scene(kind, seconds, random)
     time = np.arange(int(seconds * RATE)) / RATE
     pitch = 2.0 ** random.uniform(math.log2(300), math.log2(2400))
     rate = random.uniform(2.0, 5.0)
@@ -58,18 +62,18 @@ def sound(kind: str, seconds: float, random: np.random.Generator) -> np.ndarray:
     return wave / max(1.0, np.abs(wave).max() * 1.01)
 
 
-def by_class(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
+def by_class(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0, kinds: Kinds = CLASSES) -> Path:
     """Write `clips` clips, spread over the kinds, as FOLDER/KIND/NUMBER.wav."""
     random = np.random.default_rng(seed)
     for number in range(clips):
-        kind = CLASSES[number % len(CLASSES)]
+        kind = kinds[number % len(kinds)]
         (folder / kind).mkdir(parents=True, exist_ok=True)
         path = folder / kind / f"{number:04d}.wav"
         soundfile.write(path, sound(kind, seconds, random), RATE, subtype="PCM_16")
     return folder
 
 
-def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
+def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0, kinds: Kinds = CLASSES) -> Path:
     """Write `clips` clips (spread over the kinds and folds 1-5) below `folder`, then meta/esc50.csv: if that file
     exists, the corpus is complete."""
     random = np.random.default_rng(seed)
@@ -79,11 +83,11 @@ def synthesise(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) ->
     table = csv.writer(text)
     table.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
     for number in range(clips):
-        target = number % len(CLASSES)
-        fold = number // len(CLASSES) % 5 + 1
+        target = number % len(kinds)
+        fold = number // len(kinds) % 5 + 1
         name = f"{fold}-{100_000 + number}-A-{target}.wav"
-        soundfile.write(folder / "audio" / name, sound(CLASSES[target], seconds, random), RATE, subtype="PCM_16")
-        table.writerow([name, fold, target, CLASSES[target], False, 100_000 + number, "A"])
+        soundfile.write(folder / "audio" / name, sound(kinds[target], seconds, random), RATE, subtype="PCM_16")
+        table.writerow([name, fold, target, kinds[target], False, 100_000 + number, "A"])
     write_text(folder / "meta" / "esc50.csv", text.getvalue())
     return folder
 
@@ -95,6 +99,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layout", choices=("esc50", "folder"), default="esc50", help="default: %(default)s")
+    parser.add_argument("--sounds", choices=("shapes", "scenes"), default="shapes", help="default: %(default)s")
     options = parser.parse_args()
     write = synthesise if options.layout == "esc50" else by_class
-    print(write(options.folder, options.clips, options.seconds, options.seed))
+    kinds = CLASSES if options.sounds == "shapes" else tuple(SCENES)
+    print(write(options.folder, options.clips, options.seconds, options.seed, kinds))

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import zlib
 from dataclasses import replace
@@ -33,6 +32,7 @@ from gamut.shards.__main__ import main as shards
 from gamut.tag import Recording, load
 from gamut.tag.__main__ import main as tag
 from launchers.corpus import synthesise
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -71,7 +71,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*words: str) -> str:
     """Run `python ROOT/WORDS` in the current folder; returns what it printed."""
-    line = [sys.executable, str(ROOT / words[0]), *words[1:], *WORDS]
+    line = [warm.python(), str(ROOT / words[0]), *words[1:], *WORDS]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"

@@ -23,6 +23,7 @@ from gamut.shards import Index
 from gamut.shards.convert.esc50 import Esc50
 from gamut.shards.convert.run import convert
 from launchers.corpus import synthesise
+from tests import warm
 from tests.close import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +45,7 @@ def call(tmp_path: Path, plugin: str, *words: str) -> subprocess.CompletedProces
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": paths, "GAMUT_PLUGINS": "mine", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [warm.python(), *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -6,7 +6,6 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import pytest
 import soundfile
 
 from launchers.corpus import by_class, synthesise
+from tests import warm
 from tests.models.whispers import saved_by_transformers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def test_a_tutorial_works_as_it_is_typed(name: str, tmp_path: Path) -> None:
     if module:
         (tmp_path / "mine.py").write_text(module)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = f"{Path(warm.python()).parent}{os.pathsep}{environment['PATH']}"
     script = "\n".join(
         block.replace("PYTHONPATH=$PWD", f"PYTHONPATH=$PWD:{ROOT}") for language, block in blocks if language == "bash"
     )

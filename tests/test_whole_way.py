@@ -21,6 +21,7 @@ from gamut.shards import Index
 from gamut.track.metrics import History
 from launchers.corpus import CLASSES, synthesise
 
+from . import warm
 from .servers import http_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ SMALL += [
 
 def command(*words: str, ranks: int = 0, ok: int = 0, timeout: float = 900) -> str:
     """Run `python WORDS` (or `deepspeed WORDS` on several ranks) in the repository; returns what it printed."""
-    line = [sys.executable, *words] if not ranks else deepspeed_line(ranks, *words)
+    line = [warm.python(), *words] if not ranks else deepspeed_line(ranks, *words)
     done = subprocess.run(
         line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )

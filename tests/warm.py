@@ -50,7 +50,8 @@ import array, json, os, socket, sys
 asked = json.dumps(dict(words=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    server.sendmsg([len(asked).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+    streams = array.array("i", [0, 1, 2])
+    server.sendmsg([len(asked).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
     server.sendall(asked)
     status = server.recv(1)
 os._exit(status[0] if status else 70)
@@ -66,8 +67,12 @@ def python() -> str:
         [sys.executable, "-m", "tests.warm", str(address)],
         cwd=ROOT, env=os.environ | FIXED, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert server.stdout is not None and server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdin is not None
     assert server.stdout.readline() == b"ready\n"
+    for tool in Path(sys.executable).parent.iterdir():  # what is looked for beside a Python: ninja, deepspeed
+        if not tool.name.startswith("python"):
+            Path(folder.name, tool.name).symlink_to(tool)
     program.write_text(PROGRAM.format(python=sys.executable, address=str(address)))
     program.chmod(0o700)
 
@@ -93,11 +98,11 @@ def serve(address: str) -> None:
             connection, _ = listening.accept()
             if os.fork() == 0:
                 listening.close()
-                _answer(connection)
+                _answer(connection, str(Path(address).with_name("python")))
             connection.close()
 
 
-def _answer(connection: socket.socket) -> NoReturn:
+def _answer(connection: socket.socket, program: str) -> NoReturn:
     """In a child that nobody waits for: run what is asked in a child of its own, which ends with the asker."""
     if os.fork():
         os._exit(0)
@@ -112,7 +117,7 @@ def _answer(connection: socket.socket) -> NoReturn:
         for stream, own in enumerate(streams):
             os.dup2(own, stream)
             os.close(own)
-        _run(**json.loads(asked))
+        _run(program, **json.loads(asked))
     for own in streams:
         os.close(own)
     os.closerange(0, 3)
@@ -127,13 +132,17 @@ def _answer(connection: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _run(words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
+def _run(program: str, words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if any(environment.get(name, value) != value for name, value in FIXED.items()):
-        os.execv(sys.executable, [sys.executable, *words])
+    words = words[words[:1] == ["-u"] :]
+    kind = words[0] if words else ""
+    of_its_own = any(environment.get(name, value) != value for name, value in FIXED.items())
+    if of_its_own or (kind != "-m" and not kind.endswith(".py")):
+        os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
+    sys.executable = program  # what this one starts is warm, too
     status: Any = 1
     try:
         _as_python(words)
@@ -154,15 +163,12 @@ def _run(words: list[str], folder: str, environment: dict[str, str]) -> NoReturn
 def _as_python(words: list[str]) -> None:
     """What `python WORDS` does, of a script or a module, with the paths that it would have had."""
     paths = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
-    while words[0] == "-u":
-        words = words[1:]
     kind, *rest = words
     if kind == "-m":
         sys.path[0:1] = [os.getcwd(), *paths]
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
-        assert kind.endswith(".py"), f"a script or -m, not {kind}"
         sys.path[0:1] = [str(Path(kind).resolve().parent), *paths]
         sys.argv = words
         runpy.run_path(kind, run_name="__main__")

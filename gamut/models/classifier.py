@@ -47,6 +47,11 @@ class ClassifierNetwork(nn.Module):
         width = model.dim * (self.backbone.bands if self.by_rows else 1)
         self.head = Classifier(width, classes, seed=seed + 1, eps=model.head_eps)
 
+    def freeze(self) -> None:
+        """Let only the classifier learn, and attention pooling where there is some."""
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name.startswith("attn_pool."))
+
     def forward(
         self, patches: torch.Tensor, where: Layout, drop_keys: torch.Tensor | None, frames: bool = False
     ) -> torch.Tensor:

@@ -18,7 +18,8 @@ def pretraining(recipe: Recipe) -> Iterator[Problem]:
     if recipe.model.pooling in ("rows", "frames"):
         yield (
             ("model.pooling",),
-            f"model.pooling {recipe.model.pooling} is a way to classify, for fine-tuning: choose cls, attention or mean",
+            f"model.pooling {recipe.model.pooling} is a way to classify, for fine-tuning: choose cls, attention or "
+            "mean",
         )
     if recipe.optim.layer_decay != 1 or recipe.optim.head_scale != 1:
         yield (
@@ -238,10 +239,30 @@ def finetuning(recipe: Recipe) -> Iterator[Problem]:
         )
     if recipe.finetune.take_head and not recipe.init:
         yield (("finetune.take_head", "init"), "finetune.take_head needs an init to take the classifier from")
+    if recipe.finetune.freeze:
+        yield from _frozen(recipe)
     if recipe.views.count != 1:
         yield (("views.count",), f"fine-tuning sees one view a clip, not {recipe.views.count}")
     if recipe.views.local_count:
         yield (("views.local_count",), "fine-tuning sees one view a clip: views.local_count must be 0")
+
+
+def _frozen(recipe: Recipe) -> Iterator[Problem]:
+    """What stands against a backbone that stays as it is."""
+    if not recipe.init:
+        yield (
+            ("finetune.freeze", "init"),
+            "finetune.freeze keeps the backbone as it is, and without an init that is as it was drawn: name one",
+        )
+    for key, instead in (
+        ("features", ", which are frozen already"),
+        ("encoder", "; to keep the encoder, extract its features"),
+    ):
+        if getattr(recipe, key):
+            yield (
+                ("finetune.freeze", key),
+                f"finetune.freeze is of a model of sound: it does not go with {key}{instead}",
+            )
 
 
 def _by_frames(recipe: Recipe) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ UNRECORDED = ("init", "engine", "deepspeed")
 # Keys that came after the first runs: at its default such a key leaves the hash of a recipe what it was without it.
 ADDED = (
     *("model.backbone", "model.norm", "objective", "options", "optim.undecayed", "extract.pad_with"),
-    *("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames"),
+    *("finetune.weight_frames", "finetune.weight_clips", "finetune.median_frames", "finetune.freeze"),
     *("asit.encode", "asit.visible", "asit.clones", "asit.predictor", "asit.predictor_dim", "asit.predictor_depth"),
     *("asit.targets", "asit.target_blocks", "asit.mixtures", "plan.block"),
 )

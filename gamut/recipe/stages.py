@@ -239,6 +239,11 @@ class Finetune:
     take_head: bool = key(
         False, "also take the classifier from `init`, which must have the same classes in the same order"
     )
+    freeze: bool = key(
+        False,
+        "the backbone stays what `init` made it and only the classifier learns, with attention pooling where there is "
+        "some (linear probing): best with few labels, and a third of the work",
+    )
     evaluate_epochs: float = key(
         10.0,
         "epochs between scores, which are also computed after the last; 0: only after the last",

@@ -236,6 +236,41 @@ def test_arms_are_compared_clip_by_clip(index: Index, monkeypatch: pytest.Monkey
     assert "paired bootstrap 95 % interval" in capsys.readouterr().out
 
 
+def test_each_seed_draws_its_labelled_clips_and_an_arm_has_words_of_its_own(
+    index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    truth = {arm: random.random((3, 60)) < 0.6 for arm in ("a b", "")}
+    asked: dict[str, list[dict[str, str]]] = {arm: [] for arm in truth}
+
+    def run_job(job: jobs.Job, threads: int) -> dict:
+        words = dict(word.split("=", 1) for word in job.arguments if "=" in word)
+        mine = asked[words["init"]]
+        mine.append(words)
+        folder = tmp_path / job.name
+        folder.mkdir()
+        right = truth[words["init"]][len(mine) - 1]
+        rounds = [scores(folder, 0, right)]
+        return {"metric": "accuracy", "mean": float(right.mean()), "labels": list(CLASSES), "rounds": rounds}
+
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    line = ["esc10", f"data={index.folder}", "--arm", "kept='a b' finetune.freeze=true optim.lr=1e-2", "--arm", "new="]
+    line += ["--train", "1,2,3", "--test", "4,5", "--labels", "8", "--out", str(tmp_path / "out"), "seed=5"]
+    assert compare.main(line) == 0
+    for arm, own in (("a b", {"finetune.freeze": "true", "optim.lr": "1e-2"}), ("", {})):
+        assert [words["subset.seed"] for words in asked[arm]] == ["0", "1", "2"]
+        assert [words["seed"] for words in asked[arm]] == ["5", "6", "7"]
+        assert {words["subset.per_class"] for words in asked[arm]} == {"8"}
+        assert {words["finetune.seeds"] for words in asked[arm]} == {"1"}
+        assert all(
+            {key: words.get(key) for key in ("finetune.freeze", "optim.lr") if key in words} == own
+            for words in asked[arm]
+        )
+    report = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert_close(report["arms"]["kept"]["accuracy"], truth["a b"].mean(1))
+    assert report["difference"]["mean"] == pytest.approx(truth["a b"].mean() - truth[""].mean())
+
+
 @pytest.mark.parametrize(
     "folds", [["--choose-test", "5,3", "--test", "4,5"], ["--test", "2"]]
 )  # 2: the last of --train
@@ -248,7 +283,7 @@ def test_a_rate_is_never_chosen_by_the_clips_that_judge_it(
     assert "by which learning rates are chosen, have 6 clips of the folds" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"]])
+@pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"], ["a=runs/x freeze"]])
 def test_arms_are_named_once(arms: list[str], capsys) -> None:
     line = [word for arm in arms for word in ("--arm", arm)]
     assert compare.main(["esc10", *line, "--train", "1", "--test", "5"]) == 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launchers import corpus, demo
+from launchers.scenes import SCENES
 
 
 def test_a_corpus_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +33,18 @@ def test_a_corpus_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch
         names = {row["filename"] for row in csv.DictReader(file)}
     assert names == {path.name for path in (tmp_path / "audio").iterdir()}
     assert len(names) == 12
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_every_scene_is_a_sound_of_the_length_that_was_asked_for(kind: str) -> None:
+    for seconds in (0.2, 2.0):
+        one, other = (corpus.sound(kind, seconds, np.random.default_rng(seed)) for seed in (0, 1))
+        assert one.shape == (int(seconds * corpus.RATE),)
+        for wave in (one, other):
+            assert np.isfinite(wave).all()
+            assert 0.1 < np.abs(wave).max() < 1.0
+        assert np.corrcoef(one, other)[0, 1] < 0.9
+        assert np.array_equal(one, corpus.sound(kind, seconds, np.random.default_rng(0)))
 
 
 def test_the_demo_does_not_go_on_with_a_corpus_of_another_size(

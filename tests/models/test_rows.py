@@ -65,5 +65,5 @@ def test_of_dropped_patches_it_reads_the_others() -> None:
 
 def test_it_is_a_way_to_classify_and_not_to_pretrain() -> None:
     assert load_recipe("finetune", "esc10", ["model.pooling=rows"]).model.pooling == "rows"
-    with pytest.raises(RecipeError, match="model.pooling rows is a way to classify"):
+    with pytest.raises(RecipeError, match=r"model\.pooling rows is a way to classify"):
         load_recipe("pretrain", "esc10", ["model.pooling=rows"])
