@@ -128,16 +128,11 @@ def measure(name: str, folder: Path, items: int) -> dict[str, dict[str, Any]]:
     """What all WORKS of a library say; what is known of an earlier run is not measured again."""
     found = {}
     for what in WORKS:
-        path = folder / f"{name}-{what}.json"
         if LIBRARIES[name].resumes == "no" and what in ("save", "resume"):
             continue
         if what == "build" and LIBRARIES[name].beside:
             measured(LIBRARIES[name].beside, "build", folder, items)
         found[what] = measured(name, what, folder, items)
-        if what == "build" and "bytes" not in found[what]:
-            of = folder / (LIBRARIES[name].beside or name)
-            found[what]["bytes"] = sum(one.stat().st_blocks * 512 for one in of.rglob("*"))
-            path.write_text(json.dumps(found[what]))
     return found
 
 

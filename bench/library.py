@@ -369,7 +369,8 @@ def shuffled(order: np.ndarray, items: int) -> tuple[float, float]:
 def build(library: Library, folder: Path, items: int) -> dict[str, Any]:
     since, used = time.perf_counter(), processor()
     estimate = library.build(folder, items)
-    return {"seconds": time.perf_counter() - since, "processor": processor() - used, "estimate": estimate}
+    found = {"seconds": time.perf_counter() - since, "processor": processor() - used, "estimate": estimate}
+    return found | {"bytes": sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))}
 
 
 def first(library: Library, folder: Path, items: int) -> dict[str, Any]:
