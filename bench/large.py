@@ -1,6 +1,6 @@
 """Twenty million items: how soon libraries give the first, go on from a state, and how well they shuffle; ours beside.
 
-    python bench/large.py                                    all of it: two hours on a busy two-core machine, 35 GB
+    python bench/large.py                                    all of it: an hour on a busy two-core machine, 26 GB
     python bench/large.py --clips 200000                     minutes
     python bench/large.py --folder DIR --only gamut,litdata  sets and what was measured stay in DIR for another run
 
@@ -18,6 +18,7 @@ same form, since the library takes long. Not compared: webdataset's tars and our
 `peak`: resident memory at most, of helpers too, until 20,001 samples are drawn; `imports`: before the set is opened.
 `resume`: from the import to the first sample after the state; `after` so many draws. "replays": it draws them again.
 `rank`: Spearman's correlation of neighbours' numbers, 0 of a perfect shuffle; `distance`: of them, by all items, 1/3.
+`shards`: how many of them the 20,001 samples come from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import re
 import subprocess
@@ -40,12 +42,12 @@ from rich.table import Table
 if __name__ == "__main__":  # started by its path, from wherever
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench.library import LIBRARIES
+from bench.library import A_SHARD, DRAWN, LIBRARIES
 from bench.peers import HERE
 
 WORKS = ("build", "first", "save", "resume")
 HEADINGS = ("library", "items", "build s", "first s", "CPU s", "peak MB", "imports", "resume s", "after", "rank",
-    "distance", "disk GB")  # fmt: skip
+    "distance", "shards", "disk GB")  # fmt: skip
 PEERS = HERE / ".peers"
 EVERY = 0.05  # seconds between two looks at the memory of a process and its helpers
 
@@ -160,7 +162,7 @@ def row(name: str, found: dict[str, dict[str, Any]], items: int) -> list[str]:
         f"{LIBRARIES[name].package} {first['version']}", f"{items:,}",
         f"tars + {build}" if LIBRARIES[name].beside else build, f"{first['seconds']:.2f}", f"{first['processor']:.2f}",
         f"{peak:,.0f}", f"{first['imports']:,.0f}", resume, after, f"{first['correlation']:.3f}",
-        f"{first['distance']:.3f}", f"{built['bytes'] / 1e9:.2f}",
+        f"{first['distance']:.3f}", f"{first['shards']:,}", f"{built['bytes'] / 1e9:.2f}",
     ]  # fmt: skip
 
 
@@ -177,8 +179,11 @@ def table(names: list[str], folder: Path, items: int) -> Table:
         except LeftOut as error:
             drawn.add_row(LIBRARIES[name].package, *[""] * (len(HEADINGS) - 1))
             reasons.append(f"{LIBRARIES[name].package}: left out, {error}")
-    shuffling = [f"{LIBRARIES[name].package}: {LIBRARIES[name].shuffling}" for name in names]
-    drawn.caption = "\n".join([*reasons, *shuffling])
+    perfect = round(-(-items // A_SHARD) * -math.expm1(-min(items, DRAWN) / (items / A_SHARD)))
+    notes = [f"A perfect shuffle: rank 0, distance 0.333, {perfect:,} shards."]
+    for library in (LIBRARIES[name] for name in names):
+        notes.append(f"{library.package}: {library.shuffling}{'; ' * bool(library.noted)}{library.noted}")
+    drawn.caption = "\n".join([*reasons, *notes])
     drawn.caption_justify = "left"
     return drawn
 

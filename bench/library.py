@@ -39,6 +39,7 @@ class Library(ABC):
 
     package = ""  # as installed
     shuffling = ""  # in words
+    noted = ""  # what else is to be known
     resumes = "state"  # or "replays", or "no"
     depth: int | None = 200_000  # draws before a state; None: in the middle, as a state is a count of samples
     beside = ""  # the library whose set it uses
@@ -78,6 +79,7 @@ class Lhotse(Library):
 
     package = "lhotse"
     shuffling = "Shar, shuffle_shards, DynamicCutSampler(shuffle=True): a buffer of 20,000 cuts"
+    noted = "cuts without a payload; a state draws again all that came before it"
     resumes = "replays"
 
     def __init__(self) -> None:
@@ -180,6 +182,7 @@ class Webdataset(Library):
 
     package = "webdataset"
     shuffling = "WebDataset(shardshuffle=100).shuffle(1000)"
+    noted = "a state is not to be had"
     resumes = "no"
 
     def __init__(self) -> None:
@@ -215,6 +218,7 @@ class Energon(Library):
 
     package = "megatron-energon"
     shuffling = "shuffle_buffer_size=100, max_samples_per_sequence=100"
+    noted = "the bytes are with webdataset's tars, the build is without them"
     beside = "webdataset"
     depth = 20_000
 
@@ -292,6 +296,7 @@ class Gamut(Library):
 
     package = "gamut"
     shuffling = "an epoch's plan in blocks of 2**20 draws: 16 lanes of shuffled shards, a window of 16,384 clips each"
+    noted = "no payload is read, as there are no tars: the row of the first clip is known"
 
     def __init__(self) -> None:
         from argparse import Namespace
@@ -383,6 +388,7 @@ def first(library: Library, folder: Path, items: int) -> dict[str, Any]:
     order += islice(draws, DRAWN)
     correlation, distance = shuffled(np.array(order), items)
     found |= {"memory": memory(), "correlation": correlation, "distance": distance}
+    found["shards"] = len({number // A_SHARD for number in order})
     return found | {"drawn": len(order), "distinct": len(set(order))}
 
 
