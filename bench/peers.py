@@ -1,6 +1,7 @@
 """Peers that run in processes of their own, some in environments of their own, in turn with ours.
 
-    python bench/peers.py                 make the environments of the peers whose requirements clash with ours
+    python bench/peers.py                 make all environments: of peers whose requirements clash with ours, and of
+                                          those that bench/large.py has besides
     python bench/peers.py mosaic          only that one
 
 An environment lies in bench/.peers/NAME and sees the one that makes it beneath it, so that torch is not installed
@@ -24,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = {
     "mosaic": ["mosaicml-streaming==0.13.0"],
     "energon": ["megatron-energon==7.4.1"],
+    "lhotse": ["lhotse==1.33.0"],
+    "litdata": ["litdata==0.2.76"],
 }
 
 

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     pretrained, compared = folder / "pretrain", folder / "compare"
     where = [f"data={shards}", f"run.folder={folder}"]
     run(console, "python", "pretrain/run.py", "demo/sparse", *where, "run.name=pretrain")
-    arms = [f"pretrained={pretrained} finetune.freeze=true optim.lr=1e-2", "scratch="]
+    arms = [f"pretrained={pretrained} finetune.freeze=true optim.lr=1e-2", "scratch= model.init_std=0.1"]
     words = [word for arm in arms for word in ("--arm", arm)]
     words += ["--labels", str(options.labels), "--train", "1,2,3", "--test", "4,5", "--seeds", "3", "--jobs", "2"]
     run(console, "python", "finetune/compare.py", "demo/few", *words, "--out", str(compared), f"data={shards}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from bench.gpu import __main__ as command
 from bench.gpu.parts import LeftOut, Row, Setting
 from bench.gpu.published import draw_mask, in_order
 from gamut.commands import ROOT
+from tests import warm
 
 
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     """All but the kill and the resume, which tests/train has, and the tests that need a GPU."""
     wanted = [name for name in command.NAMES if name not in ("tests", "resume")]
-    line = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--tiny", "--out", str(tmp_path / "rows.md")]
+    line = [warm.python(), "-m", "bench.gpu", "--device", "cpu", "--tiny", "--out", str(tmp_path / "rows.md")]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*line, "--only", *wanted], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500
