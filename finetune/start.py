@@ -12,20 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gamut.errors import CheckpointError, GamutError, RunError
+from gamut.errors import CheckpointError, RunError
 from gamut.files import write_text
 from gamut.models.find import find_weights
 from gamut.models.weights import file_sha256
 from gamut.plan import Clips
 from gamut.recipe import schema
-from gamut.recipe.cli import set_folders
-from gamut.recipe.resolved import read_values
-from gamut.remote import Remote, is_remote
-from gamut.remote.mirror import mirror
 from gamut.shards import Index
-from gamut.shards.joined import open_sets
-from gamut.shards.select import select
-from gamut.track.run import RECIPE, START, RunFolder
+from gamut.track.run import START
+from gamut.train.trained_on import seen
 
 Start = dict[str, str]  # path and sha256 of a file of weights; empty: from scratch, or not known
 
@@ -61,35 +56,9 @@ class Leakage(NamedTuple):
 
 
 def leakage_of(init: str, index: Index, test: Clips) -> Leakage:
-    """How many of the clips `test` of `index` the run behind `init` was trained on, a pretraining or a fine-tuning.
-
-    No clips where `init` is empty, does not lie in a run folder, or its run used other shards: such a run's clips
-    cannot be told from here.
-    """
-    run = _run_of(init)
-    if run is None:
-        return Leakage()
-    try:
-        recipe = read_values(run.path / RECIPE)
-        far = Remote(**recipe.get("remote") or {})
-        places = set_folders(str(recipe["data"]), recipe.get("mixture") or {})
-        theirs = open_sets([mirror(where, far) if is_remote(where) else Path(where) for where in places], far)
-        if index.fingerprint not in [part.fingerprint for part in theirs.sets]:
-            return Leakage()
-        subset, folds = dict(recipe.get("subset") or {}), recipe.get("folds") or {}
-        labelled = recipe.get("stage") == "finetune"
-        if labelled and folds.get("train") is not None:
-            subset |= {folds["column"]: list(folds["train"])}
-        trained = select(theirs, subset)
-    except (GamutError, OSError, LookupError, TypeError):
-        return Leakage()
-    return Leakage(int(np.isin(test.clip_id, trained.clip_id).sum()), labelled)
-
-
-def _run_of(init: str) -> RunFolder | None:
-    """The run, or the round, that `init` lies in, or whose only round it names."""
-    rounds = RunFolder.rounds(Path(init).expanduser()) if init else []
-    return rounds[0] if len(rounds) == 1 else RunFolder.find(init) if init else None
+    """How many of the clips `test` of `index` the weights behind `init` were trained on (`gamut.train.trained_on`)."""
+    found = seen(init, index, np.asarray(test.row))
+    return Leakage(int(found.clips.sum()), found.labelled)
 
 
 def keep_start(folder: Path, start: Start, leakage: Leakage) -> None:

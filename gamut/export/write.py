@@ -10,6 +10,7 @@ from gamut.export.folder import CARD, new_folder, require_free
 from gamut.export.source import open_source
 from gamut.files import write_text
 from gamut.models.find import told
+from gamut.train.trained_on import write_list
 
 WRITERS = {
     "hf": images.write_hf,
@@ -42,5 +43,6 @@ def export(
     yield f"weights: {told(source.weights)}"
     with new_folder(folder) as made:
         yield from WRITERS[to](source, made, seconds)
+        yield write_list(place, made)
         text = (made / CARD).read_text(encoding="utf-8")
         write_text(made / CARD, text.replace("FOLDER", folder.name))

@@ -12,6 +12,7 @@ from gamut.errors import CheckpointError
 from gamut.models.find import find_weights
 from gamut.models.shipped import SHIPPED, located, shipped
 from gamut.tag.__main__ import main as tag
+from gamut.train.trained_on import LIST
 from launchers.corpus import by_class
 
 
@@ -24,6 +25,9 @@ def test_every_shipped_model_is_whole_small_and_credited() -> None:
         assert "to be filled in" not in card
         assert "license: cc-by" in card
         assert "unknown" not in card.partition("---\n\n")[0]
+        with np.load(folder / LIST) as heard:  # by which scores on these clips are marked
+            assert heard["labelled"].shape == (240,)
+            assert len({*heard["labelled"].tolist(), *heard["unlabelled"].tolist()}) == 240
 
 
 def test_a_name_is_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
