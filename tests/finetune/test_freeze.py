@@ -41,7 +41,7 @@ def test_the_backbone_stays_and_the_classifier_learns(tmp_path: Path, small_set:
     recipe = load_recipe("finetune", line[0], line[1:])
     fresh = Classify(recipe, 6, 0.0, 1.0, seed=recipe.seed, device=torch.device("cpu")).model.head.linear.weight
     assert after["head.linear.weight"].shape == (6, 8 * 24)
-    assert not torch.allclose(after["head.linear.weight"], fresh, atol=1e-3)
+    assert (after["head.linear.weight"] - fresh).abs().max() > 1e-3
 
 
 def test_attention_pooling_learns_too() -> None:
