@@ -154,6 +154,7 @@ def _run(program: str, words: list[str], folder: str, environment: dict[str, str
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -175,5 +176,6 @@ def _as_python(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    # Not by sys.stdin, whose lock a child would inherit as it is held, and wait for as soon as it closes its own.
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
     serve(sys.argv[1])
