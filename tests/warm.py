@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,20 +91,23 @@ def serve(address: str) -> None:
     for name in IMPORTS:
         importlib.import_module(name)
     gc.freeze()  # else every collection walks through all that, and copies its pages
+    gc.unfreeze = lambda: None
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
         print("ready", flush=True)
         while True:
             connection, _ = listening.accept()
-            if os.fork() == 0:
+            child = os.fork()
+            if child == 0:
                 listening.close()
                 _answer(connection, str(Path(address).with_name("python")))
             connection.close()
+            os.waitpid(child, 0)
 
 
 def _answer(connection: socket.socket, program: str) -> NoReturn:
-    """In a child that nobody waits for: run what is asked in a child of its own, which ends with the asker."""
+    """In a child that ends at once: run what is asked in a child of that, which ends with the asker."""
     if os.fork():
         os._exit(0)
     header, parts, *_ = connection.recvmsg(4, socket.CMSG_SPACE(12))
@@ -143,10 +147,14 @@ def _run(program: str, words: list[str], folder: str, environment: dict[str, str
     if of_its_own or (kind != "-m" and not kind.endswith(".py")):
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
     sys.executable = program  # what this one starts is warm, too
+    end_with(lambda: _as_python(words))
+
+
+def end_with(work: Callable[[], int | None]) -> NoReturn:
+    """Do the work of a forked child and end the process as a Python of its own would have ended."""
     status: Any = 1
     try:
-        _as_python(words)
-        status = 0
+        status = int(work() or 0)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):

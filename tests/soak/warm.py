@@ -17,21 +17,11 @@ import sys
 from typing import Any
 
 from gamut.processes import name_launcher
-
-IMPORTS = (
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # which DeepSpeed imports when it makes an optimiser
-    "gamut.shards.__main__",
-    "gamut.shards.convert.run",
-    "gamut.train.loop",
-    "gamut.train.zero",
-    "pretrain.work",
-    "pretrain.run",
-)
+from tests.warm import IMPORTS, end_with
 
 
 def serve() -> None:
-    for name in IMPORTS:
+    for name in (*IMPORTS, "gamut.shards.__main__", "pretrain.run"):
         importlib.import_module(name)
     gc.freeze()  # else every collection walks through all that, and copies its pages
     gc.unfreeze = lambda: None
@@ -39,7 +29,7 @@ def serve() -> None:
         wanted = json.loads(line)
         child = os.fork()
         if child == 0:
-            _in_child(lambda wanted=wanted: launch(wanted))
+            end_with(lambda wanted=wanted: launch(wanted))
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
@@ -59,7 +49,7 @@ def launch(wanted: dict[str, Any]) -> int:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         if (child := os.fork()) == 0:
-            _in_child(lambda: importlib.import_module(wanted["module"]).main(wanted["argv"]))
+            end_with(lambda: importlib.import_module(wanted["module"]).main(wanted["argv"]))
         ranks.add(child)
     failed = 0
     while ranks:
@@ -70,20 +60,6 @@ def launch(wanted: dict[str, Any]) -> int:
             for other in ranks:
                 os.kill(other, signal.SIGKILL)
     return failed if failed >= 0 else 1
-
-
-def _in_child(work: Any) -> None:
-    status = 1
-    try:
-        status = int(work() or 0)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 if __name__ == "__main__":
