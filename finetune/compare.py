@@ -48,11 +48,14 @@ def arms_of(words: list[str]) -> dict[str, list[str]]:
     arms: dict[str, list[str]] = {}
     for word in words:
         name, equals, rest = word.partition("=")
-        init, *own = shlex.split(f'""{rest}')  # an empty one stays a word
+        try:
+            init, *own = shlex.split(f'""{rest}')  # an empty one stays a word
+        except ValueError:  # a quote that does not close
+            equals = ""
         if not equals or not name or name in arms or not all("=" in one for one in own):
             raise RecipeError(
-                f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}. Behind INIT "
-                "may stand key=value for this arm alone."
+                f"--arm takes NAME=INIT, each name once (INIT empty: from scratch), not {word!r}. Behind INIT, in "
+                "quotes of its own if it has spaces, may stand key=value for this arm alone."
             )
         arms[name] = [f"init={init}", *own]
     return arms
@@ -122,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     arms = arms_of(options.arm)
     rates = [rate for rate in options.grid.split(",") if rate]
     held_out = options.choose_test or options.train[-1:]
-    recipe = load_recipe("finetune", options.recipe, options.overrides)
+    few = [] if options.labels is None else [f"subset.per_class={options.labels}"]
+    recipe = load_recipe("finetune", options.recipe, [*options.overrides, *few])
     if len(rates) > 1:
         index = open_sets(require_sets(recipe), recipe.remote)
         require_apart(index, recipe.folds.column, held_out, options.test)
@@ -131,8 +135,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = [options.recipe, *options.overrides, f"run.folder={options.out}", f"run.name={name}"]
         arguments += [*arms[arm], f"folds.train={train}", f"folds.test={[test]}", f"finetune.seeds={seeds}"]
         arguments += [f"optim.lr={rate}"] if rate else []
-        if options.labels:
-            arguments += [f"subset.per_class={options.labels}", f"subset.seed={draw}", f"seed={recipe.seed + draw}"]
+        if few:
+            arguments += [*few, f"subset.seed={draw}", f"seed={recipe.seed + draw}"]
         if test is held_out and recipe.folds.validation:
             arguments += ["folds.validation=null"]  # it is what the rate is chosen by
         return Job(name, tuple(arguments), options.out / name)
@@ -146,12 +150,11 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = choose_rates(list(arms), rates, trial, options.jobs, console)
     console.print(f"Training every arm on folds {options.train}, scoring on folds {options.test}.")
-    draws = options.seeds if options.labels else 1
+    draws = options.seeds if few else 1
 
     def final(arm: str, draw: int) -> Job:
-        name = f"final-{arm}-{chosen[arm] or 'recipe'}" + (f"-{draw}" if options.labels else "")
-        seeds = 1 if options.labels else options.seeds
-        return job(name, arm, chosen[arm], options.train, options.test, seeds, draw)
+        name = f"final-{arm}-{chosen[arm] or 'recipe'}" + (f"-{draw}" if few else "")
+        return job(name, arm, chosen[arm], options.train, options.test, options.seeds // draws, draw)
 
     options.out.mkdir(parents=True, exist_ok=True)
     found = run_all([final(arm, draw) for arm in arms for draw in range(draws)], options.jobs, console)

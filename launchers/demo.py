@@ -69,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     pretrained, compared = folder / "pretrain", folder / "compare"
     where = [f"data={shards}", f"run.folder={folder}"]
     run(console, "python", "pretrain/run.py", "demo/sparse", *where, "run.name=pretrain")
-    arms = [f"pretrained={pretrained} finetune.freeze=true optim.lr=1e-2", "scratch= model.init_std=0.1"]
-    words = [word for arm in arms for word in ("--arm", arm)]
+    frozen = f"pretrained={shlex.quote(str(pretrained))} finetune.freeze=true optim.lr=1e-2"
+    words = ["--arm", frozen, "--arm", "scratch= model.init_std=0.1"]
     words += ["--labels", str(options.labels), "--train", "1,2,3", "--test", "4,5", "--seeds", "3", "--jobs", "2"]
     run(console, "python", "finetune/compare.py", "demo/few", *words, "--out", str(compared), f"data={shards}")
     report = json.loads((compared / "comparison.json").read_text())
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     table.add_row("classes", ", ".join(index.labels))
     table.add_row("pretrained on", f"{unlabelled} clips without labels, from a model that heard ESC-10")
     table.add_row("labelled clips", f"{options.labels} a class, drawn three times")
-    for arm, title in (("scratch", "from scratch"), ("pretrained", "pretrained")):
+    for arm, title in (("scratch", "from scratch"), ("pretrained", "pretrained, kept as it is")):
         of = report["arms"][arm]["accuracy"]
         each = " ".join(f"{100 * score:.1f}%" for score in of)
         table.add_row(f"accuracy {title}", f"[bold]{100 * sum(of) / len(of):.1f}%[/] ({each})")

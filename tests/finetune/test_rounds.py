@@ -319,7 +319,7 @@ def test_a_rate_is_never_chosen_by_the_clips_that_judge_it(
     assert "by which learning rates are chosen, have 6 clips of the folds" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"], ["a=runs/x freeze"]])
+@pytest.mark.parametrize("arms", [["scratch"], ["=x"], ["a=", "a=x"], ["a=runs/x freeze"], ["a='x"]])
 def test_arms_are_named_once(arms: list[str], capsys) -> None:
     line = [word for arm in arms for word in ("--arm", arm)]
     assert compare.main(["esc10", *line, "--train", "1", "--test", "5"]) == 2
