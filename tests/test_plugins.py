@@ -44,8 +44,9 @@ def call(tmp_path: Path, plugin: str, *words: str) -> subprocess.CompletedProces
     (tmp_path / "mine.py").write_text(plugin)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": paths, "GAMUT_PLUGINS": "mine", "DS_ACCELERATOR": "cpu"}
+    program = sys.executable if "sys.modules" in plugin else warm.python()  # it looks at what is not imported yet
     return subprocess.run(
-        [warm.python(), *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [program, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -44,6 +44,8 @@ IMPORTS = (
     "pretrain.work",
 )
 LONGEST = 1 << 20  # bytes of a request
+# In the environment: what is run starts its own commands so, too. Not those that must be its children, as probes are.
+INSIDE = "WARM_INSIDE"
 # Read when torch or DeepSpeed is imported: a request that says otherwise gets a Python of its own.
 FIXED = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 PROGRAM = """#!{python} -ISu
@@ -146,7 +148,8 @@ def _run(program: str, words: list[str], folder: str, environment: dict[str, str
     of_its_own = any(environment.get(name, value) != value for name, value in FIXED.items())
     if of_its_own or (kind != "-m" and not kind.endswith(".py")):
         os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
-    sys.executable = program  # what this one starts is warm, too
+    if INSIDE in environment:
+        sys.executable = program
     end_with(lambda: _as_python(words))
 
 

@@ -74,6 +74,7 @@ def test_the_demo_from_its_first_step_to_its_table(
 
     monkeypatch.setattr(demo, "run", shorter)
     monkeypatch.setattr(sys, "executable", warm.python())
+    monkeypatch.setenv(warm.INSIDE, "1")
     folder = tmp_path / "a folder"
     assert demo.main(["--folder", str(folder), "--clips", "60", "--labels", "1"]) == 0
     assert typed == ["-m", "pretrain/run.py", "finetune/compare.py"]
