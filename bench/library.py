@@ -57,7 +57,7 @@ class Library(ABC):
         return version(self.package)
 
     def state(self, drawn: int) -> Any:
-        """The state after so many draws of `draw`."""
+        """The state after so many draws of `draw`; not asked for where `resumes` is no."""
         raise NotImplementedError
 
     def middle(self, folder: Path, items: int) -> tuple[Any, int, int | None]:

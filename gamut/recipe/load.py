@@ -29,7 +29,7 @@ from gamut.recipe.find import CONFIGS, find_recipe, name_of, show
 from gamut.recipe.names import RENAMED, by_current_names, current, describe, hints, nearest_key, not_none
 from gamut.recipe.text import parse_yaml
 from gamut.registry import OBJECTIVES
-from gamut.settings import about, problems
+from gamut.settings import about, flatten, problems
 
 SHOWN_PREFIXES = ("GAMUT_", "SLURM_JOB_", "SLURM_ARRAY_")  # SLURM_JWT is a secret
 SHOWN = ("HOME", "USER", "TMPDIR", "SCRATCH", "WORK", "PROJECT", "DATA")
@@ -73,17 +73,8 @@ def written(stage: str, name: str, configs: Path = CONFIGS) -> dict[str, Any]:
     resolved. Raises RecipeError for a file that is missing or is no recipe."""
     said: dict[str, Any] = {}
     for _, values in _chain(stage, find_recipe(stage, name, configs), configs, ()):
-        said |= dict(_flat(values, schema.Recipe))
+        said |= flatten(values, mappings=True)
     return said
-
-
-def _flat(values: dict[str, Any], cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        hint = hints(cls).get(name)
-        if isinstance(value, dict) and dataclasses.is_dataclass(hint):
-            yield from _flat(value, hint, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def override(recipe: schema.Recipe, overrides: list[str] | tuple[str, ...]) -> schema.Recipe:

@@ -79,11 +79,11 @@ def run_of(init: str) -> RunFolder | None:
 
 def write_list(place: str | Path, folder: Path) -> str:
     """Put the list of what the weights at `place` were trained on into an exported folder; what to say of it."""
-    labelled, others = _all(str(place))
+    try:
+        labelled, others = _all(str(place))
+    except LookupError as error:
+        return f"no {LIST}, by which scores on clips that it was trained on are marked: {error}"
     number = len(labelled) + len(others)
-    if not 0 < number <= AT_MOST:
-        why = f"more than {AT_MOST:,} clips" if number else "the run or its shards are not here"
-        return f"no {LIST}, by which scores on clips that it was trained on are marked: {why}"
     with (folder / LIST).open("wb") as file:
         np.savez(file, labelled=labelled, unlabelled=others)
     return f"{LIST}: {number:,} clips that it was trained on, {len(labelled):,} of them with their labels"
@@ -99,13 +99,21 @@ def hashes(index: Index, rows: np.ndarray) -> np.ndarray:
 
 
 def _all(init: str, below: tuple[Path, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all clips that the weights were trained on, those with labels and those without alone, in order."""
+    """Hashes of all clips that the weights were trained on, those with labels and those without alone, in order.
+
+    Raises LookupError, in words, where a run behind them cannot be read or had too many for a list.
+    """
     run = run_of(init)
-    if run is None:
-        return _listed(init)
-    own = None if run.path in below else _own(run)
-    if own is None or len(own.rows) > AT_MOST:
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    if run is None or run.path in below:
+        listed = _listed(init)
+        if not below and not len(listed[0]) + len(listed[1]):
+            raise LookupError("they lie in no run")
+        return listed
+    own = _own(run)
+    if own is None:
+        raise LookupError(f"{run.path} or its shards are not here")
+    if len(own.rows) > AT_MOST:
+        raise LookupError(f"{run.path} heard more than {AT_MOST:,}")
     before = _all(own.init, (*below, run.path))
     mine = hashes(own.sets, own.rows)
     labelled = np.union1d(before[0], mine) if own.labelled else before[0]
