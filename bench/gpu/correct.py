@@ -89,18 +89,18 @@ def packed(setting: Setting) -> Iterator[Row]:
 
 def precisions(setting: Setting) -> Iterator[Row]:
     """The loss of one micro-batch in bf16 and in fp32."""
-    from bench.gpu.steps import Case, loss_of
+    from bench.gpu.steps import loss_of, small
 
-    for case in (Case("pretrain", "asit_tiny"), Case("finetune", "elastic_tiny")):
+    for case in small(setting):
         full, half = (loss_of(case.also(f"precision={kind}"), setting) for kind in ("fp32", "bf16"))
         yield within(f"{case.name}: loss in bf16 to fp32", abs(half / full - 1), 0.02)
 
 
 def determinism(setting: Setting) -> Iterator[Row]:
     """With deterministic kernels two steps have the same bits; without them it runs, and is as good."""
-    from bench.gpu.steps import Case, loss_of
+    from bench.gpu.steps import loss_of, small
 
-    for case in (Case("pretrain", "asit_tiny"), Case("finetune", "elastic_tiny")):
+    for case in small(setting):
         on = [loss_of(case.also("run.deterministic=true"), setting, steps=3) for _ in range(2)]
         yield within(f"{case.name}: deterministic, difference of two runs", abs(on[0] - on[1]), 0.0)
         off = loss_of(case.also("run.deterministic=false"), setting, steps=3)

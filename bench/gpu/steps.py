@@ -154,11 +154,18 @@ def loss_of(case: Case, setting: Setting, steps: int = 1) -> float:
     return [trainer.step() for _ in range(steps)][-1]
 
 
+def small(setting: Setting) -> tuple[Case, Case]:
+    """A pretraining and a training of a size at which a step is looked at for what it computes."""
+    asit, elastic = Case("pretrain", "asit_tiny"), Case("finetune", "elastic_tiny")
+    if setting.tiny:
+        return asit.also("model.depth=1", "step.clips=2", "asit.prototypes=64"), elastic.also("model.depth=1")
+    return asit, elastic
+
+
 def cases(setting: Setting) -> dict[str, Case]:
     """Steps that are timed, by what they are called."""
     if setting.tiny:
-        asit = Case("pretrain", "asit_tiny", ("model.depth=1", "step.clips=2", "asit.prototypes=64"))
-        elastic = Case("finetune", "elastic_tiny", ("model.depth=1",))
+        asit, elastic = small(setting)
         return {"ASiT tiny, 1 pack": asit.of_packs(1), "ElasticAST tiny, 1 pack": elastic.of_packs(1)}
     found = {}
     for title, case, sizes in (

@@ -15,6 +15,7 @@ from gamut.estimate.rates import MICRO, Rates
 WIDE, TALL = 768, 4096  # of the products: a ViT-B's linear layers on a few packs
 CPU_TALL = 1024
 REPEATS = 7
+SLOW = 0.5  # seconds of a call that is timed once: bf16 products take some CPUs a hundred times as long as fp32's
 
 
 def measure(device: torch.device | None = None) -> Rates:
@@ -27,7 +28,7 @@ def measure(device: torch.device | None = None) -> Rates:
         """Of one call, the median of several tries. What it makes is kept until the try is over: in a step, too, each
         call writes to memory of its own, which costs a CPU more than some of the arithmetic."""
 
-        def once() -> float:
+        def once(times: int = times) -> float:
             made: list[Any] = [None] * times
             if gpu:
                 torch.cuda.synchronize()
@@ -38,6 +39,9 @@ def measure(device: torch.device | None = None) -> Rates:
                 torch.cuda.synchronize()
             return (time.perf_counter() - since) / times
 
+        first = once(1)
+        if first > SLOW:
+            return first
         once()
         return statistics.median(once() for _ in range(REPEATS))
 

@@ -20,10 +20,10 @@ from tests import warm
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     """All but the kill and the resume, which tests/train has, and the tests that need a GPU."""
     wanted = [name for name in command.NAMES if name not in ("tests", "resume")]
-    line = [warm.python(), "-m", "bench.gpu", "--device", "cpu", "--tiny", "--out", str(tmp_path / "rows.md")]
+    line = [warm.python(), "-m", "bench.gpu", "--device", "cpu", "--tiny", "--minutes", "20"]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*line, "--only", *wanted], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500
+        [*line, "--out", str(tmp_path / "rows.md"), "--only", *wanted], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "left out" not in done.stdout
