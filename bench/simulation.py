@@ -15,8 +15,8 @@ ranks are not equally fast in every step; `waiting`: for batches; each a share o
 slower rank adds, by the time without it. `idle for`: how long the storage may answer nobody before a step waits.
 `planner`: seconds in which one process plans a block, by those in which the ranks consume it: over 100 % they wait.
 `clips/s`: of all ranks, if they do not. `first batch`: from the first look at the index to the first step's batches on
-the last rank (imports and the model come beside it): the index compared with its checksums, all opens and stats, the
-plan, the reads.
+the last rank (imports and the model come beside it): `open`, the index and the maps of the first plan; the longest of
+`check` (its pages compared with their checksums), `tars` (each looked for) and `plan`, which go on at once; `reads`.
 
 Second table. `GB/s`: of the busiest node. `opens`: of shards, by clips and a second, of all workers; `held`: shards
 that they have open; `to map a block`: opens and stats of all ranks and workers, once a block.
@@ -87,6 +87,11 @@ class Row:
     held: int  # shards open at most, in all workers together
     to_map: int  # opens and stats to map a block
     start: dict[str, float]  # seconds
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first batch: the index is checked, tars are looked for and a block is planned at once."""
+        return self.start["open"] + max(self.start[name] for name in ("check", "tars", "plan")) + self.start["reads"]
 
     def lost(self, name: str) -> float:
         """The share of all time that one of the columns of the first table takes."""
@@ -223,7 +228,7 @@ def tables(rows: Sequence[Row], remote: Sequence[Remote]) -> list[Table]:
         slow = row.times.slow / (row.times.work + row.times.imbalance)
         pace.add_row(
             f"{row.job.ranks:,}", f"{row.job.nodes:,}", *(f"{row.lost(name):.2%}" for name in LOST), f"{slow:.1%}",
-            f"{row.times.hidden:.3f} s", f"{row.planning:.1%}", f"{row.clips:,.0f}", f"{sum(row.start.values()):.1f} s",
+            f"{row.times.hidden:.3f} s", f"{row.planning:.1%}", f"{row.clips:,.0f}", f"{row.first:.1f} s",
             *(f"{one:.1f}" for one in row.start.values()),
         )  # fmt: skip
         storage.add_row(

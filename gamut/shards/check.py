@@ -7,7 +7,8 @@ job reads it once, however many ranks it has: what is wrong ends that rank, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from gamut.shards.shard_table import ShardTable
 LARGEST = 1 << 50  # bytes of a tar, samples of a clip
 ROWS = 1 << 20  # clips checked at once
 SMALL = 1 << 30  # bytes of an index that every process checks
+BY_ONE = 1 << 26  # bytes of an index that one thread checks
+CHECKERS = 8  # threads of a process that check a larger one, at most
 MANY_TARS = 4096  # of more tars each rank looks for its share
 
 
@@ -27,6 +30,44 @@ def own_share(all_of_it: bool) -> tuple[int, int]:
     except ValueError:
         return 0, 1
     return (0, 1) if all_of_it or not 0 <= rank < ranks else (rank, ranks)
+
+
+def parts_of(share: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """This process' share of an index of `size` bytes, cut into smaller ones: one for each core that it has of its
+    node, up to CHECKERS."""
+    number, of = share
+    try:
+        others = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    except ValueError:
+        others = 1
+    threads = 1 if size <= BY_ONE else min(CHECKERS, max(1, len(os.sched_getaffinity(0)) // max(1, others)))
+    return [(number + of * thread, of * threads) for thread in range(threads)]
+
+
+class Checks:
+    """Checks that go on in threads; a single one waits until it is waited for.
+
+    >>> checks = Checks([lambda: None, lambda: None])
+    >>> checks.wait()
+    """
+
+    def __init__(self, each: Sequence[Callable[[], None]], threads: int = CHECKERS) -> None:
+        self._each = each
+        self._pool = ThreadPoolExecutor(threads, "check") if len(each) > 1 else None
+        self._futures = [self._pool.submit(one) for one in each] if self._pool else []
+
+    def wait(self) -> None:
+        """Until all are done, or raise what the first that failed, by its place, has raised; then those that have not
+        begun never do."""
+        if self._pool is None:
+            for one in self._each:
+                one()
+            return
+        try:
+            for future in self._futures:
+                future.result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
 
 class Whole(NamedTuple):

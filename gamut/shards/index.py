@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,11 @@ from gamut.remote.store import refuse_pipe
 from gamut.shards.check import (
     MANY_TARS,
     SMALL,
+    Checks,
     Whole,
     ends_of,
     own_share,
+    parts_of,
     require_count,
     require_names,
     require_sense,
@@ -84,6 +86,7 @@ class Index:
         self.name, self.labels, self.fingerprint, self.generation = of.name, of.labels, of.fingerprint, of.number
         self.has_grown, self.by_ranges = of.number + 1 < of.of, of.origin is not None
         self.shard_table = ShardTable.mapped(arrays) if of.table is None else ShardTable.of(of.table)
+        self._checks: list[Checks] = []  # that are not waited for yet
         self.arrays, self.pages = arrays, pages  # all columns by the names of their files; the files' pages
         self.clip_id, self.shard, self.offset = arrays["clip_id"], arrays["shard"], arrays["offset"]
         self.size, self.samples, self.checksum = arrays["size"], arrays["samples"], arrays["checksum"]
@@ -108,14 +111,16 @@ class Index:
         intact: bool = True,
         remote: Remote | None = None,
         generation: str = "",
+        later: bool = False,
     ) -> Index:
         """Open the index of the shard set in `folder`, check (with `intact`) that its files are those that were written
         and (with `tars`) that its tars are there, at their size.
 
         Of an index of over 1 GiB, and of more than 4,096 tars, each rank of a job checks its share: together they read
-        it once. A page of a remote index that is fetched by ranges is checked when it comes, and remote tars only when
-        they are read; `remote` says how. generation: the fingerprint of the generation to open, where `add` has
-        appended to the set; the newest if empty.
+        it once. With `later` a process goes on with an index of over 1 GiB while threads check its share, and calls
+        `require_sound` before anything is made of what it reads. A page of a remote index that is fetched by ranges is
+        checked when it comes, and remote tars only when they are read; `remote` says how. generation: the fingerprint
+        of the generation to open, where `add` has appended to the set; the newest if empty.
 
         Raises ShardError where the index is missing, damaged, or older than its tars, with the command that repairs it,
         and where it has no such generation.
@@ -125,25 +130,37 @@ class Index:
         remote = remote or Remote()
         try:
             arrays, pages = _map(folder, of, remote)
-            share = own_share(sum(array.nbytes for array in arrays.values()) <= SMALL)
+            size = sum(array.nbytes for array in arrays.values())
+            later = later and size > SMALL
+            shares = parts_of(own_share(size <= SMALL), size)
             here = of.origin is None
-            if intact and here and (broken := damaged_columns(folder, _share_of(pages, share))):
-                raise ValueError(f"{broken[0]} is not what was written")
+            if intact and here and not later:
+                _require_intact(folder, pages, shares)
             index = cls(folder, of, arrays, pages, remote)
             words = (index.name, index.tars.place, *index.labels, *index.codecs)
             require_names(words, index.tars.names, index.names, index.columns)
-            if intact:
-                whole = Whole(index.shard_table, len(index), len(index.labels), len(index.codecs))
-                if here:
-                    require_sense(whole, arrays, tars, share)
-                else:
-                    require_count(whole)
+            whole = Whole(index.shard_table, len(index), len(index.labels), len(index.codecs))
+            if intact and not here:
+                require_count(whole)
+            if intact and here and not later:
+                Checks([partial(require_sense, whole, arrays, tars, share) for share in shares]).wait()
         except (*UNSOUND, OSError) as error:
             raise damaged(folder, error) from error
         refuse_pipe(index.tars.place, index.tars.remote)
+        if intact and here and later:
+            index._checks.append(Checks([partial(index._look, whole, tars, share) for share in shares]))
         if tars and not index.tars.is_remote:
-            index._check_tars()
+            index._checks.append(index._tar_checks())
+        if not later:
+            index.require_sound()
         return index
+
+    def require_sound(self) -> None:
+        """Wait for the checks of an index that was opened with `later`, if it is large. Raises ShardError as `open`
+        does."""
+        checks, self._checks = self._checks, []
+        for each in checks:
+            each.wait()
 
     @property
     def shards(self) -> Sequence[dict]:
@@ -293,19 +310,20 @@ class Index:
             )
         return found
 
-    def _check_tars(self) -> None:
+    def _look(self, whole: Whole, tars: bool, share: tuple[int, int]) -> None:
+        """This share of the columns: as they were written, and sensible. Raises ShardError."""
+        try:
+            _require_intact(self.folder, self.pages, [share])
+            require_sense(whole, self.arrays, tars, share)
+        except (*UNSOUND, OSError) as error:
+            raise damaged(self.folder, error) from error
+
+    def _tar_checks(self) -> Checks:
         """This process' share of them, several at a time: on a shared file system each look waits for the network."""
         number, of = own_share(len(self.shard_table) <= MANY_TARS)
         tars = range(number, len(self.shard_table), of)
-        if len(tars) <= AT_ONCE:
-            self._check_some(tars)
-            return
-        pool = ThreadPoolExecutor(LOOKERS)
-        try:
-            for _ in pool.map(self._check_some, (tars[at : at + AT_ONCE] for at in range(0, len(tars), AT_ONCE))):
-                pass  # the first that is wrong, by its number, is what is said
-        finally:
-            pool.shutdown(cancel_futures=True)
+        some = (tars[at : at + AT_ONCE] for at in range(0, len(tars), AT_ONCE))
+        return Checks([partial(self._check_some, one) for one in some], LOOKERS)
 
     def _check_some(self, tars: Sequence[int]) -> None:
         for shard in tars:
@@ -374,8 +392,14 @@ def _map_ranges(folder: Path, of: Generation, origin: str, remote: Remote) -> tu
     return page_columns(folder, entries, dtypes, pages, ends, origin, remote), pages
 
 
-def _share_of(pages: Sequence[Page], share: tuple[int, int]) -> Sequence[Page]:
-    return pages[share[0] :: share[1]]
+def _require_intact(folder: Path, pages: Sequence[Page], shares: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError where a page of these shares is not as it was written."""
+
+    def look(share: tuple[int, int]) -> None:
+        if broken := damaged_columns(folder, pages[share[0] :: share[1]]):
+            raise ValueError(f"{broken[0]} is not what was written")
+
+    Checks([partial(look, share) for share in shares]).wait()
 
 
 def _stored_sums(table: ShardTable, arrays: Mapping[str, np.ndarray]) -> ShardSums:

@@ -66,6 +66,10 @@ class Joined(Index):
         self.first = np.cumsum([0, *(len(one) for one in sets)])
         self._first_shard = np.cumsum([0, *(len(one.shards) for one in sets)])
 
+    def require_sound(self) -> None:
+        for one in self.sets:
+            one.require_sound()
+
     def __len__(self) -> int:
         return int(self.first[-1])
 
@@ -164,15 +168,18 @@ class Joined(Index):
         return mean, math.sqrt(square - mean**2)
 
 
-def open_sets(folders: Sequence[str | Path], remote: Remote | None = None, began: str = "") -> Index:
-    """The index of one shard set, or of several as one; `remote` says how to read those that are remote.
+def open_sets(
+    folders: Sequence[str | Path], remote: Remote | None = None, began: str = "", later: bool = False
+) -> Index:
+    """The index of one shard set, or of several as one; `remote` says how to read those that are remote, and `later` is
+    of `Index.open`.
 
     began: the fingerprint of such an index that a run began with: where `add` has appended to the sets since, their
     generations of then are opened, if they have them. Raises ShardError as `Index.open`, and where two sets have the
     same name.
     """
     then = _generations_of(folders, began) if began else [""] * len(folders)
-    sets = [Index.open(folder, remote=remote, generation=one) for folder, one in zip(folders, then)]
+    sets = [Index.open(folder, remote=remote, generation=one, later=later) for folder, one in zip(folders, then)]
     return sets[0] if len(sets) == 1 else Joined(sets)
 
 

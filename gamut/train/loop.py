@@ -408,6 +408,7 @@ def take(session: Session, number: int, step: int = 0) -> Epoch:
     epoch, problem = None, None
     WATCHDOG.beat(f"planning epoch {number}")
     try:
+        session.index.require_sound()
         epoch = session.plans.take(number, step)
     except (GamutError, OSError) as error:
         problem = error

@@ -65,17 +65,27 @@ def main_of(stage: str) -> Callable[..., int]:
             return do(typed)
 
     def do(typed: cli.Command) -> int:
-        from gamut.models.find import require_init
-        from gamut.numbers import EXIT_PREEMPTED  # here: --help need not wait for torch
-        from gamut.shards.joined import open_sets
-        from gamut.track.run import RunFolder, began_with
-        from gamut.train import world as ranks
+        from gamut.shards.joined import open_sets  # here: --help need not wait for torch
+        from gamut.track.run import began_with
         from gamut.train.config import require_settings
-        from gamut.train.preview import preview
 
         recipe = typed.recipe
         require_settings(recipe.deepspeed)
-        index = open_sets(cli.require_sets(recipe), recipe.remote, began=began_with(recipe))
+        index = open_sets(cli.require_sets(recipe), recipe.remote, began=began_with(recipe), later=not typed.dry_run)
+        try:
+            return do_with(index, typed)
+        except Exception:
+            index.require_sound()  # of a damaged index anything may come
+            raise
+
+    def do_with(index: Index, typed: cli.Command) -> int:
+        from gamut.models.find import require_init
+        from gamut.numbers import EXIT_PREEMPTED
+        from gamut.track.run import RunFolder
+        from gamut.train import world as ranks
+        from gamut.train.preview import preview
+
+        recipe = typed.recipe
         work: Work = pkgutil.resolve_name(STAGES[stage].work)(recipe, index)
         if typed.dry_run:
             first, clips, more = work.first()

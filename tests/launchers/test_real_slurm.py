@@ -282,6 +282,32 @@ def test_a_conversion_that_is_stopped_goes_on(slurm: Slurm, tmp_path: Path) -> N
 
 
 @pytest.mark.long
+def test_an_array_makes_the_index_of_one_command(slurm: Slurm, tmp_path: Path) -> None:
+    """And its statistics, though a job of it is sent away and started again."""
+    synthesise(tmp_path / "corpus", 60, seconds=2.0)
+    made, tars = tmp_path / "made", tmp_path / "tars"
+    words = ["convert", "esc50", str(tmp_path / "corpus"), str(made), "--clips-per-shard", "10", "--workers", "1"]
+    assert shards(words) == 0
+    tars.mkdir()
+    for tar in made.glob("*.tar"):
+        tar.rename(tars / tar.name)
+    assert shards(["index", str(tars), "--out", str(tmp_path / "one"), "--workers", "1"]) == 0
+    words = ["index", str(tars), "--out", str(tmp_path / "many"), "--jobs", "3", "--cpus-per-task", "1"]
+    said = slurm.run(sys.executable, str(ROOT / "launchers" / "slurm.py"), *words)
+    (array,), (last,) = re.findall(r"3 jobs, (\d+), read 6 tars", said), re.findall(r"job (\d+) then", said)
+    log = tmp_path / "many" / "index" / "slurm" / f"{array}_0_log.out"
+    slurm.wait("a job of the array runs", lambda: slurm.job(f"{array}_0")["JobState"] != "PENDING", 90, log)
+    slurm.run("scontrol", "requeue", f"{array}_0", check=False)  # it may have ended by now
+    slurm.wait("the last job ends", lambda: ended(slurm, last), 240, log)
+    assert slurm.job(last)["JobState"] == "COMPLETED", log.read_text()
+    one, many = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "index").iterdir() if path.is_file()}
+        for name in ("one", "many")
+    )
+    assert {name: many[name] for name in one if name != "lock"} == {name: one[name] for name in one if name != "lock"}
+
+
+@pytest.mark.long
 def test_a_job_that_is_killed_again_and_again_ends_bit_for_bit(slurm: Slurm, folder: Path) -> None:
     """A rank, or its whole step by SLURM, right after each of seven checkpoints."""
     quick = ["epochs=80", "checkpoint.every_epochs=2", "checkpoint.least_minutes=0"]

@@ -21,10 +21,12 @@ from gamut.data.loader import Loader
 from gamut.errors import GamutError, ShardError
 from gamut.plan import Catalogue, Clips
 from gamut.recipe import schema
+from gamut.recipe.cli import require_sets
 from gamut.recipe.policy import training_policy
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.shards.add import add
+from gamut.shards.joined import open_sets
 from gamut.train.growth import Growth
 from gamut.train.objective import Moment
 from gamut.train.world import World
@@ -82,12 +84,14 @@ def consume(
     stop_after: int | None = None,
     began: str = "",
     more: Mapping[int, Path] | None = None,
+    served: str = "",
 ) -> dict | str:
     """Train on real shards; what `teach` answers, or what a GamutError said.
 
     `die` (step, rank, how): that rank then kills itself in the step's preparation (`prepare`) or after its update
     (`applied`), or kills one of its loader workers (`worker`). began: the generation of the shards to begin with; more:
-    step -> a set that is added to the shards when it was taken, unless it is in them by then.
+    step -> a set that is added to the shards when it was taken, unless it is in them by then; served: the URL at which
+    the shards are read.
     """
     multiprocessing.current_process()._config["daemon"] = False  # so that a rank may have loader workers here too
     log = folder / "consumed"
@@ -97,7 +101,8 @@ def consume(
         _arm(objective, die[0], die[2])
     if more and world.first:
         _add(objective, shards, more)
-    index = Index.open(shards, generation=began)
+    recipe = replace(recipe, data=served or str(shards))
+    index = open_sets(require_sets(recipe), recipe.remote, began=began)
     lead = world.local_rank == 0
     try:
         with contextlib.ExitStack() as held:
@@ -106,7 +111,7 @@ def consume(
                 policy = training_policy(recipe)
                 return held.enter_context(Ahead(folder / "plan", clips, recipe.seed, policy, recipe.epochs, lead))
 
-            growth = Growth(replace(recipe, data=str(shards)), world, folder, Index.table, plan)
+            growth = Growth(recipe, world, folder, Index.table, plan)
             how = {"index": index, "plans": plan(index, index.table()), "make_loader": Loader, "growth": growth}
             return teach(world, folder, recipe, objective, stop_after=stop_after, **how)
     except GamutError as error:

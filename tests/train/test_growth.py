@@ -21,12 +21,14 @@ from gamut.plan import Catalogue, Clips
 from gamut.recipe import schema
 from gamut.recipe.check import check
 from gamut.recipe.policy import training_policy
+from gamut.remote import Remote
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
 from gamut.shards.add import add
 from gamut.shards.generations import read_generations
 from gamut.train.growth import TAKEN, Growth
 from gamut.train.state import State, moment
+from tests.servers import http_server
 
 EPOCHS, CLIPS = 4, (30, 12, 6)
 MORE = {3: 1, 8: 2}  # step after which a set is added -> which: in epoch 0 of 5 steps, and in epoch 1 of 7
@@ -89,6 +91,26 @@ def test_killed_after_it_grew_it_ends_as_if_it_never_was(digits: Path, tmp_path:
     assert consumed(folder) == consumed(tmp_path / "reference")
     taken = json.loads((folder / TAKEN).read_text())["epochs"]
     assert taken == {str(epoch + 1): fingerprints[number] for epoch, number in enumerate((1, 2, 2))}
+
+
+def test_a_remote_set_grows_as_one_on_the_disk(digits: Path, tmp_path: Path) -> None:
+    """What is new of its index is fetched at a border; killed behind one, it goes on."""
+    recipe = recipe_of()
+    place, told = grown(digits, tmp_path / "here")
+    (expected,) = run(1, consume, tmp_path / "near", place, recipe, 0, None, None, *told)
+    place, told = grown(digits, tmp_path / "there")
+    recipe = replace(recipe, remote=Remote(cache=str(tmp_path / "cache"), tries=2, pause_seconds=0.01, piece_mb=0.05))
+    far = tmp_path / "far"
+    with http_server(place) as server:
+        alike = (place, recipe, 0, (7, 0, "applied"), None, *told, server.url)
+        assert Ranks(1, consume, far, *alike).wait() == [None]
+        (answer,) = run(1, consume, far, place, recipe, 1, None, None, *told, server.url)
+        assert all(range_ for name, range_ in server.requests if name.endswith(".tar"))
+    assert_same_end(far, [answer], tmp_path / "near", [expected], "remote")
+    assert consumed(far) == consumed(tmp_path / "near")
+    taken = json.loads((far / TAKEN).read_text())["epochs"]
+    assert taken == json.loads((tmp_path / "near" / TAKEN).read_text())["epochs"]
+    assert len({*taken.values()}) == 2
 
 
 def test_what_cannot_be_used_is_left_out_with_a_warning(

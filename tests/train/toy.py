@@ -239,6 +239,9 @@ class Index:
     def key(self, row: int) -> str:
         return f"clip{row}"
 
+    def require_sound(self) -> None:
+        pass
+
 
 class Notes:
     """A tracker, a progress display and a record in one."""
