@@ -23,7 +23,12 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     line = [warm.python(), "-m", "bench.gpu", "--device", "cpu", "--tiny", "--minutes", "20"]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*line, "--out", str(tmp_path / "rows.md"), "--only", *wanted], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500
+        [*line, "--out", str(tmp_path / "rows.md"), "--only", *wanted],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "left out" not in done.stdout
