@@ -57,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     noise.add_argument("--tokens", type=Path, default=None, help="a folder with the tokenizer, for a .pt model")
     noise.add_argument("--language", default="en", help="language of multilingual Whispers")
+    noise.add_argument(
+        "--texts",
+        choices=("whisper", "published"),
+        default="whisper",
+        help="how texts are made alike: by Whisper's normaliser, or as Whisper-AT: upper case, no punctuation",
+    )
     noise.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     noise.add_argument("--batch", type=int, default=8, help="sounds at a time")
     noise.add_argument("--out", type=Path, default=Path("analysis"))
@@ -126,7 +132,7 @@ def probe(options: argparse.Namespace) -> int:
 
 def recognise(options: argparse.Namespace) -> int:
     from gamut.analyse import pictures
-    from gamut.analyse.noise import material, measure
+    from gamut.analyse.noise import material, measure, normal, plain
     from gamut.analyse.transcribe import transcriber
 
     for name in ("utterances", "per_class", "batch"):
@@ -147,13 +153,14 @@ def recognise(options: argparse.Namespace) -> int:
         opened(
             path
         )  # and discard it: so an error in one is found before hours are spent on another; only one is held at a time
+    alike = plain if options.texts == "published" else functools.partial(normal, english=options.language == "en")
     found = {}
     for name, path in zip(names, options.models):
 
         def told(ratio: float, rate: float, name: str = name) -> None:
             print(f"{name}  {ratio:g} dB: WER {rate:.1%}", flush=True)
 
-        found[name] = measure(parts, ratios, opened(path), options.batch, told)
+        found[name] = measure(parts, ratios, opened(path), options.batch, told, alike)
     silent = next(iter(found.values())).silent
     clean = {name: one.clean[0] / max(one.clean[1], 1) for name, one in found.items()}
     rows = [["without noise", *(f"{rate:.1%}" for rate in clean.values())]]
@@ -166,6 +173,7 @@ def recognise(options: argparse.Namespace) -> int:
     plots = {"noise": pictures.error_rates(ratios, {name: list(one.rates) for name, one in found.items()}, clean)}
     content = {
         "snr": ratios,
+        "texts": options.texts,
         "labels": parts.labels,
         "silent": silent,
         "models": {

@@ -1,11 +1,13 @@
 """Speech mixed with environmental sounds: how many errors each class of sound adds (Whisper-AT, Figures 1 and 2).
 
 Every utterance is mixed with one sound of every class at every signal-to-noise ratio, the sound tiled or cut to the
-speech, and transcribed. Word error rates are pooled over words, upper case, without punctuation.
+speech, and transcribed. Word error rates are pooled over words, which are made alike first: as Whisper's authors do, or
+as Whisper-AT's.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from gamut.shards.read import texts
 from gamut.shards.select import sample
 
 LONGEST = 30.0  # seconds: what a recogniser hears at once
+FIGURES = r"(\d+|one)( (\d+|one))*"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 Transcriber = Callable[[list[np.ndarray]], list[str]]  # float32 [samples] at 16 kHz each -> text each
 
 
@@ -67,11 +71,40 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[\W_]+", " ", joined).split())
 
 
-def word_errors(spoken: Sequence[str], heard: Sequence[str]) -> tuple[int, int]:
-    """(substitutions, deletions and insertions; words spoken) of pairs of texts, both made plain."""
-    found = jiwer.process_words([plain(one) for one in spoken], [plain(one) for one in heard])
+@functools.cache
+def _normaliser(english: bool) -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    return EnglishTextNormalizer({}) if english else BasicTextNormalizer()
+
+
+def normal(text: str, english: bool = True) -> str:
+    """As Whisper's authors make texts alike before they score them (Radford et al. 2022, appendix C), by transformers'
+    normaliser: numbers in figures, contractions written out, fillers left out; spellings of one word stay apart. Of
+    another language than English: lower case without punctuation."""
+    return _normaliser(english)(text)
+
+
+def word_errors(spoken: Sequence[str], heard: Sequence[str], alike: Callable[[str], str] = normal) -> tuple[int, int]:
+    """(substitutions, deletions and insertions; words spoken) of pairs of texts, both made `alike`. Where all that is
+    said is figures, each figure is a word: SEVEN TWO is heard as `72`, `7 2` or `7, 2`."""
+    pairs = []
+    for one, other in zip(spoken, heard, strict=True):
+        by_figure = re.fullmatch(FIGURES, alike(one)) is not None
+        pairs.append([_figures(alike(_spelt(text))) if by_figure else alike(text) for text in (one, other)])
+    found = jiwer.process_words([one for one, _ in pairs], [other for _, other in pairs])
     wrong = found.substitutions + found.deletions + found.insertions
     return wrong, found.hits + found.substitutions + found.deletions
+
+
+def _spelt(text: str) -> str:
+    """Figures as words: the normaliser takes `0 0 1` for less than three, and ZERO ZERO ONE for `001`."""
+    return re.sub(r"\d", lambda figure: f" {WORDS[int(figure[0])]} ", text)
+
+
+def _figures(text: str) -> str:
+    """Each figure by itself. A 1 that stands alone the normaliser writes as a word."""
+    return re.sub(r"(?<=\d)(?=\d)", " ", re.sub(r"\bone\b", "1", text))
 
 
 def material(speech: Index, sounds: Index, utterances: int, of_class: int) -> Material:
@@ -120,10 +153,11 @@ def measure(
     transcribe: Transcriber,
     batch: int = 8,
     told: Callable[[float, float], None] = lambda ratio, rate: None,
+    alike: Callable[[str], str] = normal,
 ) -> Errors:
-    """Transcribe everything; `told(ratio, WER)` is called as each ratio is done. Raises RunError where the recogniser
-    does not return one text for each sound."""
-    clean = word_errors(parts.text, list(_in_batches(parts.speech, transcribe, batch)))
+    """Transcribe everything; `told(ratio, WER)` is called as each ratio is done, `alike` as of `word_errors`. Raises
+    RunError where the recogniser does not return one text for each sound."""
+    clean = word_errors(parts.text, list(_in_batches(parts.speech, transcribe, batch)), alike)
     classes, n = len(parts.labels), len(parts.speech)
     wrong, words = np.zeros((2, len(ratios), classes), np.int64)
     silent = 0
@@ -133,7 +167,7 @@ def measure(
             silent += sum(not np.any(noise) for noise in noises)
             sounds = [mixed(speech, noise, ratio) for speech, noise in zip(parts.speech, noises)]
             heard = list(_in_batches(sounds, transcribe, batch))
-            wrong[row, number], words[row, number] = word_errors(parts.text, heard)
+            wrong[row, number], words[row, number] = word_errors(parts.text, heard, alike)
         told(ratio, wrong[row].sum() / max(words[row].sum(), 1))
     return Errors(wrong, words, clean, silent)
 

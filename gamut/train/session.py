@@ -97,6 +97,8 @@ def open_session(
             raise RecipeError(said)
         if world.first:
             print(f"warning: {said}", flush=True)
+    if world.first and (said := slow_arithmetic(recipe.precision, world.device)):
+        print(f"warning: {said}", flush=True)
     _require_cache(recipe, world, index, clips)
     WATCHDOG.beat("opening the run folder")
     folder = RunFolder.place(recipe)
@@ -183,6 +185,13 @@ def _locked(folder: Path) -> Iterator[None]:
         file.truncate()
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
         yield
+
+
+def slow_arithmetic(precision: str, device: torch.device) -> str:
+    """What there is to say of bf16 on a CPU that has none; empty elsewhere."""
+    if device.type != "cpu" or precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
+    return "This CPU has no bf16, and takes many times as long for it as for precision=fp32."
 
 
 def _normalised(recipe: Recipe, index: Index) -> dict[str, float]:

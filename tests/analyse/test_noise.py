@@ -11,7 +11,7 @@ import soundfile
 
 from gamut.analyse import transcribe
 from gamut.analyse.__main__ import main
-from gamut.analyse.noise import Material, material, measure, mixed, plain, word_errors
+from gamut.analyse.noise import Material, material, measure, mixed, normal, plain, word_errors
 from gamut.errors import CheckpointError, RunError, ShardError
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
@@ -37,8 +37,35 @@ def test_a_mixture_has_the_ratio_that_was_asked_for(ratio: float) -> None:
 def test_text_is_compared_in_upper_case_without_punctuation() -> None:
     assert plain(" Mr. Quilter's  manner -- 'tis, well: done_!") == "MR QUILTERS MANNER TIS WELL DONE"
     assert plain("'Hello,' she said: don\N{RIGHT SINGLE QUOTATION MARK}t ''!") == "HELLO SHE SAID DONT"
-    wrong, words = word_errors(["One two three.", "four"], ["one, too three", ""])
+    wrong, words = word_errors(["One too three.", "for"], ["one, too tree", ""], plain)
     assert (wrong, words) == (2, 4)  # pooled over words
+
+
+@pytest.mark.parametrize(
+    ("spoken", "heard", "wrong", "words"),
+    [
+        ("SEVEN", " 7.", 0, 1),
+        ("ONE", "1", 0, 1),
+        ("SEVEN TWO ONE", "7, 2, 1.", 0, 3),
+        ("SEVEN TWO ONE", "721", 0, 3),
+        ("ZERO ZERO ONE", "0 0 one", 0, 3),
+        ("SEVEN TWO ONE", "Seven, two, one, nine.", 1, 3),
+        ("SEVEN TWO ONE", "7 3", 2, 3),
+        ("SEVEN TWO", "Seven, too.", 1, 2),
+        ("ZERO ZERO ONE", "0-0-1", 0, 3),
+        ("ZERO ZERO ONE", "001", 0, 3),
+        ("ZERO ZERO ONE", "0, 1.", 1, 3),
+        ("NINE OH", "90", 0, 2),
+        ("HE CAN'T COME AT SEVEN", "He can not come, um, at 7.", 0, 6),
+        ("HE CAME TWENTY ONE TIMES", "he came 21 times", 0, 4),
+    ],
+)
+def test_text_is_compared_as_whispers_authors_do(spoken: str, heard: str, wrong: int, words: int) -> None:
+    assert word_errors([spoken], [heard]) == (wrong, words)
+
+
+def test_other_languages_have_no_english_numbers() -> None:
+    assert normal(" Sieben, ONE!", english=False).split() == ["sieben", "one"]
 
 
 def voice(number: int, samples: int = 1600) -> np.ndarray:

@@ -44,6 +44,25 @@ def test_what_an_utterance_is_made_of(digits: Path, tmp_path: Path) -> None:
     assert len({len(wave) for _, wave in found}) == 12
 
 
+def test_strings_to_recognise_say_what_is_in_them(digits: Path, tmp_path: Path) -> None:
+    assert main([str(digits), str(tmp_path / "a"), "--spoken", "5"]) == 0
+    found = read(tmp_path / "a")
+    assert [row["path"] for row, _ in found] == [f"{number:05d}.wav" for number in range(5)]
+    for row, _ in found:
+        assert len(row["text"].split()) == 8
+        assert {*row["text"].split()} <= {"ONE", "TWO"}
+    for _, wave in found[1::2]:  # bob's samples are never zero
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], wave != 0, [0]])))
+        parts = [wave[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+        assert len(parts) == 8
+        assert all(np.diff(edges[1:-1])[::2] == 2000)
+        origin = [np.divmod(int(part[0]), 1000) for part in parts]
+        assert {speaker for speaker, _ in origin} == {1}
+        assert {index for _, index in origin} <= set(range(5))
+    lengths = {len(wave) for _, wave in found}
+    assert len(lengths) > 1
+
+
 def test_the_seed_decides(digits: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "0"), ("again", "0"), ("b", "1")):
         assert main([str(digits), str(tmp_path / name), "--train", "3", "--test", "2", "--seed", seed]) == 0

@@ -1,4 +1,4 @@
-"""Ranks without a pack are refused or spoken of wherever a run is started from, not by the launcher alone."""
+"""Ranks without a pack, and a CPU without bf16, are refused or spoken of wherever a run is started from."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Unread:
         raise Opened
 
 
-def begin(packs: int, ranks: int, device: str, rank: int = 0) -> None:
-    recipe = load_recipe("pretrain", "asit_tiny", (f"step.packs={packs}",))
+def begin(packs: int, ranks: int, device: str, rank: int = 0, precision: str = "fp32") -> None:
+    recipe = load_recipe("pretrain", "asit_tiny", (f"step.packs={packs}", f"precision={precision}"))
     world = World(rank, ranks, rank, ranks, torch.device(device), 1)
     nothing: Any = Unread()
     with open_session(recipe, world, nothing, nothing, 1):
@@ -54,3 +54,15 @@ def test_ranks_that_all_have_packs_are_not_spoken_of(capsys: pytest.CaptureFixtu
     with pytest.raises(Opened):
         begin(64, 16, "cuda")
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_cpu_that_has_no_bf16_is_spoken_of_once(
+    has: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    for device, precision, rank in (("cpu", "fp32", 0), ("cuda", "bf16", 0), ("cpu", "bf16", 1), ("cpu", "bf16", 0)):
+        assert "bf16" not in capsys.readouterr().out
+        with pytest.raises(Opened):
+            begin(2, 2, device, rank, precision)
+    assert ("warning: This CPU has no bf16" in capsys.readouterr().out) == (not has)
