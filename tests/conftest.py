@@ -108,6 +108,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest first, for --no-loadscope-reorder."""
+    """The longest first, for --no-loadscope-reorder: what starts commands, ranks or a scheduler."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (not needs_slurm(item.path), item.path.parent != TESTS))
+        long = (TESTS, TESTS / "train", TESTS / "bench")
+        items.sort(key=lambda item: (not needs_slurm(item.path), item.path.parent not in long))
