@@ -358,6 +358,12 @@ class Track:
         10.0, "epochs between figures, which are also drawn at the end; 0: none", at_least(0), unit="epochs"
     )
     log_steps: int = key(1, "steps between lines of metrics", at_least(1), unit="steps")
+    weights_mb: float = key(
+        64.0,
+        "at a run's end MLflow gets its weights, as a folder that `gamut.load` opens, up to this size; 0: none",
+        at_least(0),
+        unit="MB, 10^6 bytes",
+    )
     trace_steps: list[int] = key(
         [],
         "first and last step of a trace by torch's profiler, of the first rank, in the run's folder `trace`: for "

@@ -11,14 +11,13 @@ from gamut.errors import RunError
 from gamut.files import refusal, write_text
 from gamut.recipe.schema import Recipe
 from gamut.report import comparison, scored, sections
+from gamut.report.artifacts import keep
 from gamut.report.document import Document
 from gamut.report.mistakes import mistakes
 from gamut.report.page import page
 from gamut.report.plain import plain
 from gamut.report.told import Told, tell
-from gamut.track.feed import Feed
-from gamut.track.run import RunFolder
-from gamut.track.store import store_uri
+from gamut.track.store import public, store_uri
 
 PAGE, PLAIN = "report.html", "report.md"
 
@@ -84,16 +83,20 @@ def _apart(runs: Sequence[Told]) -> list[Told]:
 
 
 def at_end(place: Path, recipe: Recipe) -> None:
-    """The report on a run that has just ended, in its folder and as an artifact in MLflow. Nothing that goes wrong here
-    ends a run: it is a line of warning."""
+    """The report on a run that has just ended, in its folder; in MLflow an artifact beside recipe, scores and weights.
+    Nothing that goes wrong here ends a run: it is a line of warning."""
     try:
         page_file, plain_file = report([place])
         print(f"report: {page_file}", flush=True)
-        uri = store_uri(recipe)
-        for part in RunFolder.rounds(place) if uri else ():
-            Feed(RunFolder.last(part.path), part.recipe, str(uri)).keep([page_file, plain_file])
     except Exception as error:  # whatever it is
         print(f"warning: no report on {place} ({type(error).__name__}: {error}).", flush=True)
+        return
+    if uri := store_uri(recipe):
+        try:
+            keep(uri, place, recipe, [page_file, plain_file])
+        except Exception as error:  # MLflow and what lies below it raise what they like; the files are there
+            said = (str(error).splitlines() or [""])[0][:200]
+            print(f"warning: MLflow at {public(uri)} did not take what {place} came to ({said}).", flush=True)
 
 
 def _lead(run: Told) -> str:

@@ -24,6 +24,7 @@ from gamut.track.store import connect, experiment_id, public, tagged_run
 BATCH = 1000  # metrics a request: the REST interface's limit
 PARAMS = 100  # params a request: likewise
 LONGEST_PARAM = 6000
+LONGEST_NAME, LONGEST_DIGEST = 500, 36  # of a data set
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "SCHEDULED"}
 
 
@@ -36,6 +37,7 @@ class Feed:
         self._client: Any = None
         self._run = ""  # id of the parent run
         self._children: dict[int, tuple[str, str]] = {}  # attempt -> (run id, status there)
+        self._given: set[str] = set()  # fingerprints of shard sets that MLflow has been told
         self._marks = Marks(folder.path / "mlflow.json", uri)
 
     def now(self, dead: bool = False) -> None:
@@ -49,12 +51,23 @@ class Feed:
             self._client = None
             raise
 
-    def keep(self, files: Sequence[Path]) -> None:
-        """Log files as artifacts of the run, in the place of those that it has by these names. Raises as `now`."""
+    @property
+    def run(self) -> str:
+        """MLflow's id of the run. Raises as `now`."""
         if self._client is None:
             self._connect()
+        return self._run
+
+    def keep(self, files: Sequence[Path], at: str = "report") -> None:
+        """Log files as artifacts of the run, in the place of those that it has by these names. Raises as `now`."""
+        run = self.run
         for file in files:
-            self._client.log_artifact(self._run, str(file), "report")
+            self._client.log_artifact(run, str(file), at or None)
+
+    def keep_folder(self, folder: Path, at: str) -> None:
+        """Log all files of a folder as artifacts below a name. Raises as `now`."""
+        run = self.run
+        self._client.log_artifacts(run, str(folder), at)
 
     def _now(self, dead: bool) -> None:
         if self._client is None:
@@ -79,7 +92,7 @@ class Feed:
     def _connect(self) -> None:
         client = connect(self.uri)
         self._run = self._find_run(client)
-        self._give_params(client)
+        give_params(client, self._run, self.recipe)
         self._children.clear()
         for child in self._children_of(client):
             self._children[int(child.data.tags["gamut.attempt"])] = (child.info.run_id, child.info.status)
@@ -89,24 +102,9 @@ class Feed:
         """The parent run: the one that was fed before, one that was made in an attempt cut short, or a new one."""
         experiment = experiment_id(client, self.uri, self.recipe.track.experiment)
         tags = {"gamut.run": self.folder.identity, "gamut.kind": "run"}
-        stage = {"gamut.stage": self.recipe.stage}
-        run = str(tagged_run(client, experiment, self.recipe.run.name, tags, **stage).info.run_id)
+        run = str(tagged_run(client, experiment, self.recipe.run.name, tags, **source(self.recipe)).info.run_id)
         self._marks.belong_to(run)
         return run
-
-    def _give_params(self, client: Any) -> None:
-        """The recipe's keys, once: a param never changes."""
-        from mlflow.entities import Param
-
-        values = {
-            key: str(value)[:LONGEST_PARAM]
-            for key, value in flatten(self.recipe).items()
-            if not key.startswith(("track.", "run."))
-        }
-        there = client.get_run(self._run).data.params
-        missing = [Param(key, value) for key, value in values.items() if key not in there]
-        for start in range(0, len(missing), PARAMS):
-            client.log_batch(self._run, params=missing[start : start + PARAMS])
 
     def _children_of(self, client: Any) -> list[Any]:
         experiment = client.get_run(self._run).info.experiment_id
@@ -188,12 +186,19 @@ class Feed:
         if last is not None:
             tags |= {"gamut.index": str(last.facts.get("index", "")), "gamut.attempts": str(last.number)}
             tags |= {"mlflow.source.git.commit": str(last.facts.get("git", "unknown"))}
+            self._feed_data(str(last.facts.get("index", "")))
         if checkpoint is not None:
             tags |= {f"gamut.checkpoint.{key}": str(checkpoint.get(key, "")) for key in ("step", "uri", "sha256")}
         for key, value in tags.items():
             if self._marks.tags.get(key) != value:
                 self._client.set_tag(self._run, key, value)
                 self._marks.tags[key] = value
+
+    def _feed_data(self, fingerprint: str) -> None:
+        """The shard set, once a fingerprint: what MLflow shows as the run's data set."""
+        if fingerprint and fingerprint not in self._given:
+            give_data(self._client, self._run, self.recipe, fingerprint)
+            self._given.add(fingerprint)
 
     def _feed_figures(self) -> None:
         for name, files in sorted(self._history.figures.items()):
@@ -203,6 +208,40 @@ class Feed:
                     self._client.log_artifact(self._run, str(path), "figures")
                     self._marks.figures[name] = step
                     self._marks.save()
+
+
+def source(recipe: Recipe) -> dict[str, str]:
+    """Tags that say what made a run of this recipe."""
+    return {
+        "gamut.stage": recipe.stage,
+        "mlflow.source.name": f"gamut {recipe.stage}",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def give_params(client: Any, run: str, recipe: Recipe) -> None:
+    """The recipe's keys, once: a param never changes."""
+    from mlflow.entities import Param
+
+    values = {
+        key: str(value)[:LONGEST_PARAM]
+        for key, value in flatten(recipe).items()
+        if not key.startswith(("track.", "run."))
+    }
+    there = client.get_run(run).data.params
+    missing = [Param(key, value) for key, value in values.items() if key not in there]
+    for start in range(0, len(missing), PARAMS):
+        client.log_batch(run, params=missing[start : start + PARAMS])
+
+
+def give_data(client: Any, run: str, recipe: Recipe, fingerprint: str) -> None:
+    """The shard set that a run reads, by its name and the fingerprint of its index. Giving it again changes nothing."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name = "+".join(Path(place).name for place in recipe.mixture or [recipe.data]) or recipe.dataset or "clips"
+    where = json.dumps({"uri": public(recipe.data)})
+    data = Dataset(name[:LONGEST_NAME], fingerprint[:LONGEST_DIGEST], "local", where)
+    client.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
 def metric_name(key: str) -> str:

@@ -24,7 +24,6 @@ from gamut.report.told import tell
 from gamut.report.write import at_end, report
 from gamut.shards import Index
 from gamut.shards.__main__ import main as shards
-from gamut.track.feed import Feed
 from gamut.track.metrics import MetricsFile
 from gamut.track.run import CLASSES, METRICS, RESULT, SCORES, RunFolder
 from launchers.corpus import synthesise
@@ -250,12 +249,12 @@ def test_nothing_that_goes_wrong_at_the_end_ends_a_run(
     run = made(tmp_path)
     recipe = read_resolved(next(run.glob("*/recipe.yaml")))
     sent: list[Path] = []
-    monkeypatch.setattr(Feed, "keep", lambda self, files: sent.extend(files))
+    monkeypatch.setattr("gamut.report.write.keep", lambda uri, place, recipe, files: sent.extend(files))
     at_end(run, recipe)
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
     assert sent == [run / "report.html", run / "report.md"]
-    monkeypatch.setattr(Feed, "keep", lambda self, files: 1 / 0)
+    monkeypatch.setattr("gamut.report.write.keep", lambda *what: 1 / 0)
     at_end(run, recipe)
-    assert "warning: no report" in capsys.readouterr().out
+    assert f"mlflow.db did not take what {run} came to (division by zero)" in capsys.readouterr().out
     at_end(tmp_path / "none", recipe)
     assert "warning: no report" in capsys.readouterr().out
