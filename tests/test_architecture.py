@@ -61,6 +61,7 @@ ALLOWED_ACROSS = {
     ("gamut.track", "gamut.recipe"),
     ("gamut.models", "gamut.track"),
     ("gamut.report", "gamut.runs"),
+    ("gamut.report", "gamut.export"),
     ("gamut.registry", "gamut.errors"),
     ("gamut.files", "gamut.errors"),
     ("gamut.text", "gamut.errors"),
