@@ -111,9 +111,9 @@ def test_a_digit_over_a_bark_is_text_and_tag(
     whisper: Path, head: Path, sounds: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     """In one pass of the encoder."""
-    bark = next(path for path in sorted((shared_data / "esc10" / "audio").glob("2-*-0.wav")))
+    bark = next(iter(sorted((shared_data / "esc10" / "audio").glob("2-*-0.*"))))
     loud, rate = soundfile.read(bark)
-    voice = [soundfile.read(path) for path in sorted((shared_data / "fsdd" / "seven").glob("*_nohash_0.wav"))[:1]]
+    voice = [soundfile.read(path) for path in sorted((shared_data / "fsdd" / "seven").glob("*_nohash_0.*"))[:1]]
     said = np.repeat(voice[0][0], round(rate / voice[0][1]))
     mixed = 0.05 * loud / np.abs(loud).max()
     mixed[rate // 2 : rate // 2 + len(said)] += 0.8 * said / np.abs(said).max()
