@@ -10,9 +10,11 @@ DIGITS is the Free Spoken Digit Dataset in the layout of Speech Commands: WORD/S
 
 Examples:
     python launchers/utterances.py fsdd runs/utterances-wav
-    python launchers/utterances.py fsdd runs/spoken-wav --spoken 40
     python -m gamut.shards convert csv runs/utterances-wav data/utterances
     python -m gamut.shards stats data/utterances
+
+    python launchers/utterances.py fsdd runs/spoken-wav --spoken 40
+    python -m gamut.shards convert csv runs/spoken-wav data/spoken --folds 0
 """
 
 from __future__ import annotations

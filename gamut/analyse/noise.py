@@ -25,7 +25,7 @@ from gamut.shards.read import texts
 from gamut.shards.select import sample
 
 LONGEST = 30.0  # seconds: what a recogniser hears at once
-FIGURES = r"(\d+|one)( (\d+|one))*"
+FIGURES = r"(\d+|one)( (\d+|one))*"  # figures alone, as the normaliser writes them
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 Transcriber = Callable[[list[np.ndarray]], list[str]]  # float32 [samples] at 16 kHz each -> text each
 

@@ -16,7 +16,7 @@ from gamut.track.run import BEST, CLASSES, RECIPE, RESULT, SUMMARY, RunFolder
 from gamut.track.summary import feed_summary
 
 WEIGHTS = "model"  # artifact: a folder that `gamut.load` opens
-OF_A_CHECKPOINT = 4  # a checkpoint has the weights at least so often: student, teacher, two moments
+OF_A_CHECKPOINT = 4  # how often a checkpoint has the weights or as much: student, teacher, two moments
 
 
 def keep(uri: str, place: Path, recipe: Recipe, report: Sequence[Path]) -> None:
@@ -26,12 +26,12 @@ def keep(uri: str, place: Path, recipe: Recipe, report: Sequence[Path]) -> None:
     for part in RunFolder.rounds(place):
         feed = Feed(RunFolder.last(part.path), part.recipe, uri)
         feed.keep(report)
-        feed.keep([file for name in (RECIPE, RESULT, CLASSES) if (file := part.path / name).is_file()], "")
+        feed.keep([file for name in (RECIPE, RESULT, CLASSES) if (file := part.path / name).is_file()], None)
         _keep_weights(feed, part.path, 1e6 * recipe.track.weights_mb)
         if (part.path / RESULT).is_file():
             rounds[feed.run] = json.loads((part.path / RESULT).read_bytes())
     if len(rounds) > 1:
-        feed_summary(uri, recipe, place, rounds, [*report, place / SUMMARY])
+        feed_summary(uri, recipe, rounds, [*report, place / SUMMARY])
 
 
 def _keep_weights(feed: Feed, place: Path, most: float) -> None:
@@ -48,7 +48,7 @@ def _keep_weights(feed: Feed, place: Path, most: float) -> None:
 
 
 def _bytes_of_weights(place: Path) -> float:
-    """Of a round those of its best epoch, of a pretraining a guess from above by its newest checkpoint."""
+    """Before they are exported: of a round those of its best epoch, of a pretraining a guess by its newest checkpoint."""
     if (place / BEST).is_file():
         return (place / BEST).stat().st_size
     saved = Checkpoints(place / "checkpoints").saved()

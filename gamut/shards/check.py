@@ -45,24 +45,19 @@ def parts_of(share: tuple[int, int], size: int) -> list[tuple[int, int]]:
 
 
 class Checks:
-    """Checks that go on in threads; a single one waits until it is waited for.
+    """Checks that go on in threads.
 
     >>> checks = Checks([lambda: None, lambda: None])
     >>> checks.wait()
     """
 
     def __init__(self, each: Sequence[Callable[[], None]], threads: int = CHECKERS) -> None:
-        self._each = each
-        self._pool = ThreadPoolExecutor(threads, "check") if len(each) > 1 else None
-        self._futures = [self._pool.submit(one) for one in each] if self._pool else []
+        self._pool = ThreadPoolExecutor(threads, "check")
+        self._futures = [self._pool.submit(one) for one in each]
 
     def wait(self) -> None:
         """Until all are done, or raise what the first that failed, by its place, has raised; then those that have not
         begun never do."""
-        if self._pool is None:
-            for one in self._each:
-                one()
-            return
         try:
             for future in self._futures:
                 future.result()

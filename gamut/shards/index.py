@@ -135,7 +135,7 @@ class Index:
             shares = parts_of(own_share(size <= SMALL), size)
             here = of.origin is None
             if intact and here and not later:
-                _require_intact(folder, pages, shares)
+                Checks([partial(_require_intact, folder, pages, share) for share in shares]).wait()
             index = cls(folder, of, arrays, pages, remote)
             words = (index.name, index.tars.place, *index.labels, *index.codecs)
             require_names(words, index.tars.names, index.names, index.columns)
@@ -148,7 +148,7 @@ class Index:
             raise damaged(folder, error) from error
         refuse_pipe(index.tars.place, index.tars.remote)
         if intact and here and later:
-            index._checks.append(Checks([partial(index._look, whole, tars, share) for share in shares]))
+            index._checks.append(Checks([partial(index._check_share, whole, tars, share) for share in shares]))
         if tars and not index.tars.is_remote:
             index._checks.append(index._tar_checks())
         if not later:
@@ -310,10 +310,10 @@ class Index:
             )
         return found
 
-    def _look(self, whole: Whole, tars: bool, share: tuple[int, int]) -> None:
+    def _check_share(self, whole: Whole, tars: bool, share: tuple[int, int]) -> None:
         """This share of the columns: as they were written, and sensible. Raises ShardError."""
         try:
-            _require_intact(self.folder, self.pages, [share])
+            _require_intact(self.folder, self.pages, share)
             require_sense(whole, self.arrays, tars, share)
         except (*UNSOUND, OSError) as error:
             raise damaged(self.folder, error) from error
@@ -392,14 +392,10 @@ def _map_ranges(folder: Path, of: Generation, origin: str, remote: Remote) -> tu
     return page_columns(folder, entries, dtypes, pages, ends, origin, remote), pages
 
 
-def _require_intact(folder: Path, pages: Sequence[Page], shares: Sequence[tuple[int, int]]) -> None:
-    """Raise ValueError where a page of these shares is not as it was written."""
-
-    def look(share: tuple[int, int]) -> None:
-        if broken := damaged_columns(folder, pages[share[0] :: share[1]]):
-            raise ValueError(f"{broken[0]} is not what was written")
-
-    Checks([partial(look, share) for share in shares]).wait()
+def _require_intact(folder: Path, pages: Sequence[Page], share: tuple[int, int]) -> None:
+    """Raise ValueError where a page of this share is not as it was written."""
+    if broken := damaged_columns(folder, pages[share[0] :: share[1]]):
+        raise ValueError(f"{broken[0]} is not what was written")
 
 
 def _stored_sums(table: ShardTable, arrays: Mapping[str, np.ndarray]) -> ShardSums:

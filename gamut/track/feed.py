@@ -58,11 +58,12 @@ class Feed:
             self._connect()
         return self._run
 
-    def keep(self, files: Sequence[Path], at: str = "report") -> None:
-        """Log files as artifacts of the run, in the place of those that it has by these names. Raises as `now`."""
+    def keep(self, files: Sequence[Path], at: str | None = "report") -> None:
+        """Log files as artifacts of the run, below a name or none, in the place of those that it has there. Raises as
+        `now`."""
         run = self.run
         for file in files:
-            self._client.log_artifact(run, str(file), at or None)
+            self._client.log_artifact(run, str(file), at)
 
     def keep_folder(self, folder: Path, at: str) -> None:
         """Log all files of a folder as artifacts below a name. Raises as `now`."""

@@ -97,7 +97,7 @@ def open_session(
             raise RecipeError(said)
         if world.first:
             print(f"warning: {said}", flush=True)
-    if world.first and (said := slow_arithmetic(recipe.precision, world.device)):
+    if world.first and (said := _slow_arithmetic(recipe.precision, world.device)):
         print(f"warning: {said}", flush=True)
     _require_cache(recipe, world, index, clips)
     WATCHDOG.beat("opening the run folder")
@@ -187,7 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def slow_arithmetic(precision: str, device: torch.device) -> str:
+def _slow_arithmetic(precision: str, device: torch.device) -> str:
     """What there is to say of bf16 on a CPU that has none; empty elsewhere."""
     if device.type != "cpu" or precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return ""

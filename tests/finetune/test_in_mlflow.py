@@ -10,7 +10,7 @@ import pytest
 
 from gamut.embed.load import load
 from gamut.recipe.schema import Recipe
-from gamut.track.store import quiet
+from gamut.track.store import connect, experiment_id, quiet
 from gamut.track.summary import feed_summary
 from tests.train import ranks
 
@@ -76,16 +76,22 @@ def test_the_mean_stands_above_its_rounds(tuned: tuple[Path, list[str]], tmp_pat
     assert client.get_metric_history(summary.info.run_id, "test/accuracy") == before
 
 
-def test_more_rounds_are_another_point(tuned: tuple[Path, list[str]], tmp_path: Path) -> None:
-    runs, _ = tuned
-    uri = f"sqlite:///{runs}/mlflow.db"
-    client = MlflowClient(uri)
-    children = client.search_runs(["1"], filter_string="tags.`gamut.kind` = 'run'")
-    ids = [run.info.run_id for run in children]
+def test_more_rounds_are_another_point_and_other_rounds_another_run(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    place = experiment_id(client, uri, "gamut")
+    ids = [client.create_run(place).info.run_id for _ in range(3)]
     scored = [{"index": "abc", "clips": 4, "metrics": {"mAP": score, "AUC": None}} for score in (0.25, 0.75)]
     recipe = Recipe(stage="finetune", data="sets/one")
-    first = feed_summary(uri, recipe, tmp_path / "y", {ids[0]: scored[0]}, [])
-    assert first == feed_summary(uri, recipe, tmp_path / "y", dict(zip(ids, scored, strict=True)), [])
+    first = feed_summary(uri, recipe, {ids[0]: scored[0]}, [])
+    for _ in range(2):
+        assert first == feed_summary(uri, recipe, dict(zip(ids, scored)), [])
     points = client.get_metric_history(first, "test/mAP")
     assert [(point.step, point.value) for point in points] == [(1, 0.25), (2, 0.5)]
     assert "test/AUC" not in client.get_run(first).data.metrics
+    assert {client.get_run(each).data.tags["mlflow.parentRunId"] for each in ids[:2]} == {first}
+
+    # One is done again: the mean is of what there is now, and a run of the same name that begins anew is another one.
+    feed_summary(uri, recipe, dict(zip(ids, [scored[0], scored[0]])), [])
+    assert client.get_run(first).data.metrics["test/mAP"] == 0.25
+    assert feed_summary(uri, recipe, {ids[2]: scored[1]}, []) != first
