@@ -48,7 +48,7 @@ def _keep_weights(feed: Feed, place: Path, most: float) -> None:
 
 
 def _bytes_of_weights(place: Path) -> float:
-    """Before they are exported: of a round those of its best epoch, of a pretraining a guess by its newest checkpoint."""
+    """Before they are exported: of a round its best epoch's, of a pretraining a guess by its newest checkpoint."""
     if (place / BEST).is_file():
         return (place / BEST).stat().st_size
     saved = Checkpoints(place / "checkpoints").saved()
