@@ -12,6 +12,8 @@ import pytest
 
 from gamut.commands import ROOT
 from gamut.processes import DEEPSPEED, LAUNCHER, Process, ancestors
+from gamut.shards.__main__ import main as convert
+from launchers.corpus import synthesise
 
 LEAF = """
 import sys, time
@@ -139,7 +141,7 @@ def test_a_rank_of_deepspeed_without_its_launcher_above_ends_at_once(name: str) 
 
 @pytest.mark.parametrize(
     "words",
-    [["tag", "/no", "x.wav"], ["embed", "/no", "x.wav", "--out", "x.npz"], ["serve", "/no"], ["pretrain", "digits"]],
+    [["tag", "/no", "x.wav"], ["embed", "/no", "x.wav", "--out", "x.npz"], ["serve", "/no"], ["pretrain", "esc10"]],
 )
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(words: list[str], tmp_path: Path) -> None:
     """It is said before torch is imported, which reads it once."""
@@ -156,11 +158,15 @@ from gamut.commands import COMMANDS
 import_module(COMMANDS[sys.argv[1]][0]).main(sys.argv[2:])
 """
     (tmp_path / "x.wav").write_bytes(b"no sound")
-    port = ["--port", "0"] if words[0] == "serve" else []
+    more = ["--port", "0"] if words[0] == "serve" else []
+    if words[0] == "pretrain":  # which opens the shards first
+        synthesise(tmp_path / "corpus", 4, seconds=0.2)
+        assert convert(["convert", "esc50", str(tmp_path / "corpus"), str(tmp_path / "set"), "--workers", "1"]) == 0
+        more = [f"data={tmp_path / 'set'}"]
     for environment, told in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | environment
         done = subprocess.run(
-            [sys.executable, "-c", code, *words, *port], cwd=tmp_path, text=True, capture_output=True, check=False,
+            [sys.executable, "-c", code, *words, *more], cwd=tmp_path, text=True, capture_output=True, check=False,
             env=bare | {"PYTHONPATH": str(ROOT)}, timeout=120,
         )  # fmt: skip
         assert done.stdout.split() == [told], done.stderr
