@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gamut.processes import Process, let_threads_sleep
+from tests.lacking import chromium
 from tests.stand_in import stand_in
 
 let_threads_sleep()  # there are more workers than cores
@@ -59,13 +60,13 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Debian's chromium, as a person would look at pages; one for all, as playwright runs once in a process."""
+    """As a person would look at pages; one for all, as playwright runs once in a process."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as programs:
-        chromium = programs.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+        opened = chromium(programs.chromium)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the programs that tests run on this machine (Debian and Ubuntu, as root): SLURM and munge, of which they start
-# a real cluster, ffmpeg, and chromium, which looks at pages as a reader would. Elsewhere it says why it does nothing; the
-# tests are then skipped, or, those of SLURM, fail where CI is set.
+# a real cluster, ffmpeg, and chromium, which looks at pages as a reader would (Ubuntu has it as a snap alone: it is
+# playwright's own there). Elsewhere it says why it does nothing; the tests are then skipped, or fail where CI is set.
 set -euo pipefail
 
 there() { # whether all of these programs are: command -v alone is content with any
@@ -14,7 +14,8 @@ there() { # whether all of these programs are: command -v alone is content with 
 packages=()
 there slurmctld slurmd srun munged || packages+=(slurm-wlm munge)
 there ffmpeg || packages+=(ffmpeg)
-there chromium || packages+=(chromium)
+own="${PLAYWRIGHT_BROWSERS_PATH:-$HOME/.cache/ms-playwright}"
+there chromium || compgen -G "$own/chromium-*" >/dev/null || packages+=(chromium)
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0
 fi
@@ -32,4 +33,12 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+last=${packages[-1]}
+if [ "$last" = chromium ] && ! apt-cache show chromium >/dev/null 2>&1; then
+    unset 'packages[-1]'
+    install=("${VENV:-.venv}/bin/playwright" install --with-deps chromium)
+    "${install[@]}" >/dev/null || echo "Not installed: chromium (${install[*]}): its tests will be skipped." >&2
+fi
+if [ ${#packages[@]} -gt 0 ]; then
+    apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi

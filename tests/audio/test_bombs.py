@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -26,10 +25,10 @@ from gamut.audio.sound import sound as read_sound
 from gamut.errors import AudioError
 from gamut.shards import Index
 from gamut.tag.recording import Recording
+from tests.lacking import needs_ffmpeg
 from tests.shards.layouts import clips, convert, sound
 
 SHORT = Longest(1.0, "--longest HOURS")
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
 
 
 def silence(seconds: float, rate: int, channels: int = 1, **kinds: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from gamut.audio.decode import read_audio
 from gamut.audio.segment import load
 from gamut.errors import AudioError
 from gamut.tag.recording import Recording
+from tests.lacking import needs_ffmpeg
 
 RATE = 16_000
 SECONDS = 8
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
 VIDEO = ("-f", "lavfi", "-i", f"testsrc=size=64x64:rate=10:duration={SECONDS}")
 CODING = {
     "x.mp4": ("-movflags", "faststart", "-c:a", "aac"),

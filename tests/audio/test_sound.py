@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -23,8 +22,9 @@ from gamut.audio.members import decode_member, read_member, stated_samples
 from gamut.audio.segment import Segment, load
 from gamut.errors import AudioError, ShardError
 from gamut.tag.recording import Recording
+from tests.lacking import needs_ffmpeg
 
-pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
+pytestmark = needs_ffmpeg
 RATE = 44_100
 SECONDS = 1.5
 LATE = 0.002  # seconds that lengths may differ by

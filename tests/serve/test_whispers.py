@@ -15,6 +15,7 @@ import pytest
 from gamut.export.__main__ import main as export
 from gamut.tag.__main__ import main as tag
 from tests.export.models import a_head
+from tests.lacking import chromium
 from tests.tag.whispers import talking_whisper
 
 from .test_page import dropped, served, sound
@@ -58,7 +59,7 @@ def test_text_and_tags_of_a_file_and_of_the_microphone(
 
         fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         fake.append(f"--use-file-for-fake-audio-capture={file}")
-        hearing = browser.browser_type.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", *fake])
+        hearing = chromium(browser.browser_type, *fake)
         page = hearing.new_context(permissions=["microphone"]).new_page()
         page.set_default_timeout(120_000)
         page.goto(server.url, wait_until="domcontentloaded")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gamut.audio import segment as segments
 from gamut.audio.blocks import joined
 from gamut.audio.segment import Segment
 from gamut.errors import AudioError, ShardError
+from tests.lacking import needs_ffmpeg
 
 from .layouts import clips, convert, sound
 
@@ -146,7 +146,7 @@ def test_without_ffmpeg_it_is_said_before_anything_is_written(tmp_path: Path, mo
     assert not list((tmp_path / "set").rglob("*.tar"))
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
+@needs_ffmpeg
 @pytest.mark.parametrize("name", ["x.mkv", "x.m4a", "x.webm", "x.mp4"])
 def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
     rate = 48000
@@ -176,7 +176,7 @@ def test_the_real_ffmpeg(tmp_path: Path, name: str) -> None:
         load(tmp_path / f"silent{name}")
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
+@needs_ffmpeg
 def test_a_video_without_sound_is_said_to_be_one(tmp_path: Path) -> None:
     words = [
         "ffmpeg",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -13,6 +12,7 @@ import soxr
 from gamut.audio.decode import read_audio
 from gamut.errors import AudioError
 from gamut.tag.recording import Recording
+from tests.lacking import needs_ffmpeg
 
 
 def noise(seconds: float, rate: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_no_file_and_no_sample(tmp_path: Path) -> None:
         Recording(tmp_path / "silent.wav")
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on this machine")
+@needs_ffmpeg
 def test_a_video_goes_through_ffmpeg(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", noise(3, 16000, 1), 16000)
     words = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "x.wav"), "-c:a", "flac", str(tmp_path / "x.mkv")]
