@@ -5,7 +5,7 @@
 # make check      format, lint and types alone
 # make bench-gpu  on a machine with a GPU: what must hold there, and how fast it is (bench/README.md); PARTS="steps ..."
 
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach minor,11 12 13,$(shell command -v python3.$(minor))))
 VENV ?= .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
@@ -19,6 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 env: $(VENV)/ready
 
 $(VENV)/ready: requirements.txt
+	@test -n "$(PYTHON)" || { echo "There is no Python 3.11 to 3.13 on the PATH: make $(MAKECMDGOALS) PYTHON=/where/it/is" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned requirements (about two minutes, 6 GB) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
