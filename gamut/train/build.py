@@ -10,14 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from gamut import files
 from gamut.accelerator import CHOICE
+from gamut.commands import command
+from gamut.errors import RunError
 
 FOLDER = "TORCH_EXTENSIONS_DIR"  # torch's name for where it builds
 BATON = "lock"  # the file that torch leaves behind when it is killed
+REMEDY = "Install them: `apt install g++ python3-dev` on Debian and Ubuntu, `pip install ninja`."
 
 
 def own_tools_first() -> None:
@@ -48,7 +53,7 @@ def operators() -> Path:
 def build() -> None:
     """Compile the operator if this environment has not yet, and load it; on GPUs, which do not need it, do nothing.
 
-    Processes that call this together wait for the first of them.
+    Processes that call this together wait for the first of them. Raises RunError where it cannot be compiled.
     """
     own_tools_first()
     folder = operators()
@@ -63,7 +68,27 @@ def build() -> None:
     with files.lock(folder / ".turn"):
         for baton in folder.glob(f"*/{BATON}"):
             baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
-        builder.load(verbose=False)
+        try:
+            builder.load(verbose=False)
+        except (RuntimeError, ImportError, OSError) as error:
+            missing = lacking()
+            why = f"there is no {' and no '.join(missing)}" if missing else str(error).strip()[-500:]
+            raise RunError(f"DeepSpeed's operator for CPUs cannot be compiled: {why}. {REMEDY}") from error
+
+
+def lacking() -> list[str]:
+    """What is not here of what compiling takes: a C++ compiler, ninja, the headers of this Python."""
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    missing = [name for name in (os.environ.get("CXX") or "g++", "ninja") if shutil.which(name, path=tools) is None]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return missing + [f"{headers.name} of Python {platform.python_version()}"] * (not headers.is_file())
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Build it."""
+    build()
+    return 0
 
 
 def _instructions() -> str:
@@ -75,4 +100,4 @@ def _instructions() -> str:
 
 
 if __name__ == "__main__":
-    build()
+    sys.exit(main())

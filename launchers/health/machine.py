@@ -110,13 +110,14 @@ def _nccl() -> Check:
 
 
 def _compilers() -> Check:
-    tools = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
-    missing = [name for name in ("g++", "ninja") if shutil.which(name, path=tools) is None]
+    from gamut.train.build import REMEDY, lacking
+
+    missing = lacking()
     return Check.of(
         "compilers",
-        "g++ and ninja",
+        "g++, ninja and Python's headers",
         f"no {' and no '.join(missing)}" if missing else None,
-        "DeepSpeed compiles an operator for ranks on a CPU, torch.compile its kernels: install g++; pip install ninja.",
+        f"DeepSpeed compiles an operator for ranks on a CPU, torch.compile its kernels. {REMEDY}",
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
 import pytest
 
 from gamut import files
+from gamut.commands import ROOT
 from gamut.train import build
 
 LOAD = "from gamut.train.build import build; build(); print('loaded')"
@@ -55,3 +58,20 @@ def test_environments_and_processors_build_apart(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(build.FOLDER, "/elsewhere")
     assert build.operators() == Path("/elsewhere")
     os.environ.pop(build.FOLDER)
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
+    environment = os.environ | {"CXX": "no-such-compiler", build.FOLDER: str(tmp_path), "DS_ACCELERATOR": "cpu"}
+    line = [sys.executable, "-m", "gamut.train.build"]
+    done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: DeepSpeed's operator for CPUs cannot be compiled: there is no no-such-compiler.")
+    assert "apt install g++ python3-dev" in said
+
+
+def test_without_the_headers_of_python_they_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert build.lacking() == []
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert build.lacking() == [f"Python.h of Python {platform.python_version()}"]
