@@ -277,6 +277,7 @@ class Loudness(Pretraining):
 def test_an_objective_from_outside_is_pretrained_resumed_and_fine_tuned(shards: Path, tmp_path: Path) -> None:
     def pretrain(name: str, *words: str) -> tuple[Path, dict[str, np.ndarray]]:
         tiny = [*TINY, "objective=loudness", "options.weight=2", "views.frames=32", "optim.warmup_epochs=0", "epochs=3"]
+        tiny += ["probe.every_epochs=0"]
         command = ["pretrain/run.py", "asit_tiny", f"data={shards}", f"run.folder={tmp_path}", f"run.name={name}"]
         plugin = FROM_NOTHING * (name == "whole") + OBJECTIVE
         done = call(tmp_path, plugin, *command, *tiny, "checkpoint.every_epochs=1", "checkpoint.keep=3", *words)

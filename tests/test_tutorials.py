@@ -118,7 +118,7 @@ WAYS = {
     "own_parts": Way(
         table,
         {
-            "run.name=loud\n": f"run.name=loud {SMALL} views.frames=48\n",
+            "run.name=loud\n": f"run.name=loud {SMALL} views.frames=48 probe.every_epochs=0\n",
             "run.name=peaks\n": f"run.name=peaks {SMALL}\n",
         },
         ("runs/loud/checkpoints/latest", "runs/peaks/summary.json"),
