@@ -33,8 +33,7 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq
-last=${packages[-1]}
-if [ "$last" = chromium ] && ! apt-cache show chromium >/dev/null 2>&1; then
+if [ "${packages[-1]}" = chromium ] && ! apt-cache show chromium >/dev/null 2>&1; then
     unset 'packages[-1]'
     install=("${VENV:-.venv}/bin/playwright" install --with-deps chromium)
     "${install[@]}" >/dev/null || echo "Not installed: chromium (${install[*]}): its tests will be skipped." >&2

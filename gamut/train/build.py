@@ -14,6 +14,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from subprocess import SubprocessError
 
 from gamut import files
 from gamut.accelerator import CHOICE
@@ -70,25 +71,25 @@ def build() -> None:
             baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
         try:
             builder.load(verbose=False)
-        except (RuntimeError, ImportError, OSError) as error:
+        except (RuntimeError, ImportError, OSError, SubprocessError) as error:
             missing = lacking()
-            why = f"there is no {' and no '.join(missing)}" if missing else str(error).strip()[-500:]
-            raise RunError(f"DeepSpeed's operator for CPUs cannot be compiled: {why}. {REMEDY}") from error
+            why = f"there is no {' and no '.join(missing)}. {REMEDY}" if missing else str(error).strip()[-500:]
+            raise RunError(f"DeepSpeed's operator for CPUs cannot be compiled: {why}") from error
 
 
 def lacking() -> list[str]:
     """What is not here of what compiling takes: a C++ compiler, ninja, the headers of this Python."""
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    missing = [name for name in (os.environ.get("CXX") or "g++", "ninja") if shutil.which(name, path=tools) is None]
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return missing + [f"{headers.name} of Python {platform.python_version()}"] * (not headers.is_file())
+    own_tools_first()
+    missing = [name for name in (os.environ.get("CXX") or "g++", "ninja") if shutil.which(name) is None]
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        missing.append(f"Python.h of Python {platform.python_version()}")
+    return missing
 
 
 @command
-def main(argv: list[str] | None = None) -> int:
-    """Build it."""
+def main() -> None:
+    """Build it, or say in a sentence why not."""
     build()
-    return 0
 
 
 def _instructions() -> str:
