@@ -16,6 +16,7 @@ from gamut.audio.sound import readable
 from gamut.errors import AudioError
 from gamut.numbers import RATE
 
+SHORTEST = 0.1  # seconds of a span
 HELD = 60 * RATE  # samples: a recording of no more is decoded once and held
 
 

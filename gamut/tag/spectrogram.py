@@ -16,11 +16,9 @@ from gamut.numbers import PATCH, RATE, WINDOW
 from gamut.plan import Policy, frames_within
 from gamut.recipe import schema
 from gamut.recipe.policy import evaluation_policy
-from gamut.tag.recording import Sound, spans
+from gamut.tag.recording import SHORTEST, Sound, spans
 from gamut.tag.result import Span, Tagged
 from gamut.tag.stream import Stream
-
-SHORTEST = 0.1  # seconds of a span
 
 
 class Spectrograms:

@@ -14,7 +14,7 @@ from gamut.models.whisper import Whisper
 from gamut.numbers import RATE
 from gamut.tag.listen import Listening
 from gamut.tag.mels import LongMel, short
-from gamut.tag.recording import Sound
+from gamut.tag.recording import SHORTEST, Sound
 from gamut.tag.result import Span, Tagged, Words
 from gamut.tag.stream import Stream
 from gamut.tag.units import STEP, UNIT, Units, units_of
@@ -147,6 +147,8 @@ class Speech:
         batch: list[tuple[_Gathering, int, np.ndarray]] = []
         for one, windows in waiting:
             for number, waveform in enumerate(windows):
+                if not one.wants(number * samples // STEP):
+                    continue
                 batch.append((one, number * samples // STEP, waveform))
                 if len(batch) == len(gathered):
                     self._pass(batch, window)
@@ -230,8 +232,16 @@ class _Gathering:
         self._judged = 0  # spans
 
     def ends(self) -> None:
-        """The recording's length is known."""
-        self._sums.ends(-(-self.recording.samples // self._whole) * self._whole)
+        """The recording's length is known. What is behind its last span and shorter than any is left out: a file of
+        5.001 s has one span of 5 s."""
+        samples, span = self.recording.samples, round(self._span * RATE)
+        if samples > span and samples % span < SHORTEST * RATE:
+            samples -= samples % span
+        self._sums.ends(-(-samples // self._whole) * self._whole)
+
+    def wants(self, first: int) -> bool:
+        """Whether there is anything from this step on."""
+        return first < self._sums.steps
 
     def spans(self) -> list[Span]:
         """Those that became known since this was asked."""

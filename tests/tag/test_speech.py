@@ -184,6 +184,20 @@ def test_a_window_of_no_whole_units_is_cut_to_them(folder: Path, sounds: list[Pa
     assert [(span.start, span.end) for span in short.spans] == [(0.0, 6.0), (6.0, 7.3)]
 
 
+@pytest.mark.parametrize("text", [None, {"language": "en"}], ids=["tags", "text"])
+def test_a_few_samples_behind_the_last_span_are_none(folder: Path, text: dict[str, Any] | None, tmp_path: Path) -> None:
+    """A file of 5 s at 44.1 kHz often has some more at 16 kHz; silence would be tagged behind them."""
+    whisper = load_whisper(folder, decoder=text is not None)
+    speech = Speech(whisper, head(seconds=5.0, unit=10), tokenizer(folder) if text else None)
+    wave = np.random.default_rng(0).normal(0, 0.1, 6 * 16000)
+    for samples, ends in ((1000, [0.0625]), (80_016, [5.0]), (81_599, [5.0]), (81_600, [5.0, 5.1])):
+        soundfile.write(tmp_path / "wave.wav", wave[:samples], 16000, "FLOAT")
+        (told,) = speech.tag([Recording(tmp_path / "wave.wav")], text=text)
+        assert [span.end for span in told.spans] == ends
+        if text is None:
+            assert windows_of(whisper, speech, [Recording(tmp_path / "wave.wav")]) == [1] * len(ends)
+
+
 def test_a_time_between_units_is_refused(folder: Path, sounds: list[Path]) -> None:
     with pytest.raises(RecipeError, match=r"multiple of 0\.4 s for this model, not 0\.5 s"):
         list(Speech(load_whisper(folder), head()).tag([Recording(sounds[0])], every=0.5))
