@@ -54,21 +54,23 @@ def fit(recipe: Recipe, ranks: int, memory: float, clips: int | None = None) -> 
 def _next(sizes: set[int], tried: dict[int, float], room: float) -> int:
     """The size to try next; one that was tried already is the answer.
 
-    A peak is the most of several lines, so between two that were tried it is below the line through them; beyond them
-    that line is only a guess.
+    A peak is the most of several lines, so beyond two that were tried it is above the line through them: what has no
+    room on the line through the two least that were too many does not fit either. Going up, that line is only a guess.
     """
     if tried[1] > room:
         return 1
     good = max(size for size, count in tried.items() if count <= room)
-    bad = min((size for size, count in tried.items() if count > room), default=None)
-    allowed = [size for size in sizes if good < size < (bad or GROWTH * good + 1)]
+    bad = sorted(size for size, count in tried.items() if count > room)[:2]
+    allowed = sorted(size for size in sizes if good < size < (bad[0] if bad else GROWTH * good + 1))
     if not allowed:
         return good
     if len(tried) == 1:
-        return min(allowed)
-    one, other = (good, bad) if bad else sorted(tried)[-2:]
+        return allowed[0]
+    if len(bad) == 1:
+        return allowed[len(allowed) // 2]
+    one, other = bad or sorted(tried)[-2:]
     slope = (tried[other] - tried[one]) / (other - one)
-    return max([size for size in allowed if tried[good] + slope * (size - good) <= room], default=good)
+    return max([size for size in allowed if tried[one] + slope * (size - one) <= room], default=good)
 
 
 def main(argv: list[str]) -> int:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gamut.commands import ROOT
 from gamut.errors import RecipeError
 from gamut.estimate.fit import _next, fit, used, with_packs
+from gamut.estimate.step import Account, account
+from gamut.estimate.work import Work
 from gamut.recipe.load import load_recipe
+from gamut.recipe.schema import Recipe
 from gamut.train.loop import too_large
+from tests import warm
 
 TINY = ("data=nowhere", "step.packs=8", "step.clips=4", "model.dim=48", "model.depth=2", "asit.hidden=32")
 
@@ -32,6 +35,7 @@ def found(sizes: set[int], peak: dict[int, float], room: float) -> tuple[int, in
     return size, len(tried)
 
 
+@example(most=106, each=2.0, update=31.0, room=32.0)  # where the peak begins to grow all but where it is too much
 @given(
     most=st.integers(1, 300),
     each=st.floats(0.1, 3.0),
@@ -45,24 +49,31 @@ def test_the_most_that_fits_is_found_with_few_tries(most: int, each: float, upda
     size, tries = found(sizes, peak, room)
     fits = [one for one in sizes if peak[one] <= room]
     assert size == 1 if not fits else peak[size] <= room
-    if update <= 4.0 + each:
-        assert size >= max((one for one in fits if peak[one] * 1.0001 <= room), default=1)  # rounding
+    assert size >= max((one for one in fits if peak[one] * 1.0001 <= room), default=1)  # rounding
     assert tries <= 8
 
 
-def test_more_memory_takes_more_packs_and_fewer_forwards() -> None:
+def test_more_memory_takes_more_packs_and_fewer_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[int, Account] = {}
+
+    def once(recipe: Recipe, work: Work, kind: str) -> Account:
+        packs = recipe.loader.per_forward
+        made[packs] = made.get(packs) or account(recipe, work, kind)
+        return made[packs]
+
+    monkeypatch.setattr("gamut.estimate.fit.account", once)
     recipe = load_recipe("pretrain", "asit_tiny", (*TINY, "loader.packs_per_forward=auto"))
-    one, account = fit(recipe, 2, 1.0)
+    one, of_one = fit(recipe, 2, 1.0)
     assert one.packs == 1
     assert one.bytes > one.room
     assert "not even one pack" in one.said()
-    assert one.bytes == used(account)
-    all_, account = fit(recipe, 2, 80e9)
+    assert one.bytes == used(of_one)
+    all_, of_all = fit(recipe, 2, 80e9)
     assert all_.packs == 4  # of 8 for 2 ranks
-    assert account.work.forwards == 1
-    some, account = fit(recipe, 2, (one.bytes + 0.5 * (all_.bytes - one.bytes)) / 0.9)
+    assert of_all.work.forwards == 1
+    some, of_some = fit(recipe, 2, (one.bytes + 0.5 * (all_.bytes - one.bytes)) / 0.9)
     assert some.packs == 2
-    assert account.work.forwards == 2
+    assert of_some.work.forwards == 2
     assert one.bytes < some.bytes <= some.room < all_.bytes
 
 
@@ -97,10 +108,10 @@ def losses(folder: Path, memory: int, per_forward: str) -> tuple[list[float], in
         "model.table_frames=32",
         "step.packs=4",
     ]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(memory), *words], env=environment, capture_output=True, text=True, check=False
-    )
+    (folder / "run.py").write_text(RUN)
+    environment = os.environ | warm.FIXED | {"PYTHONPATH": str(ROOT)}
+    line = [warm.python(), str(folder / "run.py"), str(memory), *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (folder / per_forward / "metrics.jsonl").read_text().splitlines()]
     (start,) = [line for line in lines if line.get("event") == "start"]
