@@ -30,6 +30,7 @@ def run(*words: str | Path, seconds: float = 900) -> str:
     line = [sys.executable, *map(str, words)]
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "[transformers]" not in done.stderr, done.stderr
     return done.stdout
 
 

@@ -16,13 +16,18 @@ import functools
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gamut.commands import command, parser_of
 from gamut.errors import RunError, ShardError
+from gamut.progress import Progress
 from gamut.shards import Index
 from gamut.track.tables import markdown, write
+
+if TYPE_CHECKING:
+    from gamut.analyse.noise import Transcriber
 
 
 @command
@@ -62,6 +67,12 @@ def main(argv: list[str] | None = None) -> int:
         choices=("whisper", "published"),
         default="whisper",
         help="how texts are made alike: by Whisper's normaliser, or as Whisper-AT: upper case, no punctuation",
+    )
+    noise.add_argument(
+        "--decoding",
+        choices=("whisper", "greedy"),
+        default="whisper",
+        help="of a Whisper: again at higher temperatures where a text repeats itself, as its authors do; or once",
     )
     noise.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     noise.add_argument("--batch", type=int, default=8, help="sounds at a time")
@@ -130,6 +141,15 @@ def probe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shown(hear: Transcriber, progress: Progress) -> Transcriber:
+    def heard(sounds: list[np.ndarray]) -> list[str]:
+        texts = hear(sounds)
+        progress.add(len(sounds))
+        return texts
+
+    return heard
+
+
 def recognise(options: argparse.Namespace) -> int:
     from gamut.analyse import pictures
     from gamut.analyse.noise import material, measure, normal, plain
@@ -147,20 +167,25 @@ def recognise(options: argparse.Namespace) -> int:
     said = f"{len(parts.speech)} utterances, {len(parts.labels)} classes of sound, {len(ratios)} ratios"
     print(said, flush=True)
     opened = functools.partial(
-        transcriber, tokens=options.tokens, language=options.language, precision=options.precision
+        transcriber,
+        tokens=options.tokens,
+        language=options.language,
+        precision=options.precision,
+        decoding=options.decoding,
     )
     for path in options.models:
         opened(
             path
         )  # and discard it: so an error in one is found before hours are spent on another; only one is held at a time
     alike = plain if options.texts == "published" else functools.partial(normal, english=options.language == "en")
-    found = {}
+    found, mixtures = {}, len(parts.speech) * (1 + len(ratios) * len(parts.labels))
     for name, path in zip(names, options.models):
 
         def told(ratio: float, rate: float, name: str = name) -> None:
             print(f"{name}  {ratio:g} dB: WER {rate:.1%}", flush=True)
 
-        found[name] = measure(parts, ratios, opened(path), options.batch, told, alike)
+        with Progress(name, mixtures, "sounds") as progress:
+            found[name] = measure(parts, ratios, _shown(opened(path), progress), options.batch, told, alike)
     silent = next(iter(found.values())).silent
     clean = {name: one.clean[0] / max(one.clean[1], 1) for name, one in found.items()}
     rows = [["without noise", *(f"{rate:.1%}" for rate in clean.values())]]
@@ -174,6 +199,7 @@ def recognise(options: argparse.Namespace) -> int:
     content = {
         "snr": ratios,
         "texts": options.texts,
+        "decoding": options.decoding,
         "labels": parts.labels,
         "silent": silent,
         "models": {

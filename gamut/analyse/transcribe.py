@@ -17,16 +17,32 @@ from gamut.numbers import RATE
 
 CTC = ("hubert", "wav2vec2")
 TOKENIZERS = ("tokenizer.json", "vocab.json")
+# How a Whisper writes its text: greedily; and as its authors do, again at higher temperatures where the text repeats
+# itself or is unlikely (Radford et al. 2022, section 4.5; transformers' thresholds, whose ratio is of tokens).
+DECODINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "whisper": {
+        "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        "compression_ratio_threshold": 1.35,
+        "logprob_threshold": -1.0,
+    },
+}
 
 
 def transcriber(
-    path: str | Path, *, tokens: str | Path | None = None, language: str = "en", precision: str = "fp32"
+    path: str | Path,
+    *,
+    tokens: str | Path | None = None,
+    language: str = "en",
+    precision: str = "fp32",
+    decoding: str = "whisper",
 ) -> Transcriber:
     """What a Whisper (a folder of transformers or an OpenAI .pt) or a HuBERT or wav2vec2 with a CTC head hears.
 
     tokens: a folder of transformers with the tokenizer (and generation_config.json), where the model is a .pt.
-    language: of a multilingual Whisper. Text is decoded greedily. Raises CheckpointError where the model or its
-    tokenizer is missing, RecipeError for a language that it does not know.
+    language: of a multilingual Whisper. decoding: of a Whisper, as DECODINGS; the same sounds in the same batches give
+    the same text. A CTC head is decoded greedily. Raises CheckpointError where the model or its tokenizer is missing,
+    RecipeError for a language that it does not know.
     """
     path = Path(path).expanduser()
     device = torch.device(accelerator())
@@ -34,11 +50,13 @@ def transcriber(
     return (
         _ctc(path, kind, precision, device)
         if kind in CTC
-        else _whisper(path, Path(tokens or path), language, precision, device)
+        else _whisper(path, Path(tokens or path), language, precision, device, decoding)
     )
 
 
-def _whisper(path: Path, tokens: Path, language: str, precision: str, device: torch.device) -> Transcriber:
+def _whisper(
+    path: Path, tokens: Path, language: str, precision: str, device: torch.device, decoding: str
+) -> Transcriber:
     from transformers import GenerationConfig, WhisperTokenizer
 
     # Checked by name, since transformers makes an empty tokenizer where there is none.
@@ -51,7 +69,7 @@ def _whisper(path: Path, tokens: Path, language: str, precision: str, device: to
     if tokens != path and (tokens / "generation_config.json").is_file():
         model.generator.generation_config = GenerationConfig.from_dict(read_json(tokens / "generation_config.json"))
     settings = model.generator.generation_config
-    spoken: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+    spoken: dict[str, Any] = {"num_beams": 1} | DECODINGS[decoding]
     if getattr(settings, "lang_to_id", None):
         model.require_language(language)
         spoken |= {"language": language, "task": "transcribe"}
@@ -62,7 +80,9 @@ def _whisper(path: Path, tokens: Path, language: str, precision: str, device: to
         for row, sound in zip(window, sounds):
             row[: len(sound)] = torch.from_numpy(np.ascontiguousarray(sound))[: len(row)]
         mel = model.log_mel(window.to(device)).to(PRECISIONS[precision])
-        return tokenizer.batch_decode(model.generator.generate(mel, **spoken), skip_special_tokens=True)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tokenizer.batch_decode(model.generator.generate(mel, **spoken), skip_special_tokens=True)
 
     return hear
 

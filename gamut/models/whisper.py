@@ -14,6 +14,7 @@ al. 2023, section 3).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,8 @@ def load_whisper(
     if not decoder:
         return Whisper(module)
     module.tie_weights()
+    # `generate` warns of the arguments that transformers' own Whisper gives it, and of a mask that a Whisper has not.
+    logging.getLogger("transformers.generation.utils").setLevel(logging.ERROR)
     if generation is not None:
         module.generation_config = GenerationConfig.from_dict(generation)
     return Whisper(module.model.encoder, module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from gamut.analyse.__main__ import main
-from gamut.analyse.transcribe import transcriber
+from gamut.analyse.transcribe import DECODINGS, transcriber
 from gamut.errors import CheckpointError
 from gamut.shards.__main__ import main as shards
 
@@ -37,10 +38,33 @@ def test_whisper_says_what_transformers_own_model_says(models: tuple[Path, Path]
     with torch.no_grad():
         tokens = theirs.generate(inputs)
     expected = WhisperTokenizer.from_pretrained(str(models[0])).batch_decode(tokens, skip_special_tokens=True)
-    hear = transcriber(models[0])
+    hear = transcriber(models[0], decoding="greedy")
     assert hear(sounds()) == expected
     assert [hear([sound])[0] for sound in sounds()] == expected
     assert any(expected)
+
+
+def test_a_text_that_is_unlikely_is_drawn_again_and_the_same_each_time(
+    models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenAI's `transcribe`, at ever higher temperatures; here every text is called unlikely."""
+    from transformers import WhisperForConditionalGeneration
+
+    tried: list[float] = []
+    again = WhisperForConditionalGeneration._need_fallback
+
+    def need(self: object, *given: object, **named: object) -> tuple[bool, bool]:
+        tried.append(inspect.signature(again).bind(self, *given, **named).arguments["temperature"])
+        return again(self, *given, **named)
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "_need_fallback", need)
+    monkeypatch.setitem(DECODINGS["whisper"], "logprob_threshold", 0.0)
+    before = torch.get_rng_state()
+    hear = transcriber(models[0])
+    found = hear(sounds())
+    assert hear(sounds()) == found
+    assert set(tried) == {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_model_with_a_ctc_head_is_decoded_greedily(models: tuple[Path, Path]) -> None:
@@ -80,7 +104,17 @@ def test_digits_among_the_sounds_of_esc10(models: tuple[Path, Path], shared_data
     f1 = {"encoders": [{"labels": sorted(first), "f1": [np.linspace(0, 1, len(first)).tolist()]}]}
     (tmp_path / "layers.json").write_text(json.dumps(f1))
     line = ["noise", str(tmp_path / "speech"), str(tmp_path / "sounds"), *map(str, models), "--utterances", "2"]
-    line += ["--per-class", "1", "--snr=-10,20", "--layers", str(tmp_path / "layers.json"), "--batch", "40"]
+    line += [
+        "--per-class",
+        "1",
+        "--snr=-10,20",
+        "--layers",
+        str(tmp_path / "layers.json"),
+        "--batch",
+        "40",
+        "--decoding",
+        "greedy",
+    ]
     assert main([*line, "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out" / "noise.json").read_text())
     assert sorted(content["labels"]) == sorted(first)
