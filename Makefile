@@ -13,6 +13,8 @@ SHELL := /bin/bash
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Most images set it; without compiled modules every one of some hundred processes compiles ours anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: env demo test test-all soak check programs bench-gpu clean
 

@@ -235,11 +235,11 @@ def test_shards_behind_http_train_the_same_model(shards: Path, reference: Path, 
     assert_same(reference, tmp_path / "remote")
 
 
-def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, reference: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, tmp_path: Path) -> None:
     """Loss within 1e-6 relative for 20 steps, weights after 5 steps within 0.02 x learning rate, drop-path included."""
     more = ["loader.packs_per_forward=1", "step.packs=2", "step.clips=3", "epochs=2", "optim.warmup_epochs=0"]
     more += ["checkpoint.every_epochs=0.5", "checkpoint.keep=10"]  # ten steps an epoch: step 5 is one of them
-    command(*arguments(shards, tmp_path, "two", *more, "probe.every_epochs=2"), ranks=2)
+    command(*arguments(shards, tmp_path, "two", *more), ranks=2)
     command(*arguments(shards, tmp_path, "one", *more))
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert sorted(one) == sorted(two) == list(range(1, 21))
@@ -254,10 +254,6 @@ def test_two_ranks_equal_one_rank_that_accumulates(shards: Path, reference: Path
             third = len(value) // 3
             value, other = np.delete(value, slice(third, 2 * third)), np.delete(other, slice(third, 2 * third))
         assert np.abs(value - other).max() <= 0.02 * one[5]["lr"], name
-    alone, shared = (History.read(run / "metrics.jsonl") for run in (reference, tmp_path / "two"))
-    for name in ("probe/knn/cls", "probe/linear/both", "probe/linear/logmel"):  # before training: the same network
-        assert shared.points[name][0][0] == alone.points[name][0][0], name
-    assert shared.series("probe/knn/cls")[0] == [0, 20]
 
 
 def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, reference: Path, tmp_path: Path) -> None:

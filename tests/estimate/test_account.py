@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gamut.commands import ROOT
 from gamut.estimate.forecast import forecast
 from gamut.estimate.rates import Rates, of_sheet
-from gamut.estimate.step import account, objective_of
+from gamut.estimate.step import Account, account, objective_of
 from gamut.estimate.work import work_of
 from gamut.plan.balance import idle
 from gamut.recipe.load import load_recipe
@@ -36,12 +37,16 @@ def recipe_of(name: str) -> Recipe:
     return load_recipe(stage, recipe, (*overrides, "data=nowhere"))
 
 
+@functools.cache
+def on_the_cpu(name: str) -> Account:
+    recipe = recipe_of(name)
+    return account(recipe, work_of(recipe, 1), "cpu")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_operations_are_those_that_torch_counts(name: str) -> None:
-    recipe = recipe_of(name)
-    work = work_of(recipe, 1)
-    mine = account(recipe, work, "cpu")
-
+    recipe, mine = recipe_of(name), on_the_cpu(name)
+    work = mine.work
     objective = objective_of(recipe, work, torch.device("cpu"))
     objective.model.train()
     at = Moment(0, 0, 0, 0.5)
@@ -93,9 +98,7 @@ def test_memory_is_what_torch_allocates(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     measured = [one["peak"] for one in json.loads(done.stdout.splitlines()[-1])]
     for name, peak in zip(RECIPES, measured, strict=True):
-        recipe = recipe_of(name)
-        mine = account(recipe, work_of(recipe, 1), "cpu").peak
-        assert mine == pytest.approx(peak, rel=0.10), name
+        assert on_the_cpu(name).peak == pytest.approx(peak, rel=0.10), name
 
 
 @pytest.mark.long
@@ -111,8 +114,7 @@ def test_time_is_what_a_step_takes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     ratios = []
     for name, found in zip(RECIPES, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        recipe = recipe_of(name)
-        mine = account(recipe, work_of(recipe, 1), "cpu")
+        mine = on_the_cpu(name)
         for number, rates in enumerate(found["rates"]):
             seconds = statistics.median(found["seconds"][3 * number : 3 * number + 3])
             ratios.append(forecast(mine, Rates(**rates), 1).step / seconds)
@@ -129,6 +131,6 @@ def test_ranks_without_a_pack_are_idle() -> None:
 @pytest.mark.parametrize("name", ["esc10", "asit_b_published_v1"])
 def test_sizes_that_the_host_knows_are_not_shares(name: str) -> None:
     """Neighbours within a pack (KoLeo), and fills from other clips: the sizes of packs are numbers on the host."""
-    recipe = load_recipe("pretrain", name, ("data=nowhere",))
+    recipe = load_recipe("pretrain", name, ("data=nowhere", "model.depth=1"))
     mine = account(recipe, work_of(recipe, 1), "cuda")
     assert not mine.guessed

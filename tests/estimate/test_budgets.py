@@ -3,6 +3,8 @@ whoever makes it cheaper lowers the number."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from gamut.recipe.load import load_recipe
 from gamut.recipe.schema import Recipe
 
 
+@functools.cache
 def followed(stage: str, name: str, *overrides: str) -> Account:
     recipe = load_recipe(stage, name, ("data=nowhere", "compute.compile=false", *overrides))
     return account(recipe, work_of(recipe, 8), "cuda")

@@ -145,7 +145,15 @@ def test_the_model_that_comes_with_it_tags(installed: Installed) -> None:
 
 
 def test_a_dry_run_from_anywhere(installed: Installed, data: Path) -> None:
-    told = installed.gamut("pretrain", "asit_tiny", f"data={data}", "--dry-run", "--full")
+    small = (
+        "model.dim=32",
+        "model.depth=1",
+        "model.heads=2",
+        "model.table_frames=48",
+        "views.frames=48",
+        "step.packs=2",
+    )
+    told = installed.gamut("pretrain", "asit_tiny", f"data={data}", *small, "--dry-run", "--full")
     assert "asit_tiny on 1 rank: the plan" in told
     assert "name: asit_tiny" in told
 

@@ -115,7 +115,7 @@ def test_what_the_documents_submit_has_packs_for_every_gpu() -> None:
         (["pretrain", "asit_b", "--nodes", "0"], "nodes"),
         (["pretrain", "asit_b", "--time", "soon"], "'soon'"),
         (["pretrain", "asit_b", "data=/nowhere"], "gamut.shards convert audioset"),
-        (["pretrain", "asit_b", "data=/nowhere", "--dry-run"], "gamut.shards convert audioset"),
+        (["pretrain", "digits", "data=/nowhere", "--dry-run"], "gamut.shards convert speechcommands"),
         (["pretrain", "asit_b", "--local", "--nodes", "2"], "this machine"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gamut.recipe.find import STAGES, list_recipes
 from gamut.recipe.load import load_recipe
 from gamut.recipe.resolved import decides, decisive, differences
+from gamut.report import recipes
 from gamut.report.recipes import changed_from_shipped
 
 
@@ -18,7 +20,8 @@ def decided(stage: str, name: str, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_nearest_is_that_of_all_with_the_fewest_other_keys(stage: str) -> None:
+def test_the_nearest_is_that_of_all_with_the_fewest_other_keys(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "written", functools.cache(recipes.written))
     names = list_recipes(stage)
     shipped = {name: decided(stage, name) for name in names}
     words = {"pretrain": ["optim.lr=3.5e-4", "epochs=7"], "finetune": ["optim.lr=3.5e-4", "seed=3"]}

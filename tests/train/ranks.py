@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -70,7 +72,9 @@ class Ranks:
 
     def __init__(self, size: int, work: Callable[..., Any], *arguments: Any, **setup: Any) -> None:
         self.size = size
-        self.out = os.path.join(tempfile.mkdtemp(prefix="gamut-ranks-"), "rank")
+        folder = tempfile.mkdtemp(prefix="gamut-ranks-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.out = os.path.join(folder, "rank")
         context, port = server(), free_port()
         self.processes = [
             context.Process(target=_rank, args=(rank, size, port, self.out, work, arguments, setup), daemon=True)

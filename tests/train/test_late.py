@@ -20,6 +20,7 @@ from gamut.shards.__main__ import main as shards
 from gamut.track.checkpoints import Checkpoints, read_verified, verify
 from gamut.track.metrics import History
 from launchers.corpus import synthesise
+from tests import warm
 from tests.late import Late
 from tests.soak.__main__ import RECIPE
 from tests.soak.steps import Steps
@@ -44,11 +45,11 @@ def start(folder: Path, name: str, late: Late | None, nodes: tuple[int, ...]) ->
             | {"MASTER_ADDR": "127.0.0.1", LAG: "20" if late is not None else "0.5"}
             | {key: str(told[key]) for key in told}
         )
-        environment |= late.environment(node) if late is not None else {}
+        environment |= late.environment(node) if late is not None else warm.FIXED
         with open(folder / f"{name}-{rank}.log", "ab") as log:
             ranks.append(
                 subprocess.Popen(
-                    [sys.executable, str(ROOT / "pretrain" / "run.py"), *words],
+                    [sys.executable if late else warm.python(), str(ROOT / "pretrain" / "run.py"), *words],
                     env=environment,
                     stdout=log,
                     stderr=log,
