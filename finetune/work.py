@@ -21,11 +21,9 @@ from gamut.evaluate.events import require_scorer
 from gamut.plan import Clips
 from gamut.preemption import PREEMPTION
 from gamut.recipe.schema import Recipe
-from gamut.report.write import at_end
 from gamut.shards import Index
 from gamut.shards.select import for_scoring, select
 from gamut.track.run import RESULT, START, RunFolder
-from gamut.train.loop import train
 from gamut.train.main import Work
 from gamut.train.session import Forward, begin, open_session
 from gamut.train.world import World
@@ -54,6 +52,8 @@ class Finetune(Work):
         return rows(recipe, ranks)
 
     def run(self, world: World, mean: float, std: float) -> bool:
+        from gamut.report.write import at_end  # here: a dry run need not wait for matplotlib
+
         recipe, todo = self.recipe, self.rounds
         if world.first:
             origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
@@ -79,6 +79,8 @@ class Finetune(Work):
 
         start: what `init` means; mean and std: of the log-mel, where there is one.
         """
+        from gamut.train.loop import train  # here: a dry run need not wait for DeepSpeed
+
         recipe, index, cache = each.recipe(self.recipe), self.index, self.cache
         folder = RunFolder.place(recipe)
         if world.broadcast((folder / RESULT).exists()):

@@ -10,10 +10,8 @@ from gamut.probe.labelled import labelled
 from gamut.probe.watch import Watch
 from gamut.recipe.policy import training_policy
 from gamut.recipe.schema import Recipe
-from gamut.report.write import at_end
 from gamut.shards import Index
 from gamut.shards.select import select
-from gamut.train.loop import train
 from gamut.train.main import Work
 from gamut.train.objective import Moment, pretraining
 from gamut.train.preview import short_clips_warning
@@ -43,6 +41,9 @@ class Pretrain(Work):
         return rows(recipe, ranks)
 
     def run(self, world: World, mean: float, std: float) -> bool:
+        from gamut.report.write import at_end  # here: a dry run need not wait for DeepSpeed and matplotlib
+        from gamut.train.loop import train
+
         recipe = self.recipe
         if world.first and (warning := short_clips_warning(recipe.views, self.clips)):
             print(f"warning: {warning}", flush=True)

@@ -12,7 +12,7 @@ from gamut.shards.convert import SOURCES, Listing
 from gamut.shards.convert.events import with_events
 from gamut.shards.convert.folds import with_folds
 from gamut.shards.folds import FOLDS, folds_for
-from gamut.shards.pool import cores
+from gamut.shards.pool import AUTO, cores
 
 # The options of `index` for third-party tars, and their defaults.
 THEIRS = {
@@ -117,9 +117,9 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--workers",
             type=positive,
-            default=cores(),
+            default=AUTO,
             metavar="N",
-            help="processes (default: the cores, %(default)s)",
+            help=f"processes (default: the cores, {cores()}, for what takes longer than a few seconds)",
         )
     return top
 

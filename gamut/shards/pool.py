@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import Any, TypeVar
 
 from gamut.errors import ShardError
@@ -21,6 +21,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 AHEAD = 4  # jobs a worker that are under way or done and not taken yet
+AUTO = 0  # workers: as many as there are cores, as soon as the work has taken BRIEF seconds in this process alone
+BRIEF = 3.0  # seconds: of the order of what it takes to start processes
 LIMIT = 1800.0  # seconds without a unit done, after which whoever works on it has hung
 
 _shared: Any = None  # (units done, stop flag) of the pool that this worker process belongs to
@@ -28,6 +30,10 @@ _shared: Any = None  # (units done, stop flag) of the pool that this worker proc
 
 class _Stopped(Exception):
     """The pool was told to stop."""
+
+
+class _TooLong(Exception):
+    """The work is worth processes."""
 
 
 def cores() -> int:
@@ -61,31 +67,48 @@ def stream(
     for each n units done. Jobs are taken, and results held, a few a worker.
 
     `work` is a function of a module and calls `advance(n)`. With one worker, or one job, everything runs in this
-    process. The first exception stops the other jobs at their next `advance` and is raised. Raises ShardError where a
-    process was killed. A process that hangs for `LIMIT` says where on stderr, and ends.
+    process, and with AUTO what is done in BRIEF seconds: the job that is under way then is done anew by a worker, and
+    its units are taken back (`progress(-n)`). The first exception stops the other jobs at their next `advance` and is
+    raised. Raises ShardError where a process was killed. A process that hangs for `LIMIT` says where on stderr, and
+    ends.
     """
-    if min(workers, number) <= 1:
+    left, end, under_way = iter(jobs), time.monotonic() + BRIEF, 0
 
-        def advance(units: int) -> None:
-            WATCHDOG.beat()
-            progress(units)
+    def advance(units: int) -> None:
+        nonlocal under_way
+        WATCHDOG.beat()
+        progress(units)
+        under_way += units
+        if workers == AUTO and time.monotonic() > end and min(cores(), number) > 1:
+            raise _TooLong
 
-        for job in jobs:
+    while workers == AUTO or min(workers, number) <= 1:
+        job = next(left, None)
+        if job is None:
+            return
+        under_way = 0
+        try:
             with WATCHDOG.within(LIMIT, "one of the shards"):
                 result = work(job, advance)
-            yield result
-        return
+        except _TooLong:
+            progress(-under_way)
+            left, workers = itertools.chain([job], left), cores()
+            break
+        yield result
+        number -= 1
     # Spawned, not forked: a forked child would inherit the locks of the caller's threads.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Value("b", 0)
-    seen, left = 0, iter(jobs)
+    seen = 0
     with ProcessPoolExecutor(
         min(workers, number), context, initializer=_begin, initargs=(done, stop, os.getpid(), LIMIT)
     ) as pool:
         given: deque[Future[Result]] = deque()  # in the order of the jobs
         try:
             while True:
-                given.extend(pool.submit(_work, work, job) for job in islice(left, AHEAD * workers - len(given)))
+                given.extend(
+                    pool.submit(_work, work, job) for job in itertools.islice(left, AHEAD * workers - len(given))
+                )
                 if not given:
                     return
                 wait([one for one in given if not one.done()], timeout=0.2, return_when=FIRST_COMPLETED)

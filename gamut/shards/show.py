@@ -13,7 +13,6 @@ from gamut.numbers import RATE
 from gamut.remote import Remote
 from gamut.shards.heard import clip_log_mel
 from gamut.shards.index import Index
-from gamut.shards.plot import clip_picture
 from gamut.shards.read import ShardClips
 
 COMPARED = 100_000  # keys that are looked through at once, and that a mistyped one is compared with
@@ -40,6 +39,8 @@ def show(folder: Path, key: str, out: Path | None = None, remote: Remote | None 
     It goes to `out`, or into the working folder under the key's name. Raises ShardError where there is no such clip
     (naming the nearest keys) or several, AudioError where its bytes are damaged.
     """
+    from gamut.shards.plot import clip_picture  # here: matplotlib, and others only read clips
+
     index = Index.open(folder, tars=False, remote=remote)
     row = find(index, key)
     waveform = clip_waveform(index, row)
