@@ -28,7 +28,7 @@ from tests.close import assert_close
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model.dim=16", "model.depth=2", "model.heads=2", "step.packs=2", "epochs=2", "loader.workers=1"]
-TINY += ["track.mlflow=off", "run.threads=1"]
+TINY += ["track.mlflow=off", "track.picture_epochs=0", "run.threads=1"]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tests.models.whispers import saved_by_transformers
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "tutorials"
 SMALL = "epochs=1 model.dim=32 model.depth=1 model.heads=1 run.threads=1 loader.workers=0 track.mlflow=off"
+SMALL += " track.picture_epochs=0"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
 
 

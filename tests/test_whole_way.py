@@ -84,38 +84,42 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(shards: Path, runs: Path, name: str, *more: str) -> list[str]:
-    line = ["pretrain/run.py", "demo", f"data={shards}", f"run.folder={runs}", f"run.name={name}"]
-    return [*line, "subset.fold=[1,2,3,4,5]", *SMALL, "probe.every_epochs=0", *more]
+    line = ["pretrain/run.py", "demo", f"data={shards}", f"run.folder={runs}", f"run.name={name}", *SMALL]
+    unseen = ["track.mlflow=off", "track.picture_epochs=0", "probe.every_epochs=0"]
+    return [*line, "subset.fold=[1,2,3,4,5]", *unseen, *more]
 
 
 @pytest.fixture(scope="session")
 def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to, and that is probed: those that are to be its equals are not."""
+    """A run that nothing happened to, and that is probed, drawn and in MLflow: its equals are not."""
     runs = tmp_path_factory.mktemp("runs")
-    printed = command(*arguments(shards, runs, "reference", "probe.every_epochs=2"))
+    seen = ("track.mlflow=auto", "track.picture_epochs=10")
+    printed = command(*arguments(shards, runs, "reference", "probe.every_epochs=2", *seen))
     assert "probe: 6 classes of" in printed
     assert "60 clips scored in 5 folds" in printed
     return runs / "reference"
 
 
+@pytest.mark.parametrize("refused", ["two", pytest.param("all", marks=pytest.mark.long)])
 def test_a_run_goes_on_with_what_may_change_and_with_nothing_else(
-    shards: Path, reference: Path, tmp_path: Path
+    shards: Path, reference: Path, tmp_path: Path, refused: str
 ) -> None:
     """The table of docs/training.md: from the same checkpoint to the same weights, or a sentence."""
     folder = tmp_path / "again"
-    command(*arguments(shards, tmp_path, "again", "track.mlflow=off", "checkpoint.every_epochs=1"))
+    command(*arguments(shards, tmp_path, "again", "checkpoint.every_epochs=1"))
     shutil.rmtree(folder / "checkpoints" / "step-00000015")
-    line = arguments(shutil.copytree(shards, tmp_path / "moved"), tmp_path, "again", "track.mlflow=off")
-    for change, said in (
+    line = arguments(shutil.copytree(shards, tmp_path / "moved"), tmp_path, "again")
+    refusals = (
         (
             "engine=oss",
             "engine: 'deepspeed' -> 'oss'), which decides its numbers. To go on with it, set engine=deepspeed.",
         ),
+        (f"init={reference}", f"init: '' -> '{reference}'), which decides its numbers. To go on with it, set init=. "),
         ("deepspeed.zero_optimization.stage=2", "To go on with it, set deepspeed.zero_optimization.stage=1."),
         ("precision=bf16", "To go on with it, set precision=fp32."),
-        (f"init={reference}", f"init: '' -> '{reference}'), which decides its numbers. To go on with it, set init=. "),
         ("subset.fold=[1,2]", "To go on with it, set subset.fold=[1,2,3,4,5]."),
-    ):
+    )
+    for change, said in refusals[: 2 if refused == "two" else None]:
         printed = command(*line, change, ok=2)
         assert said in printed
         assert f"init={folder} starts it from this one's weights" in printed

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gamut import compiler
 from gamut.audio import logmel
 from gamut.audio import waveform as waveforms
 from gamut.compiler import compiled_function
@@ -30,7 +31,8 @@ def ragged(generator: torch.Generator, segments: int) -> tuple:
     return waveform, offset, length, hop, frames, tuple(frames.tolist()), partner
 
 
-def test_what_runs_on_a_gpu_equals_the_cpus_and_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_what_runs_on_a_gpu_equals_the_cpus_and_is_compiled_once(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """Run here, in chunks of which the last is not full; over ragged batches, some of one segment or without partners.
 
     Compiled sums up a frame in an order of its own, which shows where a bin has next to nothing of its frame's energy.
@@ -39,6 +41,7 @@ def test_what_runs_on_a_gpu_equals_the_cpus_and_is_compiled_once(monkeypatch: py
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(logmel, "CHUNK_DEVICE", 2048)
+    monkeypatch.setattr(compiler, "BACKEND", backend)
     reset()
     compiled_function.cache_clear()
     counters.clear()

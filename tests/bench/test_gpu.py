@@ -17,6 +17,7 @@ from gamut.commands import ROOT
 from tests import warm
 
 
+@pytest.mark.long
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     """All but the kill and the resume, which tests/train has, and the tests that need a GPU."""
     wanted = [name for name in command.NAMES if name not in ("tests", "resume")]

@@ -116,7 +116,9 @@ CALLS = ("fsync", "rename", "posix_fallocate", "ftruncate", "unlink", "open", "u
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after", [pytest.param(False, id="before"), pytest.param(True, id="after", marks=pytest.mark.long)]
+)
 def test_a_kill_at_any_call_leaves_only_whole_pieces(tmp_path: Path, call: str, after: bool) -> None:
     """A child reads five pieces, one twice, through a cache of two and is killed at its n-th call, for every n."""
     done = number = 0

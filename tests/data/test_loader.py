@@ -34,7 +34,7 @@ def _planned(epoch: Epoch, step: int) -> Counter:
     return Counter(zip(epoch.clip_id[first:last].tolist(), epoch.draw[first:last].tolist()))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("workers", [0, 2, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 4))])
 @pytest.mark.parametrize("name", ["two padded crops", "native lengths"])
 def test_every_step_has_the_planned_clips_at_any_split(corpus, policy, name: str, workers: int) -> None:
     clips = corpus.index.table()

@@ -43,7 +43,7 @@ def on_the_cpu(name: str) -> Account:
     return account(recipe, work_of(recipe, 1), "cpu")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["asit", "elastic", pytest.param("ast", marks=pytest.mark.long)])
 def test_operations_are_those_that_torch_counts(name: str) -> None:
     recipe, mine = recipe_of(name), on_the_cpu(name)
     work = mine.work
@@ -67,7 +67,7 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     assert not mine.guessed
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["asit", *(pytest.param(name, marks=pytest.mark.long) for name in ("elastic", "ast"))])
 def test_a_gpu_that_is_not_there_takes_the_step(name: str) -> None:
     recipe = recipe_of(name)
     mine = account(recipe, work_of(recipe, 2), "cuda")
@@ -128,7 +128,7 @@ def test_ranks_without_a_pack_are_idle() -> None:
     assert idle(64, 16) == 0.0
 
 
-@pytest.mark.parametrize("name", ["esc10", "asit_b_published_v1"])
+@pytest.mark.parametrize("name", ["esc10", pytest.param("asit_b_published_v1", marks=pytest.mark.long)])
 def test_sizes_that_the_host_knows_are_not_shares(name: str) -> None:
     """Neighbours within a pack (KoLeo), and fills from other clips: the sizes of packs are numbers on the host."""
     recipe = load_recipe("pretrain", name, ("data=nowhere", "model.depth=1"))

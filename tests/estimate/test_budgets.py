@@ -62,6 +62,7 @@ def large(*overrides: str) -> Account:
     return followed("pretrain", "asit_b", "step.packs=8", "step.clips=160", "loader.packs_per_forward=1", *overrides)
 
 
+@pytest.mark.long
 def test_memory_of_a_large_forward() -> None:
     """GB, as it is written and with compiled blocks, the default."""
     for wish, most in (("false", 39), ("null", 30)):
@@ -69,7 +70,7 @@ def test_memory_of_a_large_forward() -> None:
         assert (memory["activations"] + memory["logits"]) / 1e9 <= most
 
 
-@pytest.mark.parametrize("packs", [2, 7])
+@pytest.mark.parametrize("packs", [2, pytest.param(7, marks=pytest.mark.long)])
 def test_waits_of_an_evaluation_do_not_grow_with_its_forwards(packs: int) -> None:
     recipe = load_recipe("finetune", "esc50", ("data=nowhere", "compute.compile=false"))
     work = work_of(recipe, 1)

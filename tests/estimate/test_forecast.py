@@ -91,6 +91,7 @@ def test_the_command_compares(capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert said in told
 
 
+@pytest.mark.long
 def test_gradients_are_sent_beside_the_backward_where_the_engine_does_so() -> None:
     """What is left of them is the last bucket at least, and as much as the backward is too short for."""
     line = ["asit_tiny", "data=nowhere", "step.packs=16", "step.clips=8", "precision=bf16", "model.depth=12"]

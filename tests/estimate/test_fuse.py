@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gamut.estimate.calls import Call
 from gamut.estimate.forecast import forecast
 from gamut.estimate.fuse import fuse, made_again
@@ -46,6 +48,7 @@ def test_what_the_backward_alone_wants_is_made_again() -> None:
     assert made_again(calls) == 100  # 3
 
 
+@pytest.mark.long
 def test_compiled_and_computed_twice() -> None:
     def seen(*overrides: str) -> tuple[float, float, int]:
         recipe = load_recipe("pretrain", "asit_tiny", ("data=nowhere", "step.packs=1", *overrides))

@@ -30,8 +30,7 @@ from gamut.recipe.schema import Recipe
 from pretrain import asit
 
 CUDA = torch.device("cuda", 0)
-SHORT = ("asit_tiny", "asit_b_published_v1", "esc10", "digits/native", "digits/sparse")
-SHORT += ("as20k_s", "elastic_tiny", "ast_tiny", "elastic_vggsound_pooled", "whisper_at", "whisper_at_end_to_end")
+SHORT = ("esc10", "digits/sparse", "elastic_tiny", "elastic_vggsound_pooled", "whisper_at", "whisper_at_end_to_end")
 ALL = [
     pytest.param(stage, name, id=f"{stage}/{name}", marks=[] if name in SHORT else [pytest.mark.long])
     for stage in ("pretrain", "finetune")

@@ -293,7 +293,9 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(
-    ("recipe", "words"), VARIANTS, ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain"
+    ("recipe", "words"),
+    [pytest.param(*one, marks=[pytest.mark.long] * (number % 3 != 2)) for number, one in enumerate(VARIANTS)],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
 )
 def test_the_network_that_is_traced_hears_what_an_evaluation_hears(
     recipe: str, words: list[str], tmp_path: Path

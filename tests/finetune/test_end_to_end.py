@@ -112,7 +112,7 @@ def test_an_empty_pack_reaches_every_parameter(whisper: Path) -> None:
     assert all(one.grad is not None for one in objective.model.parameters() if one.requires_grad)
 
 
-@pytest.mark.parametrize("activations", ["keep", "recompute"])
+@pytest.mark.parametrize("activations", ["recompute", pytest.param("keep", marks=pytest.mark.long)])
 def test_it_trains_through_the_command(whisper: Path, tmp_path: Path, activations: str) -> None:
     convert("esc50", Esc50().list(synthesise(tmp_path / "corpus", 20, seconds=0.5)), tmp_path / "shards")
     line = ["whisper_at_end_to_end", f"encoder={whisper}", f"data={tmp_path / 'shards'}", *SMALL, "epochs=2"]

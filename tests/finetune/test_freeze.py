@@ -29,7 +29,15 @@ def backbone(folder: Path, pooling: str = "mean") -> tuple[Path, dict[str, torch
     return folder / "backbone.pth", state
 
 
-@pytest.mark.parametrize("words", [[], ["deepspeed.zero_optimization.stage=3"], ["engine=oss"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        pytest.param(["deepspeed.zero_optimization.stage=3"], marks=pytest.mark.long),
+        pytest.param(["engine=oss"], marks=pytest.mark.long),
+    ],
+    ids=" ".join,
+)
 def test_the_backbone_stays_and_the_classifier_learns(tmp_path: Path, small_set: Path, words: list[str]) -> None:
     init, before = backbone(tmp_path)
     line = ["demo", *TINY, f"data={small_set}", f"run.folder={tmp_path}", "run.name=x", "run.threads=1", *words]

@@ -77,7 +77,9 @@ def told(world: World, line: list[str], when: str) -> int:
     return tuned(world, line)
 
 
-@pytest.mark.parametrize("when", ["step", "within", "behind"])
+@pytest.mark.parametrize(
+    "when", ["within", *(pytest.param(when, marks=pytest.mark.long) for when in ("step", "behind"))]
+)
 def test_a_signal_at_the_end_of_a_round_ends_the_run(small_set: Path, tmp_path: Path, when: str) -> None:
     def line(name: str) -> list[str]:
         return ["elastic_esc10", f"data={small_set}", f"run.folder={tmp_path}", f"run.name={name}", *SMALL]

@@ -28,7 +28,7 @@ def ranks_of(launcher: int) -> list[Process]:
     return [one for one in found if one is not None]
 
 
-@pytest.mark.parametrize("after", [0.5, 4.0])
+@pytest.mark.parametrize("after", [0.5, pytest.param(4.0, marks=pytest.mark.long)])
 def test_a_launcher_killed_while_its_ranks_still_import(
     after: float, tmp_path: Path, gone: Callable[[Process, float], bool]
 ) -> None:

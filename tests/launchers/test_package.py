@@ -144,6 +144,7 @@ def test_the_model_that_comes_with_it_tags(installed: Installed) -> None:
     assert "%" in installed.gamut("tag", "esc10", str(installed.work / "heard"), "--top", "1")
 
 
+@pytest.mark.long
 def test_a_dry_run_from_anywhere(installed: Installed, data: Path) -> None:
     small = (
         "model.dim=32",

@@ -210,6 +210,7 @@ def jobs(slurm: Slurm, *words: str) -> str:
     return slurm.run(sys.executable, str(ROOT / "launchers" / "jobs.py"), *words)
 
 
+@pytest.mark.long
 def test_a_sweep_is_an_array_whose_runs_are_stopped_and_resumed_alone(slurm: Slurm, folder: Path) -> None:
     """One is sent back as by its time limit, the other cancelled and submitted again by its name."""
     words = ["pretrain", str(folder / "tiny.yaml"), f"data={folder}/shards", f"run.folder={folder}/runs"]

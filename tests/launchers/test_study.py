@@ -25,7 +25,7 @@ from tests.finetune.tuning import tune
 from tests.train.ranks import run
 
 SIZE = ["model.dim=16", "model.depth=1", "model.heads=2", "model.table_frames=96", "step.packs=2", "loader.workers=0"]
-SIZE += ["track.mlflow=off", "run.threads=1"]
+SIZE += ["track.mlflow=off", "track.picture_epochs=0", "run.threads=1"]
 SMALL = [*SIZE, "epochs=4", "step.clips=6", "asit.hidden=16", "asit.bottleneck=8", "asit.prototypes=16"]
 SMALL += ["probe.train={fold: [1,2,3]}", "probe.test={fold: [4,5]}"]
 TUNING = ["epochs=2", "views.frames=96", "folds.train=[1,2,3]", "folds.test=[[4,5]]", "finetune.evaluate_epochs=2"]

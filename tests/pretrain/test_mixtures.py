@@ -154,6 +154,7 @@ def test_what_cannot_be_is_said(changes: dict[str, object], said: str) -> None:
         check(replace(recipe, **changes))
 
 
+@pytest.mark.long
 def test_an_account_has_what_the_teacher_hears_besides() -> None:
     """Of clips that are all as long, in proportion to those that are mixed; the student's part stays as it is."""
     found = []

@@ -67,6 +67,7 @@ def test_a_run_is_scored_checkpoint_by_checkpoint(run: Path, capsys: pytest.Capt
         assert (run / "probe" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_the_curves_have_what_the_run_logged_of_the_same_clips_alone(
     run: Path, recipe: Recipe, labelled_set: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

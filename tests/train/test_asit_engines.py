@@ -61,9 +61,9 @@ def test_engines_train_asit_alike_and_the_cut_teacher_is_the_whole_average(
 @pytest.mark.parametrize(
     ("size", "engine", "precision"),
     [
-        (1, 1, "fp32"),
+        pytest.param(1, 1, "fp32", marks=pytest.mark.long),
         (2, 3, "fp32"),
-        (1, "oss", "bf16"),
+        pytest.param(1, "oss", "bf16", marks=pytest.mark.long),
         pytest.param(2, "oss", "fp32", marks=pytest.mark.long),
         pytest.param(1, 2, "bf16", marks=pytest.mark.long),
         pytest.param(2, 3, "bf16", marks=pytest.mark.long),

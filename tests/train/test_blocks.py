@@ -66,8 +66,8 @@ def planned(folder: Path, recipe: schema.Recipe) -> dict[int, Counter]:
 @pytest.mark.parametrize(
     ("workers", "size"),
     [
-        (0, 2),
         (2, 2),
+        pytest.param(0, 2, marks=pytest.mark.long),
         *(pytest.param(workers, size, marks=pytest.mark.long) for workers in (0, 1, 4) for size in (1, 2, 4)),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_disk_that_fills_in_mid_run(tmp_path: Path, whole: tuple[Path, dict], 
             assert value.tobytes() == whole[1][part][name].tobytes(), name
 
 
-@pytest.mark.parametrize("stage", [1, 3, "oss"])
+@pytest.mark.parametrize("stage", [1, *(pytest.param(stage, marks=pytest.mark.long) for stage in (3, "oss"))])
 def test_steps_are_taken_while_a_checkpoint_is_written(tmp_path: Path, stage: int | str) -> None:
     """It is of the step it was taken at, bit for bit, and the one after it does not overtake it."""
     recipe = staged(stage)

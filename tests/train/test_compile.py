@@ -71,14 +71,14 @@ def test_blocks_are_compiled_once_for_packs_of_any_lengths_and_change_nothing() 
 
 
 @pytest.mark.usefixtures("backend")
-def test_twenty_ragged_steps_and_evaluations_compile_nothing_after_the_first() -> None:
+def test_ragged_steps_and_evaluations_compile_nothing_after_the_first() -> None:
     from torch._dynamo.utils import counters
 
     task = prepare(objective(), compile=True)
     random = torch.Generator().manual_seed(0)
     counters.clear()
     graphs = []
-    for step in range(20):
+    for step in range(8):
         clips = int(torch.randint(1, 6, (), generator=random))
         frames = (16 * torch.randint(1, 12, (2 * clips,), generator=random)).tolist()
         whole_step(task, [packed(frames, views=2, seed=step)])
@@ -138,8 +138,8 @@ def test_what_looks_into_a_block_sees_it() -> None:
 @pytest.mark.parametrize(
     ("size", "engine", "precision", "activations"),
     [
-        (2, 3, "fp32", "keep"),
-        pytest.param(1, "oss", "bf16", "recompute", marks=pytest.mark.long),
+        (1, "oss", "bf16", "recompute"),
+        pytest.param(2, 3, "fp32", "keep", marks=pytest.mark.long),
         pytest.param(1, 0, "fp32", "recompute", marks=pytest.mark.long),
         pytest.param(2, 1, "fp32", "keep", marks=pytest.mark.long),
         pytest.param(2, 1, "bf16", "offload", marks=pytest.mark.long),

@@ -29,7 +29,9 @@ def copies(folder: Path) -> Checkpoints:
     return Checkpoints(folder / "run" / "checkpoints")
 
 
-@pytest.mark.parametrize("lost", ["the folder", "the checkpoints", "a bit of each"])
+@pytest.mark.parametrize(
+    "lost", ["a bit of each", *(pytest.param(one, marks=pytest.mark.long) for one in ("the folder", "the checkpoints"))]
+)
 def test_a_run_whose_checkpoints_are_lost_goes_on_from_their_copies(tmp_path: Path, lost: str) -> None:
     recipe = copying(tmp_path / "second")
     expected = run(2, teach, tmp_path / "reference", staged(1))

@@ -63,7 +63,12 @@ CASES: dict[str, tuple[Callable[..., Any], tuple]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SHORT = ("stage 3", "a spike, and steps that are left out")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
 def test_the_numbers_are_the_same(tmp_path: Path, name: str) -> None:
     case, arguments = CASES[name]
     expected = run(2, case, tmp_path / "later", *arguments)

@@ -22,13 +22,13 @@ RARELY = schema.Checkpoint(every_epochs=0.0, every_minutes=1e9)
 @pytest.mark.parametrize(
     ("size", "stage", "precision", "what"),
     [
-        (2, 0, "fp32", "loss"),
+        pytest.param(2, 0, "fp32", "loss", marks=pytest.mark.long),
         (2, 1, "fp32", "gradient"),
-        (2, 2, "fp32", "loss"),
-        (1, 1, "bf16", "gradient"),
+        pytest.param(2, 2, "fp32", "loss", marks=pytest.mark.long),
+        pytest.param(1, 1, "bf16", "gradient", marks=pytest.mark.long),
         (2, 2, "bf16", "loss"),
         (2, 3, "fp32", "gradient"),
-        (2, "oss", "fp32", "loss"),
+        pytest.param(2, "oss", "fp32", "loss", marks=pytest.mark.long),
         pytest.param(2, 3, "bf16", "loss", marks=pytest.mark.long),
         pytest.param(1, "oss", "fp32", "gradient", marks=pytest.mark.long),
         pytest.param(2, 0, "fp32", "gradient", marks=pytest.mark.long),

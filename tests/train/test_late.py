@@ -76,6 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_run_whose_nodes_change_places_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     """All is killed right after a checkpoint; then rank 0 is where rank 1 was, and sees for three seconds neither that
     checkpoint nor `latest`."""

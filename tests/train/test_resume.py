@@ -46,10 +46,10 @@ def assert_same_end(folder: Path, answers: list[dict], reference: Path, expected
     ("size", "stage", "precision"),
     [
         (2, 1, "fp32"),
-        (2, 2, "bf16"),
-        (1, 0, "fp32"),
+        pytest.param(2, 2, "bf16", marks=pytest.mark.long),
+        pytest.param(1, 0, "fp32", marks=pytest.mark.long),
         (2, 3, "fp32"),
-        (2, "oss", "fp32"),
+        pytest.param(2, "oss", "fp32", marks=pytest.mark.long),
         pytest.param(1, 3, "bf16", marks=pytest.mark.long),
         pytest.param(1, 1, "bf16", marks=pytest.mark.long),
         pytest.param(2, 0, "fp32", marks=pytest.mark.long),
@@ -172,9 +172,9 @@ def test_epochs_of_one_step_are_saved_by_the_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "saved"),
     [
-        ({"every_epochs": 0.2, "every_minutes": 1e9}, [4, 8, 12, 16, 20]),
-        ({"every_epochs": 1.0, "every_minutes": 1e9}, [5, 10, 15, 20]),
-        ({"every_epochs": 0.0, "every_minutes": 0.0}, [4, 8, 12, 16, 20]),
+        pytest.param({"every_epochs": 0.2, "every_minutes": 1e9}, [4, 8, 12, 16, 20], marks=pytest.mark.long),
+        pytest.param({"every_epochs": 1.0, "every_minutes": 1e9}, [5, 10, 15, 20], marks=pytest.mark.long),
+        pytest.param({"every_epochs": 0.0, "every_minutes": 0.0}, [4, 8, 12, 16, 20], marks=pytest.mark.long),
         ({"every_epochs": 0.2, "every_minutes": 1e9, "least_minutes": 90.0}, [20]),
         ({"every_epochs": 0.2, "every_minutes": 1e9, "keep_every": 2}, [4, 8, 10, 14, 18, 20]),
     ],
@@ -204,10 +204,10 @@ def test_another_plan_is_refused_by_the_name_of_what_changed(begun: Path, tmp_pa
 @pytest.mark.parametrize(
     ("stage", "precision", "worlds"),
     [
-        (1, "fp32", (2, 1, 2)),
-        (2, "fp32", (1, 3, 1)),
-        (1, "bf16", (2, 1, 2)),
-        (0, "fp32", (2, 1, 2)),
+        pytest.param(1, "fp32", (2, 1, 2), marks=pytest.mark.long),
+        pytest.param(2, "fp32", (1, 3, 1), marks=pytest.mark.long),
+        pytest.param(1, "bf16", (2, 1, 2), marks=pytest.mark.long),
+        pytest.param(0, "fp32", (2, 1, 2), marks=pytest.mark.long),
         (3, "fp32", (2, 1, 3)),
         ("oss", "fp32", (1, 3, 2)),
         pytest.param(3, "bf16", (3, 1, 2), marks=pytest.mark.long),
