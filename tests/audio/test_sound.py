@@ -99,7 +99,8 @@ def reference(coded: Callable[[str], bytes], tmp_path_factory: pytest.TempPathFa
         # ffmpeg does not read some of what it writes itself to a pipe.
         (folder / name).write_bytes(wav() if name in ("piped_rf64.wav", "piped.aiff") else coded(name))
         inputs += ["-i", str(folder / name)]
-        outputs += ["-map", f"{number}:a:0", "-ac", "1", "-ar", "16000", "-f", "f32le", str(folder / f"{name}.raw")]
+        mono = ["-ac", "1"] if name == "stereo.mp3" else []  # ffmpeg 6 does not know how many channels Speex has
+        outputs += ["-map", f"{number}:a:0", *mono, "-ar", "16000", "-f", "f32le", str(folder / f"{name}.raw")]
     subprocess.run(["ffmpeg", "-v", "error", *inputs, *outputs], check=True, stdin=subprocess.DEVNULL)
     plain = soxr.resample(tone()[:, 0], RATE, 16_000).astype(np.float32)
     return lambda name: np.fromfile(folder / f"{name}.raw", np.float32) if name else plain
