@@ -70,6 +70,8 @@ def _whisper(
         model.generator.generation_config = GenerationConfig.from_dict(read_json(tokens / "generation_config.json"))
     settings = model.generator.generation_config
     spoken: dict[str, Any] = {"num_beams": 1} | DECODINGS[decoding]
+    if decoding == "whisper":  # half of the decoder's positions, as its authors' code: what is longer repeats itself
+        spoken["max_new_tokens"] = model.generator.config.max_target_positions // 2
     if getattr(settings, "lang_to_id", None):
         model.require_language(language)
         spoken |= {"language": language, "task": "transcribe"}
