@@ -202,7 +202,7 @@ def test_it_trains_on_the_official_clips_and_scores_the_official_clips(tuned: Pl
         assert (chosen_on[:10], result["selected"]) == ("test folds", "last epoch")
 
 
-@pytest.mark.parametrize("name", ["as20k", "scv2"])
+@pytest.mark.parametrize("name", ["as20k", pytest.param("scv2", marks=pytest.mark.long)])
 def test_the_score_is_the_same_at_any_number_of_ranks(tuned: Place, name: str) -> None:
     """With a learning rate of 0 both score the same model: every clip once, and the same logits to the last bit."""
     still = ["optim.lr=0", "optim.lr_end=0", "precision=fp32", "epochs=1", "loader.packs_per_forward=2"]

@@ -63,20 +63,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "shards")
 
 
+@pytest.mark.parametrize("recipes", [("demo",), pytest.param(("demo", "table3/global"), marks=pytest.mark.long)])
 def test_every_arm_and_seed_is_trained_probed_and_fine_tuned_once(
-    called: list[list[str]], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    called: list[list[str]], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], recipes: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    line = ["demo", "table3/global", f"data={data}", "subset={fold: [1,2,3]}", "views.frames=96", *SMALL]
+    line = [*recipes, f"data={data}", "subset={fold: [1,2,3]}", "views.frames=96", *SMALL]
     line += ["--task", f"sounds={data},demo", *(word for each in [*SIZE, *TUNING] for word in ("--tune", each))]
     line += ["--seeds", "1", "--points", "2", "--kind", "cls", "--out", str(out)]
     assert study.main(line) == 0
-    assert len(called) == 2 + 2 + 3
+    assert len(called) == 3 * len(recipes) + 1
 
     report = json.loads((out / "study.json").read_text())["sounds"]
-    assert list(report) == ["log-mel", "untrained", "demo", "table3/global"]
+    assert list(report) == ["log-mel", "untrained", *recipes]
     tokens = 36 * 2 * 49 * 4  # clips, views, a class token and 48 patches, epochs
-    for arm, kept in (("demo", "demo"), ("table3/global", "table3-global")):
+    for arm in recipes:
+        kept = arm.replace("/", "-")
         assert report[arm]["tokens"] == [0, tokens // 2, tokens]
         assert report[arm]["flops"][0] == 0 < report[arm]["flops"][1] == report[arm]["flops"][2] / 2
         assert report[arm]["seconds"][0] == 0 < report[arm]["seconds"][1] < report[arm]["seconds"][2]

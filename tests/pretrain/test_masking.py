@@ -54,7 +54,7 @@ def test_equals_laying_blocks_one_by_one(target: float, shape: Blocks) -> None:
     ("shape", "target"),
     [
         (Blocks(), 0.95),
-        (Blocks(time_share=1.0, frequency_share=1.0), 0.99),
+        pytest.param(Blocks(time_share=1.0, frequency_share=1.0), 0.99, marks=pytest.mark.long),
         pytest.param(Blocks(time_share=1.0, frequency_share=1.0), 0.9, marks=pytest.mark.long),
         pytest.param(Blocks(time_share=0.3, frequency_share=1.0), 0.9, marks=pytest.mark.long),
         pytest.param(Blocks(time_share=0.05, frequency_share=0.05), 0.3, marks=pytest.mark.long),

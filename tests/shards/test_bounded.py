@@ -75,6 +75,7 @@ def test_four_times_the_clips_take_the_memory_of_one(tmp_path: Path, monkeypatch
         assert bytes_of < few[what] + 300_000, f"{what}: {few[what]:,} bytes, then {bytes_of:,}"
 
 
+@pytest.mark.long
 def test_four_times_the_third_party_tars_take_the_memory_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
