@@ -185,7 +185,7 @@ def test_compiled_blocks_train_alike(size: int, engine: int | str, precision: st
 
 
 def test_a_run_goes_on_compiled_from_a_plain_checkpoint_and_back(tmp_path: Path) -> None:
-    recipe = toy_recipe()
+    recipe = toy_recipe(run=schema.Run(threads=1, timeout_seconds=600.0))  # a compiler on a crowded machine
     setup = {"timeout_seconds": 600.0, "seconds": 600.0}
     ends = run(1, changing, tmp_path / "mixed", recipe, [False, True, False], "aot_eager", **setup)[0]
     assert [end["status"] for end in ends] == ["preempted", "preempted", "finished"]
