@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import gamut  # noqa: F401  # first: it says what this Python lacks
 
 from rich.console import Console
 

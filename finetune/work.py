@@ -57,7 +57,9 @@ class Finetune(Work):
         recipe, todo = self.recipe, self.rounds
         if world.first:
             origin = f"the weights of {recipe.init}" if recipe.init else "scratch"
-            print(f"{len(todo)} rounds from {origin}, {len(self.index.labels)} classes", flush=True)
+            print(
+                f"{len(todo)} round{'s' * (len(todo) > 1)} from {origin}, {len(self.index.labels)} classes", flush=True
+            )
         start = world.broadcast(start_of(recipe) if world.first else {})  # of all, though a pretraining may go on
         results: list[dict] = []
         for each in todo:

@@ -18,11 +18,12 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import gamut  # noqa: F401  # first: it says what this Python lacks
+
+import numpy as np
+import soundfile
 
 from gamut.files import write_text
 from launchers.scenes import RATE, SCENES, scene

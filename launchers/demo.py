@@ -21,6 +21,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import gamut  # noqa: F401  # first: it says what this Python lacks
 
 from rich.console import Console
 from rich.table import Table
@@ -87,12 +88,17 @@ def main(argv: list[str] | None = None) -> int:
     between = report["difference"]
     mean, low, high = (f"{100 * between[name]:+.1f}" for name in ("mean", "low", "high"))
     table.add_row("difference", f"{mean} points, 95 % interval {low} to {high}")
-    table.add_row("figures", f"{pretrained}/figures, {compared}/comparison.png")
-    table.add_row("all runs, in a browser", f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
     table.add_row("time", f"{(time.monotonic() - began) / 60:.1f} minutes")
     console.print(table)
     if between["low"] <= 0:
         console.print("The interval holds zero: so few clips do not tell. docs/evidence.md has longer comparisons.")
+    for title, what in (  # below the table, which would cut them: they are to be copied
+        ("the sounds", f"{corpus}/audio, made here: no recordings"),
+        ("figures", f"{pretrained}/figures, {compared}/comparison.png"),
+        ("all runs, in a browser", f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db"),
+        ("with sounds of your own", "docs/tutorials/own_sounds.md, in this environment: source .venv/bin/activate"),
+    ):
+        console.print(f"{title}: {what}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import gamut  # noqa: F401  # first: it says what this Python lacks
 
 import numpy as np
 from rich.console import Console

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import gamut  # noqa: F401  # first: it says what this Python lacks
 
 import numpy as np
 import soundfile

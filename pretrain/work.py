@@ -75,5 +75,6 @@ class Pretrain(Work):
         if world.first and result.status == "finished":
             at_end(session.folder, recipe)
         if world.first:
-            print(f"{result.status}: {session.folder}, checkpoint {result.checkpoint}", flush=True)
+            again = "; the same command goes on from it" if result.status == "preempted" else ""
+            print(f"{result.status}: {session.folder}, checkpoint {result.checkpoint}{again}", flush=True)
         return result.status == "finished"

@@ -40,3 +40,16 @@ def test_help_loads_little(words: str) -> None:
     modules = json.loads(loaded)
     assert not HEAVY & {*modules}
     assert len(modules) < MOST
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["pretrain/run.py own", "launchers/doctor.py", "launchers/corpus.py x", "finetune/sweep.py", "-m gamut.tag x"],
+)
+def test_a_python_without_the_requirements_is_told_which_to_take(words: str) -> None:
+    line = [sys.executable, "-S", *words.split()]  # without site-packages
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {sys.executable} has no torch, ")
+    assert "source .venv/bin/activate" in done.stderr
+    assert "Traceback" not in done.stderr

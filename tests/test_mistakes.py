@@ -150,6 +150,7 @@ MISTAKES = [
     # what lies in a folder of runs
     ("report runs/nosuch", "runs/nosuch is not a folder. Name a folder of runs, a run"),
     ("runs show nosuch", "nosuch is not a folder. Name a folder of runs, a run"),
+    ("runs show asiit", "asiit is not a folder; the nearest valid name is asit. Name a folder of runs, a run"),
     ("probe runs/validated", "is a fine-tuning of several rounds. Name a pretraining, or the folder of one round"),
     ("probe runs", "runs is a folder of runs. Name one of them, such as runs/asit"),
     ("probe runs/nosuch", "There is no runs/nosuch. Name a run folder, a checkpoint or a file of weights"),

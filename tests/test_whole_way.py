@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -97,6 +98,7 @@ def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed = command(*arguments(shards, runs, "reference", "probe.every_epochs=2", *seen))
     assert "probe: 6 classes of" in printed
     assert "60 clips scored in 5 folds" in printed
+    assert re.search(r"the last probe: k-NN .*%.*\(mean\).*; linear .*%.*\(logmel\)", printed)
     return runs / "reference"
 
 

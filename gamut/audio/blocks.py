@@ -128,6 +128,8 @@ def opened(source: Path | bytes, name: str, way: Way | None = None) -> Iterator[
             file = held.enter_context(_Forward(given))
         except (soundfile.LibsndfileError, UnicodeDecodeError, OverflowError) as error:
             said = str(getattr(error, "error_string", error)).rstrip(". ")
+            if "does not exist" in said:  # which it says of what is there and no sound at all
+                said = "its bytes are of no format that it knows"
             raise UnreadableError(f"{name} is not a sound file that libsndfile reads: {said}.") from error
         yield file, payload
 

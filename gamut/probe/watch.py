@@ -21,7 +21,7 @@ from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import step_of
 from gamut.track.metrics import History
-from gamut.track.run import RunFolder
+from gamut.track.run import METRICS, RunFolder
 from gamut.train.objective import Moment
 from gamut.train.schedule import is_due
 from gamut.train.world import World
@@ -115,10 +115,12 @@ class Watch:
         return {"probe/seconds": time.perf_counter() - since}
 
     def finish(self) -> None:
-        """The run is done: wait for the last scores."""
+        """The run is done: wait for the last scores, and say them."""
         if self.background is not None:
             with WATCHDOG.resting():
                 self.background.drain(PATIENCE)
+            if said := _last(History.read(self.run_folder / METRICS)):
+                print(said, flush=True)
 
     def _probe(self, step: int, when: str, scores: bool, picture: bool, with_logmel: bool = False) -> None:
         assert self.labelled is not None
@@ -164,3 +166,16 @@ class Watch:
             self.background.fail(step, problem)
         else:
             self.background.add(step)
+
+
+def _last(history: History) -> str:
+    """The last scores of the teacher, a share of 1 each, in a line; empty where there are none."""
+    told = []
+    for how, called in (("knn", "k-NN"), ("linear", "linear")):
+        begin = f"probe/{how}/"
+        last = {
+            name.removeprefix(begin): history.series(name)[1][-1] for name in history.points if name.startswith(begin)
+        }
+        if last:
+            told.append(f"{called} {', '.join(f'{100 * value:.1f} % ({kind})' for kind, value in last.items())}")
+    return f"the last probe: {'; '.join(told)}" if told else ""

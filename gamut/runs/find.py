@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gamut.errors import RunError
+from gamut.errors import RunError, nearest
 from gamut.features.folder import ABOUT
 from gamut.runs.slurm import FOLDER, newest_job
 from gamut.track.checkpoints import MANIFEST, STATE
@@ -50,7 +50,11 @@ def is_run(folder: Path, names: set[str]) -> bool:
 def look(folder: Path) -> Found:
     """What is in a folder, at any depth; the folder itself may be one of these. Raises RunError where it is none."""
     if not folder.is_dir():
-        raise RunError(f"{folder} is not a folder. Name a folder of runs, a run, a checkpoint or a cache of features.")
+        beside = [path for place in (folder.parent, Path("runs")) if place.is_dir() for path in sorted(place.iterdir())]
+        near = nearest(folder.name, [path.name for path in beside])
+        raise RunError(
+            f"{folder} is not a folder{near}. Name a folder of runs, a run, a checkpoint or a cache of features."
+        )
     found = Found()
     for place, folders, files in os.walk(folder, onerror=lambda error: found.closed.append(Path(error.filename))):
         path, names = Path(place), {*folders, *files}
@@ -80,7 +84,8 @@ def run_at(place: Path) -> tuple[Path, list[Path]]:
         return here[0]
     if place in found.runs:  # a round, by itself
         return place, []
-    raise RunError(f"{place} is not a run. Runs under it: {', '.join(map(str, found.runs[:5])) or 'none'}.")
+    under = sorted(found.runs, key=lambda run: len(run.parts))[:5]
+    raise RunError(f"{place} is not a run. Runs under it: {', '.join(map(str, under)) or 'none'}.")
 
 
 def checkpoints_of(run: Path) -> list[Path]:

@@ -61,7 +61,8 @@ def _print_oddities(report: Converted | Adopted, folder: Path) -> None:
         _say(f"passed over: {', '.join(f'{count:,} {what}' for what, count in sorted(report.ignored.items()))}")
     if report.quarantined:
         counted = ", ".join(f"{count:,} {reason}" for reason, count in report.reasons.items())
-        _say(f"left out {len(report.quarantined):,} unusable files: {counted}")
+        files = "files" if len(report.quarantined) > 1 else "file"
+        _say(f"left out {len(report.quarantined):,} unusable {files}: {counted}")
         for one in report.quarantined[:10]:
             _say(f"  {one.reason:11} {one.file}")
         _say(f"  all of them, and why: {folder / 'index' / 'quarantine.json'}")

@@ -69,6 +69,8 @@ def build() -> None:
     with files.lock(folder / ".turn"):
         for baton in folder.glob(f"*/{BATON}"):
             baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
+        if not any(folder.glob("*/*.so")):
+            print("compiling how ranks talk to each other on CPUs: about a minute, once on this machine", flush=True)
         try:
             builder.load(verbose=False)
         except (RuntimeError, ImportError, OSError, SubprocessError) as error:

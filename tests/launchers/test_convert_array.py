@@ -127,7 +127,7 @@ def test_any_number_of_jobs_makes_the_same_bytes(
     out = capsys.readouterr().out
     assert f"{min(jobs, 7)} jobs, 17, write 21 clips in 7 shards" in out
     assert "20 clips" in out  # what the last job says
-    assert "left out 1 unusable files: 1 unreadable" in out
+    assert "left out 1 unusable file: 1 unreadable" in out
     assert "scancel 17 18" in out
 
 

@@ -47,6 +47,7 @@ sys.exit(main())
 class Server:
     url: str
     process: subprocess.Popen[str]
+    temporary: Path
 
 
 def sound(path: Path, seconds: float) -> Path:
@@ -78,19 +79,17 @@ def served(temporary: Path, *typed: str) -> Iterator[Server]:
             words, cwd=ROOT, env=bare | {"TMPDIR": str(temporary)}, text=True, stdout=subprocess.PIPE, stderr=said
         )
         assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.match(r"Open (http://127\.0\.0\.1:\d+) in a browser", line)
-        assert found, (temporary / "said").read_text()
         try:
-            yield Server(found[1], process)
-        except BaseException:
-            process.kill()
+            line = process.stdout.readline()
+            found = re.match(r"Open (http://127\.0\.0\.1:\d+) in a browser", line)
+            assert found, (temporary / "said").read_text()
+            yield Server(found[1], process, temporary)
+            with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a-page", timeout=60):  # which is open still
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=120)
+        finally:
+            process.kill()  # nothing, where it has ended
             process.wait()
-            raise
-        assert list(temporary.glob("gamut-serve-*/**/*.wav"))
-        with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a-page", timeout=60):  # which is open still
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=120)
     text = (temporary / "said").read_text()
     assert process.returncode == 128 + signal.SIGTERM, text
     assert "outside:" not in text
@@ -120,6 +119,7 @@ def test_a_file_is_tagged_in_a_browser(
     expected = json.loads(capsys.readouterr().out)["spans"]
     page = dropped(browser, server, file, width)
     page.wait_for_selector("#best")
+    assert list(server.temporary.glob("gamut-serve-*/**/*.wav"))  # which is gone when the server ends
     best = max((span["tags"][0] for span in expected), key=lambda one: one["probability"])
     assert page.inner_text("#best") == f"{best['label']} {best['probability']:.0%}"
     assert page.inner_text("#what").strip() == "a dog.wav, 5.0 s:"
