@@ -214,6 +214,7 @@ def test_a_pretraining_takes_its_statistics_from_the_set_that_it_was_trained_on(
     assert [front["mean"], front["std"]] == expected["statistics"]
 
 
+@pytest.mark.long
 def test_weights_that_are_written_now_say_what_they_are_of(old: Path, expected: dict) -> None:
     """Whatever set is at the path of the recipe, and wherever the files are taken."""
     run("pretrain/run.py", *ASIT, "run.name=asit")

@@ -98,7 +98,7 @@ WAYS = {
         },
         ("runs/heard/probe/scores.json", "runs/compared/comparison.json", "runs/tuned/report.html"),
     ),
-    "audioset_slurm": Way(audioset, {"/data/AudioSet": "AudioSet"}, ()),
+    "audioset_slurm": Way(audioset, {"/data/AudioSet": "AudioSet", "estimate asit_b": "estimate asit_tiny"}, ()),
     "elastic": Way(
         digits,
         {

@@ -272,6 +272,7 @@ def test_fine_tuning_scores_folds_and_does_not_repeat_itself(shards: Path, refer
         f"init={reference}",
     ]
     line += [word for word in SMALL if not word.startswith("asit")] + ["folds.test=[[1],[4,5]]", "folds.train=null"]
+    line += ["track.mlflow=off"]
     printed = command(*line)
     assert "teacher.backbone" in printed
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
