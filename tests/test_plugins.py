@@ -127,6 +127,7 @@ class Mixer(Backbone):
 MIXER = ["model.backbone=mixer", "model.pooling=mean"]
 
 
+@pytest.mark.long
 def test_a_backbone_from_outside_is_pretrained_probed_extracted_and_fine_tuned(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "pretrained"
     small = ["asit.prototypes=16", "asit.hidden=16", "asit.bottleneck=8", "views.frames=32", "optim.warmup_epochs=0"]
@@ -274,6 +275,7 @@ class Loudness(Pretraining):
 """
 
 
+@pytest.mark.long
 def test_an_objective_from_outside_is_pretrained_resumed_and_fine_tuned(shards: Path, tmp_path: Path) -> None:
     def pretrain(name: str, *words: str) -> tuple[Path, dict[str, np.ndarray]]:
         tiny = [*TINY, "objective=loudness", "options.weight=2", "views.frames=32", "optim.warmup_epochs=0", "epochs=3"]

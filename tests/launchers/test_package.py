@@ -170,6 +170,7 @@ def test_commands_are_named_as_they_are_typed(installed: Installed) -> None:
     assert "Make them with `gamut shards convert" in done.stderr
 
 
+@pytest.mark.long
 def test_the_doctor_from_anywhere(installed: Installed, tmp_path: Path) -> None:
     said_so = installed.gamut("doctor", "--runs", str(tmp_path), "--data", str(tmp_path), "--mlflow", "off")
     assert " 0 broken" in said_so

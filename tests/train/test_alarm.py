@@ -61,6 +61,7 @@ def test_a_fingerprint_is_of_every_bit(dtype: torch.dtype, n: int, data: st.Data
     assert fingerprint(values) != fingerprint(other)
 
 
+@pytest.mark.long
 def test_a_spike_is_flagged_and_by_default_trained_on(tmp_path: Path) -> None:
     ranks = Ranks(1, spiking, tmp_path, guarded("flag"), [22], 1)
     answer = ranks.wait()[0][0]

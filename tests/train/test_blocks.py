@@ -89,6 +89,7 @@ def test_killed_at_borders_and_between_it_ends_as_if_it_never_was(
     assert consumed(folder) == consumed(tmp_path / "reference")
 
 
+@pytest.mark.long
 def test_a_world_that_shrinks_and_grows_takes_the_same_clips_over_borders(digits: Path, tmp_path: Path) -> None:
     """Drawn in permutations that go on from epoch to epoch: 70 draws of 60 clips."""
     recipe = recipe_of(1, draws=70)

@@ -63,7 +63,7 @@ def test_environments_and_processors_build_apart(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("compiler", "why"),
     [
-        ("no-such-compiler", f"there is no no-such-compiler. {build.REMEDY}"),
+        pytest.param("no-such-compiler", f"there is no no-such-compiler. {build.REMEDY}", marks=pytest.mark.long),
         ("false", "Command '['false', '--version']' returned non-zero exit status 1."),
     ],
 )

@@ -27,6 +27,7 @@ def recipe_of(engine: int | str = 1, keep: int = 4, **guard: object) -> schema.R
     )
 
 
+@pytest.mark.long
 def test_a_run_that_collapses_of_itself_is_stopped_on_the_step(tmp_path: Path) -> None:
     """Without centring (the centre never moves) and with a fast teacher, the global loss alone is trivially 0."""
     asit = replace(RECIPE.asit, weight_local=0.0, weight_reconstruction=0.0, centre_momentum=1.0, teacher_momentum=0.5)

@@ -71,6 +71,7 @@ def test_blocks_are_compiled_once_for_packs_of_any_lengths_and_change_nothing() 
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.long
 def test_ragged_steps_and_evaluations_compile_nothing_after_the_first() -> None:
     from torch._dynamo.utils import counters
 
@@ -138,7 +139,7 @@ def test_what_looks_into_a_block_sees_it() -> None:
 @pytest.mark.parametrize(
     ("size", "engine", "precision", "activations"),
     [
-        (1, "oss", "bf16", "recompute"),
+        pytest.param(1, "oss", "bf16", "recompute", marks=pytest.mark.long),
         pytest.param(2, 3, "fp32", "keep", marks=pytest.mark.long),
         pytest.param(1, 0, "fp32", "recompute", marks=pytest.mark.long),
         pytest.param(2, 1, "fp32", "keep", marks=pytest.mark.long),

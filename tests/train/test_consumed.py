@@ -86,7 +86,7 @@ def survive(folder: Path, shards: Path, recipe: schema.Recipe, size: int, deaths
     ("workers", "size", "deaths"),
     [
         (1, 2, [(5, 1, "applied"), (9, 0, "worker")]),
-        (4, 1, [(3, 0, "prepare")]),
+        pytest.param(4, 1, [(3, 0, "prepare")], marks=pytest.mark.long),
     ],
 )
 def test_none_lost_none_repeated(shards: Path, tmp_path: Path, workers: int, size: int, deaths: list) -> None:
