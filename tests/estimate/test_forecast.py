@@ -110,6 +110,7 @@ def test_gradients_are_sent_beside_the_backward_where_the_engine_does_so() -> No
     assert least < sent[0] <= forecast(mine, replace(rates_, half=rates_.half * 1e6), 2).seconds["communication"]
 
 
+@pytest.mark.long
 def test_a_gpu_prepares_the_next_step_beside_the_backward() -> None:
     """That hides what it waits for, and takes memory of its own."""
     recipe = recipe_of(["asit_tiny", "data=nowhere", "step.packs=2", "step.clips=8", "loader.packs_per_forward=1"])

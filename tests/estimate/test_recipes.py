@@ -30,7 +30,7 @@ from gamut.recipe.schema import Recipe
 from pretrain import asit
 
 CUDA = torch.device("cuda", 0)
-SHORT = ("digits/sparse", "elastic_vggsound_pooled", "whisper_at", "whisper_at_end_to_end")
+SHORT = ("digits/sparse", "whisper_at")
 ALL = [
     pytest.param(stage, name, id=f"{stage}/{name}", marks=[] if name in SHORT else [pytest.mark.long])
     for stage in ("pretrain", "finetune")

@@ -36,7 +36,7 @@ step: {packs: 4, clips: 6}
 asit: {hidden: 32, bottleneck: 16, prototypes: 32}
 run: {threads: 1}
 loader: {workers: 1}
-track: {picture_epochs: 0}
+track: {mlflow: "off", picture_epochs: 0}
 probe: {every_epochs: 0}
 """
 

@@ -113,7 +113,7 @@ def test_distil_is_cross_entropy_with_the_teachers_distribution(
     ("backend", "kind"),
     [
         ("aot_eager", torch.float32),
-        ("inductor", torch.float32),
+        pytest.param("inductor", torch.float32, marks=pytest.mark.long),
         pytest.param("inductor", torch.bfloat16, marks=pytest.mark.long),
     ],
 )

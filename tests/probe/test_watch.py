@@ -75,6 +75,7 @@ def test_a_run_is_probed_before_during_and_after_it(recipe: Recipe, labelled_set
         assert not (tmp_path / "run" / "probe-queue" / "step-00000000").exists()
 
 
+@pytest.mark.long
 def test_other_clips_or_vectors_have_reference_lines_of_their_own(
     recipe: Recipe, labelled_set: Index, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,9 @@ def decided(stage: str, name: str, *words: str) -> dict[str, Any]:
     return {key: value for key, value in said.items() if decides(key)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", ["pretrain", *(pytest.param(one, marks=pytest.mark.long) for one in STAGES if one != "pretrain")]
+)
 def test_the_nearest_is_that_of_all_with_the_fewest_other_keys(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "written", functools.cache(recipes.written))
     names = list_recipes(stage)

@@ -393,7 +393,7 @@ def test_sets_are_opened_as_they_were_when_a_run_began(
     run = tmp_path / "runs" / "x"
     words = [
         "esc10/sparse", f"data={three[0]}", f"run.folder={run.parent}", "run.name=x", "subset={}", "front.mean=-4",
-        "front.std=4", "--dry-run",
+        "front.std=4", "model.dim=32", "model.depth=1", "model.heads=2", "--dry-run",
     ]  # fmt: skip
     assert pretrain(words) == 0
     then = [line for line in capsys.readouterr().out.splitlines() if "clips" in line]

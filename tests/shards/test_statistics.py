@@ -44,7 +44,7 @@ def oracle(waveform: np.ndarray) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["2", pytest.param("1", marks=pytest.mark.long)])
 def test_mean_and_std_are_those_of_all_frames_together(shards: Path, workers: str, capsys) -> None:
     index = Index.open(shards)
     (shards / "index" / "statistics.json").unlink()
