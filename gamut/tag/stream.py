@@ -20,6 +20,7 @@ from gamut.numbers import RATE
 
 UNKNOWN = 0x7FFF0000  # a WAV's size from here on, or 0: written by a program that could not know it and never went back
 A_READ = 1 << 16  # bytes
+TOGETHER = 0.1  # seconds between the end of a stream and the Ctrl-C that was its reason
 HEADER = 1 << 20  # bytes: no chunk before the samples is larger
 
 # (format tag, bits a sample) of a WAV -> libsndfile's name of its samples
@@ -127,9 +128,12 @@ class Stream:
             self.stopped = True
             return b""
         try:
-            return os.read(self._descriptor, A_READ)
+            payload = os.read(self._descriptor, A_READ)
         except OSError as error:
             raise AudioError(f"Standard input cannot be read: {error.strerror}.", "unreadable") from error
+        if not payload and self._stop >= 0:  # of a Ctrl-C that ends a whole pipeline its end may come first
+            self.stopped = bool(select.select([self._stop], [], [], TOGETHER)[0])
+        return payload
 
 
 @contextlib.contextmanager

@@ -275,6 +275,23 @@ def test_tags_come_while_the_stream_goes_on_and_ctrl_c_ends_it_with_what_was_hea
     assert said.splitlines()[-1] == b"interrupted after 2.5 s of sound"
 
 
+def test_a_ctrl_c_that_comes_right_behind_the_end_counts() -> None:
+    for late, stopped in ((0.02, True), (None, False)):
+        (sound, end), (stop, told) = os.pipe(), os.pipe()
+        os.write(end, bytes(3200))
+        os.close(end)
+        stream = Stream(sound, None, None, stop)
+        timer = threading.Timer(late or 0.0, os.write, (told, b"2"))
+        if late:
+            timer.start()
+        assert sum(map(len, stream.blocks())) == 1600
+        assert stream.stopped == stopped
+        if late:
+            timer.join()
+        for descriptor in (sound, stop, told):
+            os.close(descriptor)
+
+
 def test_nobody_who_reads_is_no_traceback(run: Path) -> None:
     read, write = os.pipe()
     os.close(read)
