@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 # Of the requirements those without which no command begins.
-if _missing := [name for name in ("torch", "numpy", "rich", "omegaconf", "xxhash") if find_spec(name) is None]:
+if _missing := [name for name in ("numpy", "rich", "omegaconf", "xxhash") if find_spec(name) is None]:
 
     class MissingError(ImportError):
         """This Python is not the one that has what Gamut needs."""

@@ -50,6 +50,6 @@ def test_a_python_without_the_requirements_is_told_which_to_take(words: str) -> 
     line = [sys.executable, "-S", *words.split()]  # without site-packages
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {sys.executable} has no torch, ")
+    assert done.stderr.startswith(f"error: {sys.executable} has no numpy, ")
     assert "source .venv/bin/activate" in done.stderr
     assert "Traceback" not in done.stderr
