@@ -193,6 +193,7 @@ def another_set(place: Path) -> None:
 EXTRACT = ["extract", "asit_esc50", "init=runs/asit", "extract.seconds=0.4", "run.threads=1", "loader.workers=0"]
 
 
+@pytest.mark.long
 def test_a_pretraining_takes_its_statistics_from_the_set_that_it_was_trained_on(
     old: Path, expected: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,6 +270,7 @@ def test_a_cache_of_features_and_a_head_on_it(old: Path, tensors: dict[str, torc
     assert series(old / "runs" / "again" / "test-4-seed-0", "loss") == pytest.approx(losses, rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_probe_of_a_pretraining(old: Path, expected: dict) -> None:
     assert probe(["runs/asit", "probe.neighbours=5", "--out", "probed", "loader.workers=0"]) == 0
     scores = json.loads(Path("probed/scores.json").read_text())

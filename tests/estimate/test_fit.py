@@ -118,6 +118,7 @@ def losses(folder: Path, memory: int, per_forward: str) -> tuple[list[float], in
     return [line["loss"] for line in lines if "loss" in line], start["packs_per_forward"], done.stdout
 
 
+@pytest.mark.long
 def test_what_is_taken_changes_no_result(tmp_path: Path) -> None:
     expected, packs, _ = losses(tmp_path, 0, "1")
     assert packs == 1

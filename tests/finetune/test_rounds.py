@@ -329,6 +329,7 @@ def test_a_round_goes_on_without_the_run_that_it_began_with(
         assert ("% *" in text, note in text) == (bool(note), True)
 
 
+@pytest.mark.long
 def test_a_result_of_weights_that_init_does_not_mean_any_more_is_refused(
     index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,8 +30,8 @@ FEATURES = SPARSE | {"predictor": "cross", "targets": "features", "mask_aligned"
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
-        (2, {}),
-        pytest.param(1, {}, marks=pytest.mark.long),
+        (1, {}),
+        pytest.param(2, {}, marks=pytest.mark.long),
         pytest.param(2, SPARSE, marks=pytest.mark.long),
         pytest.param(2, FEATURES, marks=pytest.mark.long),
     ],
