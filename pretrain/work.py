@@ -75,6 +75,5 @@ class Pretrain(Work):
         if world.first and result.status == "finished":
             at_end(session.folder, recipe)
         if world.first:
-            again = "; the same command goes on from it" if result.status == "preempted" else ""
-            print(f"{result.status}: {session.folder}, checkpoint {result.checkpoint}{again}", flush=True)
+            print(f"{result.status}: {session.folder}, checkpoint {result.checkpoint}", flush=True)
         return result.status == "finished"

@@ -225,6 +225,7 @@ def test_a_scheduler_that_warns_every_process_of_the_job_has_it_saved(
     os.killpg(process.pid, signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 75, printed
+    assert "The same command goes on from where this one was stopped." in printed
     assert len(history(tmp_path / "warned")) < 15
     command(*line)
     assert_same(reference, tmp_path / "warned")

@@ -21,7 +21,7 @@ from gamut.probe.labelled import PROBED, Labelled, read_probed
 from gamut.recipe.schema import Recipe
 from gamut.track.checkpoints import step_of
 from gamut.track.metrics import History
-from gamut.track.run import METRICS, RunFolder
+from gamut.track.run import RunFolder
 from gamut.train.objective import Moment
 from gamut.train.schedule import is_due
 from gamut.train.world import World
@@ -119,7 +119,7 @@ class Watch:
         if self.background is not None:
             with WATCHDOG.resting():
                 self.background.drain(PATIENCE)
-            if said := _last(History.read(self.run_folder / METRICS)):
+            if said := _last(History.read(RunFolder(self.run_folder).metrics)):
                 print(said, flush=True)
 
     def _probe(self, step: int, when: str, scores: bool, picture: bool, with_logmel: bool = False) -> None:

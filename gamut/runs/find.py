@@ -50,10 +50,10 @@ def is_run(folder: Path, names: set[str]) -> bool:
 def look(folder: Path) -> Found:
     """What is in a folder, at any depth; the folder itself may be one of these. Raises RunError where it is none."""
     if not folder.is_dir():
-        beside = [path for place in (folder.parent, Path("runs")) if place.is_dir() for path in sorted(place.iterdir())]
-        near = nearest(folder.name, [path.name for path in beside])
+        beside = [path.name for place in (folder.parent, Path("runs")) for path in place.glob("*")]
         raise RunError(
-            f"{folder} is not a folder{near}. Name a folder of runs, a run, a checkpoint or a cache of features."
+            f"{folder} is not a folder{nearest(folder.name, beside)}. Name a folder of runs, a run, a checkpoint or a "
+            "cache of features."
         )
     found = Found()
     for place, folders, files in os.walk(folder, onerror=lambda error: found.closed.append(Path(error.filename))):

@@ -112,6 +112,8 @@ def main_of(stage: str) -> Callable[..., int]:
         except Preempted:
             done = False
         ranks.stop()
+        if world.first and not done:
+            print("The same command goes on from where this one was stopped.", flush=True)
         return 0 if done else EXIT_PREEMPTED
 
     return main
