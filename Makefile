@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Most images set it; without compiled modules every one of some hundred processes compiles ours anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: env demo test test-all soak check programs bench-gpu clean
+.PHONY: env demo test test-all soak check lint types operator before-tests programs bench-gpu clean
 
 env: $(VENV)/ready
 
@@ -34,10 +34,21 @@ $(VENV)/ready-for-tests: $(VENV)/ready requirements-test.txt
 demo: env
 	$(BIN)/python launchers/demo.py
 
-check: $(VENV)/ready-for-tests
+check: lint types
+
+lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/ready-for-tests
 	$(BIN)/mypy
+
+operator: $(VENV)/ready-for-tests
+	$(BIN)/python -m gamut.train.build
+
+# Either keeps one core busy for half a minute or more.
+before-tests: lint programs
+	$(MAKE) --no-print-directory -j 2 types operator
 
 programs:
 	bash tests/install_programs.sh
@@ -53,20 +64,17 @@ OLDER_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INS
 # what stays together); more than four would compete for the disk.
 WORKERS := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-test: check programs
-	$(BIN)/python -m gamut.train.build
+test: before-tests
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not long" --durations=15
 	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) -m "not long" $(NUMERIC)
 
-test-all: check programs
-	$(BIN)/python -m gamut.train.build
+test-all: before-tests
 	$(BIN)/python -m pytest -q $(WORKERS) --durations=30
 	$(OLDER_CPU) $(BIN)/python -m pytest -q $(WORKERS) $(NUMERIC)
 
 KILLS ?= 300
 SEED ?=
-soak: $(VENV)/ready-for-tests
-	$(BIN)/python -m gamut.train.build
+soak: operator
 	$(BIN)/python -m tests.soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # No environment is made: whatever Python has torch and the wheels (GPU_PYTHON=python3 where there is no .venv).

@@ -51,4 +51,5 @@ def forecast_lines(recipe: Recipe, cluster: Cluster, gpu: str) -> list[str]:
         made = estimate(recipe, of_sheet(gpu), cluster.nodes, cluster.gpus)
     except (GamutError, OSError) as error:
         return [f"no forecast: {error}"]
-    return [*main_lines(made), "an estimate; `python -m gamut.estimate` says more, and what it leaves out"]
+    clips = made.account.work.sounds.said
+    return [*main_lines(made), f"an estimate, of {clips}; `python -m gamut.estimate` says more, and what it leaves out"]

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 from gamut.accelerator import CHOICE
 from gamut.commands import COMMANDS, ROOT, command, parser_of, positive
-from gamut.errors import RecipeError, RunError
+from gamut.errors import RecipeError, RunError, ShardError
 from gamut.estimate.rates import SHEETS
 from gamut.processes import name_launcher
 from gamut.recipe import cli
@@ -237,13 +237,19 @@ def require_idle(run: Path) -> None:
 
 def dry_run(stage: str, words: list[str], typed: cli.Command, cluster: Cluster, gpu: str) -> int:
     """Print what it would take on GPUs, let the stage show its plan for the job's ranks, and then the sbatch script.
-    Raises RecipeError, after all that, where some of the GPUs would have nothing to do."""
+    Raises, after all that, ShardError where the shards are not there, so that there is no plan to show, and RecipeError
+    where some of the GPUs would have nothing to do."""
     from launchers.fit import forecast_lines, require_fit
     from launchers.job import run_stage
 
     recipe = typed.recipe
     for line in forecast_lines(recipe, cluster, gpu):
         print(line, flush=True)
+    try:
+        cli.require_sets(recipe)
+    except ShardError:
+        print(executor(recipe, cluster).script(), flush=True)
+        raise
     declared = {"WORLD_SIZE": str(cluster.tasks), "LOCAL_WORLD_SIZE": str(cluster.tasks_per_node)}
     before = {name: os.environ.get(name) for name in declared}
     os.environ.update(declared)

@@ -269,3 +269,16 @@ def test_a_dry_run_for_gpus_has_a_forecast(
     for line in ("memory a GPU: ", "clips/s a GPU: ", "hours: "):
         assert line in shown
     assert "2 a100" in shown
+    assert f"clips of {data}" in shown
+
+
+def test_a_dry_run_before_there_are_shards_says_so_and_shows_the_script(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", "demo", f"data={tmp_path}/none", f"run.folder={tmp_path}/runs", "--gpus", "2", "--dry-run"]
+    assert command.main(words) == 2
+    said = capfd.readouterr()
+    assert "an estimate, of stand-in clips" in said.out
+    assert f"{tmp_path}/none is not here" in said.out
+    assert flags(said.out)["gpus-per-node"] == "2"
+    assert f"There are no shards at {tmp_path}/none" in said.err
