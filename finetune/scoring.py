@@ -238,7 +238,8 @@ def summarise(folder: Path, index: Index, results: list[dict]) -> dict:
             f"{metric.show(best['score'])} at {best['epoch']:.0f}, on {best['chosen_on']}",
         )
     table.add_section()
-    mean = marked(f"{metric.show(summary['mean'])} ± {metric.show(summary['std'])}", summary[SEEN])
+    spread = f" ± {metric.show(summary['std'])}" if len(results) > 1 else ""
+    mean = marked(f"{metric.show(summary['mean'])}{spread}", summary[SEEN])
     told = footnote(summary[SEEN], summary["clips"])
     table.add_row("mean", "", str(summary["clips"]), mean, "", "")
     table.caption = told or None

@@ -153,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
         table.add_column(column)
     for job, summary in zip(jobs, run_all(jobs, options.jobs, console)):
         values = [np.array([one["metrics"][metric] for one in summary["rounds"]]) for metric in METRICS]
-        table.add_row(job.name, *(f"{one.mean():.3f} ± {one.std():.3f}" for one in values))
+        spreads = [f" ± {one.std():.3f}" if len(one) > 1 else "" for one in values]
+        table.add_row(job.name, *(f"{one.mean():.3f}{spread}" for one, spread in zip(values, spreads)))
     console.print(table)
     return 0
 

@@ -87,7 +87,7 @@ def test_a_metric_from_outside_judges_a_fine_tuning(shards: Path, tmp_path: Path
     assert len(every) == 3
     assert result["best"]["score"] == min(every)  # of a loss the least
     assert f"log loss {expected:.4g} on test folds 5" in done.stdout
-    assert f"{expected:.4g} ± 0" in done.stdout
+    assert "±" not in done.stdout  # one round has no spread
 
 
 def test_a_metric_that_nobody_registers_is_refused_with_those_there_are(shards: Path, tmp_path: Path) -> None:

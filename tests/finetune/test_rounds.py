@@ -323,6 +323,8 @@ def test_a_round_goes_on_without_the_run_that_it_began_with(
     for seen, marks in ((first, 2), (first | {SEEN: 0}, 0)):
         summary = summarise(tmp_path, index, [seen])
         assert (summary[SEEN], capsys.readouterr().out.count("% *")) == (3 * marks, marks)
+    summarise(tmp_path, index, [first, first | {"score": first["score"] + 0.5}])
+    assert "± 25.0%" in capsys.readouterr().out
     for seen, note in (({}, ""), ({SEEN: 6}, "* 6 scored clips were trained on before, by the run behind init")):
         compare.compare({"one": summary | seen}, {"one": ""}, Console())
         text = " ".join(capsys.readouterr().out.split())
