@@ -70,7 +70,7 @@ def build() -> None:
         for baton in folder.glob(f"*/{BATON}"):
             baton.unlink(missing_ok=True)  # of a process that was killed: the living ones wait for their turn
         if not any(folder.glob("*/*.so")):
-            print("compiling how ranks talk to each other on CPUs: a minute or so, once an environment", flush=True)
+            print("compiling how ranks on CPUs talk to each other: a minute, once in this environment", flush=True)
         try:
             builder.load(verbose=False)
         except (RuntimeError, ImportError, OSError, SubprocessError) as error:
