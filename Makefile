@@ -46,7 +46,7 @@ types: $(VENV)/ready-for-tests
 operator: $(VENV)/ready-for-tests
 	$(BIN)/python -m gamut.train.build
 
-# Either keeps one core busy for half a minute or more.
+# The two beside each other, as either keeps one core busy for half a minute or more.
 before-tests: lint programs
 	$(MAKE) --no-print-directory -j 2 types operator
 
